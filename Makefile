@@ -1,0 +1,39 @@
+# The two commands of the README, and what a developer runs. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test fast check fix
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## a virtual environment in .venv with everything pinned
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@# By name and version first: where a CPU build of torch is offered, a resolver that is asked for it directly takes it.
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: setup  ## tune the tiny base on handwritten digits: no network, no GPU, no account
+	$(BIN)/python -m finetune recipe=quickstart overwrite=true
+
+test: setup  ## every test but those that need a GPU or the Hub
+	$(BIN)/python -m pytest -m "not gpu and not network"
+
+fast: setup  ## the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
+
+check: setup  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: setup  ## format, and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

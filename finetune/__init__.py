@@ -1,0 +1,1 @@
+"""Fine-tuning for PaliGemma 1 and 2: `python -m finetune --help`."""

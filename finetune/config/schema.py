@@ -1,0 +1,442 @@
+"""Every option of every command, its type, its default and its meaning.
+
+The string under a field is the only place where that option is documented: `JOB --help` prints it.
+Groups of options that go together live in `conf/`, complete runs in `recipes/`.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class Dtype(StrEnum):
+    """Floating-point formats of the weights."""
+
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+class Attention(StrEnum):
+    """Attention kernels that apply PaliGemma's prefix mask."""
+
+    auto = "auto"
+    sdpa = "sdpa"
+    eager = "eager"
+
+
+class Learning(StrEnum):
+    """What of a tower may learn."""
+
+    all = "all"
+    attention = "attention"
+    none = "none"
+
+
+class Tower(StrEnum):
+    """PaliGemma's three parts, under their names in transformers."""
+
+    vision_tower = "vision_tower"
+    multi_modal_projector = "multi_modal_projector"
+    language_model = "language_model"
+
+
+class PeftMethod(StrEnum):
+    """How the chosen towers learn."""
+
+    none = "none"
+    lora = "lora"
+
+
+class Overflow(StrEnum):
+    """What happens to an example whose text is longer than the budget."""
+
+    error = "error"
+    drop = "drop"
+    shorten_prefix = "shorten_prefix"
+
+
+class SuffixChoice(StrEnum):
+    """Which of several accepted suffixes is trained on."""
+
+    first = "first"
+    random = "random"
+    cycle = "cycle"
+
+
+class LossAverage(StrEnum):
+    """What weighs the same in the loss."""
+
+    example = "example"
+    token = "token"
+
+
+class Strategy(StrEnum):
+    """When something happens during training."""
+
+    no = "no"
+    steps = "steps"
+    epoch = "epoch"
+
+
+@dataclass
+class ModelConfig:
+    """The checkpoint and how it is read."""
+
+    path: str = MISSING
+    """Hub id or folder of a PaliGemma 1 or 2 checkpoint; `tiny` is the base shipped with the package."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    resolution: int | None = None
+    """Picture side in pixels (224, 448, 896); checked against the checkpoint. Null: whatever it has."""
+    dtype: Dtype = Dtype.bfloat16
+    """Format of the weights. Adapters are always float32; `float32` here is for full fine-tuning."""
+    attention: Attention = Attention.auto
+    """`auto`: sdpa for PaliGemma 1; eager for PaliGemma 2, whose attention soft-cap sdpa cannot compute.
+    Flash attention ignores the prefix mask, so that a suffix would see its own answer: it is refused."""
+    final_logit_softcap: bool = False
+    """Keep PaliGemma 2's soft-cap on the logits. The published transfers were trained without it."""
+
+
+@dataclass
+class TextTask:
+    """Text in, text out."""
+
+    _target_: str = "finetune.tasks.text.TextTask"
+    prompt: str = "{prefix}"
+    """The prefix, with the row's columns in braces, such as `answer en {question}`."""
+    answers: str = "suffixes"
+    """The column that holds the accepted suffixes."""
+    lower: bool = False
+    """Lower-case the suffixes."""
+
+
+@dataclass
+class DigitsDataset:
+    """scikit-learn's 1,797 handwritten digits: 1,500 to train on, 297 to test."""
+
+    _target_: str = "finetune.data.digits.load_digits"
+    size: int = 56
+    """Side in pixels to which the 8x8 scans are enlarged."""
+
+
+@dataclass
+class JsonlDataset:
+    """One JSON object a line: `image`, `prefix`, `suffix`, optional `id` and `group`."""
+
+    _target_: str = "finetune.data.jsonl.load_jsonl"
+    train: str | None = None
+    """The file to train on."""
+    validation: str | None = None
+    """The file to evaluate on; instead of it, `validation_fraction`."""
+    validation_fraction: float | None = None
+    """Share of `train` that is held out, between 0 and 1. Rows that share a picture stay together."""
+    image_dir: str | None = None
+    """Folder of the pictures. Null: the folder of the JSONL file."""
+
+
+@dataclass
+class Vqav2Files:
+    """The official files of one VQAv2 split."""
+
+    questions: str | None = None
+    """`v2_OpenEnded_mscoco_*_questions.json`."""
+    annotations: str | None = None
+    """`v2_mscoco_*_annotations.json`."""
+    image_dir: str | None = None
+    """Folder of `COCO_<subset>_<image id>.jpg`."""
+
+
+@dataclass
+class HubColumns:
+    """Names of a Hub dataset's columns."""
+
+    image: str = "image"
+    """The picture."""
+    question: str = "question"
+    """The question."""
+    answers: str = "answers"
+    """A string, a list of strings, or a list of objects with an `answer`."""
+    id: str | None = None
+    """A unique id. Null: the row number."""
+    group: str | None = None
+    """Scores are also reported for each value of this column."""
+
+
+@dataclass
+class HubSource:
+    """A dataset in parquet on the Hub, or a folder of parquet files."""
+
+    path: str | None = None
+    """Hub id or local folder."""
+    name: str | None = None
+    """The dataset's configuration, where it has several."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    train: str = "train"
+    """Split to train on; slices such as `validation[:-1000]` are allowed."""
+    validation: str = "validation"
+    """Split to evaluate on."""
+    columns: HubColumns = field(default_factory=HubColumns)
+
+
+@dataclass
+class Vqav2Dataset:
+    """VQAv2: the official files (`root=`, or file by file), or a copy on the Hub."""
+
+    _target_: str = "finetune.data.vqav2.load_vqav2"
+    root: str | None = None
+    """Folder with the release's own file names: questions, annotations, `train2014/`, `val2014/`."""
+    train: Vqav2Files = field(default_factory=Vqav2Files)
+    validation: Vqav2Files = field(default_factory=Vqav2Files)
+    hub: HubSource = field(default_factory=HubSource)
+
+
+@dataclass
+class CollatorConfig:
+    """From examples to a batch."""
+
+    max_text_length: int = 128
+    """Tokens for BOS, prefix, newline, suffix and EOS together; image tokens come on top."""
+    overflow: Overflow = Overflow.error
+    """Text over the budget: `error` names the example, `drop` leaves it out and counts it,
+    `shorten_prefix` cuts the end of the prefix. Image tokens, suffix and EOS are never cut."""
+    suffix_choice: SuffixChoice = SuffixChoice.cycle
+    """Of several accepted suffixes: the `first`, a `random` one each epoch, or each in turn, without
+    replacement, over the epochs (`cycle`, the paper's way)."""
+
+
+@dataclass
+class FreezeConfig:
+    """Which parameters may learn. With an adapter: which get one."""
+
+    vision_tower: Learning = Learning.all
+    """SigLIP: all of it, its attention layers, or nothing."""
+    multi_modal_projector: Learning = Learning.all
+    """The linear layer from SigLIP to Gemma: `all` or `none`."""
+    language_model: Learning = Learning.all
+    """Gemma: all of it (with the embeddings), its attention layers, or nothing."""
+    last_n: int | None = None
+    """Only the last n layers of the language model learn."""
+
+
+@dataclass
+class PeftConfig:
+    """How the chosen towers learn."""
+
+    method: PeftMethod = PeftMethod.none
+    """`none`: the weights themselves learn. `lora`: low-rank adapters beside frozen weights."""
+    r: int = 8
+    """Rank of the adapters."""
+    lora_alpha: float = 8.0
+    """The adapter's output is multiplied by lora_alpha / r (rsLoRA: / sqrt(r))."""
+    lora_dropout: float = 0.0
+    """Dropout on the adapter's input."""
+    target_modules: list[str] = field(
+        default_factory=lambda: [
+            "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+        ]
+    )  # fmt: skip
+    """Linear layers that get an adapter, by name, inside the towers that `freeze` lets learn.
+    SigLIP names its own `out_proj`, `fc1`, `fc2`; the projector's is `linear`."""
+    modules_to_save: list[str] = field(default_factory=list)
+    """Modules that learn in full beside the adapters, such as `multi_modal_projector`."""
+    use_dora: bool = False
+    """DoRA: magnitude and direction are learnt apart."""
+    use_rslora: bool = False
+    """rsLoRA: scale by sqrt(r)."""
+    bits: int = 16
+    """Bits of the frozen weights: 16 (as loaded), 8 (LLM.int8), 4 (NF4, which makes LoRA QLoRA)."""
+    quantize: list[Tower] = field(default_factory=lambda: [Tower.language_model])
+    """Towers whose linear layers are stored in `bits`. `lm_head` never is."""
+    double_quant: bool = True
+    """Quantise NF4's own scales too."""
+
+
+@dataclass
+class LossConfig:
+    """The loss over suffix and EOS."""
+
+    average: LossAverage = LossAverage.example
+    """`example`: mean over an example's tokens, then over examples (the paper).
+    `token`: mean over all tokens."""
+    label_smoothing: float = 0.0
+    """The paper's: the target keeps 1 - e, every other entry of the vocabulary gets e / (V - 1)."""
+
+
+@dataclass
+class TowerOptimizer:
+    """Exceptions for one tower."""
+
+    learning_rate: float | None = None
+    """Null: `trainer.learning_rate`."""
+    weight_decay: float | None = None
+    """Null: `trainer.weight_decay`."""
+
+
+@dataclass
+class TowerOptimizers:
+    """Exceptions by tower."""
+
+    vision_tower: TowerOptimizer = field(default_factory=TowerOptimizer)
+    multi_modal_projector: TowerOptimizer = field(default_factory=TowerOptimizer)
+    language_model: TowerOptimizer = field(default_factory=TowerOptimizer)
+
+
+@dataclass
+class TrainerConfig:
+    """transformers.TrainingArguments under their own names, and what it has no field for."""
+
+    num_train_epochs: float = 3.0
+    """Passes over the training split; the number of steps is round(epochs * examples / batch)."""
+    max_steps: int = -1
+    """Optimiser steps; overrides the epochs where positive."""
+    per_device_train_batch_size: int = 8
+    """Examples in one forward pass on one device."""
+    gradient_accumulation_steps: int = 1
+    """Forward passes in one optimiser step."""
+    learning_rate: float = 1e-5
+    """Peak learning rate."""
+    lr_scheduler_type: str = "cosine"
+    """After the warm-up: cosine, linear, constant_with_warmup or any other name of transformers."""
+    warmup_steps: float = 0.05
+    """Linear warm-up: a share of all steps below 1, a number of steps from 1 on."""
+    optim: str = "adamw_torch"
+    """adamw_torch, adamw_torch_fused, paged_adamw_8bit, sgd, or any other name of transformers."""
+    weight_decay: float = 0.0
+    """AdamW's, on matrices of base weights and adapters; never on norms and biases.
+    big_vision's own value is this one times the learning rate."""
+    adam_beta1: float = 0.9
+    """Decay of the mean of the gradients."""
+    adam_beta2: float = 0.999
+    """Decay of the mean of their squares."""
+    adam_epsilon: float = 1e-8
+    """Added to the denominator."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm; 0 switches it off."""
+    bf16: bool = True
+    """Compute in bfloat16 under autocast."""
+    fp16: bool = False
+    """Compute in float16 under autocast, for GPUs without bfloat16."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+    logging_steps: int = 10
+    """Steps between two log lines."""
+    save_steps: int | None = None
+    """Steps between two checkpoints. Null: one at the end of each epoch."""
+    save_total_limit: int | None = 2
+    """Checkpoints that are kept, the best one besides."""
+    dataloader_num_workers: int = 4
+    """Processes that decode pictures and make batches; 0 does it in the training process."""
+    dataloader_prefetch_factor: int | None = None
+    """Batches that each of them prepares ahead."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    towers: TowerOptimizers = field(default_factory=TowerOptimizers)
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Any other field of transformers.TrainingArguments, such as `+trainer.extra.torch_compile=true`."""
+
+
+@dataclass
+class EvaluationConfig:
+    """Generation and scores over the validation split."""
+
+    strategy: Strategy = Strategy.no
+    """During training: `no`, every `steps`, or each `epoch`. The finished model is always evaluated."""
+    steps: int | None = None
+    """Steps between two evaluations under `strategy=steps`."""
+    limit: int | None = None
+    """Evaluate only the first n examples."""
+    batch_size: int = 16
+    """Examples generated at once on one device."""
+    max_new_tokens: int = 32
+    """Longest answer, in tokens."""
+    num_beams: int = 1
+    """1 is greedy; more is beam search without length normalisation, as in the paper."""
+    loss: bool = True
+    """Also compute the loss over the first accepted suffix."""
+    metric_for_best_model: str | None = None
+    """Field of the evaluation, such as `vqa_accuracy`, `confidence` or `loss`, by which the best
+    checkpoint is chosen. Null: the last one is the result."""
+    early_stopping_patience: int | None = None
+    """Stop after this many evaluations without improvement."""
+
+
+@dataclass
+class ExactMatchMetric:
+    """Share of predictions equal to one of the references, in percent."""
+
+    _target_: str = "finetune.metrics.text.ExactMatch"
+    lower: bool = False
+    """Compare in lower case."""
+    strip: bool = False
+    """Ignore white space at both ends."""
+
+
+class VqaConvention(StrEnum):
+    """The two readings of VQA accuracy."""
+
+    official = "official"
+    normalised = "normalised"
+
+
+@dataclass
+class VqaAccuracyMetric:
+    """VQA accuracy over ten annotators, in percent."""
+
+    _target_: str = "finetune.metrics.vqa.VqaAccuracy"
+    convention: VqaConvention = VqaConvention.official
+    """`official` normalises only where the annotators disagree; `normalised` always does."""
+    lower: bool = False
+    """Lower-case the prediction first."""
+
+
+@dataclass
+class TrackerConfig:
+    """Where the curves are sent beside the run's folder."""
+
+    report_to: str = "none"
+    """`none` or `wandb`."""
+    project: str = "paligemma"
+    """The project's name there."""
+    mode: str | None = None
+    """wandb's online, offline or disabled; null leaves it to WANDB_MODE."""
+
+
+@dataclass
+class RunConfig:
+    """One run."""
+
+    run_name: str | None = None
+    """Name of the run's folder. Null: the recipe's."""
+    runs_dir: str = "runs"
+    """Folder of the runs."""
+    resume: bool = False
+    """Continue the run in its folder from its last complete checkpoint."""
+    overwrite: bool = False
+    """Delete the run in its folder first."""
+    seed: int = 0
+    """Seed of the order of the data, the choice of suffixes, the adapters and dropout."""
+    run: str | None = None
+    """`evaluate`: a finished run's folder."""
+    adapter: str | None = None
+    """`evaluate`: Hub id or folder of an adapter for `model`."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: Any = MISSING
+    task: Any = MISSING
+    collator: CollatorConfig = field(default_factory=CollatorConfig)
+    freeze: FreezeConfig = field(default_factory=FreezeConfig)
+    peft: PeftConfig = field(default_factory=PeftConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    metric: Any = MISSING
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+
+
+GROUP_SCHEMAS: dict[str, dict[str, type]] = {
+    "dataset": {"digits": DigitsDataset, "jsonl": JsonlDataset, "vqav2": Vqav2Dataset},
+    "task": {"text": TextTask},
+    "metric": {"exact_match": ExactMatchMetric, "vqa_accuracy": VqaAccuracyMetric},
+}
+"""Groups whose options differ from choice to choice: choice -> schema, merged under `conf/`'s file."""

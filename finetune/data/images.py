@@ -1,0 +1,85 @@
+"""From a picture's file or bytes to an upright RGB picture; the only place where pictures are decoded."""
+
+import warnings
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from finetune.errors import UserError
+
+MAX_PIXELS = 89_478_485
+"""Larger pictures are refused before they are decoded: a small file can unfold to gigabytes."""
+
+
+def load_image(source: str | Mapping[str, Any], where: str) -> Image.Image:
+    """Decode one picture.
+
+    Args:
+        source: a path, or what `datasets` stores: `{"bytes": ..., "path": ...}`.
+        where: the row, for the error message.
+
+    Returns:
+        RGB, with the EXIF rotation applied; transparency lies on white.
+
+    Raises:
+        UserError: the file is missing, empty, cut short, too large or not a picture.
+    """
+    path = source if isinstance(source, str) else source.get("path")
+    data = None if isinstance(source, str) else source.get("bytes")
+    name = f"image `{path}`" if path else "the image"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(BytesIO(data) if data is not None else Path(str(path))) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise UserError(
+                        f"{where}: {name} has {width} x {height} pixels, more than {MAX_PIXELS:,}. "
+                        "Make it smaller, or leave the row out."
+                    )
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError as error:
+        raise UserError(f"{where}: no {name}; pass dataset.image_dir=FOLDER.") from error
+    except UnidentifiedImageError as error:
+        empty = data == b"" or (data is None and Path(str(path)).stat().st_size == 0)
+        what = "is empty (0 bytes)" if empty else "is not a picture that Pillow can read"
+        raise UserError(f"{where}: {name} {what}. Replace the file, or leave the row out.") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{where}: {name} is too large: {error} Make it smaller.") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(
+            f"{where}: {name} cannot be decoded ({error}). It may be cut short: copy it again."
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow clips 16-bit greys at 255; the high byte is the picture.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        image = Image.alpha_composite(white, rgba)
+    return image.convert("RGB")
+
+
+def resolve_image(name: str, image_dir: Path, where: str) -> str:
+    """Return the path of a picture that must lie inside a folder.
+
+    Raises:
+        UserError: `..` or a link leads out of the folder, or there is no such file.
+    """
+    root = image_dir.resolve()
+    path = (root / name).resolve()
+    if not path.is_relative_to(root):
+        raise UserError(
+            f"{where}: image `{name}` lies outside {image_dir}. Move it inside, or pass a "
+            "dataset.image_dir= that holds all pictures."
+        )
+    if not path.is_file():
+        raise UserError(f"{where}: no image `{name}` under {image_dir}; pass dataset.image_dir=FOLDER.")
+    return str(path)

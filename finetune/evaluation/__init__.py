@@ -1,0 +1,1 @@
+"""Answers generated over a whole split, and their score."""

@@ -1,0 +1,158 @@
+"""A whole split: generate, score, and gather from all processes, no example twice and none lost."""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from finetune.data.collator import Collator
+from finetune.data.dataset import ExampleDataset
+from finetune.errors import UserError
+from finetune.evaluation.generate import generate_answers
+from finetune.example import Example
+from finetune.metrics.metric import Metric, compute_by_group
+
+log = logging.getLogger(__name__)
+
+LossFunction = Callable[[nn.Module, dict[str, Tensor]], Tensor]
+"""(model, batch with labels) -> (B,) losses."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How answers are generated over a split."""
+
+    batch_size: int = 16
+    max_new_tokens: int = 32
+    num_beams: int = 1
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result over a split."""
+
+    scores: dict[str, Any]
+    """The metric's fields, `confidence`, `loss` where asked for, `n`, and `by_group`."""
+    rows: list[dict[str, Any]]
+    """Prediction rows, in the order of the split."""
+
+
+class _EvaluationCollator:
+    """Makes one batch to generate from and, with the same pixels, one to compute the loss on."""
+
+    def __init__(self, collator: Collator, with_loss: bool) -> None:
+        self.collator = collator
+        self.with_loss = with_loss
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        for example in examples:
+            if not example.suffixes:
+                raise UserError(
+                    f"Example `{example.id}` has no reference to score against; evaluation needs one."
+                )
+        pixels = self.collator.build_pixels(examples)
+        batch: dict[str, Any] = {"prompt": {**self.collator.build_prompt(examples), **pixels}}
+        if self.with_loss:
+            batch["labelled"] = {**self.collator.build_text(examples), **pixels}
+        batch["rows"] = [
+            {
+                "id": example.id,
+                **({"group": example.group} if example.group is not None else {}),
+                "prefix": example.prefix,
+                "references": list(example.suffixes),
+            }
+            for example in examples
+        ]
+        return batch
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    dataset: ExampleDataset,
+    collator: Collator,
+    tokenizer: PreTrainedTokenizerBase,
+    metric: Metric,
+    generation: Generation,
+    *,
+    compute_loss: LossFunction | None = None,
+    autocast: AbstractContextManager[Any] | None = None,
+) -> Evaluation:
+    """Score a model over a split; every process takes its share and all return the whole result.
+
+    Args:
+        model: not wrapped for distribution; left in the mode it came in.
+        dataset: the split.
+        collator: without a budget: evaluation neither cuts nor drops.
+        tokenizer: the checkpoint's.
+        metric: scores the prediction rows.
+        generation: how.
+        compute_loss: losses over the first suffix; null leaves them out.
+        autocast: context of the forward passes.
+
+    Raises:
+        UserError: an example has no reference, or not those the metric needs.
+    """
+    state = PartialState()
+    own = range(state.process_index, len(dataset), state.num_processes)
+    loader = DataLoader(
+        Subset(dataset, own),
+        batch_size=generation.batch_size,
+        num_workers=generation.workers,
+        collate_fn=_EvaluationCollator(collator, compute_loss is not None),
+    )
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    rows: list[dict[str, Any]] = []
+    losses: list[float] = []
+    try:
+        with autocast or nullcontext():
+            for batch in tqdm(loader, desc="evaluate", unit="batch", disable=not state.is_main_process):
+                prompt = {name: value.to(device) for name, value in batch["prompt"].items()}
+                answers = generate_answers(
+                    model,
+                    prompt,
+                    tokenizer,
+                    max_new_tokens=generation.max_new_tokens,
+                    num_beams=generation.num_beams,
+                )
+                for row, answer in zip(batch["rows"], answers, strict=True):
+                    rows.append(_finish_row(row, answer.text, answer.confidence, metric))
+                if compute_loss is not None:
+                    labelled = {name: value.to(device) for name, value in batch["labelled"].items()}
+                    losses += compute_loss(model, labelled).tolist()
+    finally:
+        model.train(training)
+    rows = _gather(list(zip(own, rows, strict=True)))
+    losses = _gather(list(zip(own, losses, strict=False)))
+    scores = compute_by_group(metric, rows)
+    scores["confidence"] = sum(row["confidence"] for row in rows) / len(rows)
+    if losses:
+        scores["loss"] = sum(losses) / len(losses)
+    return Evaluation(scores, rows)
+
+
+def _finish_row(row: dict[str, Any], text: str, confidence: float, metric: Metric) -> dict[str, Any]:
+    row["prediction"] = text
+    score = metric.score(row)
+    if score is not None:
+        row["score"] = score
+    row["confidence"] = round(confidence, 4)
+    return row
+
+
+def _gather(own: list[tuple[int, Any]]) -> list[Any]:
+    """Put the processes' shares back into the order of the split."""
+    shared = gather_object(own) if PartialState().num_processes > 1 else own
+    return [value for _, value in sorted(shared, key=lambda pair: pair[0])]

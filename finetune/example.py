@@ -1,0 +1,27 @@
+"""The one row type that crosses parts."""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture (or several) with what is asked and what may be answered.
+
+    A source's row becomes an `Example` in `data/dataset.py`; the collator turns a list of them into a
+    batch, and evaluation scores the model's answer against `suffixes`.
+    """
+
+    id: str
+    """Unique within its split; named in errors and in prediction rows."""
+    images: tuple[Image.Image, ...]
+    """RGB, upright, at their own size."""
+    prefix: str
+    """The prompt, without the separating newline."""
+    suffixes: tuple[str, ...]
+    """Every accepted answer; empty where the answer is unknown."""
+    group: str | None = None
+    """Scores are also reported for each group, such as VQAv2's answer type."""
+    epoch: int = 0
+    """The pass over the data in which this example was drawn; decides between several suffixes."""

@@ -1,0 +1,98 @@
+"""Score a finished run (run=FOLDER), or any checkpoint and adapter (model=ID adapter=ID_OR_FOLDER).
+
+With `run=` the run's own config is the recipe, so that every value of it may be overridden
+(`evaluation.num_beams=3`), and scores and prediction rows go into the run's folder. Without it a recipe
+names data, task and metric, and the result is a folder of its own.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from finetune.config.schema import RunConfig
+from finetune.errors import UserError
+from finetune.jobs.parts import (
+    build_collators,
+    build_validation,
+    call_target,
+    format_scores,
+    load_base,
+    load_splits,
+    on_main_first,
+    run_evaluation,
+    set_up_logging,
+)
+from finetune.metrics.metric import Metric
+from finetune.model.load import load_adapter, load_config, load_processor
+from finetune.run_folder import (
+    Launch,
+    RunFolder,
+    describe_environment,
+    explain_disk_errors,
+    read_json,
+    write_json,
+    write_jsonl,
+    write_text,
+)
+
+log = logging.getLogger(__name__)
+
+
+def run(config: RunConfig, launch: Launch) -> None:
+    """Score a model over the validation split.
+
+    Raises:
+        UserError: the run is not finished, or model, adapter and data do not fit.
+    """
+    PartialState(cpu=not torch.cuda.is_available())
+    set_up_logging()
+    metric: Metric = call_target(config.metric)
+    folder = RunFolder(launch.folder)
+    adapter = config.adapter
+    if config.run is not None:
+        result = find_result(folder)
+        if result == folder.model:
+            config.model.path, config.model.revision = str(result), None
+        else:
+            adapter = str(result)
+    checkpoint = load_config(config.model.path, config.model.revision, config.model.resolution)
+    processor = load_processor(config.model.path, config.model.revision)
+    _, collator = build_collators(config, processor)
+    validation = build_validation(config, load_splits(config))
+    if config.run is None:
+        on_main_first(lambda: open_folder(folder, config, launch))
+    model = load_base(config, checkpoint).to(PartialState().device)
+    if adapter is not None:
+        model = load_adapter(model, adapter)
+    evaluation = run_evaluation(config, model, validation, collator, processor, metric)
+    with explain_disk_errors(folder.root):
+        if PartialState().is_main_process:
+            write_jsonl(folder.predictions / "validation.jsonl", evaluation.rows)
+            metrics = read_json(folder.metrics) if folder.metrics.is_file() else {}
+            write_json(folder.metrics, {**metrics, "final": evaluation.scores})
+    log.info("%s", format_scores(evaluation.scores))
+    log.info("prediction rows: %s", folder.predictions / "validation.jsonl")
+
+
+def find_result(folder: RunFolder) -> Path:
+    """Return what a finished run left: its adapter or its model.
+
+    Raises:
+        UserError: there is neither.
+    """
+    for result in (folder.adapter, folder.model):
+        if result.is_dir():
+            return result
+    raise UserError(
+        f"{folder.root} is not finished: it holds neither adapter/ nor model/. Go on with resume=true."
+    )
+
+
+def open_folder(folder: RunFolder, config: RunConfig, launch: Launch) -> None:
+    """Claim a folder for the scores of a model that no run of ours made."""
+    folder.claim(resume=False, overwrite=config.overwrite)
+    with explain_disk_errors(folder.root):
+        write_text(folder.config, launch.recipe)
+        write_json(folder.environment, describe_environment(launch.command))

@@ -1,0 +1,256 @@
+"""From the configuration to the parts: the one place where both are known."""
+
+import inspect
+import logging
+import sys
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from accelerate import PartialState
+from hydra.utils import get_object
+from torch import Tensor, nn
+from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+
+from finetune.config.schema import Overflow, PeftMethod, RunConfig
+from finetune.data.collator import Collator
+from finetune.data.dataset import ExampleDataset
+from finetune.data.rows import Splits, shared_examples
+from finetune.errors import UserError
+from finetune.evaluation.evaluate import Evaluation, Generation, evaluate
+from finetune.metrics.metric import Metric
+from finetune.model.freeze import FreezePolicy, apply_freeze
+from finetune.model.load import load_model
+from finetune.model.lora import AdapterSettings, Quantization, add_adapter
+from finetune.training.callbacks import share_from_main
+from finetune.training.loss import compute_example_losses, supervised_positions
+
+log = logging.getLogger(__name__)
+
+
+def set_up_logging(file: Path | None = None) -> None:
+    """Send our lines to the terminal and, in the main process, to a file; libraries only warn."""
+    main = PartialState().is_main_process
+    logger = logging.getLogger("finetune")
+    logger.handlers.clear()
+    logger.propagate = False
+    logger.setLevel(logging.INFO if main else logging.ERROR)
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if file is not None and main:
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+
+
+def call_target(node: Any) -> Any:
+    """Call what `_target_` names with the node's other values: how a user's own part is plugged in.
+
+    Args:
+        node: a dataclass of the schema, or the dictionary of a user's own choice.
+
+    Raises:
+        UserError: there is no such function or class, or it takes other arguments.
+    """
+    values = asdict(node) if is_dataclass(node) and not isinstance(node, type) else dict(node)
+    target = values.pop("_target_")
+    try:
+        function = get_object(target)
+        inspect.signature(function).bind(**values)
+    except (ImportError, ValueError, TypeError) as error:
+        raise UserError(f"_target_={target} cannot be called: {error}") from error
+    return function(**values)
+
+
+def on_main_first(action: Any) -> Any:
+    """Run something in the main process, and fail everywhere if it fails there.
+
+    Returns:
+        What it returned, in every process.
+    """
+    result, message = None, None
+    if PartialState().is_main_process:
+        try:
+            result = action()
+        except UserError as error:
+            message = str(error)
+    result, message = share_from_main((result, message))
+    if message is not None:
+        raise UserError(message)
+    return result
+
+
+def load_splits(config: RunConfig) -> Splits:
+    """Load the rows of both splits; the main process fills the cache for the others.
+
+    Raises:
+        UserError: the source's own; or a split is empty.
+    """
+    with PartialState().main_process_first():
+        splits = call_target(config.dataset)
+    if not isinstance(splits, Splits):
+        raise UserError(f"dataset._target_ must return Splits(train, validation), got {splits!r}.")
+    return splits
+
+
+def build_train(
+    config: RunConfig, splits: Splits, collator: Collator
+) -> tuple[ExampleDataset, list[dict[str, str]]]:
+    """Build the examples to train on.
+
+    Returns:
+        The examples, and what `collator.overflow=drop` left out, with the reason.
+
+    Raises:
+        UserError: a column is missing, or a text is too long under `collator.overflow=error`.
+    """
+    train = ExampleDataset(splits.train, call_target(config.task), "train")
+    overflow, budget = config.collator.overflow, config.collator.max_text_length
+    if overflow == Overflow.shorten_prefix:
+        return train, []
+    found = train.find_overflow(collator.count_text_tokens, budget)
+    if found and overflow == Overflow.error:
+        first = "; ".join(list(found.values())[:3])
+        raise UserError(
+            f"{len(found)} of {len(train)} train examples are too long: {first}. Raise "
+            "collator.max_text_length, or choose collator.overflow=drop or shorten_prefix."
+        )
+    if len(found) == len(train):
+        raise UserError(f"All {len(train)} train examples are longer than {budget} text tokens.")
+    if not found:
+        return train, []
+    log.warning("warning: left out %d of %d train examples: too long.", len(found), len(train))
+    dropped = [{"id": train.rows[index]["id"], "reason": why} for index, why in found.items()]
+    return train.select([index for index in range(len(train)) if index not in found]), dropped
+
+
+def build_validation(config: RunConfig, splits: Splits) -> ExampleDataset:
+    """Build the examples to evaluate on, the first `evaluation.limit` of them.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    validation = ExampleDataset(splits.validation, call_target(config.task), "validation")
+    limit = config.evaluation.limit
+    return validation if limit is None else validation.select(range(min(limit, len(validation))))
+
+
+def warn_of_shared_examples(splits: Splits) -> None:
+    """Warn where validation examples also stand in train."""
+    columns = [name for name in splits.train.column_names if name not in {"id", "group", "image"}]
+    if shared := shared_examples(splits, columns):
+        log.warning(
+            "warning: %d of %d validation examples also stand in train; the score will be too good.",
+            shared,
+            len(splits.validation),
+        )
+
+
+def build_collators(config: RunConfig, processor: PaliGemmaProcessor) -> tuple[Collator, Collator]:
+    """Build the collator to train with and the one to evaluate with, which never cuts."""
+    train = Collator(
+        processor,
+        max_text_length=config.collator.max_text_length,
+        shorten_prefix=config.collator.overflow == Overflow.shorten_prefix,
+        suffix_choice=config.collator.suffix_choice,
+        seed=config.seed,
+    )
+    return train, Collator(processor)
+
+
+def freeze_policy(config: RunConfig) -> FreezePolicy:
+    """Return the policy that `freeze` describes."""
+    return FreezePolicy(**asdict(config.freeze))
+
+
+def adapter_settings(config: RunConfig) -> AdapterSettings:
+    """Return the adapter that `peft` describes."""
+    names = AdapterSettings.__dataclass_fields__
+    return AdapterSettings(**{name: getattr(config.peft, name) for name in names})
+
+
+def quantization(config: RunConfig) -> Quantization | None:
+    """Return the quantisation that `peft` describes; null for 16 bits."""
+    if config.peft.bits == 16:
+        return None
+    return Quantization(
+        bits=config.peft.bits,
+        towers=tuple(config.peft.quantize),
+        double_quant=config.peft.double_quant,
+        compute_dtype=torch.float16 if config.trainer.fp16 else torch.bfloat16,
+    )
+
+
+def load_base(config: RunConfig, checkpoint: PaliGemmaConfig) -> PaliGemmaForConditionalGeneration:
+    """Load the base model, quantised where `peft.bits` says so."""
+    return load_model(
+        config.model.path,
+        checkpoint,
+        revision=config.model.revision,
+        dtype=getattr(torch, config.model.dtype),
+        attention=config.model.attention,
+        final_logit_softcap=config.model.final_logit_softcap,
+        quantization=quantization(config),
+        device=PartialState().device,
+    )
+
+
+def prepare_model(config: RunConfig, model: PaliGemmaForConditionalGeneration) -> nn.Module:
+    """Freeze what is frozen and add what is adapted."""
+    if config.peft.method == PeftMethod.none:
+        apply_freeze(model, freeze_policy(config))
+        return model
+    return add_adapter(model, freeze_policy(config), adapter_settings(config))
+
+
+def run_evaluation(
+    config: RunConfig,
+    model: nn.Module,
+    dataset: ExampleDataset,
+    collator: Collator,
+    processor: PaliGemmaProcessor,
+    metric: Metric,
+) -> Evaluation:
+    """Evaluate with the configured generation, precision and loss."""
+
+    def losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        labels = batch.pop("labels")
+        keep = supervised_positions(labels)
+        logits = model(**batch, logits_to_keep=keep, use_cache=False).logits
+        return compute_example_losses(logits, labels)
+
+    options = config.evaluation
+    half = torch.float16 if config.trainer.fp16 else torch.bfloat16
+    return evaluate(
+        model,
+        dataset,
+        collator,
+        processor.tokenizer,
+        metric,
+        Generation(
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            num_beams=options.num_beams,
+            workers=config.trainer.dataloader_num_workers,
+        ),
+        compute_loss=losses if options.loss else None,
+        autocast=torch.autocast(
+            PartialState().device.type, half, enabled=config.trainer.bf16 or config.trainer.fp16
+        ),
+    )
+
+
+def format_scores(scores: dict[str, Any]) -> str:
+    """Lay scores out as one line; groups stand in metrics.json."""
+    values = {name: value for name, value in scores.items() if not isinstance(value, dict)}
+    return "  ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+    )

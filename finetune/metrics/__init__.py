@@ -1,0 +1,1 @@
+"""Scores, in numpy and strings only."""

@@ -1,0 +1,1 @@
+"""The checkpoint, which of its towers learn, and how."""

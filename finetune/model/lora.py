@@ -1,0 +1,191 @@
+"""Adapters, and the quantised weights beside them.
+
+PEFT and bitsandbytes accept wrong names in silence, so everything is read back after it was asked for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import bitsandbytes as bnb
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import BitsAndBytesConfig, PaliGemmaForConditionalGeneration
+
+from finetune.errors import UserError, suggest
+from finetune.model.freeze import TOWERS, FreezePolicy, count_layers, tower_of
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """A LoRA adapter; the fields are those of `peft.LoraConfig`, except that targets are short names."""
+
+    r: int = 8
+    lora_alpha: float = 8.0
+    lora_dropout: float = 0.0
+    target_modules: Sequence[str] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
+    modules_to_save: Sequence[str] = ()
+    use_dora: bool = False
+    use_rslora: bool = False
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Weights stored in 4 bits (NF4) or 8 (LLM.int8).
+
+    Args:
+        bits: 4 or 8.
+        towers: whose linear layers; never `lm_head`.
+        double_quant: quantise NF4's scales too.
+        compute_dtype: format of the products.
+    """
+
+    bits: int = 4
+    towers: Sequence[str] = field(default=("language_model",))
+    double_quant: bool = True
+    compute_dtype: torch.dtype = torch.bfloat16
+
+    def to_config(self) -> BitsAndBytesConfig:
+        """Return what `from_pretrained` takes."""
+        # transformers matches these from the start of a module's full name: `vision_tower` alone
+        # would skip nothing.
+        skipped = [f".*{tower}" for tower in TOWERS if tower not in self.towers]
+        return BitsAndBytesConfig(
+            load_in_4bit=self.bits == 4,
+            load_in_8bit=self.bits == 8,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=self.double_quant,
+            bnb_4bit_compute_dtype=self.compute_dtype,
+            llm_int8_skip_modules=[*skipped, ".*lm_head"],
+        )
+
+    def selects(self, name: str) -> bool:
+        """Whether a linear layer is quantised, by its full name."""
+        return "lm_head" not in name and tower_of(name) in self.towers
+
+    def assert_on(self, model: nn.Module) -> None:
+        """Read the quantisation back from the loaded model.
+
+        Raises:
+            RuntimeError: a layer is not stored or computed as asked.
+        """
+        for name, module in model.named_modules():
+            if not isinstance(module, nn.Linear):
+                continue
+            wanted = self.selects(name)
+            kind = bnb.nn.Linear4bit if self.bits == 4 else bnb.nn.Linear8bitLt
+            if isinstance(module, kind) != wanted:
+                raise RuntimeError(f"{name}: quantised={not wanted}, asked for {wanted}")
+            if isinstance(module, bnb.nn.Linear4bit):
+                state = module.weight.quant_state
+                found = (module.compute_dtype, state.quant_type, state.nested)
+                if found != (self.compute_dtype, "nf4", self.double_quant):
+                    raise RuntimeError(f"{name}: computes in {found}, asked for {self}")
+
+    def keep_gradients_on_cpu(self, model: nn.Module) -> None:
+        """Keep bitsandbytes from repacking NF4 weights for CPU inference.
+
+        In evaluation it repacks them for good, for a kernel without a backward pass: every later
+        training step would silently drop the gradients that flow through the layer.
+        """
+        for module in model.modules():
+            if isinstance(module, bnb.nn.Linear4bit):
+                module.support_avx512bf16_for_cpu = False
+
+
+def find_targets(
+    model: PaliGemmaForConditionalGeneration, policy: FreezePolicy, target_modules: Sequence[str]
+) -> list[str]:
+    """Return the full names of the layers that get an adapter.
+
+    Args:
+        model: the base.
+        policy: towers that it freezes get none.
+        target_modules: last parts of the names.
+
+    Raises:
+        UserError: no layer has such a name, or the policy freezes all that have.
+    """
+    layers = count_layers(model)
+    policy.check(layers)
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and "lm_head" not in name
+    ]
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    for target in target_modules:
+        if target not in known:
+            raise UserError(
+                f"peft.target_modules: no linear layer is called `{target}`."
+                f"{suggest(target, known)} There are: {', '.join(known)}."
+            )
+    found = [
+        name
+        for name in linear
+        if name.rpartition(".")[2] in target_modules and policy.learns(f"{name}.weight", layers)
+    ]
+    if not found:
+        raise UserError(
+            f"No layer gets an adapter: `freeze` leaves none of {', '.join(target_modules)}. "
+            "Choose other peft.target_modules (the projector's is `linear`), another freeze=, or "
+            "peft=none."
+        )
+    return found
+
+
+def add_adapter(
+    model: PaliGemmaForConditionalGeneration, policy: FreezePolicy, settings: AdapterSettings
+) -> PeftModel:
+    """Freeze the base and put an adapter beside each chosen layer.
+
+    Returns:
+        The model with float32 adapters; only they and `modules_to_save` learn.
+
+    Raises:
+        UserError: see `find_targets`; or a name in `modules_to_save` is unknown.
+        RuntimeError: PEFT adapted other layers than asked.
+    """
+    targets = find_targets(model, policy, settings.target_modules)
+    names = {part for name, _ in model.named_modules() for part in name.split(".") if part}
+    for name in settings.modules_to_save:
+        if name not in names:
+            raise UserError(
+                f"peft.modules_to_save: no module is called `{name}`.{suggest(name, sorted(names))}"
+            )
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=targets,
+        modules_to_save=list(settings.modules_to_save) or None,
+        use_dora=settings.use_dora,
+        use_rslora=settings.use_rslora,
+        task_type="CAUSAL_LM",
+    )
+    adapted = get_peft_model(model, config)
+    assert_adapter(adapted, targets)
+    return adapted
+
+
+def assert_adapter(model: PeftModel, targets: Sequence[str]) -> None:
+    """Check that exactly the targets carry an adapter, and that adapters are float32.
+
+    Raises:
+        RuntimeError: they do not.
+    """
+    base = model.get_base_model()
+    adapted = {name for name, module in base.named_modules() if isinstance(module, LoraLayer)}
+    if adapted != set(targets):
+        difference = sorted(adapted ^ set(targets))[:5]
+        raise RuntimeError(f"PEFT adapted other layers than asked, such as {difference}")
+    wrong = [
+        name
+        for name, parameter in model.named_parameters()
+        if "lora_" in name and parameter.dtype != torch.float32
+    ]
+    if wrong:
+        raise RuntimeError(f"adapters must be float32, but {wrong[0]} is not")

@@ -1,0 +1,78 @@
+"""The table at the start of a run: what learns, what is adapted, what is quantised."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from finetune.model.freeze import TOWERS, tower_of
+from finetune.model.lora import Quantization
+
+
+@dataclass
+class TowerCount:
+    """Numbers of parameters of one tower."""
+
+    parameters: int = 0
+    """Of the base model, quantised ones counted unpacked."""
+    learning: int = 0
+    adapter: int = 0
+    """In adapters and in copies of `modules_to_save`."""
+    quantized: int = 0
+    dtypes: frozenset[str] = frozenset()
+
+
+def count_parameters(model: nn.Module, planned: Quantization | None = None) -> dict[str, TowerCount]:
+    """Count the parameters of each tower; shared ones once.
+
+    Args:
+        model: with or without adapters; may lie on the meta device.
+        planned: quantisation that the weights would be loaded with, where they are not loaded.
+    """
+    counts = {tower: TowerCount() for tower in TOWERS}
+    for name, parameter in model.named_parameters():
+        count = counts[tower_of(name)]
+        size, quantized = _size(parameter)
+        if "lora_" in name or "modules_to_save" in name:
+            count.adapter += size
+        else:
+            count.parameters += size
+            count.quantized += size if quantized else 0
+            if planned is not None and _is_linear_weight(name, parameter) and planned.selects(name):
+                count.quantized += size
+                count.dtypes |= {"nf4" if planned.bits == 4 else "int8"}
+            else:
+                kind = "nf4" if hasattr(parameter, "quant_state") else str(parameter.dtype)
+                count.dtypes |= {kind.removeprefix("torch.")}
+        count.learning += size if parameter.requires_grad else 0
+    return counts
+
+
+def _is_linear_weight(name: str, parameter: nn.Parameter) -> bool:
+    """Embeddings and norms are never quantised."""
+    return name.endswith("weight") and parameter.ndim == 2 and "embed" not in name
+
+
+def _size(parameter: nn.Parameter) -> tuple[int, bool]:
+    """Return the number of weights, and whether they are quantised."""
+    state = getattr(parameter, "quant_state", None)
+    if state is not None:
+        return int(torch.Size(state.shape).numel()), True
+    return parameter.numel(), parameter.dtype == torch.int8
+
+
+def format_table(counts: dict[str, TowerCount]) -> str:
+    """Lay the counts out as text."""
+    rows: list[tuple[str, ...]] = [("tower", "parameters", "learning", "adapter", "quantised", "dtype")]
+    for tower, count in counts.items():
+        numbers = (count.parameters, count.learning, count.adapter, count.quantized)
+        rows.append((tower, *(f"{n:,}" for n in numbers), "+".join(sorted(count.dtypes))))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:5], widths[1:5], strict=True)]
+        lines.append("  ".join([f"{row[0]:<{widths[0]}}", *cells, row[5]]))
+    learning = sum(count.learning for count in counts.values())
+    total = sum(count.parameters + count.adapter for count in counts.values())
+    lines.append(f"learning: {learning:,} of {total:,} parameters ({learning / total:.3%})")
+    return "\n".join(lines)

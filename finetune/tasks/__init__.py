@@ -1,0 +1,1 @@
+"""What prefix and suffix mean for a kind of task."""

@@ -1,0 +1,1 @@
+"""The loop: loss, optimiser, order of the examples, callbacks."""

@@ -1,0 +1,52 @@
+"""Parameter groups: learning rate and weight decay by tower."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from finetune.model.freeze import tower_of
+
+
+@dataclass(frozen=True)
+class TowerRates:
+    """Exceptions for one tower; null takes the run's value."""
+
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+
+
+def build_parameter_groups(
+    model: nn.Module, learning_rate: float, weight_decay: float, towers: Mapping[str, TowerRates]
+) -> list[dict[str, Any]]:
+    """Group the learning parameters for an optimiser.
+
+    Args:
+        model: whose parameters.
+        learning_rate: of towers without an exception.
+        weight_decay: likewise; norms and biases never decay.
+        towers: exceptions by tower.
+
+    Returns:
+        Groups with `name`, `params`, `lr`, `weight_decay`, in the order of the model.
+    """
+    members: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            members[tower_of(name), parameter.ndim >= 2].append(parameter)
+    groups = []
+    for (tower, is_matrix), parameters in members.items():
+        rates = towers.get(tower, TowerRates())
+        decay = weight_decay if rates.weight_decay is None else rates.weight_decay
+        rate = learning_rate if rates.learning_rate is None else rates.learning_rate
+        groups.append(
+            {
+                "name": f"{tower}.{'matrices' if is_matrix else 'vectors'}",
+                "params": parameters,
+                "lr": rate,
+                "weight_decay": decay if is_matrix else 0.0,
+            }
+        )
+    return groups
