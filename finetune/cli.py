@@ -24,6 +24,7 @@ from finetune.config.checks import check
 from finetune.config.compose import (
     CONF_DIR,
     add_recipe,
+    forget_own_recipes,
     group_choices,
     known_recipes,
     register,
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words after `python -m finetune`; the process's own where null.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    forget_own_recipes()
     try:
         job, words = split_job(words)
         if "--help" in words or "-h" in words:

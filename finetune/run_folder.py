@@ -17,7 +17,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from finetune.errors import UserError
+
+_FULL = 1 << 20
+"""Bytes left on a disk that counts as full once something could not be written."""
 
 COMPLETE = "complete"
 """A checkpoint's folder holds this file once everything else in it has been written."""
@@ -153,15 +158,25 @@ def explain_disk_errors(folder: Path) -> Iterator[None]:
     """Turn a full disk, a quota or a folder that may not be written into a `UserError`."""
     try:
         yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        # torch and safetensors write for themselves, and raise errors of their own without a number.
+        full = number in {errno.ENOSPC, errno.EDQUOT} or (
+            number is None and shutil.disk_usage(_existing(folder)).free < _FULL
+        )
+        if full:
             raise UserError(
                 f"The disk is full: could not write under {folder} ({error}). Earlier complete "
                 "checkpoints are whole. Free some space, then add resume=true."
             ) from error
-        if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
+        if number in {errno.EACCES, errno.EROFS, errno.EPERM}:
             raise UserError(f"May not write under {folder} ({error}). Choose another runs_dir=.") from error
         raise
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or its nearest parent that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def describe_environment(command: list[str]) -> dict[str, Any]:

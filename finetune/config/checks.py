@@ -9,14 +9,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from finetune.config.choices import JsonlDataset, Vqav2Dataset
 from finetune.config.schema import (
-    JsonlDataset,
     Learning,
     PeftMethod,
     RunConfig,
     Strategy,
     TrainerConfig,
-    Vqav2Dataset,
 )
 from finetune.errors import UserError
 

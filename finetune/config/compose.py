@@ -15,7 +15,8 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.config.schema import GROUP_SCHEMAS, RunConfig
+from finetune.config.choices import GROUP_SCHEMAS
+from finetune.config.schema import RunConfig
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _HOME = _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent
@@ -102,6 +103,11 @@ def _sweep_name(run_name: str | None, recipe: str | None) -> str:
 def known_recipes() -> dict[str, Path]:
     """Return every recipe's name and file."""
     return {file.stem: file for file in sorted(RECIPES_DIR.glob("*.yaml"))} | _own_recipes
+
+
+def forget_own_recipes() -> None:
+    """Forget the files that `add_recipe` made known: each command line begins without."""
+    _own_recipes.clear()
 
 
 def add_recipe(file: Path) -> str:

@@ -2,15 +2,16 @@
 
 import ast
 import inspect
+import sys
 from dataclasses import MISSING, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from finetune.config import schema
+from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.compose import group_choices, known_recipes
-from finetune.config.schema import GROUP_SCHEMAS, RunConfig
+from finetune.config.schema import RunConfig
 
 GROUPS = (
     "model", "dataset", "task", "collator", "freeze", "peft", "trainer", "evaluation", "metric", "tracker",
@@ -103,13 +104,13 @@ def _option(owner: type, field: Any, prefix: str, indent: int) -> list[str]:
 
 
 @cache
-def _schema_tree() -> ast.Module:
-    return ast.parse(inspect.getsource(schema))
+def _parse(module: str) -> ast.Module:
+    return ast.parse(inspect.getsource(sys.modules[module]))
 
 
 def field_texts(owner: type) -> dict[str, str]:
     """Return the string under each field of a dataclass of the schema."""
-    for node in _schema_tree().body:
+    for node in _parse(owner.__module__).body:
         if isinstance(node, ast.ClassDef) and node.name == owner.__name__:
             return {
                 above.target.id: below.value.value

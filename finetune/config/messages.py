@@ -8,9 +8,10 @@ from typing import Any
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.compose import group_choices, known_recipes
 from finetune.config.help import field_texts
-from finetune.config.schema import GROUP_SCHEMAS, RunConfig
+from finetune.config.schema import RunConfig
 from finetune.errors import suggest
 
 

@@ -40,13 +40,16 @@ def iterate_json_array(file: Path, key: str) -> Iterator[Any]:
             if text[position : position + 1] == "]":
                 return
             try:
-                item, position = decoder.raw_decode(text, position)
+                item, end = decoder.raw_decode(text, position)
+                # A number may go on in the next piece; something always follows an item.
+                whole, problem = end < len(text), "no `]`"
             except json.JSONDecodeError as error:
-                chunk = stream.read(_CHUNK)
-                if not chunk:
-                    raise UserError(
-                        f"{file}: ends in the middle of `{key}` ({error.msg}); copy it again."
-                    ) from error
-                text, position = text[position:] + chunk, 0
-            else:
+                whole, problem = False, error.msg
+            if whole:
                 yield item
+                position = end
+                continue
+            chunk = stream.read(_CHUNK)
+            if not chunk:
+                raise UserError(f"{file}: ends in the middle of `{key}` ({problem}); copy it again.")
+            text, position = text[position:] + chunk, 0

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from finetune.data.collator import Collator
 from finetune.data.dataset import ExampleDataset
 from finetune.errors import UserError
-from finetune.evaluation.generate import generate_answers
+from finetune.evaluation.generate import Answer, Generation, generate_answers
 from finetune.example import Example
 from finetune.metrics.metric import Metric, compute_by_group
 
@@ -25,16 +25,6 @@ log = logging.getLogger(__name__)
 
 LossFunction = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 """(model, batch with labels) -> (B,) losses."""
-
-
-@dataclass(frozen=True)
-class Generation:
-    """How answers are generated over a split."""
-
-    batch_size: int = 16
-    max_new_tokens: int = 32
-    num_beams: int = 1
-    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,35 +110,29 @@ def evaluate(
         with autocast or nullcontext():
             for batch in tqdm(loader, desc="evaluate", unit="batch", disable=not state.is_main_process):
                 prompt = {name: value.to(device) for name, value in batch["prompt"].items()}
-                answers = generate_answers(
-                    model,
-                    prompt,
-                    tokenizer,
-                    max_new_tokens=generation.max_new_tokens,
-                    num_beams=generation.num_beams,
-                )
-                for row, answer in zip(batch["rows"], answers, strict=True):
-                    rows.append(_finish_row(row, answer.text, answer.confidence, metric))
+                answers = generate_answers(model, prompt, tokenizer, generation)
+                pairs = zip(batch["rows"], answers, strict=True)
+                rows += [_finish_row(row, answer, metric) for row, answer in pairs]
                 if compute_loss is not None:
                     labelled = {name: value.to(device) for name, value in batch["labelled"].items()}
                     losses += compute_loss(model, labelled).tolist()
     finally:
         model.train(training)
     rows = _gather(list(zip(own, rows, strict=True)))
-    losses = _gather(list(zip(own, losses, strict=False)))
     scores = compute_by_group(metric, rows)
     scores["confidence"] = sum(row["confidence"] for row in rows) / len(rows)
-    if losses:
+    if compute_loss is not None:
+        losses = _gather(list(zip(own, losses, strict=True)))
         scores["loss"] = sum(losses) / len(losses)
     return Evaluation(scores, rows)
 
 
-def _finish_row(row: dict[str, Any], text: str, confidence: float, metric: Metric) -> dict[str, Any]:
-    row["prediction"] = text
+def _finish_row(row: dict[str, Any], answer: Answer, metric: Metric) -> dict[str, Any]:
+    row["prediction"] = answer.text
     score = metric.score(row)
     if score is not None:
         row["score"] = score
-    row["confidence"] = round(confidence, 4)
+    row["confidence"] = round(answer.confidence, 4)
     return row
 
 

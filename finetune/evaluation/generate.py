@@ -1,11 +1,27 @@
 """Answers with their confidence, batch by batch; logits are never kept."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How answers are generated over a split."""
+
+    batch_size: int = 16
+    """Prompts at once."""
+    max_new_tokens: int = 32
+    """Longest answer."""
+    num_beams: int = 1
+    """1 is greedy; more is beam search by summed log-probability, without length normalisation
+    (big_vision's `beam_decode`)."""
+    workers: int = 0
+    """Processes that decode pictures."""
 
 
 class Answer(NamedTuple):
@@ -33,9 +49,7 @@ def generate_answers(
     model: PreTrainedModel,
     batch: Mapping[str, Tensor],
     tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_new_tokens: int,
-    num_beams: int = 1,
+    generation: Generation,
 ) -> list[Answer]:
     """Generate one answer to each prompt.
 
@@ -43,14 +57,13 @@ def generate_answers(
         model: in evaluation mode.
         batch: `input_ids`, `attention_mask`, `token_type_ids`, padded on the left, and `pixel_values`.
         tokenizer: the checkpoint's.
-        max_new_tokens: longest answer.
-        num_beams: 1 is greedy; more is beam search by summed log-probability, without length
-            normalisation (big_vision's `beam_decode`).
+        generation: greedy or beam search, and the longest answer.
     """
+    num_beams = generation.num_beams
     recorder = _ChosenProbability()
     sequences = model.generate(
         **batch,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=generation.max_new_tokens,
         do_sample=False,
         num_beams=num_beams,
         length_penalty=0.0 if num_beams > 1 else None,

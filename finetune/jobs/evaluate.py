@@ -15,13 +15,13 @@ from finetune.config.schema import RunConfig
 from finetune.errors import UserError
 from finetune.jobs.parts import (
     build_collators,
+    build_evaluator,
     build_validation,
     call_target,
     format_scores,
     load_base,
     load_splits,
     on_main_first,
-    run_evaluation,
     set_up_logging,
 )
 from finetune.metrics.metric import Metric
@@ -66,7 +66,7 @@ def run(config: RunConfig, launch: Launch) -> None:
     model = load_base(config, checkpoint).to(PartialState().device)
     if adapter is not None:
         model = load_adapter(model, adapter)
-    evaluation = run_evaluation(config, model, validation, collator, processor, metric)
+    evaluation = build_evaluator(config, validation, collator, processor, metric)(model)
     with explain_disk_errors(folder.root):
         if PartialState().is_main_process:
             write_jsonl(folder.predictions / "validation.jsonl", evaluation.rows)

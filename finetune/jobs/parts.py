@@ -3,6 +3,7 @@
 import inspect
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import transformers
 from accelerate import PartialState
 from hydra.utils import get_object
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.config.schema import Overflow, PeftMethod, RunConfig
@@ -20,7 +22,8 @@ from finetune.data.collator import Collator
 from finetune.data.dataset import ExampleDataset
 from finetune.data.rows import Splits, shared_examples
 from finetune.errors import UserError
-from finetune.evaluation.evaluate import Evaluation, Generation, evaluate
+from finetune.evaluation.evaluate import Evaluation, evaluate
+from finetune.evaluation.generate import Generation
 from finetune.metrics.metric import Metric
 from finetune.model.freeze import FreezePolicy, apply_freeze
 from finetune.model.load import load_model
@@ -31,14 +34,24 @@ from finetune.training.loss import compute_example_losses, supervised_positions
 log = logging.getLogger(__name__)
 
 
+class _BesideTheBar(logging.Handler):
+    """Writes a line above a progress bar that is being drawn, instead of into it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
 def set_up_logging(file: Path | None = None) -> None:
     """Send our lines to the terminal and, in the main process, to a file; libraries only warn."""
     main = PartialState().is_main_process
     logger = logging.getLogger("finetune")
-    logger.handlers.clear()
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
     logger.propagate = False
     logger.setLevel(logging.INFO if main else logging.ERROR)
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    handlers: list[logging.Handler] = [_BesideTheBar()]
     if file is not None and main:
         handlers.append(logging.FileHandler(file, encoding="utf-8"))
     for handler in handlers:
@@ -210,15 +223,27 @@ def prepare_model(config: RunConfig, model: PaliGemmaForConditionalGeneration) -
     return add_adapter(model, freeze_policy(config), adapter_settings(config))
 
 
-def run_evaluation(
+Evaluator = Callable[[nn.Module], Evaluation]
+"""Scores a model over the validation split."""
+
+
+def build_evaluator(
     config: RunConfig,
-    model: nn.Module,
     dataset: ExampleDataset,
     collator: Collator,
     processor: PaliGemmaProcessor,
     metric: Metric,
-) -> Evaluation:
-    """Evaluate with the configured generation, precision and loss."""
+) -> Evaluator:
+    """Bind split, metric, generation, precision and loss; the model comes when there is one."""
+    options = config.evaluation
+    generation = Generation(
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens,
+        num_beams=options.num_beams,
+        workers=config.trainer.dataloader_num_workers,
+    )
+    half = torch.float16 if config.trainer.fp16 else torch.bfloat16
+    is_half = config.trainer.bf16 or config.trainer.fp16
 
     def losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         labels = batch.pop("labels")
@@ -226,25 +251,19 @@ def run_evaluation(
         logits = model(**batch, logits_to_keep=keep, use_cache=False).logits
         return compute_example_losses(logits, labels)
 
-    options = config.evaluation
-    half = torch.float16 if config.trainer.fp16 else torch.bfloat16
-    return evaluate(
-        model,
-        dataset,
-        collator,
-        processor.tokenizer,
-        metric,
-        Generation(
-            batch_size=options.batch_size,
-            max_new_tokens=options.max_new_tokens,
-            num_beams=options.num_beams,
-            workers=config.trainer.dataloader_num_workers,
-        ),
-        compute_loss=losses if options.loss else None,
-        autocast=torch.autocast(
-            PartialState().device.type, half, enabled=config.trainer.bf16 or config.trainer.fp16
-        ),
-    )
+    def run(model: nn.Module) -> Evaluation:
+        return evaluate(
+            model,
+            dataset,
+            collator,
+            processor.tokenizer,
+            metric,
+            generation,
+            compute_loss=losses if options.loss else None,
+            autocast=torch.autocast(PartialState().device.type, half, enabled=is_half),
+        )
+
+    return run
 
 
 def format_scores(scores: dict[str, Any]) -> str:

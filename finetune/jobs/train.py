@@ -18,14 +18,22 @@ from transformers import (
     EarlyStoppingCallback,
     PaliGemmaProcessor,
     PreTrainedModel,
-    TrainingArguments,
+    PrinterCallback,
+    ProgressCallback,
     set_seed,
 )
+from transformers.trainer_utils import TrainOutput
 
 from finetune.config.schema import PeftMethod, RunConfig, Strategy
+from finetune.data.collator import Collator
+from finetune.data.dataset import ExampleDataset
 from finetune.errors import UserError
+from finetune.evaluation.evaluate import Evaluation
+from finetune.jobs.arguments import build_arguments, check_best_metric, point_tracker, tower_rates
 from finetune.jobs.parts import (
+    Evaluator,
     build_collators,
+    build_evaluator,
     build_train,
     build_validation,
     call_target,
@@ -34,7 +42,6 @@ from finetune.jobs.parts import (
     load_splits,
     on_main_first,
     prepare_model,
-    run_evaluation,
     set_up_logging,
     warn_of_shared_examples,
 )
@@ -54,8 +61,6 @@ from finetune.run_folder import (
     write_text,
 )
 from finetune.training.callbacks import Progress, StopOnSignal
-from finetune.training.optimizer import TowerRates
-from finetune.training.order import count_steps
 from finetune.training.trainer import PaliGemmaTrainer
 
 log = logging.getLogger(__name__)
@@ -79,9 +84,9 @@ def run(config: RunConfig, launch: Launch) -> None:
     set_up_logging()
     checkpoint = load_config(config.model.path, config.model.revision, config.model.resolution)
     processor = load_processor(config.model.path, config.model.revision)
-    train_collator, evaluation_collator = build_collators(config, processor)
+    collator, evaluation_collator = build_collators(config, processor)
     splits = load_splits(config)
-    train, dropped = build_train(config, splits, train_collator)
+    train, dropped = build_train(config, splits, collator)
     validation = build_validation(config, splits)
     on_main_first(lambda: open_folder(folder, config, launch, dropped))
     set_up_logging(folder.log)
@@ -94,74 +99,24 @@ def run(config: RunConfig, launch: Launch) -> None:
         checkpoint_activations(model)
     log.info("%s", format_table(count_parameters(model)))
 
-    def evaluate_split(learner: nn.Module) -> dict[str, float]:
-        result = run_evaluation(config, learner, validation, evaluation_collator, processor, metric)
-        log.info("%s", format_scores(result.scores))
-        return {name: v for name, v in result.scores.items() if not isinstance(v, dict)}
-
-    arguments = build_arguments(config, folder, len(train))
-    stop = StopOnSignal()
-    trainer = PaliGemmaTrainer(
-        model,
-        arguments,
-        train_collator,
-        train,
-        loss_average=config.trainer.loss.average,
-        label_smoothing=config.trainer.loss.label_smoothing,
-        towers=tower_rates(config),
-        evaluate_split=evaluate_split if config.evaluation.strategy != Strategy.no else None,
-        mark_complete=lambda path: write_text(path / COMPLETE, ""),
-    )
-    use_own_callbacks(trainer, config, stop)
+    evaluator = build_evaluator(config, validation, evaluation_collator, processor, metric)
+    trainer = build_trainer(config, folder, model, collator, train, evaluator, metric)
     log.info(
         "%d train and %d validation examples, batch %d, %d steps",
         len(train),
         len(validation),
         trainer.global_batch,
-        arguments.max_steps,
+        trainer.args.max_steps,
     )
-    with explain_disk_errors(folder.root), stop.listening():
-        last = folder.last_checkpoint() if config.resume else None
-        outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
-    if stop.received is not None and trainer.state.global_step < arguments.max_steps:
-        say_how_to_resume(launch, trainer.state.global_step, stop.received.name)
-        raise SystemExit(128 + stop.received)
     with explain_disk_errors(folder.root):
+        outcome = train_until_done_or_told_to_stop(trainer, config, folder, launch)
         on_main_first(lambda: save_result(trainer.model, processor, config, folder))
-        result = run_evaluation(config, trainer.model, validation, evaluation_collator, processor, metric)
-        metrics = {
-            "final": result.scores,
-            "train": {
-                "steps": trainer.state.global_step,
-                "loss": outcome.training_loss,
-                "examples_per_second": outcome.metrics["train_samples_per_second"],
-                "seconds": round(time.monotonic() - started, 1),
-            },
-            "evaluations": [
-                {name.removeprefix("eval_"): value for name, value in entry.items()}
-                for entry in trainer.state.log_history
-                if any(name.startswith("eval_") for name in entry)
-            ],
-        }
+        result = evaluator(trainer.model)
         if PartialState().is_main_process:
             write_jsonl(folder.predictions / "validation.jsonl", result.rows)
-            write_json(folder.metrics, metrics)
+            write_json(folder.metrics, collect_metrics(trainer, outcome, result, started))
     log.info("%s", format_scores(result.scores))
     log.info("%.0f seconds in all; the run lies in %s", time.monotonic() - started, folder.root)
-
-
-def check_best_metric(config: RunConfig, metric: Metric) -> None:
-    """Check that the field which chooses the best checkpoint is one that is computed.
-
-    Raises:
-        UserError: lists the fields there are.
-    """
-    name = config.evaluation.metric_for_best_model
-    known = [*metric.higher_is_better, "confidence", *(["loss"] if config.evaluation.loss else [])]
-    if name is not None and name not in known:
-        raise UserError(
-            f"evaluation.metric_for_best_model={name}: the evaluation computes {', '.join(known)}."
-        )
 
 
 def open_folder(
@@ -212,67 +167,59 @@ def _differences(before: Any, after: Any, prefix: str) -> list[str]:
     ]
 
 
-def build_arguments(config: RunConfig, folder: RunFolder, examples: int) -> TrainingArguments:
-    """Translate the config into transformers' arguments."""
-    options, evaluation = config.trainer, config.evaluation
-    batch = options.per_device_train_batch_size * options.gradient_accumulation_steps
-    batch *= PartialState().num_processes
-    per_epoch = count_steps(examples, batch, 1, 0)
-    evaluate_every = evaluation.steps if evaluation.strategy == Strategy.steps else per_epoch
-    best = evaluation.metric_for_best_model
-    # The best checkpoint can only be one that was saved when it was evaluated.
-    save_every = evaluate_every if best else options.save_steps or per_epoch
-    metric: Metric = call_target(config.metric)
-    better = {**metric.higher_is_better, "confidence": True, "loss": False}
-    same_names = (
-        "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
-        "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "adam_beta1", "adam_beta2",
-        "adam_epsilon", "max_grad_norm", "bf16", "fp16", "logging_steps", "save_total_limit",
-        "dataloader_num_workers", "dataloader_prefetch_factor",
-    )  # fmt: skip
-    return TrainingArguments(
-        output_dir=str(folder.checkpoints),
-        max_steps=count_steps(examples, batch, options.num_train_epochs, options.max_steps),
-        seed=config.seed,
-        eval_strategy="no" if evaluation.strategy == Strategy.no else "steps",
-        eval_steps=evaluate_every,
-        save_strategy="steps",
-        save_steps=save_every,
-        load_best_model_at_end=best is not None,
-        metric_for_best_model=f"eval_{best}" if best else None,
-        greater_is_better=better[best] if best else None,
-        report_to=[] if config.tracker.report_to == "none" else [config.tracker.report_to],
-        project=config.tracker.project,
-        run_name=folder.root.name,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        logging_nan_inf_filter=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,
-        disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
-        **{name: getattr(options, name) for name in same_names},
-        **options.extra,
+def build_trainer(
+    config: RunConfig,
+    folder: RunFolder,
+    model: nn.Module,
+    collator: Collator,
+    train: ExampleDataset,
+    evaluator: Evaluator,
+    metric: Metric,
+) -> PaliGemmaTrainer:
+    """Build the trainer, with our own printing in place of transformers'."""
+
+    def evaluate_split(learner: nn.Module) -> dict[str, float]:
+        scores = evaluator(learner).scores
+        log.info("%s", format_scores(scores))
+        return {name: value for name, value in scores.items() if not isinstance(value, dict)}
+
+    point_tracker(config, folder)
+    trainer = PaliGemmaTrainer(
+        model,
+        build_arguments(config, folder, metric, len(train)),
+        collator,
+        train,
+        loss_average=config.trainer.loss.average,
+        label_smoothing=config.trainer.loss.label_smoothing,
+        towers=tower_rates(config),
+        evaluate_split=evaluate_split if config.evaluation.strategy != Strategy.no else None,
+        mark_complete=lambda path: write_text(path / COMPLETE, ""),
     )
-
-
-def tower_rates(config: RunConfig) -> dict[str, TowerRates]:
-    """Return the exceptions to learning rate and weight decay."""
-    towers = config.trainer.towers
-    return {
-        name: TowerRates(tower.learning_rate, tower.weight_decay) for name, tower in vars(towers).items()
-    }
-
-
-def use_own_callbacks(trainer: PaliGemmaTrainer, config: RunConfig, stop: StopOnSignal) -> None:
-    """Replace transformers' printing by ours, and add what the config asks for."""
-    for name in ("PrinterCallback", "ProgressCallback"):
-        for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == name]:
-            trainer.remove_callback(callback)
-    trainer.add_callback(Progress(trainer.global_batch))
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
     if config.evaluation.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(config.evaluation.early_stopping_patience))
+    return trainer
+
+
+def train_until_done_or_told_to_stop(
+    trainer: PaliGemmaTrainer, config: RunConfig, folder: RunFolder, launch: Launch
+) -> TrainOutput:
+    """Train, from the last complete checkpoint where the run is resumed.
+
+    Raises:
+        SystemExit: a signal came; a checkpoint was saved, and the command that goes on was told.
+    """
+    progress, stop = Progress(trainer.global_batch), StopOnSignal()
+    trainer.add_callback(progress)
     trainer.add_callback(stop)
+    last = folder.last_checkpoint() if config.resume else None
+    with stop.listening(), progress.closing():
+        outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if stop.received is not None and trainer.state.global_step < trainer.args.max_steps:
+        say_how_to_resume(launch, trainer.state.global_step, stop.received.name)
+        raise SystemExit(128 + stop.received)
+    return outcome
 
 
 def say_how_to_resume(launch: Launch, step: int, signal_name: str) -> None:
@@ -292,3 +239,23 @@ def save_result(
     """Save the adapter or the model, with the processor, whole or not at all."""
     target = folder.model if config.peft.method == PeftMethod.none else folder.adapter
     write_folder(target, lambda path: (model.save_pretrained(path), processor.save_pretrained(path)))
+
+
+def collect_metrics(
+    trainer: PaliGemmaTrainer, outcome: TrainOutput, result: Evaluation, started: float
+) -> dict[str, Any]:
+    """Lay out `metrics.json`: the final scores, the training, and each evaluation on the way."""
+    return {
+        "final": result.scores,
+        "train": {
+            "steps": trainer.state.global_step,
+            "loss": outcome.training_loss,
+            "examples_per_second": outcome.metrics["train_samples_per_second"],
+            "seconds": round(time.monotonic() - started, 1),
+        },
+        "evaluations": [
+            {name.removeprefix("eval_"): value for name, value in entry.items()}
+            for entry in trainer.state.log_history
+            if any(name.startswith("eval_") for name in entry)
+        ],
+    }

@@ -1,6 +1,7 @@
 """A checkpoint from the Hub or a folder, checked before its weights are read."""
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.errors import UserError
@@ -163,7 +165,7 @@ def load_model(
         )
     except GatedRepoError as error:
         raise UserError(f"The checkpoint `{path}` is gated. {_LICENCE}") from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"The weights of `{path}` cannot be loaded: {error}") from error
     if info["missing_keys"]:
         raise UserError(
@@ -186,11 +188,18 @@ def load_adapter(model: PaliGemmaForConditionalGeneration, path: str) -> PeftMod
     Raises:
         UserError: there is no adapter, or its weights match no layer of this base.
     """
-    try:
-        adapted = PeftModel.from_pretrained(model, path)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"The adapter `{path}` cannot be loaded on this base: {error}") from error
-    return adapted
+    with warnings.catch_warnings():
+        # peft would go on with fresh adapters, which is the base model without a word.
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        try:
+            return PeftModel.from_pretrained(model, path)
+        except UserWarning as error:
+            raise UserError(
+                f"The adapter `{path}` does not fit this base: it was made for other layers or by "
+                f"another version of transformers ({str(error)[:200]}...)."
+            ) from error
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"The adapter `{path}` cannot be loaded on this base: {error}") from error
 
 
 def build_meta_model(config: PaliGemmaConfig, dtype: torch.dtype) -> PaliGemmaForConditionalGeneration:

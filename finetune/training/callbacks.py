@@ -80,10 +80,14 @@ class Progress(TrainerCallback):
         """Leave the evaluation's time out of the next line's speed."""
         self._since = (time.monotonic(), state.global_step)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Close the bar when the block ends, however it ends."""
+        try:
+            yield
+        finally:
+            if self._bar is not None:
+                self._bar.close()
 
 
 class StopOnSignal(TrainerCallback):

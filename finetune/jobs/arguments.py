@@ -1,0 +1,96 @@
+"""The configuration in transformers' words."""
+
+import os
+
+import torch
+from accelerate import PartialState
+from transformers import TrainingArguments
+
+from finetune.config.schema import RunConfig, Strategy
+from finetune.errors import UserError
+from finetune.metrics.metric import Metric
+from finetune.run_folder import RunFolder
+from finetune.training.optimizer import TowerRates
+from finetune.training.order import count_steps
+
+
+def check_best_metric(config: RunConfig, metric: Metric) -> None:
+    """Check that the field which chooses the best checkpoint is one that is computed.
+
+    Raises:
+        UserError: lists the fields there are.
+    """
+    name = config.evaluation.metric_for_best_model
+    known = [*metric.higher_is_better, "confidence", *(["loss"] if config.evaluation.loss else [])]
+    if name is not None and name not in known:
+        raise UserError(
+            f"evaluation.metric_for_best_model={name}: the evaluation computes {', '.join(known)}."
+        )
+
+
+def build_arguments(
+    config: RunConfig, folder: RunFolder, metric: Metric, examples: int
+) -> TrainingArguments:
+    """Translate the config into transformers' arguments.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        metric: says which way its fields are better.
+        examples: in the training split.
+    """
+    options, evaluation = config.trainer, config.evaluation
+    batch = options.per_device_train_batch_size * options.gradient_accumulation_steps
+    batch *= PartialState().num_processes
+    per_epoch = count_steps(examples, batch, 1, 0)
+    evaluate_every = evaluation.steps if evaluation.strategy == Strategy.steps else per_epoch
+    best = evaluation.metric_for_best_model
+    # The best checkpoint can only be one that was saved when it was evaluated.
+    save_every = evaluate_every if best else options.save_steps or per_epoch
+    better = {**metric.higher_is_better, "confidence": True, "loss": False}
+    same_names = (
+        "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
+        "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "adam_beta1", "adam_beta2",
+        "adam_epsilon", "max_grad_norm", "bf16", "fp16", "logging_steps", "save_total_limit",
+        "dataloader_num_workers", "dataloader_prefetch_factor",
+    )  # fmt: skip
+    return TrainingArguments(
+        output_dir=str(folder.checkpoints),
+        max_steps=count_steps(examples, batch, options.num_train_epochs, options.max_steps),
+        seed=config.seed,
+        eval_strategy="no" if evaluation.strategy == Strategy.no else "steps",
+        eval_steps=evaluate_every,
+        save_strategy="steps",
+        save_steps=save_every,
+        load_best_model_at_end=best is not None,
+        metric_for_best_model=f"eval_{best}" if best else None,
+        greater_is_better=better[best] if best else None,
+        report_to=[] if config.tracker.report_to == "none" else [config.tracker.report_to],
+        project=config.tracker.project,
+        run_name=folder.root.name,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        logging_nan_inf_filter=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        **{name: getattr(options, name) for name in same_names},
+        **options.extra,
+    )
+
+
+def tower_rates(config: RunConfig) -> dict[str, TowerRates]:
+    """Return the exceptions to learning rate and weight decay."""
+    towers = config.trainer.towers
+    return {
+        name: TowerRates(tower.learning_rate, tower.weight_decay) for name, tower in vars(towers).items()
+    }
+
+
+def point_tracker(config: RunConfig, folder: RunFolder) -> None:
+    """Tell wandb, which reads its settings from the environment, where its files and curves go."""
+    if config.tracker.report_to == "wandb":
+        os.environ.setdefault("WANDB_DIR", str(folder.root.absolute()))
+        if config.tracker.mode is not None:
+            os.environ["WANDB_MODE"] = config.tracker.mode

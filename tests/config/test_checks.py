@@ -1,0 +1,71 @@
+from collections.abc import Callable
+
+import pytest
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("resume=true overwrite=true", "choose one"),
+        ("peft.bits=3", "expected 16, 8 or 4"),
+        ("peft=none peft.bits=4", "quantised weights cannot learn themselves"),
+        ("peft=none peft.use_dora=true", "need an adapter"),
+        ("peft.target_modules=[]", "no layer would get an adapter"),
+        ("peft.quantize=[]", "name the towers"),
+        ("peft.r=0", "peft.r=0: expected at least 1"),
+        ("peft.lora_dropout=1.5", "peft.lora_dropout=1.5"),
+        ("trainer.bf16=true trainer.fp16=true", "choose one"),
+        ("trainer.learning_rate=0", "expected more than 0"),
+        ("trainer.loss.label_smoothing=-1", "trainer.loss.label_smoothing=-1"),
+        ("trainer.num_train_epochs=0", "expected more than 0"),
+        ("+trainer.extra.seed=1", "set seed instead"),
+        ("+trainer.extra.learning_rate=1", "set trainer.learning_rate instead"),
+        ("+trainer.extra.label_smoothing_factor=0.1", "does not shift the labels"),
+        ("+trainer.extra.remove_unused_columns=true", "the prefix mask is lost"),
+        ("+foo=1", "foo is no option"),
+        ("+trainer.foo=1", "trainer.foo is no option"),
+        ("freeze=language_model freeze.last_n=2", "freeze.last_n speaks of"),
+        ("freeze.language_model=none", "Nothing would learn"),
+        ("freeze.multi_modal_projector=attention", "one linear layer"),
+        ("evaluation.strategy=steps", "say how many"),
+        ("evaluation.steps=5", "needs evaluation.strategy=steps"),
+        ("evaluation.metric_for_best_model=loss", "compares evaluations"),
+        ("evaluation.early_stopping_patience=1", "needs evaluation.metric_for_best_model"),
+        ("tracker.report_to=excel", "expected none or wandb"),
+        ("collator.max_text_length=2", "at least 4 tokens"),
+        ("run_name=x adapter=y run=z", "holds no run"),
+    ],
+)
+def test_a_contradiction_is_told_before_anything_starts(command: Command, word: str, message: str) -> None:
+    code, out, err = command("recipe=quickstart", *word.split())
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("dataset.train=null", "dataset.train is missing"),
+        ("dataset.validation=v.jsonl", "Expected one of"),
+        ("dataset.validation_fraction=null", "Expected one of"),
+        ("dataset.validation_fraction=2", "a share between 0 and 1"),
+    ],
+)
+def test_a_jsonl_dataset_needs_its_files(command: Command, words: str, message: str) -> None:
+    code, _, err = command("recipe=jsonl_qlora", *words.split())
+    assert code == 2
+    assert message in err
+
+
+def test_vqav2_names_the_files_that_are_missing(command: Command) -> None:
+    _, _, err = command("recipe=vqav2_qlora", "dataset.train.questions=q.json")
+    assert "missing: dataset.train.annotations, dataset.train.image_dir, dataset.validation" in err
+
+
+def test_all_contradictions_come_in_one_message(command: Command) -> None:
+    _, _, err = command("recipe=quickstart", "peft.bits=3", "peft.r=0", "evaluation.steps=5")
+    assert "3 settings cannot be:" in err
+    assert err.count("  - ") == 3

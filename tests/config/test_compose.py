@@ -1,0 +1,64 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from finetune.config.choices import GROUP_SCHEMAS, DigitsDataset
+from finetune.config.compose import compose, group_choices, known_recipes
+from finetune.config.help import GROUPS
+from finetune.config.schema import RunConfig
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("recipe", sorted(known_recipes()))
+def test_every_recipe_composes_to_the_schema(recipe: str) -> None:
+    assert isinstance(compose([f"recipe={recipe}"]), RunConfig)
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"), [(group, choice) for group in GROUPS for choice in group_choices(group)]
+)
+def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
+    override = f"{group}={choice}"
+    needed = {"model=own": "model.path=x", "dataset=custom": "dataset._target_=x.y"}
+    words = ["recipe=quickstart", override, needed.get(override, "seed=0")]
+    assert isinstance(compose(words), RunConfig)
+
+
+def test_the_command_line_wins_over_the_recipe_and_the_recipe_over_the_group() -> None:
+    config = compose(["recipe=quickstart", "peft.r=3"])
+    assert config.peft.r == 3
+    assert config.trainer.per_device_train_batch_size == 32
+    assert config.peft.bits == 4
+
+
+def test_a_group_choice_on_the_command_line_wins_over_the_recipes() -> None:
+    assert compose(["recipe=vqav2_qlora", "model=tiny"]).model.path == "tiny"
+
+
+def test_the_resolution_chooses_the_published_checkpoint() -> None:
+    assert compose(["recipe=vqav2_full", "model.resolution=448"]).model.path.endswith("-448")
+
+
+def test_a_typed_group_becomes_its_dataclass() -> None:
+    assert isinstance(compose(["recipe=quickstart"]).dataset, DigitsDataset)
+
+
+def test_every_typed_choice_has_a_file() -> None:
+    for group, schemas in GROUP_SCHEMAS.items():
+        assert set(schemas) <= set(group_choices(group))
+
+
+def test_the_composed_config_written_as_a_recipe_composes_to_the_same(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["recipe=quickstart", "peft.r=3", "evaluation.limit=4"]
+    code, printed, _ = command(*words, "--cfg", "job")
+    assert code == 0
+    file = tmp_path / "mine.yaml"
+    file.write_text("# @package _global_\ndefaults:\n  - override /dataset: digits\n" + printed)
+    _, again, _ = command(f"recipe={file}", "--cfg", "job")
+    assert OmegaConf.create(again) == OmegaConf.create(printed)

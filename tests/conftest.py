@@ -1,0 +1,95 @@
+"""Small real things that many tests share: processor, random models, pictures, the command line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+
+from finetune.cli import main, quiet_libraries
+from finetune.example import Example
+from finetune.model.load import load_processor
+from finetune.model.tiny import build_tiny_config
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+quiet_libraries()
+
+
+@pytest.fixture(scope="session")
+def processor() -> PaliGemmaProcessor:
+    return load_processor("tiny")
+
+
+@pytest.fixture(scope="session")
+def random_model(
+    processor: PaliGemmaProcessor,
+) -> Callable[..., PaliGemmaForConditionalGeneration]:
+    """Build a PaliGemma 1 ("gemma") or 2 ("gemma2") with random float32 weights, the same each time."""
+
+    def build(text: str = "gemma", **sizes: int) -> PaliGemmaForConditionalGeneration:
+        torch.manual_seed(0)
+        config = build_tiny_config(text, tokenizer=processor.tokenizer, **sizes)  # type: ignore[arg-type]
+        config.text_config.final_logit_softcapping = None
+        config.text_config._attn_implementation = "eager" if text == "gemma2" else "sdpa"
+        return PaliGemmaForConditionalGeneration(config).float()
+
+    return build
+
+
+def noise_image(seed: int, width: int = 20, height: int = 14) -> Image.Image:
+    """A picture that no two seeds share."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def make_example() -> Callable[..., Example]:
+    def make(
+        suffixes: str | tuple[str, ...] = "a red circle",
+        prefix: str = "caption en",
+        id: str = "one",
+        epoch: int = 0,
+        seed: int = 0,
+    ) -> Example:
+        suffixes = (suffixes,) if isinstance(suffixes, str) else suffixes
+        return Example(id, (noise_image(seed),), prefix, suffixes, epoch=epoch)
+
+    return make
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in this process: exit code, standard output, standard error."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main(list(words))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m finetune` as a user would, in an empty folder."""
+
+    def run(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "finetune", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            **options,  # type: ignore[call-overload]
+        )
+
+    return run

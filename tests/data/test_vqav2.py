@@ -1,0 +1,166 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from finetune.data.rows import Splits
+from finetune.data.vqav2 import load_vqav2
+from finetune.errors import UserError
+
+NOTHING = {"questions": None, "annotations": None, "image_dir": None}
+
+
+def write_release(root: Path, subset: str, count: int = 3) -> None:
+    """The official files of one split, in little."""
+    folder = root / subset
+    folder.mkdir(parents=True)
+    questions, annotations = [], []
+    for number in range(count):
+        Image.new("RGB", (4, 4)).save(folder / f"COCO_{subset}_{number:012d}.jpg")
+        ids = {"image_id": number, "question_id": number * 1000}
+        questions.append({**ids, "question": f"what is {number}?"})
+        answers = [{"answer": f"a{i}", "answer_confidence": "yes", "answer_id": i} for i in range(1, 11)]
+        annotations.append({**ids, "answer_type": "other", "answers": answers})
+    head = {"info": {"questions": "not these"}, "data_subtype": subset}
+    (root / f"v2_OpenEnded_mscoco_{subset}_questions.json").write_text(
+        json.dumps({**head, "questions": questions})
+    )
+    (root / f"v2_mscoco_{subset}_annotations.json").write_text(
+        json.dumps({**head, "annotations": annotations[::-1]})
+    )
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    write_release(tmp_path, "train2014", 3)
+    write_release(tmp_path, "val2014", 2)
+    return tmp_path
+
+
+def load(root: Path) -> Splits:
+    return load_vqav2(str(root), NOTHING, NOTHING, {})
+
+
+def test_the_release_is_found_by_its_own_file_names(release: Path) -> None:
+    train, validation = load(release)
+    assert (len(train), len(validation)) == (3, 2)
+    assert train[2] == {
+        "id": "0",
+        "group": "other",
+        "image": str(release / "train2014/COCO_train2014_000000000000.jpg"),
+        "question": "what is 0?",
+        "answers": [f"a{i}" for i in range(1, 11)],
+    }
+
+
+def test_single_files_are_read_as_given(release: Path) -> None:
+    files: dict[str, Any] = {
+        "questions": str(release / "v2_OpenEnded_mscoco_val2014_questions.json"),
+        "annotations": str(release / "v2_mscoco_val2014_annotations.json"),
+        "image_dir": str(release / "val2014"),
+    }
+    train, validation = load_vqav2(None, files, files, {})
+    assert train["id"][:] == validation["id"][:] == ["1000", "0"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("no annotations", "No file .*v2_mscoco_train2014_annotations.json"),
+        ("no images", "No folder .*train2014"),
+        ("half", "ends in the middle of `annotations`"),
+        ("wrong file", "no array `annotations`"),
+        ("other questions", "question 7 does not stand in"),
+        ("no image", "question 0: no image `COCO_train2014_000000000000.jpg`"),
+        ("no subset", "no `data_subtype`"),
+    ],
+)
+def test_damage_is_named_with_its_file(release: Path, damage: str, message: str) -> None:
+    annotations = release / "v2_mscoco_train2014_annotations.json"
+    questions = release / "v2_OpenEnded_mscoco_train2014_questions.json"
+    match damage:
+        case "no annotations":
+            annotations.unlink()
+        case "no images":
+            (release / "train2014").rename(release / "elsewhere")
+        case "half":
+            text = annotations.read_text()
+            annotations.write_text(text[: len(text) * 3 // 4])
+        case "wrong file":
+            annotations.write_text(questions.read_text())
+        case "other questions":
+            annotations.write_text('{"annotations": [{"question_id": 7, "answers": []}]}')
+        case "no image":
+            (release / "train2014/COCO_train2014_000000000000.jpg").unlink()
+        case "no subset":
+            questions.write_text(questions.read_text().replace("train2014", "test2015"))
+    with pytest.raises(UserError, match=message):
+        load(release)
+
+
+def make_parquet(folder: Path, **columns: list[Any]) -> Path:
+    from datasets import Dataset, Features, List, Value
+    from datasets import Image as ImageFeature
+
+    folder.mkdir(exist_ok=True)
+    count = len(next(iter(columns.values())))
+    pictures = [Image.new("RGB", (4, 4), (number, 0, 0)) for number in range(count)]
+    kind = columns.get("answers", [[{"answer": ""}]])[0]
+    answers = List({"answer": Value("string")}) if isinstance(kind, list) else Value("string")
+    features = Features(
+        {
+            "picture": ImageFeature(),
+            **{name: Value("string") for name in columns if name != "answers"},
+            **({"answers": answers} if "answers" in columns else {}),
+        }
+    )
+    Dataset.from_dict({"picture": pictures, **columns}, features=features).to_parquet(
+        str(folder / "train-00000.parquet")
+    )
+    return folder
+
+
+def hub(folder: Path, **options: Any) -> dict[str, Any]:
+    names = {"image": "picture", "question": "asked", "answers": "answers", "id": None, "group": None}
+    return {
+        "path": str(folder),
+        "name": None,
+        "revision": None,
+        "train": "train[:2]",
+        "validation": "train[2:]",
+        "columns": {**names, **options},
+    }
+
+
+def test_a_copy_in_parquet_is_read_by_the_names_of_its_columns(tmp_path: Path) -> None:
+    folder = make_parquet(
+        tmp_path / "copy",
+        asked=["a?", "b?", "c?"],
+        answers=[[{"answer": "x"}, {"answer": "y"}]] * 3,
+        kind=["other", "number", "other"],
+    )
+    train, validation = load_vqav2(None, NOTHING, NOTHING, hub(folder, group="kind"))
+    assert (len(train), len(validation)) == (2, 1)
+    row = train[1]
+    assert (row["id"], row["group"], row["question"], row["answers"]) == ("1", "number", "b?", ["x", "y"])
+    assert set(row["image"]) == {"bytes", "path"}
+
+
+def test_a_single_answer_becomes_a_list_of_one(tmp_path: Path) -> None:
+    folder = make_parquet(tmp_path / "copy", asked=["a?", "b?", "c?"], answers=["x", "y", "z"])
+    train, _ = load_vqav2(None, NOTHING, NOTHING, hub(folder))
+    assert train["answers"][:] == [["x"], ["y"]]
+
+
+def test_a_column_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
+    folder = make_parquet(tmp_path / "copy", asked=["a?", "b?", "c?"], answers=["x", "y", "z"])
+    with pytest.raises(UserError, match=r"no column `question` .*it has: picture, asked, answers"):
+        load_vqav2(None, NOTHING, NOTHING, hub(folder, question="question"))
+
+
+def test_a_split_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
+    folder = make_parquet(tmp_path / "copy", asked=["a?", "b?", "c?"], answers=["x", "y", "z"])
+    with pytest.raises(UserError, match=r"split `val`.*train"):
+        load_vqav2(None, NOTHING, NOTHING, {**hub(folder), "validation": "val"})

@@ -1,0 +1,79 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PaliGemmaProcessor
+
+from finetune.data.collator import Collator
+from finetune.data.dataset import ExampleDataset
+from finetune.data.digits import load_digits
+from finetune.errors import UserError
+from finetune.evaluation.evaluate import Evaluation, evaluate
+from finetune.evaluation.generate import Generation
+from finetune.metrics.text import ExactMatch
+from finetune.model.load import load_config, load_model
+from finetune.tasks.text import TextTask
+from finetune.training.loss import compute_example_losses, supervised_positions
+
+
+@pytest.fixture(scope="module")
+def digits() -> ExampleDataset:
+    task = TextTask("answer en {question}", "answers")
+    return ExampleDataset(load_digits(56).validation.select(range(7)), task, "validation")
+
+
+@pytest.fixture(scope="module")
+def score(processor: PaliGemmaProcessor) -> Callable[..., Evaluation]:
+    model = load_model("tiny", load_config("tiny"), dtype=torch.float32)
+
+    def losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        labels = batch.pop("labels")
+        keep = supervised_positions(labels)
+        return compute_example_losses(model(**batch, logits_to_keep=keep).logits, labels)
+
+    def run(dataset: ExampleDataset, batch_size: int = 3) -> Evaluation:
+        return evaluate(
+            model.train(),
+            dataset,
+            Collator(processor),
+            processor.tokenizer,
+            ExactMatch(),
+            Generation(batch_size=batch_size, max_new_tokens=4),
+            compute_loss=losses,
+        )
+
+    return run
+
+
+def test_every_example_is_scored_once_in_order(
+    digits: ExampleDataset, score: Callable[..., Evaluation]
+) -> None:
+    result = score(digits)
+    assert [row["id"] for row in result.rows] == digits.rows["id"][:]
+    assert result.scores["n"] == 7
+    assert sum(group["n"] for group in result.scores["by_group"].values()) == 7
+    for row in result.rows:
+        assert set(row) == {"id", "group", "prefix", "references", "prediction", "score", "confidence"}
+
+
+def test_the_batch_size_does_not_matter(digits: ExampleDataset, score: Callable[..., Evaluation]) -> None:
+    one, all_at_once = score(digits, 1), score(digits, 7)
+    assert one.scores["exact_match"] == all_at_once.scores["exact_match"]
+    assert one.scores["loss"] == pytest.approx(all_at_once.scores["loss"], abs=1e-4)
+    assert [r["prediction"] for r in one.rows] == [r["prediction"] for r in all_at_once.rows]
+
+
+def test_the_loss_is_the_mean_over_examples(
+    digits: ExampleDataset, score: Callable[..., Evaluation]
+) -> None:
+    parts = [score(digits.select([index])).scores["loss"] for index in range(7)]
+    assert score(digits).scores["loss"] == pytest.approx(sum(parts) / 7, abs=1e-4)
+
+
+def test_an_example_without_a_reference_is_named(
+    digits: ExampleDataset, score: Callable[..., Evaluation]
+) -> None:
+    rows = digits.rows.map(lambda row: {"answers": []})
+    with pytest.raises(UserError, match=r"`digit-\d+` has no reference"):
+        score(ExampleDataset(rows, digits.task, "validation"))

@@ -1,0 +1,173 @@
+from collections.abc import Callable
+
+import bitsandbytes as bnb
+import pytest
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+
+from finetune.data.collator import Collator
+from finetune.errors import UserError
+from finetune.example import Example
+from finetune.model.freeze import FreezePolicy, tower_of
+from finetune.model.load import build_meta_model, load_config, load_model
+from finetune.model.lora import AdapterSettings, Quantization, add_adapter, find_targets
+from finetune.model.published import published_config
+from finetune.model.table import count_parameters, format_table
+
+Build = Callable[..., PaliGemmaForConditionalGeneration]
+TEXT_ONLY = FreezePolicy("none", "none", "all")
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings", "learning", "total"),
+    [
+        pytest.param(FreezePolicy(), AdapterSettings(), 11_298_816, 2_934_634_224, id="tutorial"),
+        pytest.param(TEXT_ONLY, AdapterSettings(), 9_805_824, 2_933_141_232, id="language-model"),
+        pytest.param(
+            TEXT_ONLY,
+            AdapterSettings(target_modules=["q_proj", "v_proj"]),
+            18 * (8 * (2048 + 2048) + 8 * (2048 + 256)),
+            None,
+            id="q-and-v",
+        ),
+    ],
+)
+def test_trainable_parameters_of_paligemma_3b_are_the_published_ones(
+    policy: FreezePolicy, settings: AdapterSettings, learning: int, total: int | None
+) -> None:
+    config = published_config("google/paligemma-3b-pt-224")
+    assert config is not None
+    counts = count_parameters(add_adapter(build_meta_model(config, torch.bfloat16), policy, settings))
+    assert sum(count.learning for count in counts.values()) == learning
+    if total is not None:
+        assert sum(count.parameters + count.adapter for count in counts.values()) == total
+        assert f"{learning:,} of {total:,}" in format_table(counts)
+
+
+def test_frozen_towers_get_no_adapter(random_model: Build) -> None:
+    adapted = add_adapter(random_model(), TEXT_ONLY, AdapterSettings())
+    learning = {tower_of(name) for name, p in adapted.named_parameters() if p.requires_grad}
+    assert learning == {"language_model"}
+
+
+def test_attention_only_and_last_n_restrict_the_targets(random_model: Build) -> None:
+    policy = FreezePolicy("none", "none", "attention", last_n=2)
+    targets = find_targets(random_model(), policy, AdapterSettings().target_modules)
+    assert len(targets) == 2 * 4
+    assert all(".self_attn." in name and (".2." in name or ".3." in name) for name in targets)
+
+
+def test_modules_to_save_learn_in_full_beside_the_adapters(random_model: Build) -> None:
+    settings = AdapterSettings(modules_to_save=["multi_modal_projector"])
+    counts = count_parameters(add_adapter(random_model(), TEXT_ONLY, settings))
+    assert counts["multi_modal_projector"].learning == counts["multi_modal_projector"].parameters
+
+
+@pytest.mark.parametrize("option", ["use_dora", "use_rslora"])
+def test_variants_of_lora_learn(
+    random_model: Build,
+    processor: PaliGemmaProcessor,
+    make_example: Callable[..., Example],
+    option: str,
+) -> None:
+    model = add_adapter(
+        random_model(),
+        TEXT_ONLY,
+        AdapterSettings(use_dora=option == "use_dora", use_rslora=option == "use_rslora"),
+    )
+    batch = Collator(processor)([make_example()])
+    del batch["ids"]
+    model(**batch, use_cache=False).loss.backward()
+    assert model.peft_config["default"].to_dict()[option]
+    learning = [p for name, p in model.named_parameters() if "lora_B" in name]
+    assert all(parameter.grad is not None for parameter in learning)
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings", "message"),
+    [
+        (TEXT_ONLY, AdapterSettings(target_modules=["q_pro"]), "Did you mean `q_proj`"),
+        (TEXT_ONLY, AdapterSettings(target_modules=["fc1"]), "No layer gets an adapter"),
+        (TEXT_ONLY, AdapterSettings(modules_to_save=["projector"]), "no module is called `projector`"),
+    ],
+)
+def test_unknown_layers_are_errors(
+    random_model: Build, policy: FreezePolicy, settings: AdapterSettings, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        add_adapter(random_model(), policy, settings)
+
+
+def load_quantized(quantization: Quantization) -> PaliGemmaForConditionalGeneration:
+    return load_model("tiny", load_config("tiny"), quantization=quantization)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("towers", [("language_model",), ("language_model", "vision_tower")])
+def test_exactly_the_named_towers_are_quantised(bits: int, towers: tuple[str, ...]) -> None:
+    model = load_quantized(Quantization(bits=bits, towers=towers))
+    kind = bnb.nn.Linear4bit if bits == 4 else bnb.nn.Linear8bitLt
+    found = {tower_of(name) for name, module in model.named_modules() if isinstance(module, kind)}
+    assert found == set(towers)
+    assert type(model.lm_head) is nn.Linear
+    counts = count_parameters(model)
+    assert counts["language_model"].quantized == 4 * (128 * 128 * 2 + 128 * 32 * 2 + 3 * 128 * 384)
+
+
+def test_nf4_is_double_quantised_and_computes_in_bfloat16() -> None:
+    model = load_quantized(Quantization(bits=4))
+    layer = model.model.language_model.layers[0].mlp.up_proj
+    assert layer.compute_dtype == torch.bfloat16
+    assert (layer.weight.quant_state.quant_type, layer.weight.quant_state.nested) == ("nf4", True)
+
+
+def test_the_misspelt_compute_type_of_published_scripts_is_caught() -> None:
+    class Misspelt(Quantization):
+        def to_config(self) -> BitsAndBytesConfig:
+            return BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_type=torch.bfloat16,
+                llm_int8_skip_modules=[".*vision_tower", ".*multi_modal_projector", ".*lm_head"],
+            )
+
+    with pytest.raises(RuntimeError, match=r"computes in \(torch.float32"):
+        load_quantized(Misspelt())
+
+
+def test_a_tower_named_without_its_path_would_be_quantised_and_is_caught() -> None:
+    class WithoutPath(Quantization):
+        def to_config(self) -> BitsAndBytesConfig:
+            config = super().to_config()
+            config.llm_int8_skip_modules = ["vision_tower", "multi_modal_projector", "lm_head"]
+            return config
+
+    with pytest.raises(RuntimeError, match=r"vision_tower.*quantised=True, asked for False"):
+        load_quantized(WithoutPath())
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_gradients_are_the_same_after_an_evaluation(
+    processor: PaliGemmaProcessor, make_example: Callable[..., Example], bits: int
+) -> None:
+    model = add_adapter(load_quantized(Quantization(bits=bits)), TEXT_ONLY, AdapterSettings())
+    batch = Collator(processor)([make_example()])
+    del batch["ids"]
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        model.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            model(**batch, use_cache=False).loss.backward()
+        return [p.grad.clone() for name, p in model.named_parameters() if "lora_B" in name]
+
+    before = gradients()
+    model.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model(**batch, use_cache=False)
+    after = gradients()
+    assert sum(gradient.abs().sum() for gradient in before) > 0
+    for one, other in zip(before, after, strict=True):
+        assert torch.equal(one, other)

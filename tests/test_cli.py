@@ -1,0 +1,93 @@
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from finetune.cli import JOBS, split_job
+from finetune.config.compose import known_recipes
+
+Command = Callable[..., tuple[int, str, str]]
+Process = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("trian recipe=quickstart", "No job `trian`. Did you mean `train`? Known jobs: train"),
+        ("recipe=quickstrt", "No recipe `quickstrt`. Did you mean `quickstart`? Known recipes:"),
+        ("recipe=quickstart freeze=visio", "No choice of `freeze` `visio`. Did you mean `vision`?"),
+        ("recipe=quickstart model=tinny", "No choice of `model` `tinny`. Did you mean `tiny`?"),
+        (
+            "recipe=quickstart trainer.learning_rat=1",
+            "Key 'learning_rat' not in 'TrainerConfig'. Did you mean `learning_rate`?",
+        ),
+        ("recipe=quickstart dataset.sise=1", "Key 'sise' not in 'DigitsDataset'. Did you mean `size`?"),
+        ("recipe=quickstart sead=1", "Key 'sead' not in 'RunConfig'. Did you mean `seed`?"),
+        ("recipe=quickstart peft.r=many", "peft.r: Value 'many' of type 'str' could not be converted"),
+        ("recipe=quickstart model.dtype=float8", "expected one of [bfloat16, float16, float32]"),
+        (
+            "recipe=quickstart model.attention=flash_attention_2",
+            "Flash attention ignores the prefix mask",
+        ),
+        ("recipe=quickstart peft.r", "Expected `key=value`"),
+        ("recipe=quickstart peft.r=2,8", "Several values are a sweep: add `-m`"),
+        ("recipe=nowhere.yaml", "There is no file nowhere.yaml either"),
+        ("seed=1", "No dataset: give recipe=NAME or dataset=NAME. Known recipes: "),
+        ("evaluate run=nowhere", "nowhere holds no run"),
+    ],
+)
+def test_a_mistake_gets_one_message_and_exit_code_2(command: Command, words: str, message: str) -> None:
+    code, out, err = command(*words.split())
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINETUNE_DEBUG", "1")
+    _, _, err = command("recipe=quickstrt")
+    assert "Traceback" in err
+
+
+def test_help_lists_every_job_and_every_recipe_with_a_line(command: Command) -> None:
+    code, out, _ = command("--help")
+    assert code == 0
+    for name in [*JOBS, *known_recipes()]:
+        line = next(line for line in out.splitlines() if line.startswith(f"  {name} "))
+        assert len(line.split()) > 3
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_of_a_job_documents_every_option(command: Command, job: str) -> None:
+    code, out, _ = command(job, "--help")
+    assert code == 0
+    lines = out[out.index("Options") :].splitlines()
+    options = [i for i, line in enumerate(lines) if re.match(r"\s+[a-z_.]+=.*   \(", line)]
+    assert len(options) > 80
+    for i in options:
+        indent = len(lines[i]) - len(lines[i].lstrip())
+        assert lines[i + 1].startswith(" " * (indent + 4)), f"{lines[i]} has no text"
+
+
+def test_the_job_may_be_left_out() -> None:
+    assert split_job(["recipe=x"]) == (None, ["recipe=x"])
+    assert split_job(["plan", "recipe=x"]) == ("plan", ["recipe=x"])
+    assert split_job(["-m", "recipe=x"]) == (None, ["-m", "recipe=x"])
+
+
+def test_a_checkpoint_may_be_named_in_place_of_a_model_choice(command: Command) -> None:
+    code, out, _ = command("recipe=quickstart", "model=someone/paligemma", "--cfg", "job")
+    assert code == 0
+    assert "path: someone/paligemma" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["--help", "recipe=quickstrt", "recipe=quickstart peft.bits=3"])
+def test_help_and_mistakes_never_load_torch(process: Process, words: str, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    result = process(*words.split())
+    assert "torch was imported" not in result.stderr
+    assert result.returncode in {0, 2}

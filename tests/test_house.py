@@ -1,0 +1,129 @@
+"""The rules of the house in docs/design.md, held to the code."""
+
+import ast
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from transformers import TrainingArguments
+
+from finetune.config.checks import _OWNED_ARGUMENTS
+from finetune.config.help import field_texts
+from finetune.config.messages import _schemas
+from finetune.config.schema import RunConfig, TrainerConfig
+from tests.conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "finetune"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+EVERYWHERE = {"errors", "example"}
+MAY_IMPORT = {
+    "errors": set(),
+    "example": set(),
+    "run_folder": set(),
+    "config": set(),
+    "metrics": set(),
+    "model": set(),
+    "tasks": {"metrics"},
+    "data": {"tasks"},
+    "evaluation": {"data", "tasks", "metrics"},
+    "training": {"data", "model", "evaluation"},
+    "jobs": {"config", "data", "evaluation", "metrics", "model", "run_folder", "tasks", "training"},
+    "cli": {"config", "run_folder"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+"""Parts of the package that each part may import, besides itself and `EVERYWHERE`."""
+
+HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes"}
+
+
+def part_of(file: Path) -> str:
+    inside = file.relative_to(PACKAGE)
+    return inside.parts[0].removesuffix(".py")
+
+
+def imports(file: Path, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_part_imports_only_what_the_table_allows(file: Path) -> None:
+    part = part_of(file)
+    used = {name.split(".")[1] for name in imports(file) if name.startswith("finetune.")}
+    assert used <= MAY_IMPORT[part] | EVERYWHERE | {part}
+
+
+def test_the_table_names_every_part() -> None:
+    assert {part_of(file) for file in FILES} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("part", ["cli", "config", "run_folder", "errors", "metrics"])
+def test_light_parts_import_nothing_heavy_at_module_level(part: str) -> None:
+    for file in FILES:
+        if part_of(file) == part:
+            roots = {name.split(".")[0] for name in imports(file, top_level_only=True)}
+            assert not roots & HEAVY, file
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_files_and_functions_stay_short(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= 60, f"{node.name}: {lines}"
+
+
+def test_the_median_file_is_short() -> None:
+    lengths = sorted(len(file.read_text(encoding="utf-8").splitlines()) for file in FILES)
+    assert lengths[len(lengths) // 2] <= 120
+
+
+def test_folders_have_one_line_and_no_file_is_a_drawer() -> None:
+    drawers = {"utils", "common", "helpers", "base", "misc"}
+    for file in FILES:
+        assert file.stem not in drawers
+        if file.name == "__init__.py":
+            assert len(file.read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_every_option_is_documented_under_its_field() -> None:
+    for schema in _schemas(RunConfig):
+        for field in fields(schema):
+            nested = field.name in {"train", "validation", "hub", "loss", "towers", "columns"}
+            group = schema is RunConfig or schema.__name__ == "TowerOptimizers"
+            if field.name == "_target_" or (nested and not field_texts(schema).get(field.name)):
+                continue
+            if group and not isinstance(field.type, str) and field.name in GROUP_FIELDS:
+                continue
+            assert field_texts(schema).get(field.name), f"{schema.__name__}.{field.name}"
+
+
+GROUP_FIELDS = {
+    "model", "dataset", "task", "collator", "freeze", "peft", "trainer", "evaluation", "metric", "tracker",
+    "vision_tower", "multi_modal_projector", "language_model",
+}  # fmt: skip
+
+
+def test_the_trainers_options_are_transformers_own() -> None:
+    upstream = {field.name for field in fields(TrainingArguments)}
+    ours = {"loss", "towers", "extra"}
+    assert {field.name for field in fields(TrainerConfig)} - ours <= upstream
+    assert set(_OWNED_ARGUMENTS) <= upstream
+
+
+def test_tests_lie_where_the_code_lies() -> None:
+    for test in (REPOSITORY / "tests").rglob("test_*.py"):
+        folder = test.parent.relative_to(REPOSITORY / "tests")
+        assert (PACKAGE / folder).is_dir()

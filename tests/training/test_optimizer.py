@@ -1,0 +1,34 @@
+from collections.abc import Callable
+
+from transformers import PaliGemmaForConditionalGeneration
+
+from finetune.model.freeze import FreezePolicy, apply_freeze
+from finetune.training.optimizer import TowerRates, build_parameter_groups
+
+Build = Callable[[str], PaliGemmaForConditionalGeneration]
+
+
+def test_every_learning_parameter_is_in_one_group_and_frozen_ones_in_none(random_model: Build) -> None:
+    model = random_model("gemma")
+    apply_freeze(model, FreezePolicy(vision_tower="none"))
+    groups = build_parameter_groups(model, 1e-3, 0.1, {})
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    learning = [id(parameter) for parameter in model.parameters() if parameter.requires_grad]
+    assert sorted(grouped) == sorted(learning)
+
+
+def test_towers_may_have_their_own_rate_and_decay_and_vectors_never_decay(random_model: Build) -> None:
+    towers = {
+        "vision_tower": TowerRates(weight_decay=0.1),
+        "language_model": TowerRates(learning_rate=1e-5),
+    }
+    groups = build_parameter_groups(random_model("gemma"), 1e-3, 0.0, towers)
+    found = {group["name"]: (group["lr"], group["weight_decay"]) for group in groups}
+    assert found == {
+        "vision_tower.matrices": (1e-3, 0.1),
+        "vision_tower.vectors": (1e-3, 0.0),
+        "multi_modal_projector.matrices": (1e-3, 0.0),
+        "multi_modal_projector.vectors": (1e-3, 0.0),
+        "language_model.matrices": (1e-5, 0.0),
+        "language_model.vectors": (1e-5, 0.0),
+    }

@@ -1,0 +1,146 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor, TrainingArguments
+
+from finetune.data.collator import Collator
+from finetune.data.dataset import ExampleDataset
+from finetune.data.digits import load_digits
+from finetune.errors import UserError
+from finetune.model.freeze import FreezePolicy, apply_freeze
+from finetune.tasks.text import TextTask
+from finetune.training.trainer import PaliGemmaTrainer
+
+Build = Callable[..., PaliGemmaForConditionalGeneration]
+
+
+@pytest.fixture(scope="module")
+def digits() -> ExampleDataset:
+    rows = load_digits(56).train.select(range(24))
+    # Answers of different lengths, so that the two averages differ.
+    rows = rows.map(lambda row, i: {"answers": ["x " * (1 + i % 4)]}, with_indices=True)
+    return ExampleDataset(rows, TextTask("answer en {question}", "answers"), "train")
+
+
+@pytest.fixture
+def make_trainer(
+    random_model: Build, processor: PaliGemmaProcessor, digits: ExampleDataset, tmp_path: Path
+) -> Callable[..., PaliGemmaTrainer]:
+    def make(model: nn.Module | None = None, average: str = "example", **options: Any) -> PaliGemmaTrainer:
+        if model is None:
+            model = random_model(hidden_size=64, num_layers=2)
+            apply_freeze(model, FreezePolicy("none", "none", "all"))
+        arguments = {
+            "output_dir": str(tmp_path / "out"),
+            "max_steps": 3,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-3,
+            "optim": "sgd",
+            "max_grad_norm": 0.0,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": [],
+            "remove_unused_columns": False,
+            "logging_nan_inf_filter": False,
+            "dataloader_pin_memory": False,
+            "use_cpu": True,
+            "disable_tqdm": True,
+            **options,
+        }
+        return PaliGemmaTrainer(
+            model, TrainingArguments(**arguments), Collator(processor), digits, loss_average=average
+        )
+
+    return make
+
+
+def losses(trainer: PaliGemmaTrainer) -> list[float]:
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def weights(trainer: PaliGemmaTrainer) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in trainer.model.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("average", ["example", "token"])
+def test_accumulated_batches_train_as_one_large_batch(
+    make_trainer: Callable[..., PaliGemmaTrainer], average: str
+) -> None:
+    whole = make_trainer(average=average, per_device_train_batch_size=8)
+    parts = make_trainer(average=average, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    assert losses(whole) == pytest.approx(losses(parts), abs=1e-5)
+    for one, other in zip(weights(whole), weights(parts), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_the_two_averages_are_different_losses(make_trainer: Callable[..., PaliGemmaTrainer]) -> None:
+    by_example, by_token = (losses(make_trainer(average=name)) for name in ("example", "token"))
+    assert abs(by_example[0] - by_token[0]) > 1e-4
+
+
+def test_training_overfits_a_handful_of_examples(make_trainer: Callable[..., PaliGemmaTrainer]) -> None:
+    first, *_, last = losses(
+        make_trainer(max_steps=40, optim="adamw_torch", learning_rate=3e-3, per_device_train_batch_size=8)
+    )
+    assert last < 0.3 * first
+
+
+def test_the_epoch_counts_examples(make_trainer: Callable[..., PaliGemmaTrainer]) -> None:
+    trainer = make_trainer(max_steps=9)
+    trainer.train()
+    steps = {entry["step"]: entry["epoch"] for entry in trainer.state.log_history if "loss" in entry}
+    assert steps[6] == pytest.approx(1.0)
+    assert steps[9] == pytest.approx(1.5)
+
+
+class Exploding(nn.Module):
+    """A model whose loss is not a number from the second step on."""
+
+    def __init__(self, model: PaliGemmaForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+        self.config = model.config
+        self.calls = 0
+
+    def forward(self, **inputs: Any) -> Any:
+        self.calls += 1
+        output = self.model(**inputs)
+        if self.calls >= 2:
+            output.logits = output.logits * float("nan")
+        return output
+
+
+@pytest.mark.parametrize("logging_steps", [1, 10])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(
+    make_trainer: Callable[..., PaliGemmaTrainer], random_model: Build, logging_steps: int, tmp_path: Path
+) -> None:
+    model = Exploding(random_model(hidden_size=64, num_layers=2))
+    trainer = make_trainer(
+        model, logging_steps=logging_steps, max_steps=4, save_strategy="steps", save_steps=3
+    )
+    with pytest.raises(UserError, match=r"loss is nan at step 2, on the examples digit-\d+, digit-\d+"):
+        trainer.train()
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def test_only_whole_checkpoints_are_marked_and_older_ones_go_after_it(
+    make_trainer: Callable[..., PaliGemmaTrainer], tmp_path: Path
+) -> None:
+    trainer = make_trainer(max_steps=4, save_strategy="steps", save_steps=1, save_total_limit=2)
+    seen: list[list[str]] = []
+
+    def mark(folder: Path) -> None:
+        assert (folder / "trainer_state.json").is_file()
+        (folder / "complete").touch()
+        seen.append(sorted(path.name for path in folder.parent.iterdir()))
+
+    trainer.mark_complete = mark
+    trainer.train()
+    assert seen[2] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == ["checkpoint-3", "checkpoint-4"]
