@@ -1,0 +1,109 @@
+"""Every command that documents and recipes' headers name composes; every link leads somewhere."""
+
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from finetune.cli import main
+from finetune.config.compose import group_choices, known_recipes
+from finetune.config.help import GROUPS
+from tests.conftest import REPOSITORY
+
+Command = Callable[..., tuple[int, str, str]]
+
+DOCUMENTS = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "scripts").rglob("*.md")),
+]
+
+
+def find_commands() -> list[tuple[str, str]]:
+    """Lines of shell blocks in documents, and indented lines in recipe headers."""
+    found = []
+    for document in DOCUMENTS:
+        for block in re.findall(r"```bash\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+            found += [(document.name, line) for line in block.splitlines() if line.strip()]
+    for name, file in known_recipes().items():
+        for line in re.findall(r"^# {3}(python .*|torchrun .*|cp .*)$", file.read_text(), re.MULTILINE):
+            found.append((f"{name}.yaml", re.sub(r"\s{2,}[a-z].*$", "", line)))
+    return found
+
+
+COMMANDS = find_commands()
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run and the files that the documents speak of."""
+    folder = tmp_path_factory.mktemp("documents")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        words = ["recipe=quickstart", "trainer.max_steps=1", "evaluation.limit=2"]
+        assert main(words) == 0
+        assert main([*words, "run_name=NAME"]) == 0
+    shutil.copytree(REPOSITORY / "recipes", folder / "recipes")
+    shutil.copy(REPOSITORY / "recipes/jsonl_qlora.yaml", folder / "mine.yaml")
+    return folder
+
+
+@pytest.mark.parametrize(("where", "line"), COMMANDS, ids=[f"{w}: {line[:60]}" for w, line in COMMANDS])
+def test_every_documented_command_composes(
+    command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, where: str, line: str
+) -> None:
+    monkeypatch.chdir(workplace)
+    for part in re.sub(r"\s#.*", "", line).split(";"):
+        words = shlex.split(part)
+        match words:
+            case ["make", target]:
+                assert re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+            case ["source", ".venv/bin/activate"]:
+                pass
+            case ["cp", source, _]:
+                assert (REPOSITORY / source).is_file()
+            case ["python", script, *_] if script.endswith(".py"):
+                assert (REPOSITORY / script).is_file()
+            case ["python" | "torchrun", *rest] if "finetune" in rest:
+                rest = rest[rest.index("finetune") + 1 :]
+                check = [] if "--help" in rest or "--cfg" in rest else ["--cfg", "job"]
+                rest = [word for word in rest if word != "-m" and not re.search(r"=[\w.]+,\w", word)]
+                code, out, err = command(*rest, *check)
+                assert code == 0, err
+                assert out
+            case _:
+                raise AssertionError(f"{where}: unknown command {part!r}")
+
+
+def test_documents_and_recipes_have_commands() -> None:
+    places = {where for where, _ in COMMANDS}
+    assert {"README.md", "CONTRIBUTING.md"} <= places
+    assert {f"{name}.yaml" for name in known_recipes()} <= places
+
+
+def test_the_readme_names_every_choice_of_every_group() -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    for group in GROUPS:
+        row = re.search(rf"^\| `{group}` \|(.*)\|$", text, re.MULTILINE)
+        assert row, group
+        named = set(re.findall(r"`([\w-]+)`", re.sub(r"\([^)]*\)", "", row[1])))
+        assert named == set(group_choices(group)) - {"own"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_to_files_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("recipe", sorted(known_recipes()))
+def test_a_recipes_header_says_what_it_needs_and_whose_values_it_has(recipe: str) -> None:
+    header = known_recipes()[recipe].read_text().split("\ndefaults:")[0]
+    assert header.startswith("# @package _global_\n# ")
+    for part in ("Needs", "Values"):
+        assert f"# {part} " in header
+    assert f"recipe={recipe}" in header
