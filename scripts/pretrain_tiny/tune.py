@@ -76,7 +76,7 @@ def load_base(folder: Path, random_seed: int | None) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["vision_tower", "multi_modal_projector", "lm_head"],
+        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
     )
     if random_seed is not None:
         torch.manual_seed(random_seed)
@@ -86,8 +86,11 @@ def load_base(folder: Path, random_seed: int | None) -> Any:
     model = PaliGemmaForConditionalGeneration.from_pretrained(
         folder, quantization_config=quantization, dtype=torch.bfloat16
     )
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, Linear4bit):
+            # A name that the skip list does not match is quantised without a word.
+            if "language_model" not in name:
+                raise RuntimeError(f"{name} must not be quantised")
             # An evaluation would repack the weights for a kernel that has no backward pass, and
             # the training that follows would silently lose the gradients through these layers.
             module.support_avx512bf16_for_cpu = False

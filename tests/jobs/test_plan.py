@@ -32,7 +32,7 @@ def test_the_published_figures_are_reached_from_the_command_line(
 
 def test_the_steps_are_counted_from_the_data(command: Command) -> None:
     _, out, _ = command("plan", "recipe=quickstart")
-    assert "1,500 train and 297 validation examples, batch 32: 188 steps, 4.01 epochs" in out
+    assert "1,500 train and 297 validation examples, batch 32: 94 steps, 2.01 epochs" in out
 
 
 def test_a_plan_writes_nothing(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
