@@ -160,10 +160,16 @@ def _run_job(job: str, composed: DictConfig, words: list[str]) -> None:
     launch = Launch(
         folder=folder,
         recipe=write_recipe(composed, choices),
-        command=["python", "-m", "finetune", job, *words],
+        command=[*_launcher(), "-m", "finetune", job, *words],
     )
     quiet_libraries()
     importlib.import_module(f"finetune.jobs.{job}").run(config, launch)
+
+
+def _launcher() -> list[str]:
+    """Return the program that started this process, as far as it can be told."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE")
+    return ["python"] if processes is None else ["torchrun", "--nproc-per-node", processes]
 
 
 def quiet_libraries() -> None:
@@ -174,7 +180,8 @@ def quiet_libraries() -> None:
     """
     if os.environ.get("FINETUNE_DEBUG") == "1":
         return
-    for name in ("bitsandbytes", "huggingface_hub", "httpx", "torch.distributed"):
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its import sets the level of its logger
+    for name in ("bitsandbytes", "httpx", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="(torch|peft|bitsandbytes)")

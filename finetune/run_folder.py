@@ -58,8 +58,8 @@ class RunFolder:
         self.adapter = root / "adapter"
         self.model = root / "model"
 
-    def claim(self, *, resume: bool, overwrite: bool) -> None:
-        """Make the folder, or refuse.
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse a folder that may not be written, before anything slow is done.
 
         Raises:
             UserError: it holds a run and neither flag was given, or `resume` found nothing to resume.
@@ -71,19 +71,27 @@ class RunFolder:
                     f"resume=true, but {self.checkpoints} holds no complete checkpoint. "
                     "Start again with overwrite=true, or choose another run_name=."
                 )
-        elif taken and overwrite:
-            if not self.config.is_file():
-                raise UserError(
-                    f"overwrite=true would delete {self.root}, which is not a run (no config.yaml). "
-                    "Choose another run_name= or delete it yourself."
-                )
-            shutil.rmtree(self.root)
-        elif taken:
+        elif taken and overwrite and not self.config.is_file():
+            raise UserError(
+                f"overwrite=true would delete {self.root}, which is not a run (no config.yaml). "
+                "Choose another run_name= or delete it yourself."
+            )
+        elif taken and not overwrite:
             raise UserError(
                 f"{self.root} already holds a run. Choose a name (run_name=NAME), continue it "
                 "(resume=true) or replace it (overwrite=true)."
             )
+
+    def claim(self, *, resume: bool, overwrite: bool) -> None:
+        """Make the folder, empty but for a run that is resumed.
+
+        Raises:
+            UserError: see `check`.
+        """
+        self.check(resume=resume, overwrite=overwrite)
         with explain_disk_errors(self.root):
+            if overwrite and self.root.exists():
+                shutil.rmtree(self.root)
             self.root.mkdir(parents=True, exist_ok=True)
 
     def last_checkpoint(self) -> Path | None:

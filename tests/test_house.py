@@ -118,7 +118,7 @@ GROUP_FIELDS = {
 
 def test_the_trainers_options_are_transformers_own() -> None:
     upstream = {field.name for field in fields(TrainingArguments)}
-    ours = {"loss", "towers", "extra"}
+    ours = {"global_batch_size", "loss", "towers", "extra"}
     assert {field.name for field in fields(TrainerConfig)} - ours <= upstream
     assert set(_OWNED_ARGUMENTS) <= upstream
 

@@ -114,6 +114,7 @@ def _dataset(dataset: Any) -> Iterator[str]:
 def _numbers(config: RunConfig) -> Iterator[str]:
     trainer, evaluation, peft = config.trainer, config.evaluation, config.peft
     at_least_one = {
+        "trainer.global_batch_size": trainer.global_batch_size,
         "trainer.per_device_train_batch_size": trainer.per_device_train_batch_size,
         "trainer.gradient_accumulation_steps": trainer.gradient_accumulation_steps,
         "trainer.logging_steps": trainer.logging_steps,
@@ -174,6 +175,11 @@ def _trainer(config: RunConfig) -> Iterator[str]:
     trainer = config.trainer
     if trainer.bf16 and trainer.fp16:
         yield "trainer.bf16 and trainer.fp16 are both true: choose one."
+    if trainer.global_batch_size is not None and trainer.gradient_accumulation_steps != 1:
+        yield (
+            "trainer.gradient_accumulation_steps follows from trainer.global_batch_size: give one of them, "
+            "the other as 1 or null."
+        )
     own = {field.name for field in fields(TrainerConfig)}
     for name in map(str, trainer.extra):
         if name in own:

@@ -143,11 +143,15 @@ def to_run_config(config: DictConfig) -> RunConfig:
 def write_recipe(composed: DictConfig, choices: dict[str, str]) -> str:
     """Write a composed config as a recipe that composes to the same again.
 
+    What belongs to one command alone (its name, `resume`, `overwrite`, ...) is left out.
+
     Args:
         composed: the config as Hydra composed it.
         choices: chosen file of each group.
     """
     values = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    for key in ("run_name", "resume", "overwrite", "run", "adapter"):
+        cast(dict[str, Any], values).pop(key)
     groups = sorted(group for group in choices if (CONF_DIR / group).is_dir())
     overrides = [f"  - override /{group}: {choices[group]}" for group in groups]
     text = OmegaConf.to_yaml(OmegaConf.create(cast(dict[str, Any], values)))

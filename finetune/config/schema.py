@@ -200,10 +200,13 @@ class TrainerConfig:
     """Passes over the training split; the number of steps is round(epochs * examples / batch)."""
     max_steps: int = -1
     """Optimiser steps; overrides the epochs where positive."""
+    global_batch_size: int | None = None
+    """Examples of one optimiser step over all devices, the same on one as on many. Null: what the next two
+    and the number of devices make."""
     per_device_train_batch_size: int = 8
-    """Examples in one forward pass on one device."""
+    """Examples in one forward pass on one device, at most."""
     gradient_accumulation_steps: int = 1
-    """Forward passes in one optimiser step."""
+    """Forward passes in one optimiser step; follows from `global_batch_size` where that is given."""
     learning_rate: float = 1e-5
     """Peak learning rate."""
     lr_scheduler_type: str = "cosine"

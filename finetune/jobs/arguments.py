@@ -1,6 +1,7 @@
 """The configuration in transformers' words."""
 
 import os
+from dataclasses import fields
 
 import torch
 from accelerate import PartialState
@@ -11,7 +12,27 @@ from finetune.errors import UserError
 from finetune.metrics.metric import Metric
 from finetune.run_folder import RunFolder
 from finetune.training.optimizer import TowerRates
-from finetune.training.order import count_steps
+from finetune.training.order import count_steps, divide_batch
+
+
+_SAME_NAMES = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+    "logging_steps",
+    "save_total_limit",
+    "dataloader_num_workers",
+    "dataloader_prefetch_factor",
+)
+"""Options that are transformers' arguments as they stand."""
 
 
 def check_best_metric(config: RunConfig, metric: Metric) -> None:
@@ -40,44 +61,52 @@ def build_arguments(
         examples: in the training split.
     """
     options, evaluation = config.trainer, config.evaluation
-    batch = options.per_device_train_batch_size * options.gradient_accumulation_steps
-    batch *= PartialState().num_processes
+    processes = PartialState().num_processes
+    size, accumulation = divide_batch(
+        options.global_batch_size,
+        options.per_device_train_batch_size,
+        options.gradient_accumulation_steps,
+        processes,
+    )
+    batch = size * accumulation * processes
     per_epoch = count_steps(examples, batch, 1, 0)
     evaluate_every = evaluation.steps if evaluation.strategy == Strategy.steps else per_epoch
     best = evaluation.metric_for_best_model
     # The best checkpoint can only be one that was saved when it was evaluated.
     save_every = evaluate_every if best else options.save_steps or per_epoch
     better = {**metric.higher_is_better, "confidence": True, "loss": False}
-    same_names = (
-        "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
-        "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "adam_beta1", "adam_beta2",
-        "adam_epsilon", "max_grad_norm", "bf16", "fp16", "logging_steps", "save_total_limit",
-        "dataloader_num_workers", "dataloader_prefetch_factor",
-    )  # fmt: skip
-    return TrainingArguments(
-        output_dir=str(folder.checkpoints),
-        max_steps=count_steps(examples, batch, options.num_train_epochs, options.max_steps),
-        seed=config.seed,
-        eval_strategy="no" if evaluation.strategy == Strategy.no else "steps",
-        eval_steps=evaluate_every,
-        save_strategy="steps",
-        save_steps=save_every,
-        load_best_model_at_end=best is not None,
-        metric_for_best_model=f"eval_{best}" if best else None,
-        greater_is_better=better[best] if best else None,
-        report_to=[] if config.tracker.report_to == "none" else [config.tracker.report_to],
-        project=config.tracker.project,
-        run_name=folder.root.name,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        logging_nan_inf_filter=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,
-        disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
-        **{name: getattr(options, name) for name in same_names},
-        **options.extra,
-    )
+    unknown = set(map(str, options.extra)) - {field.name for field in fields(TrainingArguments)}
+    if unknown:
+        raise UserError(f"trainer.extra: transformers has no argument {', '.join(sorted(unknown))}.")
+    try:
+        return TrainingArguments(
+            output_dir=str(folder.checkpoints),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=count_steps(examples, batch, options.num_train_epochs, options.max_steps),
+            seed=config.seed,
+            eval_strategy="no" if evaluation.strategy == Strategy.no else "steps",
+            eval_steps=evaluate_every,
+            save_strategy="steps",
+            save_steps=save_every,
+            load_best_model_at_end=best is not None,
+            metric_for_best_model=f"eval_{best}" if best else None,
+            greater_is_better=better[best] if best else None,
+            report_to=[] if config.tracker.report_to == "none" else [config.tracker.report_to],
+            project=config.tracker.project,
+            run_name=folder.root.name,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            logging_nan_inf_filter=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            ddp_find_unused_parameters=False,
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+            **{name: getattr(options, name) for name in _SAME_NAMES},
+            **options.extra,
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(f"transformers refuses the trainer's settings: {error}") from error
 
 
 def tower_rates(config: RunConfig) -> dict[str, TowerRates]:

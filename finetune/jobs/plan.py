@@ -16,7 +16,7 @@ from finetune.model.load import build_meta_model, load_config
 from finetune.model.published import published_config
 from finetune.model.table import count_parameters, format_table
 from finetune.run_folder import Launch
-from finetune.training.order import count_steps
+from finetune.training.order import count_steps, divide_batch
 
 
 def run(config: RunConfig, launch: Launch) -> None:
@@ -41,7 +41,13 @@ def _describe_steps(config: RunConfig) -> str:
     """Count examples, batch and steps; the data may be out of reach."""
     trainer = config.trainer
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    batch = trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps * processes
+    size, accumulation = divide_batch(
+        trainer.global_batch_size,
+        trainer.per_device_train_batch_size,
+        trainer.gradient_accumulation_steps,
+        processes,
+    )
+    batch = size * accumulation * processes
     try:
         splits: Splits = load_splits(config)
     except UserError as error:

@@ -65,7 +65,7 @@ from finetune.training.trainer import PaliGemmaTrainer
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = ("resume", "overwrite", "evaluation", "tracker", "trainer.max_steps")
+MAY_CHANGE = ("evaluation", "tracker", "trainer.max_steps")
 """Keys that a resumed run may be given anew."""
 
 
@@ -78,27 +78,28 @@ def run(config: RunConfig, launch: Launch) -> None:
     """
     started = time.monotonic()
     PartialState(cpu=not torch.cuda.is_available())
+    set_up_logging()
     folder = RunFolder(launch.folder)
+    on_main_first(lambda: folder.check(resume=config.resume, overwrite=config.overwrite))
     metric: Metric = call_target(config.metric)
     check_best_metric(config, metric)
-    set_up_logging()
     checkpoint = load_config(config.model.path, config.model.revision, config.model.resolution)
     processor = load_processor(config.model.path, config.model.revision)
     collator, evaluation_collator = build_collators(config, processor)
     splits = load_splits(config)
     train, dropped = build_train(config, splits, collator)
     validation = build_validation(config, splits)
-    on_main_first(lambda: open_folder(folder, config, launch, dropped))
-    set_up_logging(folder.log)
-    warn_of_shared_examples(splits)
 
     set_seed(config.seed)
     model = prepare_model(config, load_base(config, checkpoint))
     run_frozen_tower_without_graph(model)
     if config.trainer.activation_checkpointing:
         checkpoint_activations(model)
-    log.info("%s", format_table(count_parameters(model)))
 
+    on_main_first(lambda: open_folder(folder, config, launch, dropped))
+    set_up_logging(folder.log)
+    warn_of_shared_examples(splits)
+    log.info("%s", format_table(count_parameters(model)))
     evaluator = build_evaluator(config, validation, evaluation_collator, processor, metric)
     trainer = build_trainer(config, folder, model, collator, train, evaluator, metric)
     log.info(
@@ -132,8 +133,9 @@ def open_folder(
         if config.resume:
             check_same_settings(folder.config, launch.recipe)
             for partial in folder.incomplete_checkpoints():
-                print(f"left out {partial}: it was not written to its end")
-        write_text(folder.config, launch.recipe)
+                log.warning("left out %s: it was not written to its end", partial)
+        else:
+            write_text(folder.config, launch.recipe)
         write_json(folder.environment, describe_environment(launch.command))
         if dropped:
             write_jsonl(folder.root / "skipped.jsonl", dropped)

@@ -1,6 +1,7 @@
 """A checkpoint from the Hub or a folder, checked before its weights are read."""
 
 import json
+import logging
 import warnings
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Pal
 from finetune.errors import UserError
 from finetune.model.lora import Quantization
 from finetune.model.tiny import TINY_BASE
+
+log = logging.getLogger(__name__)
 
 _LICENCE = "Accept its licence on its Hub page, then run `hf auth login` or set HF_TOKEN."
 
@@ -68,6 +71,7 @@ def _find_config(path: str, revision: str | None) -> Path:
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} holds no checkpoint: there is no config.json in it.")
         return folder / "config.json"
+    log.info("looking up %s on the Hub", path)
     try:
         return Path(hf_hub_download(path, "config.json", revision=revision))
     except GatedRepoError as error:

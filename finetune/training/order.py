@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from finetune.errors import UserError
+
 
 class ExampleStream(Sampler[tuple[int, int]]):
     """Draws (epoch, index) pairs.
@@ -35,6 +37,35 @@ class ExampleStream(Sampler[tuple[int, int]]):
                 yield epoch, int(index)
             left -= self.examples
             epoch += 1
+
+
+def divide_batch(
+    global_batch: int | None, per_device: int, accumulation: int, processes: int
+) -> tuple[int, int]:
+    """Divide the batch of one optimiser step among processes and forward passes.
+
+    Args:
+        global_batch: examples of one step over all processes; null keeps the next two as they are.
+        per_device: the most examples of one forward pass.
+        accumulation: forward passes of one step.
+        processes: one a device.
+
+    Returns:
+        Examples of one forward pass, and forward passes of one step.
+
+    Raises:
+        UserError: the batch cannot be divided evenly among the processes.
+    """
+    if global_batch is None:
+        return per_device, accumulation
+    share, rest = divmod(global_batch, processes)
+    if rest:
+        raise UserError(
+            f"trainer.global_batch_size={global_batch} cannot be divided evenly among {processes} "
+            f"processes. Choose a multiple of {processes}."
+        )
+    size = next(size for size in range(min(per_device, share), 0, -1) if share % size == 0)
+    return size, share // size
 
 
 def count_steps(examples: int, batch: int, epochs: float, max_steps: int) -> int:

@@ -9,6 +9,7 @@ Command = Callable[..., tuple[int, str, str]]
     ("word", "message"),
     [
         ("resume=true overwrite=true", "choose one"),
+        ("trainer.gradient_accumulation_steps=2", "follows from trainer.global_batch_size"),
         ("peft.bits=3", "expected 16, 8 or 4"),
         ("peft=none peft.bits=4", "quantised weights cannot learn themselves"),
         ("peft=none peft.use_dora=true", "need an adapter"),

@@ -18,12 +18,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
+from finetune.model.tiny import TINY_BASE
 from tests.conftest import REPOSITORY
 
 Command = Callable[..., tuple[int, str, str]]
 Process = Callable[..., subprocess.CompletedProcess[str]]
 
-SHORT = ("recipe=quickstart", "trainer.max_steps=4", "trainer.per_device_train_batch_size=4")
+SHORT = ("recipe=quickstart", "trainer.max_steps=4", "trainer.global_batch_size=4")
 SMALL_EVALUATION = ("evaluation.limit=6", "evaluation.batch_size=4")
 
 WHOLE_RUN = {"config.yaml", "environment.json", "metrics.json", "train.log", "predictions", "checkpoints"}
@@ -87,8 +88,6 @@ def test_every_method_trains_and_its_result_can_be_scored(
 
 @pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_torch_fused", "sgd", "paged_adamw_8bit"])
 def test_optimisers_step(inside: Path, command: Command, optimizer: str) -> None:
-    if optimizer == "paged_adamw_8bit" and not torch.cuda.is_available():
-        pytest.skip("bitsandbytes has no 8-bit optimiser for this device")
     code, _, err = command(*SHORT, *SMALL_EVALUATION, f"trainer.optim={optimizer}")
     assert code == 0, err
 
@@ -115,6 +114,43 @@ def test_training_stops_when_nothing_improves(inside: Path, command: Command) ->
     )
     assert code == 0, err
     assert read(inside / "runs/quickstart/metrics.json")["train"]["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("trainer.optim=adamw_fast", "adamw_fast"),
+        ("trainer.lr_scheduler_type=cosinus", "cosinus"),
+        ("+trainer.extra.max_stepz=3", "transformers has no argument max_stepz"),
+    ],
+)
+def test_what_transformers_refuses_is_one_message(
+    inside: Path, command: Command, word: str, message: str
+) -> None:
+    code, _, err = command(*SHORT, word)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_base_that_cannot_be_loaded_leaves_no_folder_behind(inside: Path, command: Command) -> None:
+    shutil.copytree(TINY_BASE, inside / "base")
+    (inside / "base/model.safetensors").write_bytes(b"half")
+    code, _, err = command(*SHORT, "model.path=base")
+    assert code == 2
+    assert "cannot be loaded" in err
+    assert not (inside / "runs").exists()
+
+
+def test_a_runs_config_is_a_recipe_that_gives_the_same_run(inside: Path, command: Command) -> None:
+    command(*SHORT, *SMALL_EVALUATION, "overwrite=true")
+    code, _, err = command("recipe=runs/quickstart/config.yaml", "run_name=again")
+    assert code == 0, err
+    first, second = adapter(inside / "runs/quickstart"), adapter(inside / "runs/again")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    configs = [(inside / "runs" / name / "config.yaml").read_text() for name in ("quickstart", "again")]
+    assert configs[0] == configs[1]
+    assert "overwrite" not in configs[0]
 
 
 def test_a_metric_that_is_not_computed_cannot_choose_the_best(inside: Path, command: Command) -> None:
@@ -200,7 +236,7 @@ def write_jsonl(folder: Path, count: int = 12, suffix: str = "red") -> None:
 def test_ones_own_pictures_train_with_a_copy_of_the_recipe(inside: Path, command: Command) -> None:
     write_jsonl(inside)
     shutil.copy(REPOSITORY / "recipes/jsonl_qlora.yaml", inside / "mine.yaml")
-    code, _, err = command("recipe=mine.yaml", "model=tiny", "trainer.gradient_accumulation_steps=1")
+    code, _, err = command("recipe=mine.yaml", "model=tiny", "trainer.global_batch_size=4")
     assert code == 0, err
     metrics = read(inside / "runs/mine/metrics.json")
     assert metrics["final"]["n"] == 1
@@ -311,7 +347,7 @@ def test_any_model_and_adapter_can_be_scored(inside: Path, command: Command) -> 
     assert "adapter" in err
 
 
-LONG = ("recipe=quickstart", "trainer.per_device_train_batch_size=4", "peft.lora_dropout=0.1")
+LONG = ("recipe=quickstart", "trainer.global_batch_size=4", "peft.lora_dropout=0.1")
 
 
 def adapter(folder: Path) -> dict[str, torch.Tensor]:
@@ -407,9 +443,9 @@ def test_two_processes_train_as_one_and_share_a_folder(inside: Path, command: Co
         "recipe=quickstart", "trainer.max_steps=2", "trainer.logging_steps=1", "trainer.bf16=false",
         "model.dtype=float32", "peft=lora", "evaluation.limit=7", "evaluation.batch_size=2",
     ]  # fmt: skip
-    two = torchrun(inside, *words, "trainer.per_device_train_batch_size=4")
+    two = torchrun(inside, *words, "trainer.global_batch_size=8")
     assert two.returncode == 0, two.stderr
-    code, _, err = command(*words, "trainer.per_device_train_batch_size=8", "run_name=one")
+    code, _, err = command(*words, "trainer.global_batch_size=8", "run_name=one")
     assert code == 0, err
     runs = [inside / "runs/quickstart", inside / "runs/one"]
     histories = [read(run / "checkpoints/checkpoint-2/trainer_state.json")["log_history"] for run in runs]

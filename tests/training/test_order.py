@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.training.order import ExampleStream, count_steps
+from finetune.errors import UserError
+from finetune.training.order import ExampleStream, count_steps, divide_batch
 
 
 @given(st.integers(1, 50), st.integers(0, 200), st.integers(0, 5))
@@ -25,6 +26,29 @@ def test_epochs_differ_and_a_longer_run_begins_as_a_shorter_one() -> None:
     drawn = [index for _, index in ExampleStream(100, 200, 0)]
     assert drawn[:100] != drawn[100:]
     assert list(islice(ExampleStream(100, 999, 0), 150)) == list(ExampleStream(100, 150, 0))
+
+
+@pytest.mark.parametrize(
+    ("asked", "processes", "divided"),
+    [
+        pytest.param((None, 8, 4), 2, (8, 4), id="as given"),
+        pytest.param((256, 8, 1), 1, (8, 32), id="one device"),
+        pytest.param((256, 8, 1), 8, (8, 4), id="eight devices"),
+        pytest.param((32, 32, 1), 2, (16, 1), id="smaller than what fits"),
+        pytest.param((36, 8, 1), 1, (6, 6), id="largest part that fits evenly"),
+    ],
+)
+def test_the_global_batch_is_the_same_on_any_number_of_devices(
+    asked: tuple[int | None, int, int], processes: int, divided: tuple[int, int]
+) -> None:
+    size, passes = divide_batch(*asked, processes)
+    assert (size, passes) == divided
+    assert asked[0] is None or size * passes * processes == asked[0]
+
+
+def test_a_batch_that_cannot_be_divided_evenly_is_refused() -> None:
+    with pytest.raises(UserError, match="Choose a multiple of 3"):
+        divide_batch(32, 8, 1, 3)
 
 
 @pytest.mark.parametrize(
