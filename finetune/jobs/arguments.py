@@ -14,7 +14,6 @@ from finetune.run_folder import RunFolder
 from finetune.training.optimizer import TowerRates
 from finetune.training.order import count_steps, divide_batch
 
-
 _SAME_NAMES = (
     "learning_rate",
     "lr_scheduler_type",
