@@ -1,0 +1,137 @@
+"""Masks as PaliGemma's text and back: `<loc>` x4 `<seg>` x16, sixteen codes for the mask in its box.
+
+The crop is taken from the picture in its own resolution with the box as annotated, not as binned; the
+decoded mask is pasted into the box as read.
+
+Source: big_vision `pp/proj/paligemma/segmentation.py` (writing) and
+`evaluators/proj/paligemma/transfers/segmentation.py` (reading).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from finetune.codecs.boxes import DIVISOR, Reading, check_boxes, decode_boxes, encode_boxes
+from finetune.codecs.mask_vae import SIDE, MaskVae
+
+
+def encode_masks(
+    masks: np.ndarray | Sequence[np.ndarray],
+    boxes_xyxy: np.ndarray,
+    vae: MaskVae,
+    labels: Sequence[str] | None = None,
+) -> str:
+    """Write masks as one PaliGemma suffix.
+
+    Args:
+        masks: (N, height, width), bool or 0 and anything else.
+        boxes_xyxy: (N, 4) floats, pixels: x_min, y_min, x_max, y_max.
+        vae: gives a mask its codes.
+        labels: N class names; None leaves them out, as in referring segmentation.
+
+    Returns:
+        The objects joined by `" ; "`; an empty string when N is 0.
+
+    Raises:
+        ValueError: a box or a label cannot be written, or a mask has no pixel in its box.
+    """
+    if len(masks) == 0:
+        return ""
+    size = masks[0].shape
+    codes = encode_mask_codes(masks, boxes_xyxy, vae).tolist()
+    names = [""] * len(masks) if labels is None else labels
+    return encode_boxes(boxes_xyxy, names, (size[0], size[1]), codes)
+
+
+def encode_mask_codes(
+    masks: np.ndarray | Sequence[np.ndarray], boxes_xyxy: np.ndarray, vae: MaskVae
+) -> np.ndarray:
+    """Return the codes of masks, (N, 16) int64, 0 to 127.
+
+    Args:
+        masks: (N, height, width), N at least 1, bool or 0 and anything else.
+        boxes_xyxy: (N, 4) floats, pixels.
+        vae: gives a mask its codes.
+
+    Raises:
+        ValueError: the shapes do not fit, a box is refused, or a mask has no pixel in its box.
+    """
+    shapes = [tuple(mask.shape) for mask in masks]
+    if len(set(shapes)) != 1 or len(shapes[0]) != 2:
+        raise ValueError(f"Expected `masks` to be of one (height, width), but got {sorted(set(shapes))}.")
+    boxes = np.asarray(boxes_xyxy, dtype=np.float64)
+    if boxes.shape != (len(masks), 4):
+        expected = f"({len(masks)}, 4), one row per mask"
+        raise ValueError(f"Expected `boxes_xyxy` to be {expected}, but got {boxes.shape}.")
+    check_boxes(boxes, shapes[0])
+    crops = []
+    for row, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
+        crop = _crop(mask, box)
+        if not crop.any():
+            raise ValueError(f"Expected mask {row} to have pixels in its box {box.tolist()}, but got none.")
+        crops.append(resize_crop(crop))
+    return vae.encode(torch.stack(crops)).cpu().numpy()
+
+
+def _crop(mask: np.ndarray, box_xyxy: np.ndarray) -> np.ndarray:
+    """Cut the box out of a mask; edges round to the nearest pixel, halves to even."""
+    x_min, y_min, x_max, y_max = np.rint(box_xyxy).astype(int).clip(min=0)
+    return mask[y_min:y_max, x_min:x_max] != 0
+
+
+def resize_crop(crop: np.ndarray) -> torch.Tensor:
+    """Scale a crop of (height, width) bool to (64, 64) float32, 0 to 1, bilinear with antialiasing."""
+    pixels = torch.from_numpy(np.ascontiguousarray(crop, dtype=np.float32))
+    scaled = torch.nn.functional.interpolate(
+        pixels[None, None], size=(SIDE, SIDE), mode="bilinear", antialias=True
+    )
+    return scaled[0, 0]
+
+
+def decode_masks(
+    text: str, size: tuple[int, int], vae: MaskVae, divisor: int = DIVISOR
+) -> tuple[Reading, list[np.ndarray | None]]:
+    """Read the objects of an answer with their masks.
+
+    Args:
+        text: what the model generated.
+        size: image height and width, pixels.
+        vae: turns codes into a mask.
+        divisor: 1023, or 1024 for text that was written so.
+
+    Returns:
+        What `decode_boxes` returns, and for each of its objects a mask of (height, width) bool; None
+        where the text has no readable mask.
+    """
+    reading = decode_boxes(text, size, divisor)
+    rows = [row for row, found in enumerate(reading.objects) if found.codes is not None]
+    masks: list[np.ndarray | None] = [None] * len(reading.objects)
+    if rows:
+        codes = torch.tensor([reading.objects[row].codes for row in rows])
+        for row, map_ in zip(rows, vae.decode(codes).cpu().numpy(), strict=True):
+            masks[row] = paste_mask(map_, reading.objects[row].box_xyxy, size)
+    return reading, masks
+
+
+def paste_mask(
+    map_: np.ndarray, box_xyxy: tuple[float, float, float, float], size: tuple[int, int]
+) -> np.ndarray:
+    """Scale a decoded map to its box and threshold it at 0.
+
+    Args:
+        map_: (64, 64) float32, about -1 outside the object and 1 inside.
+        box_xyxy: pixels; truncated to whole ones.
+        size: image height and width, pixels.
+
+    Returns:
+        (height, width) bool; all False where the truncated box has no pixel.
+    """
+    mask = np.zeros(size, dtype=bool)
+    x_min, y_min, x_max, y_max = map(int, box_xyxy)
+    if x_max > x_min and y_max > y_min:
+        box_size = (x_max - x_min, y_max - y_min)
+        scaled = Image.fromarray(map_).resize(box_size, Image.Resampling.BILINEAR)
+        mask[y_min:y_max, x_min:x_max] = np.asarray(scaled) > 0.0
+    return mask
