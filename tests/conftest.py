@@ -93,3 +93,12 @@ def process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def parity_data() -> Path:
+    """Other people's data, for comparison with their numbers; no part of the project."""
+    folder = Path(os.environ.get("FINETUNE_PARITY_DATA", REPOSITORY.parent / "shared/data"))
+    if not folder.is_dir():
+        pytest.skip(f"no parity data in {folder}; FINETUNE_PARITY_DATA may name another place")
+    return folder

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "errors": set(),
     "example": set(),
     "run_folder": set(),
+    "codecs": set(),
     "config": set(),
     "metrics": set(),
     "model": set(),

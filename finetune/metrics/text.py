@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.metrics.metric import mean_score
+from finetune.metrics.row import read_prediction, read_references
 
 
 def score_exact_match(
@@ -33,9 +34,41 @@ class ExactMatch:
         self.strip = strip
 
     def score(self, row: Mapping[str, Any]) -> float:
-        """Score one row: 0 or 100."""
-        return score_exact_match(row["prediction"], row["references"], lower=self.lower, strip=self.strip)
+        """Score one row: 0 or 100.
+
+        Raises:
+            UserError: the row has no prediction or no references.
+        """
+        prediction, references = read_prediction(row), read_references(row)
+        return score_exact_match(prediction, references, lower=self.lower, strip=self.strip)
 
     def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Return `exact_match`."""
         return {"exact_match": mean_score(self, rows)}
+
+
+class AnyMatch:
+    """Share of predictions that at least one annotator gave, in percent.
+
+    Source: big_vision's `acc_any` (evaluators/proj/paligemma/transfers/vqa.py).
+
+    Args:
+        lower: compare in lower case.
+    """
+
+    higher_is_better: Mapping[str, bool] = {"any_match": True}
+
+    def __init__(self, lower: bool = False) -> None:
+        self.lower = lower
+
+    def score(self, row: Mapping[str, Any]) -> float:
+        """Score one row: 0 or 100.
+
+        Raises:
+            UserError: the row has no prediction or no references.
+        """
+        return score_exact_match(read_prediction(row), read_references(row), lower=self.lower)
+
+    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Return `any_match`."""
+        return {"any_match": mean_score(self, rows)}

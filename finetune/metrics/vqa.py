@@ -1,7 +1,7 @@
 """VQA accuracy: agreement with ten annotators.
 
 Source: the official evaluator (GT-Vision-Lab/VQA, HEAD a013f004), which big_vision's `vqav2` evaluator
-repeats; its quirks are kept, because published numbers have them.
+repeats; its quirks are kept, because published numbers have them. `n_of_3` is big_vision's `vqa` evaluator.
 """
 
 import re
@@ -10,8 +10,11 @@ from typing import Any
 
 from finetune.errors import UserError
 from finetune.metrics.metric import mean_score
+from finetune.metrics.row import check_option, read_prediction, read_references
 
 ANNOTATORS = 10
+
+CONVENTIONS = ("official", "normalised", "n_of_3")
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"(\d)(\,)(\d)")
@@ -92,17 +95,39 @@ def _one_line(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-class VqaAccuracy:
-    """VQA accuracy over ten annotators, in percent.
+def score_n_of_3(prediction: str, references: Sequence[str], *, lower: bool = False) -> float:
+    """Score one prediction by the number of annotators who gave it: min(1, n / 3).
+
+    The rule of OK-VQA, A-OKVQA's direct answers and VizWiz: nobody is left out, nothing is normalised.
 
     Args:
-        convention: `official` normalises only where the annotators disagree, `normalised` always.
-        lower: lower-case the prediction first.
+        prediction: the answer.
+        references: the annotators' answers, however many.
+        lower: compare in lower case.
+
+    Returns:
+        0 to 100.
+
+    Source: big_vision evaluators/proj/paligemma/transfers/vqa.py (`acc`).
+    """
+    answer = prediction.lower() if lower else prediction
+    agreeing = sum(answer == (reference.lower() if lower else reference) for reference in references)
+    return 100.0 * min(1.0, agreeing / 3)
+
+
+class VqaAccuracy:
+    """VQA accuracy over several annotators, in percent.
+
+    Args:
+        convention: `official` normalises only where the ten annotators disagree, `normalised` always;
+            `n_of_3` never does, and takes any number of annotators.
+        lower: lower-case the prediction first; under `n_of_3` the references too.
     """
 
     higher_is_better: Mapping[str, bool] = {"vqa_accuracy": True}
 
     def __init__(self, convention: str = "official", lower: bool = False) -> None:
+        check_option("convention", convention, CONVENTIONS)
         self.convention = convention
         self.lower = lower
 
@@ -110,17 +135,20 @@ class VqaAccuracy:
         """Score one row: 0 to 100.
 
         Raises:
-            UserError: there are not ten references.
+            UserError: the row has no prediction or no references, or not ten where ten are needed.
         """
-        references = row["references"]
+        prediction, references = read_prediction(row), read_references(row)
+        if self.convention == "n_of_3":
+            return score_n_of_3(prediction, references, lower=self.lower)
         if len(references) != ANNOTATORS:
             raise UserError(
                 f"VQA accuracy needs {ANNOTATORS} references, but `{row.get('id')}` has "
-                f"{len(references)}. With other numbers of references: metric=exact_match."
+                f"{len(references)}. With other numbers of references: metric.convention=n_of_3 or "
+                "metric=exact_match."
             )
-        prediction = row["prediction"].lower() if self.lower else row["prediction"]
         always = self.convention == "normalised"
-        return score_vqa_accuracy(prediction, references, always_normalise=always)
+        answer = prediction.lower() if self.lower else prediction
+        return score_vqa_accuracy(answer, references, always_normalise=always)
 
     def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Return `vqa_accuracy`."""

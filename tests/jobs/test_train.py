@@ -211,11 +211,10 @@ def test_vqav2_runs_small_from_six_files_and_warns_that_the_splits_are_one(
 
 
 @pytest.mark.parity
-def test_vqav2_runs_small_on_a_real_photo_and_its_questions(inside: Path, command: Command) -> None:
-    default = REPOSITORY.parent / "shared/data"
-    folder = Path(os.environ.get("FINETUNE_PARITY_DATA", default)) / "images/vqav2"
-    if not folder.is_dir():
-        pytest.skip(f"no parity data in {folder}; FINETUNE_PARITY_DATA may name another place")
+def test_vqav2_runs_small_on_a_real_photo_and_its_questions(
+    inside: Path, command: Command, parity_data: Path
+) -> None:
+    folder = parity_data / "images/vqav2"
     words = vqav2_words(folder / "questions.json", folder / "annotations.json", folder)
     code, out, err = command("recipe=vqav2_qlora", "model=tiny", *words, "trainer.max_steps=2")
     assert code == 0, err

@@ -1,7 +1,10 @@
+from typing import Any
+
 import pytest
 
-from finetune.metrics.metric import compute_by_group
-from finetune.metrics.text import ExactMatch, score_exact_match
+from finetune.errors import UserError
+from finetune.metrics.metric import Metric, compute_by_group
+from finetune.metrics.text import AnyMatch, ExactMatch, score_exact_match
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,38 @@ def test_without_groups_there_is_no_breakdown() -> None:
         "exact_match": 100,
         "n": 1,
     }
+
+
+def test_any_match_takes_one_annotator_and_only_the_case_may_be_ignored() -> None:
+    row = {"prediction": "Cat", "references": ["dog", "cat", "cow"]}
+    assert AnyMatch().compute([row]) == {"any_match": 0}
+    assert AnyMatch(lower=True).compute([row, {**row, "prediction": "cat "}]) == {"any_match": 50}
+
+
+@pytest.mark.parametrize("metric", [ExactMatch(), AnyMatch()])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"id": "q7", "references": ["x"]},
+            "Row `q7`: expected `prediction` to be a string, but got nothing",
+        ),
+        ({"id": "q7", "prediction": 3, "references": ["x"]}, "Row `q7`: expected `prediction`.*got 3"),
+        ({"id": "q7", "prediction": "x"}, "Row `q7`: expected `references`.*got nothing"),
+        ({"id": "q7", "prediction": "x", "references": []}, r"Row `q7`: expected `references`.*got \[\]"),
+        ({"id": "q7", "prediction": "x", "references": "x"}, "Row `q7`: expected `references`.*got 'x'"),
+        ({"id": "q7", "prediction": "x", "references": [3]}, r"Row `q7`: expected `references`.*got \[3\]"),
+    ],
+)
+def test_a_row_without_texts_is_refused_by_name(metric: Metric, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        metric.score(row)
+
+
+def test_pix2struct_own_test_scores_the_same() -> None:
+    pairs = [
+        ("abc", "abc"), ("abc", "Abc"), ("Abc", "abc"), ("100%", "96%"), ("100%", "94%"), ("100%", "0.96"),
+        ("100%", "0.94"), ("Don't", "Won't"),
+    ]  # fmt: skip
+    rows = [{"prediction": prediction, "references": [target]} for prediction, target in pairs]
+    assert ExactMatch().compute(rows) == {"exact_match": 12.5}

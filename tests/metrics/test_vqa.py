@@ -1,7 +1,10 @@
+import json
+from pathlib import Path
+
 import pytest
 
 from finetune.errors import UserError
-from finetune.metrics.vqa import VqaAccuracy, normalise_answer, score_vqa_accuracy
+from finetune.metrics.vqa import VqaAccuracy, normalise_answer, score_n_of_3, score_vqa_accuracy
 
 NET = ["net", "net", "net", "netting", "net", "net", "mesh", "net", "pitcher", "orange"]
 
@@ -69,3 +72,43 @@ def test_the_convention_and_case_are_options() -> None:
     assert VqaAccuracy().compute([row]) == {"vqa_accuracy": 0}
     assert VqaAccuracy(convention="normalised").score(row) == 100
     assert VqaAccuracy(lower=True).score(row) == 100
+
+
+@pytest.mark.parametrize(
+    ("matches", "score"), [(0, 0), (1, 100 / 3), (2, 200 / 3), (3, 100), (4, 100), (10, 100)]
+)
+def test_n_of_3_leaves_nobody_out(matches: int, score: float) -> None:
+    references = ["yes"] * matches + [f"no {i}" for i in range(10 - matches)]
+    assert score_n_of_3("yes", references) == pytest.approx(score)
+
+
+def test_n_of_3_normalises_nothing_but_the_case_of_both_sides_when_asked() -> None:
+    row = {"id": "q", "prediction": "The Net", "references": ["the net", "THE NET", "net", "The Net."]}
+    assert VqaAccuracy(convention="n_of_3").score(row) == 0
+    assert VqaAccuracy(convention="n_of_3", lower=True).score(row) == pytest.approx(200 / 3)
+
+
+def test_an_unknown_convention_is_refused_with_the_nearest_known() -> None:
+    with pytest.raises(UserError, match=r"metric.convention=n_of_4 is not known. Did you mean `n_of_3`\?"):
+        VqaAccuracy(convention="n_of_4")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("question", "prediction", "official", "normalised"),
+    [
+        (458752000, "net", 100, 100),
+        (458752000, "netting", 30, 30),
+        (458752000, "The net.", 100, 100),
+        (458752002, "Orange", 0, 100),
+        (458752002, "orange.", 0, 100),
+    ],
+)
+def test_the_official_annotations_give_the_official_scores(
+    parity_data: Path, question: int, prediction: str, official: float, normalised: float
+) -> None:
+    stored = json.loads((parity_data / "images/vqav2/annotations.json").read_text())
+    answers = {one["question_id"]: one["answers"] for one in stored["annotations"]}[question]
+    row = {"id": question, "prediction": prediction, "references": [one["answer"] for one in answers]}
+    assert VqaAccuracy().score(row) == pytest.approx(official)
+    assert VqaAccuracy(convention="normalised").score(row) == pytest.approx(normalised)

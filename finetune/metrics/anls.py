@@ -1,0 +1,94 @@
+"""ANLS: average normalised Levenshtein similarity, for answers that are read off a page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rapidfuzz.distance import Levenshtein
+
+from finetune.metrics.metric import mean_score
+from finetune.metrics.row import check_option, read_prediction, read_references
+
+CONVENTIONS = ("rrc", "paper")
+
+THRESHOLD = 0.5
+
+
+def score_anls_rrc(prediction: str, references: Sequence[str]) -> float:
+    """Score one prediction as the Robust Reading Competition's server does.
+
+    The distance is between the lower-cased strings with white space collapsed, the length that divides
+    it is of the strings as they came, and a similarity of exactly 0.5 is kept.
+
+    Args:
+        prediction: the answer.
+        references: the accepted answers; the nearest counts.
+
+    Returns:
+        0, or 0.5 to 1.
+
+    Source: the script of the DocVQA and InfographicVQA challenges, as in QwenLM/Qwen-VL
+        eval_mm/infographicsvqa_eval.py.
+    """
+
+    def distance(reference: str) -> float:
+        # The script measures upper-cased strings; `ß` grows by it.
+        length = max(len(reference.upper()), len(prediction.upper()))
+        return Levenshtein.distance(_collapse(reference), _collapse(prediction)) / length if length else 0.0
+
+    similarity = 1.0 - min(distance(reference) for reference in references)
+    return 0.0 if similarity < THRESHOLD else similarity
+
+
+def score_anls_paper(prediction: str, references: Sequence[str]) -> float:
+    """Score one prediction as the definition has it: case is ignored, white space counts, 0.5 does not.
+
+    Args:
+        prediction: the answer.
+        references: the accepted answers; the nearest counts.
+
+    Returns:
+        0, or more than 0.5 and at most 1.
+
+    Source: Biten et al. 2019, https://arxiv.org/abs/1907.00490, equation 1; big_vision
+        evaluators/proj/paligemma/transfers/vqa.py (`anls`), also for an empty reference.
+    """
+    answer = prediction.lower()
+    return max(_similarity(answer, reference.lower()) for reference in references)
+
+
+def _similarity(answer: str, reference: str) -> float:
+    if not reference:
+        return float(not answer)
+    distance = Levenshtein.distance(reference, answer) / max(len(reference), len(answer))
+    return 1.0 - distance if distance < THRESHOLD else 0.0
+
+
+def _collapse(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+class Anls:
+    """ANLS, 0 to 1.
+
+    Args:
+        convention: `rrc` is the challenge server's script, `paper` the definition (and big_vision).
+    """
+
+    higher_is_better: Mapping[str, bool] = {"anls": True}
+
+    def __init__(self, convention: str = "rrc") -> None:
+        check_option("convention", convention, CONVENTIONS)
+        self.convention = convention
+
+    def score(self, row: Mapping[str, Any]) -> float:
+        """Score one row: 0 to 1.
+
+        Raises:
+            UserError: the row has no prediction or no references.
+        """
+        score_one = score_anls_rrc if self.convention == "rrc" else score_anls_paper
+        return score_one(read_prediction(row), read_references(row))
+
+    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Return `anls`."""
+        return {"anls": mean_score(self, rows)}

@@ -1,0 +1,88 @@
+"""Counting: how many of something there are (TallyQA, CountBenchQA)."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.metrics.metric import mean_score
+from finetune.metrics.row import name_row, read_prediction, read_references
+
+_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen twenty"
+).split()
+_COUNT = re.compile(r"[0-9]{1,9}")
+_NUMERALS = {word: str(number) for number, word in enumerate(_WORDS)} | {"none": "0"}
+
+# One sentence, or one run of digits, in place of a number would otherwise decide the mean alone.
+MOST_ERROR = 20
+
+
+def normalise_count(text: str) -> str:
+    """Write a number word, `none` and `zero` to `twenty` in any case, as a numeral; leave other text alone.
+
+    White space is not ignored.
+
+    Source: big_vision evaluators/proj/paligemma/transfers/tallyqa.py.
+    """
+    return _NUMERALS.get(text.lower(), text)
+
+
+def read_count(text: str) -> int | None:
+    """Return the number that a text is, or null; more than nine digits are no count."""
+    numeral = normalise_count(text)
+    return int(numeral) if _COUNT.fullmatch(numeral) else None
+
+
+def score_count(prediction: str, references: Sequence[str]) -> float:
+    """Return 100 where the prediction is one of the references, number words read, and else 0."""
+    return 100.0 * (normalise_count(prediction) in {normalise_count(reference) for reference in references})
+
+
+def count_error(prediction: str, counts: Sequence[int]) -> int:
+    """Return how far a prediction is from the nearest count: at most 20, and 20 where it is no number."""
+    number = read_count(prediction)
+    if number is None:
+        return MOST_ERROR
+    return min(MOST_ERROR, *(abs(number - count) for count in counts))
+
+
+class Counting:
+    """Accuracy and errors of counts.
+
+    `accuracy` and `within_1`, the share at most one off, are in percent; `mae`, the mean absolute error,
+    is in things counted, with no error above 20 and an answer that is no number counted as 20 off.
+    """
+
+    higher_is_better: Mapping[str, bool] = {"accuracy": True, "mae": False, "within_1": True}
+
+    def score(self, row: Mapping[str, Any]) -> float:
+        """Score one row: 0 or 100.
+
+        Raises:
+            UserError: the row has no prediction, or a reference is no number.
+        """
+        self._counts(row)
+        return score_count(read_prediction(row), read_references(row))
+
+    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Return `accuracy`, `mae` and `within_1`."""
+        errors = [count_error(read_prediction(row), self._counts(row)) for row in rows]
+        return {
+            "accuracy": mean_score(self, rows),
+            "mae": sum(errors) / len(errors),
+            "within_1": 100.0 * sum(error <= 1 for error in errors) / len(errors),
+        }
+
+    def _counts(self, row: Mapping[str, Any]) -> list[int]:
+        counts = []
+        for reference in read_references(row):
+            count = read_count(reference)
+            if count is None:
+                raise UserError(
+                    f"{name_row(row)}: expected the reference to be a number, such as `3` or `three`, but "
+                    f"got {reference!r}."
+                )
+            counts.append(count)
+        return counts

@@ -1,0 +1,197 @@
+"""Detection: average precision and recall of boxes or masks, by COCO's own evaluator."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from typing import Any
+
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from finetune.errors import UserError
+from finetune.metrics.mask import check_sizes, empty_mask, read_mask
+from finetune.metrics.row import DIVISORS, check_option, name_row, read_box, read_objects
+
+SCORES = ("confidence", "constant", "rank")
+REGIONS = ("box", "mask")
+
+FIELDS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100")
+
+
+def compute_average_precision(
+    rows: Sequence[Mapping[str, Any]], *, score: str = "confidence", region: str = "box"
+) -> dict[str, float]:
+    """Compute COCO's average precision and recall over a set of pictures.
+
+    Labels are compared as they are. A label that no ground truth of the set has is left out, so predicting
+    it costs nothing, as in COCO's evaluation. Of predictions with the same score those of the earlier
+    picture come first (ids that are whole numbers by value, then the others as text), and within a picture
+    those predicted earlier: the order of the rows does not matter as long as their ids differ.
+
+    Args:
+        rows: one a picture, with `objects` and `prediction_objects`. An object without `iscrowd` is no
+            crowd; one without `area`, in pixels, has that of the region compared.
+        score: `confidence` is the predicted object's own `score`, or the row's `confidence` where it has
+            none; `constant` gives all the same; `rank` puts the first object of every picture before the
+            second of any.
+        region: `box` compares `box_xyxy`; `mask` compares `mask_rle`, and a predicted object without one
+            is a false positive.
+
+    Returns:
+        `ap` (IoU 0.50 to 0.95), `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`, `ar_1`, `ar_10` and
+        `ar_100`, each 0 to 1, or -1 where the set has no such object.
+
+    Raises:
+        UserError: a row lacks what is needed.
+
+    Source: pycocotools COCOeval.
+    """
+    truths: list[dict[str, Any]] = []
+    predictions: list[dict[str, Any]] = []
+    for image, row in enumerate(sorted(rows, key=_order), 1):
+        true = _read_truths(row, region)
+        truths += [{**one, "image_id": image} for one in true]
+        found = _read_predictions(row, true, region, score)
+        predictions += [{**one, "image_id": image} for one in found]
+    if not truths:
+        return dict.fromkeys(FIELDS, -1.0)
+    labels = sorted({one["label"] for one in truths})
+    # The evaluator tells its progress on standard output, which belongs to the scores.
+    with redirect_stdout(io.StringIO()):
+        evaluator = COCOeval(
+            _build_dataset(len(rows), labels, truths),
+            _build_dataset(len(rows), labels, predictions),
+            "bbox" if region == "box" else "segm",
+        )
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return {field: float(value) for field, value in zip(FIELDS, evaluator.stats, strict=False)}
+
+
+def _order(row: Mapping[str, Any]) -> tuple[bool, int, str]:
+    name = str(row.get("id"))
+    number = name.isascii() and name.isdigit() and len(name) < 20
+    return (not number, int(name) if number else 0, name)
+
+
+def _build_dataset(images: int, labels: Sequence[str], annotations: Sequence[dict[str, Any]]) -> Any:
+    categories = {label: number for number, label in enumerate(labels, 1)}
+    known = [one for one in annotations if one["label"] in categories]
+    dataset = COCO()
+    dataset.dataset = {
+        "images": [{"id": image, "height": 0, "width": 0} for image in range(1, images + 1)],
+        "categories": [{"id": number, "name": label} for label, number in categories.items()],
+        # From 1: the evaluator takes a match with annotation 0 for no match.
+        "annotations": [
+            {**one, "id": number, "category_id": categories[one["label"]]}
+            for number, one in enumerate(known, 1)
+        ],
+    }
+    dataset.createIndex()
+    return dataset
+
+
+def _read_truths(row: Mapping[str, Any], region: str) -> list[dict[str, Any]]:
+    truths = []
+    for one in read_objects(row, "objects"):
+        truth = _read_region(row, one, region)
+        if region == "mask" and "segmentation" not in truth:
+            raise UserError(f"{name_row(row)}: metric.region=mask needs a `mask_rle` in every object.")
+        area = one.get("area")
+        if area is not None:
+            truth["area"] = _read_number(row, "area", area)
+        truths.append({**truth, "iscrowd": int(bool(one.get("iscrowd")))})
+    return truths
+
+
+def _read_predictions(
+    row: Mapping[str, Any], truths: Sequence[dict[str, Any]], region: str, score: str
+) -> list[dict[str, Any]]:
+    objects = read_objects(row, "prediction_objects")
+    found = [_read_region(row, one, region) for one in objects]
+    if region == "mask":
+        masks = [one["segmentation"] for one in [*truths, *found] if "segmentation" in one]
+        check_sizes(row, masks)
+        # Where the row has no mask at all there is nothing to compare, and any size will do.
+        nothing = empty_mask(masks[0]["size"] if masks else (1, 1))
+        found = [{"segmentation": nothing, **one} for one in found]
+    return [
+        {**prediction, "iscrowd": 0, "score": _read_score(row, one, place, score)}
+        for place, (one, prediction) in enumerate(zip(objects, found, strict=True))
+    ]
+
+
+def _read_region(row: Mapping[str, Any], one: Mapping[str, Any], region: str) -> dict[str, Any]:
+    """Return label, area and region in the evaluator's words; no region where the mask is missing."""
+    label = one.get("label")
+    if not isinstance(label, str):
+        raise UserError(f"{name_row(row)}: expected every object to have a `label`, but one has not.")
+    if region == "mask":
+        mask = read_mask(row, one)
+        if mask is None:
+            return {"label": label, "area": 0.0}
+        return {"label": label, "area": float(coco_mask.area(mask)), "segmentation": mask}
+    x0, y0, x1, y1 = read_box(row, one)
+    # A box whose corners are the wrong way round has no area, and matches nothing.
+    width, height = max(0.0, x1 - x0), max(0.0, y1 - y0)
+    return {"label": label, "area": width * height, "bbox": [x0, y0, width, height]}
+
+
+def _read_score(row: Mapping[str, Any], one: Mapping[str, Any], place: int, score: str) -> float:
+    if score == "constant":
+        return 1.0
+    if score == "rank":
+        return 1.0 / (1 + place)
+    value = one.get("score")
+    value = row.get("confidence") if value is None else value
+    if value is None:
+        raise UserError(
+            f"{name_row(row)}: metric.score=confidence needs a `score` in every predicted object or a "
+            "`confidence` in the row, but found neither; metric.score=rank and metric.score=constant do "
+            "without."
+        )
+    return _read_number(row, "score", value)
+
+
+def _read_number(row: Mapping[str, Any], key: str, value: object) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{name_row(row)}: expected `{key}` to be a number, but got {value!r}.")
+    return float(value)
+
+
+class Detection:
+    """COCO's average precision and recall, 0 to 1, or -1 where the set has no such object.
+
+    One row is one picture.
+
+    Args:
+        score: what orders the predictions: `confidence`, `constant` or `rank`; see
+            `compute_average_precision`.
+        divisor: 1023 or 1024, for whoever decodes `prediction_objects` from text; not read here.
+        region: what is compared: `box` or `mask`.
+    """
+
+    higher_is_better: Mapping[str, bool] = dict.fromkeys(FIELDS, True)
+
+    def __init__(self, score: str = "confidence", divisor: int = 1023, region: str = "box") -> None:
+        check_option("score", score, SCORES)
+        check_option("divisor", divisor, DIVISORS)
+        check_option("region", region, REGIONS)
+        self.order = score
+        self.divisor = divisor
+        self.region = region
+
+    def score(self, row: Mapping[str, Any]) -> None:
+        """Return nothing: only a set has an average precision.
+
+        Raises:
+            UserError: the row lacks what is needed.
+        """
+        _read_predictions(row, _read_truths(row, self.region), self.region, self.order)
+
+    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Return the fields of `compute_average_precision`."""
+        return compute_average_precision(rows, score=self.order, region=self.region)

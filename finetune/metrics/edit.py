@@ -1,0 +1,83 @@
+"""Character and word error rate of text that is read off a picture."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rapidfuzz.distance import Levenshtein
+
+from finetune.metrics.row import read_prediction, read_references
+
+
+@dataclass(frozen=True)
+class Edits:
+    """How far a prediction is from its reference."""
+
+    distance: int
+    """Insertions, deletions and substitutions."""
+    length: int
+    """Of the reference, in the same unit."""
+
+    @property
+    def rate(self) -> float:
+        """Edits per unit of the reference; above 1 where the prediction is longer.
+
+        An empty reference counts as one unit: the rate is then the number of insertions, as in jiwer.
+        """
+        return self.distance / max(self.length, 1)
+
+
+def count_edits(prediction: str, references: Sequence[str], *, words: bool, strip: bool = True) -> Edits:
+    """Count the edits from the nearest reference: the one with the lowest rate, the first of several.
+
+    Args:
+        prediction: the text read.
+        references: the accepted texts.
+        words: count words, separated by white space, instead of characters.
+        strip: ignore white space at both ends.
+    """
+
+    def split(text: str) -> Sequence[str]:
+        text = text.strip() if strip else text
+        return text.split() if words else text
+
+    answer = split(prediction)
+    candidates = [split(reference) for reference in references]
+    return min(
+        (Edits(Levenshtein.distance(one, answer), len(one)) for one in candidates),
+        key=lambda edits: edits.rate,
+    )
+
+
+class EditRate:
+    """Character and word error rate over the whole set: edits divided by the references' length, 0 upwards.
+
+    Long texts weigh more than short ones; the mean of the rows' own rates is a different number.
+
+    Args:
+        strip: ignore white space at both ends, as jiwer does.
+    """
+
+    higher_is_better: Mapping[str, bool] = {"cer": False, "wer": False}
+
+    def __init__(self, strip: bool = True) -> None:
+        self.strip = strip
+
+    def score(self, row: Mapping[str, Any]) -> float:
+        """Return the row's own character error rate.
+
+        Raises:
+            UserError: the row has no prediction or no references.
+        """
+        return self._count(row, words=False).rate
+
+    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Return `cer` and `wer`."""
+        return {"cer": self._rate(rows, words=False), "wer": self._rate(rows, words=True)}
+
+    def _count(self, row: Mapping[str, Any], words: bool) -> Edits:
+        return count_edits(read_prediction(row), read_references(row), words=words, strip=self.strip)
+
+    def _rate(self, rows: Sequence[Mapping[str, Any]], words: bool) -> float:
+        edits = [self._count(row, words) for row in rows]
+        return Edits(sum(one.distance for one in edits), sum(one.length for one in edits)).rate

@@ -1,0 +1,43 @@
+"""Pair accuracy: both questions of a pair must be right (MMVP)."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.metrics.row import name_row, read_group, read_prediction, read_references
+from finetune.metrics.text import score_exact_match
+
+
+class PairAccuracy:
+    """Share of pairs of which both answers equal one of their references, in percent.
+
+    The two rows of a pair share their `group`; where they stand does not matter.
+    """
+
+    higher_is_better: Mapping[str, bool] = {"pair_accuracy": True}
+
+    def score(self, row: Mapping[str, Any]) -> float:
+        """Score one row by itself: 0 or 100.
+
+        Raises:
+            UserError: the row has no prediction or no references.
+        """
+        return score_exact_match(read_prediction(row), read_references(row))
+
+    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Return `pair_accuracy`.
+
+        Raises:
+            UserError: a row has no group, or a group has not two rows.
+        """
+        pairs: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for row in rows:
+            pairs[read_group(row)].append(row)
+        for group, members in pairs.items():
+            if len(members) != 2:
+                raise UserError(
+                    f"{name_row(members[0])}: a pair is two rows with the same `group`, but "
+                    f"{len(members)} have `{group}`."
+                )
+        return {"pair_accuracy": sum(min(map(self.score, pair)) for pair in pairs.values()) / len(pairs)}

@@ -1,0 +1,84 @@
+"""Referring expressions: one phrase, one box (RefCOCO)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.metrics.row import DIVISORS, check_option, name_row, read_box, read_objects
+
+Box = Sequence[float]
+
+
+def box_iou(one: Box, other: Box) -> float:
+    """Return the intersection over union of two boxes, in float64.
+
+    Args:
+        one: x_min, y_min, x_max, y_max, in any unit.
+        other: the same, in the same unit.
+
+    Returns:
+        0 to 1; 0 where neither box has an area. A box whose corners are the wrong way round has none.
+    """
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(0.0, width) * max(0.0, height)
+    either = _area(one) + _area(other) - shared
+    return shared / either if either > 0 else 0.0
+
+
+def _area(box: Box) -> float:
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+
+class Referring:
+    """Share of boxes with an IoU of at least 0.5 and 0.75, mean IoU, share of unreadable answers, in %.
+
+    Each row has one object and, at first place, one predicted box; further ones are not looked at. An
+    answer without a box is unreadable: wrong, with an IoU of 0.
+
+    Args:
+        divisor: 1023 or 1024, for whoever decodes `prediction_objects` from text; not read here.
+
+    Source: big_vision evaluators/proj/paligemma/transfers/segmentation.py (`boxacc`, `>=`).
+    """
+
+    higher_is_better: Mapping[str, bool] = {
+        "accuracy_50": True,
+        "accuracy_75": True,
+        "mean_iou": True,
+        "unreadable": False,
+    }
+
+    def __init__(self, divisor: int = 1023) -> None:
+        check_option("divisor", divisor, DIVISORS)
+        self.divisor = divisor
+
+    def score(self, row: Mapping[str, Any]) -> float:
+        """Return the row's IoU, 0 to 100.
+
+        Raises:
+            UserError: the row has not one object with a box, or no `prediction_objects`.
+        """
+        return 100.0 * _row_iou(row)
+
+    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Return `accuracy_50`, `accuracy_75`, `mean_iou` and `unreadable`."""
+        ious = [_row_iou(row) for row in rows]
+        percent = 100.0 / len(rows)
+        return {
+            "accuracy_50": percent * sum(iou >= 0.5 for iou in ious),
+            "accuracy_75": percent * sum(iou >= 0.75 for iou in ious),
+            "mean_iou": percent * sum(ious),
+            "unreadable": percent * sum(not row["prediction_objects"] for row in rows),
+        }
+
+
+def _row_iou(row: Mapping[str, Any]) -> float:
+    objects = read_objects(row, "objects")
+    if len(objects) != 1:
+        raise UserError(
+            f"{name_row(row)}: an expression refers to one object, but `objects` has {len(objects)}."
+        )
+    found = read_objects(row, "prediction_objects")
+    truth = read_box(row, objects[0])
+    return box_iou(truth, read_box(row, found[0])) if found else 0.0

@@ -1,0 +1,92 @@
+"""Relaxed accuracy: numbers may be five percent off (ChartQA)."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune.metrics.metric import mean_score
+from finetune.metrics.row import read_prediction, read_references
+
+TOLERANCE = 0.05
+
+
+def score_relaxed_accuracy(
+    prediction: str, references: Sequence[str], *, strip: bool = False, case_sensitive: bool = False
+) -> float:
+    """Return 100 where the prediction matches one of the references, and else 0.
+
+    Two numbers match when they differ by at most 5 % of the reference; where one of the two is no
+    number, or the reference is zero, the strings must be equal. A number is what Python's `float` reads
+    (no thousands separator, no currency), with `%` behind it a hundredth.
+
+    Args:
+        prediction: the answer.
+        references: the accepted answers.
+        strip: ignore white space at both ends.
+        case_sensitive: compare strings as they are.
+
+    Source: google-research/pix2struct metrics.py (`relaxed_correctness`).
+    """
+
+    def normalise(text: str) -> str:
+        text = text.strip() if strip else text
+        return text if case_sensitive else text.lower()
+
+    answer = normalise(prediction)
+    return 100.0 * any(_matches(answer, normalise(reference)) for reference in references)
+
+
+def _matches(answer: str, reference: str) -> bool:
+    number, target = _parse_number(answer), _parse_number(reference)
+    if number is not None and target:
+        return abs(number - target) / abs(target) <= TOLERANCE
+    return answer == reference
+
+
+def _parse_number(text: str) -> float | None:
+    try:
+        return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
+
+
+class RelaxedAccuracy:
+    """Relaxed accuracy, in percent.
+
+    ChartQA's headline is `mean_of_groups`, the mean of its human and its augmented half.
+
+    Args:
+        strip: ignore white space at both ends.
+        case_sensitive: compare strings as they are.
+    """
+
+    higher_is_better: Mapping[str, bool] = {"relaxed_accuracy": True, "mean_of_groups": True}
+
+    def __init__(self, strip: bool = False, case_sensitive: bool = False) -> None:
+        self.strip = strip
+        self.case_sensitive = case_sensitive
+
+    def score(self, row: Mapping[str, Any]) -> float:
+        """Score one row: 0 or 100.
+
+        Raises:
+            UserError: the row has no prediction or no references.
+        """
+        return score_relaxed_accuracy(
+            read_prediction(row),
+            read_references(row),
+            strip=self.strip,
+            case_sensitive=self.case_sensitive,
+        )
+
+    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Return `relaxed_accuracy` and, where rows have groups, `mean_of_groups`, all of one weight."""
+        fields = {"relaxed_accuracy": mean_score(self, rows)}
+        groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for row in rows:
+            if row.get("group") is not None:
+                groups[row["group"]].append(row)
+        if groups:
+            means = [mean_score(self, members) for members in groups.values()]
+            fields["mean_of_groups"] = sum(means) / len(means)
+        return fields

@@ -1,0 +1,100 @@
+"""Yes or no: accuracy, and how readily the answer is yes (POPE)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.metrics.metric import mean_score
+from finetune.metrics.row import check_option, name_row, read_prediction, read_references
+
+READINGS = ("official", "exact")
+
+
+def read_yes_no(text: str, reading: str = "official") -> bool | None:
+    """Return whether an answer says yes, or null where it says neither.
+
+    Args:
+        text: the answer.
+        reading: `official` says no where the first sentence has the word `no`, `No` or `not`, and else
+            yes, whatever it is; `exact` reads `yes` and `no` in any case, and nothing else.
+
+    Source: `official`: RUCAIBox/POPE evaluate.py. `exact`: big_vision
+        evaluators/proj/paligemma/transfers/pope.py.
+    """
+    if reading == "exact":
+        return {"yes": True, "no": False}.get(text.lower())
+    words = text.split(".")[0].replace(",", "").split(" ")
+    return not {"No", "no", "not"} & set(words)
+
+
+def read_yes_no_reference(row: Mapping[str, Any]) -> bool:
+    """Return whether the right answer is yes.
+
+    Raises:
+        UserError: the references are neither all yes nor all no.
+    """
+    references = read_references(row)
+    truths = {read_yes_no(reference, "exact") for reference in references}
+    if truths == {True}:
+        return True
+    if truths == {False}:
+        return False
+    raise UserError(f"{name_row(row)}: expected the reference to be `yes` or `no`, but got {references!r}.")
+
+
+def score_yes_no(row: Mapping[str, Any], reading: str = "official") -> float:
+    """Return 100 where a row's answer is the right one, and else 0.
+
+    Raises:
+        UserError: the row has no prediction, or its reference is neither yes nor no.
+    """
+    return 100.0 * (read_yes_no(read_prediction(row), reading) is read_yes_no_reference(row))
+
+
+class YesNo:
+    """Accuracy, precision, recall and F1 of yes, and the share of answers that are yes, in percent.
+
+    Precision, recall and F1 are 0 where they have nothing to divide by. Under `exact` an answer that is
+    neither is wrong, and is not a yes.
+
+    Args:
+        reading: `official` or `exact`; see `read_yes_no`.
+    """
+
+    higher_is_better: Mapping[str, bool] = {
+        "accuracy": True,
+        "precision": True,
+        "recall": True,
+        "f1": True,
+        # Half is right for POPE; more is not better, and neither is less.
+        "yes_ratio": False,
+    }
+
+    def __init__(self, reading: str = "official") -> None:
+        check_option("reading", reading, READINGS)
+        self.reading = reading
+
+    def score(self, row: Mapping[str, Any]) -> float:
+        """Score one row: 0 or 100.
+
+        Raises:
+            UserError: the row has no prediction, or its reference is neither yes nor no.
+        """
+        return score_yes_no(row, self.reading)
+
+    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Return `accuracy`, `precision`, `recall`, `f1` and `yes_ratio`."""
+        said = [read_yes_no(read_prediction(row), self.reading) is True for row in rows]
+        true = [read_yes_no_reference(row) for row in rows]
+        both = sum(one and other for one, other in zip(said, true, strict=True))
+        return {
+            "accuracy": mean_score(self, rows),
+            "precision": _percent(both, sum(said)),
+            "recall": _percent(both, sum(true)),
+            "f1": _percent(2 * both, sum(said) + sum(true)),
+            "yes_ratio": _percent(sum(said), len(rows)),
+        }
+
+
+def _percent(part: int, whole: int) -> float:
+    return 100.0 * part / whole if whole else 0.0
