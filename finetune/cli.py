@@ -66,6 +66,9 @@ def main(argv: list[str] | None = None) -> int:
         message = str(error) if isinstance(error, UserError) else explain(error)
         print(f"error: {message}", file=sys.stderr, flush=True)
         return USER_MISTAKE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

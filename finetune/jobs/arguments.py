@@ -48,6 +48,16 @@ def check_best_metric(config: RunConfig, metric: Metric) -> None:
         )
 
 
+def divide_run_batch(config: RunConfig, processes: int) -> tuple[int, int]:
+    """Return the examples of one forward pass, and the forward passes of one step."""
+    return divide_batch(
+        config.trainer.global_batch_size,
+        config.trainer.per_device_train_batch_size,
+        config.trainer.gradient_accumulation_steps,
+        processes,
+    )
+
+
 def build_arguments(
     config: RunConfig, folder: RunFolder, metric: Metric, examples: int
 ) -> TrainingArguments:
@@ -61,12 +71,7 @@ def build_arguments(
     """
     options, evaluation = config.trainer, config.evaluation
     processes = PartialState().num_processes
-    size, accumulation = divide_batch(
-        options.global_batch_size,
-        options.per_device_train_batch_size,
-        options.gradient_accumulation_steps,
-        processes,
-    )
+    size, accumulation = divide_run_batch(config, processes)
     batch = size * accumulation * processes
     per_epoch = count_steps(examples, batch, 1, 0)
     evaluate_every = evaluation.steps if evaluation.strategy == Strategy.steps else per_epoch

@@ -12,6 +12,7 @@ import datasets
 import torch
 import transformers
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from hydra.utils import get_object
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -28,7 +29,6 @@ from finetune.metrics.metric import Metric
 from finetune.model.freeze import FreezePolicy, apply_freeze
 from finetune.model.load import load_model
 from finetune.model.lora import AdapterSettings, Quantization, add_adapter
-from finetune.training.callbacks import share_from_main
 from finetune.training.loss import compute_example_losses, supervised_positions
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,9 @@ def on_main_first(action: Any) -> Any:
             result = action()
         except UserError as error:
             message = str(error)
-    result, message = share_from_main((result, message))
+    shared = [result, message]
+    broadcast_object_list(shared)
+    result, message = shared
     if message is not None:
         raise UserError(message)
     return result

@@ -11,12 +11,13 @@ import torch
 from finetune.config.schema import RunConfig
 from finetune.data.rows import Splits
 from finetune.errors import UserError
+from finetune.jobs.arguments import divide_run_batch
 from finetune.jobs.parts import load_splits, prepare_model, quantization, set_up_logging
 from finetune.model.load import build_meta_model, load_config
 from finetune.model.published import published_config
 from finetune.model.table import count_parameters, format_table
 from finetune.run_folder import Launch
-from finetune.training.order import count_steps, divide_batch
+from finetune.training.order import count_steps
 
 
 def run(config: RunConfig, launch: Launch) -> None:
@@ -41,12 +42,7 @@ def _describe_steps(config: RunConfig) -> str:
     """Count examples, batch and steps; the data may be out of reach."""
     trainer = config.trainer
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    size, accumulation = divide_batch(
-        trainer.global_batch_size,
-        trainer.per_device_train_batch_size,
-        trainer.gradient_accumulation_steps,
-        processes,
-    )
+    size, accumulation = divide_run_batch(config, processes)
     batch = size * accumulation * processes
     try:
         splits: Splits = load_splits(config)

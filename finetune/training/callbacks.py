@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import TrainerCallback
 
@@ -125,10 +125,3 @@ class StopOnSignal(TrainerCallback):
         if self.received is not None and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
-
-
-def share_from_main(value: Any) -> Any:
-    """Return the main process's value in every process."""
-    box = [value]
-    broadcast_object_list(box)
-    return box[0]
