@@ -21,7 +21,7 @@ from finetune.jobs.parts import (
     format_scores,
     load_base,
     load_splits,
-    on_main_first,
+    on_main,
     set_up_logging,
 )
 from finetune.metrics.metric import Metric
@@ -51,7 +51,9 @@ def run(config: RunConfig, launch: Launch) -> None:
     metric: Metric = call_target(config.metric)
     folder = RunFolder(launch.folder)
     adapter = config.adapter
-    if config.run is not None:
+    if config.run is None:
+        on_main(lambda: folder.check(resume=False, overwrite=config.overwrite))
+    else:
         result = find_result(folder)
         if result == folder.model:
             config.model.path, config.model.revision = str(result), None
@@ -61,11 +63,11 @@ def run(config: RunConfig, launch: Launch) -> None:
     processor = load_processor(config.model.path, config.model.revision)
     _, collator = build_collators(config, processor)
     validation = build_validation(config, load_splits(config))
-    if config.run is None:
-        on_main_first(lambda: open_folder(folder, config, launch))
     model = load_base(config, checkpoint).to(PartialState().device)
     if adapter is not None:
         model = load_adapter(model, adapter)
+    if config.run is None:
+        on_main(lambda: open_folder(folder, config, launch))
     evaluation = build_evaluator(config, validation, collator, processor, metric)(model)
     with explain_disk_errors(folder.root):
         if PartialState().is_main_process:

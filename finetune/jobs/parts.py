@@ -82,24 +82,21 @@ def call_target(node: Any) -> Any:
     return function(**values)
 
 
-def on_main_first(action: Any) -> Any:
-    """Run something in the main process, and fail everywhere if it fails there.
+def on_main(action: Callable[[], None]) -> None:
+    """Run something in the main process alone, and fail in all of them if it fails there.
 
-    Returns:
-        What it returned, in every process.
+    Raises:
+        UserError: the action's own, in every process.
     """
-    result, message = None, None
+    mistakes: list[str | None] = [None]
     if PartialState().is_main_process:
         try:
-            result = action()
+            action()
         except UserError as error:
-            message = str(error)
-    shared = [result, message]
-    broadcast_object_list(shared)
-    result, message = shared
-    if message is not None:
-        raise UserError(message)
-    return result
+            mistakes = [str(error)]
+    broadcast_object_list(mistakes)
+    if mistakes[0] is not None:
+        raise UserError(mistakes[0])
 
 
 def load_splits(config: RunConfig) -> Splits:
@@ -112,6 +109,9 @@ def load_splits(config: RunConfig) -> Splits:
         splits = call_target(config.dataset)
     if not isinstance(splits, Splits):
         raise UserError(f"dataset._target_ must return Splits(train, validation), got {splits!r}.")
+    for name, rows in splits._asdict().items():
+        if len(rows) == 0:
+            raise UserError(f"The {name} split has no rows.")
     return splits
 
 

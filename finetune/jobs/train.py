@@ -40,7 +40,7 @@ from finetune.jobs.parts import (
     format_scores,
     load_base,
     load_splits,
-    on_main_first,
+    on_main,
     prepare_model,
     set_up_logging,
     warn_of_shared_examples,
@@ -80,7 +80,7 @@ def run(config: RunConfig, launch: Launch) -> None:
     PartialState(cpu=not torch.cuda.is_available())
     set_up_logging()
     folder = RunFolder(launch.folder)
-    on_main_first(lambda: folder.check(resume=config.resume, overwrite=config.overwrite))
+    on_main(lambda: folder.check(resume=config.resume, overwrite=config.overwrite))
     metric: Metric = call_target(config.metric)
     check_best_metric(config, metric)
     checkpoint = load_config(config.model.path, config.model.revision, config.model.resolution)
@@ -96,7 +96,7 @@ def run(config: RunConfig, launch: Launch) -> None:
     if config.trainer.activation_checkpointing:
         checkpoint_activations(model)
 
-    on_main_first(lambda: open_folder(folder, config, launch, dropped))
+    on_main(lambda: open_folder(folder, config, launch, dropped))
     set_up_logging(folder.log)
     warn_of_shared_examples(splits)
     log.info("%s", format_table(count_parameters(model)))
@@ -111,7 +111,7 @@ def run(config: RunConfig, launch: Launch) -> None:
     )
     with explain_disk_errors(folder.root):
         outcome = train_until_done_or_told_to_stop(trainer, config, folder, launch)
-        on_main_first(lambda: save_result(trainer.model, processor, config, folder))
+        on_main(lambda: save_result(trainer.model, processor, config, folder))
         result = evaluator(trainer.model)
         if PartialState().is_main_process:
             write_jsonl(folder.predictions / "validation.jsonl", result.rows)
