@@ -39,9 +39,13 @@ from finetune.run_folder import Launch
 JOBS = {
     "train": "train, evaluate, and leave an adapter (the default job)",
     "evaluate": "score a finished run (run=FOLDER), or model=ID adapter=ID_OR_FOLDER",
+    "score": "score anybody's predictions (metric=NAME predictions=FILE), or a pipe's",
     "plan": "what learns and how many steps, without reading any weights",
 }
 """Every job and its line in `--help`; `finetune/jobs/<name>.py` holds it."""
+
+WITHOUT_DATA = {"score"}
+"""Jobs that need no `dataset`."""
 
 USER_MISTAKE = 2
 
@@ -59,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         if "--help" in words or "-h" in words:
             print(job_help(job, _doc(job)) if job else overview(JOBS))
             return 0
-        _run_hydra(job or "train", [new for word in words for new in rewrite(word)])
+        _run_hydra(job or "train", words)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("FINETUNE_DEBUG") == "1":
             traceback.print_exc()
@@ -82,7 +86,9 @@ def split_job(words: list[str]) -> tuple[str | None, list[str]]:
         return None, words
     if words[0] not in JOBS:
         known = ", ".join(JOBS)
-        raise UserError(f"No job `{words[0]}`.{suggest(words[0], list(JOBS))} Known jobs: {known}.")
+        recipe = f" Did you mean recipe={words[0]}?" if words[0] in known_recipes() else ""
+        near = recipe or suggest(words[0], list(JOBS))
+        raise UserError(f"No job `{words[0]}`.{near} Known jobs: {known}.")
     return words[0], words[1:]
 
 
@@ -116,7 +122,13 @@ def _doc(job: str) -> str:
 
 
 def _run_hydra(job: str, words: list[str]) -> None:
-    """Let Hydra read the words and call the job, once or for each run of a sweep."""
+    """Let Hydra read the words and call the job, once or for each run of a sweep.
+
+    Args:
+        job: its name.
+        words: as the user typed them.
+    """
+    rewritten = [new for word in words for new in rewrite(word)]
     register()
     # Hydra would print and exit by itself; raised errors reach `explain` instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -133,7 +145,7 @@ def _run_hydra(job: str, words: list[str]) -> None:
             mistakes.append(error)
 
     before = sys.argv
-    sys.argv = [before[0], *words]
+    sys.argv = [before[0], *rewritten]
     try:
         run()
     finally:
@@ -144,15 +156,21 @@ def _run_hydra(job: str, words: list[str]) -> None:
 
 def _run_job(job: str, composed: DictConfig, words: list[str]) -> None:
     """Check one composed config and hand it to its job."""
-    if OmegaConf.is_missing(composed, "dataset"):
+    if job in WITHOUT_DATA:
+        composed.dataset = None
+    elif OmegaConf.is_missing(composed, "dataset"):
         raise UserError(
             f"No dataset: give recipe=NAME or dataset=NAME. Known recipes: {', '.join(known_recipes())}."
         )
+    if OmegaConf.is_missing(composed.model, "path"):
+        raise UserError("Which checkpoint? model=HUB_ID, model=FOLDER, or a choice such as model=tiny.")
     config = to_run_config(composed)
     check(config, composed)
     runtime = HydraConfig.get()
     choices = {key: value for key, value in runtime.runtime.choices.items() if value is not None}
-    name = config.run_name or choices.get("recipe") or "run"
+    # A score of its own never lies in a training's folder.
+    suffix = f"_{job}" if job == "evaluate" else ""
+    name = config.run_name or f"{choices.get('recipe', 'run')}{suffix}"
     sweep = runtime.mode == RunMode.MULTIRUN
     if config.run is not None:
         folder = Path(config.run)

@@ -77,9 +77,10 @@ class RunFolder:
                 "Choose another run_name= or delete it yourself."
             )
         elif taken and not overwrite:
+            go_on = "continue it (resume=true), " if self.last_checkpoint() else ""
             raise UserError(
-                f"{self.root} already holds a run. Choose a name (run_name=NAME), continue it "
-                "(resume=true) or replace it (overwrite=true)."
+                f"{self.root} already holds a run. Choose a name (run_name=NAME), {go_on}or replace it "
+                "(overwrite=true)."
             )
 
     def claim(self, *, resume: bool, overwrite: bool) -> None:
@@ -93,6 +94,11 @@ class RunFolder:
             if overwrite and self.root.exists():
                 shutil.rmtree(self.root)
             self.root.mkdir(parents=True, exist_ok=True)
+
+    def discard_unless_begun(self) -> None:
+        """Delete the folder of a run that failed before its first checkpoint: there is nothing in it."""
+        if self.last_checkpoint() is None:
+            shutil.rmtree(self.root, ignore_errors=True)
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest complete checkpoint; half-written ones do not count."""

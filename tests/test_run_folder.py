@@ -22,6 +22,8 @@ def test_a_new_folder_is_made(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_a_run_is_refused_with_the_three_ways_out(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
+    (tmp_path / "checkpoints/checkpoint-5").mkdir(parents=True)
+    (tmp_path / "checkpoints/checkpoint-5" / COMPLETE).touch()
     with pytest.raises(UserError) as error:
         RunFolder(tmp_path).claim(resume=False, overwrite=False)
     for remedy in ("run_name=", "resume=true", "overwrite=true"):

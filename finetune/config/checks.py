@@ -90,8 +90,13 @@ def _dataset(dataset: Any) -> Iterator[str]:
     if isinstance(dataset, JsonlDataset):
         if dataset.train is None:
             yield "dataset.train is missing: dataset.train=FILE.jsonl."
-        if (dataset.validation is None) == (dataset.validation_fraction is None):
+        if dataset.validation is None and dataset.validation_fraction is None:
             yield "Expected one of dataset.validation=FILE and dataset.validation_fraction=0.1."
+        if dataset.validation is not None and dataset.validation_fraction is not None:
+            yield (
+                f"dataset.validation={dataset.validation} and dataset.validation_fraction="
+                f"{dataset.validation_fraction} are both given: add dataset.validation_fraction=null."
+            )
         fraction = dataset.validation_fraction
         if fraction is not None and not 0 < fraction < 1:
             yield f"dataset.validation_fraction={fraction}: expected a share between 0 and 1."

@@ -258,6 +258,51 @@ class GroupedAccuracyMetric:
     """`exact`: equal strings. `yes_no`: POPE's official reading."""
 
 
+class DetectionScore(StrEnum):
+    """What orders the predicted boxes."""
+
+    confidence = "confidence"
+    constant = "constant"
+    rank = "rank"
+
+
+class Region(StrEnum):
+    """What is compared."""
+
+    box = "box"
+    mask = "mask"
+
+
+@dataclass
+class DetectionMetric:
+    """COCO's average precision and recall, 0 to 1; one row is one picture."""
+
+    _target_: str = "finetune.metrics.detection.Detection"
+    score: DetectionScore = DetectionScore.confidence
+    """`confidence`: each object's `score`, or the row's `confidence`; `constant`: all the same; `rank`: the
+    first object of each picture before the second of any. Ties go by picture, then by order."""
+    divisor: int = 1023
+    """What location tokens are divided by where objects are read from text: 1023, or 1024."""
+    region: Region = Region.box
+    """`box` compares `box_xyxy`, `mask` compares `mask_rle`."""
+
+
+@dataclass
+class ReferringMetric:
+    """Share of expressions whose box overlaps the true one by 0.5 and 0.75, and mean IoU, in percent."""
+
+    _target_: str = "finetune.metrics.referring.Referring"
+    divisor: int = 1023
+    """What location tokens are divided by where objects are read from text: 1023, or 1024."""
+
+
+@dataclass
+class SegmentationMetric:
+    """Mean and cumulative IoU of masks, and the share above each threshold, in percent."""
+
+    _target_: str = "finetune.metrics.segmentation.Segmentation"
+
+
 GROUP_SCHEMAS: dict[str, dict[str, type]] = {
     "dataset": {"digits": DigitsDataset, "jsonl": JsonlDataset, "vqav2": Vqav2Dataset},
     "task": {"text": TextTask},
@@ -267,11 +312,14 @@ GROUP_SCHEMAS: dict[str, dict[str, type]] = {
         "caption": CaptionMetric,
         "choice": ChoiceMetric,
         "counting": CountingMetric,
+        "detection": DetectionMetric,
         "edit": EditMetric,
         "exact_match": ExactMatchMetric,
         "grouped_accuracy": GroupedAccuracyMetric,
         "pair_accuracy": PairAccuracyMetric,
+        "referring": ReferringMetric,
         "relaxed_accuracy": RelaxedAccuracyMetric,
+        "segmentation": SegmentationMetric,
         "vqa_accuracy": VqaAccuracyMetric,
         "yes_no": YesNoMetric,
     },

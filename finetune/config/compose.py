@@ -150,7 +150,7 @@ def write_recipe(composed: DictConfig, choices: dict[str, str]) -> str:
         choices: chosen file of each group.
     """
     values = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-    for key in ("run_name", "resume", "overwrite", "run", "adapter"):
+    for key in ("run_name", "resume", "overwrite", "run", "adapter", "predictions"):
         cast(dict[str, Any], values).pop(key)
     groups = sorted(group for group in choices if (CONF_DIR / group).is_dir())
     overrides = [f"  - override /{group}: {choices[group]}" for group in groups]

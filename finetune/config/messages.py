@@ -27,7 +27,9 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
     found = re.search(r"full_key: (\S+)", text)
     key = found.group(1) if found else ""
     if unknown := re.match(r"Key '(\w+)' (?:is )?not in '(\w+)'", first):
-        return f"{first}.{suggest(unknown.group(1), _known_keys(unknown.group(2)))}"
+        known = _known_keys(unknown.group(2))
+        near = suggest(unknown.group(1), known) or f" Its keys are: {', '.join(known)}."
+        return f"{first} ({key}).{near}" if "." in key else f"{first}.{near}"
     if "Ambiguous value" in text:
         return f"{first}. Several values are a sweep: add `-m`; a list is written `key=[a,b]`."
     if isinstance(error, HydraException) and cause is error:

@@ -303,6 +303,8 @@ class RunConfig:
     """`evaluate`: a finished run's folder."""
     adapter: str | None = None
     """`evaluate`: Hub id or folder of an adapter for `model`."""
+    predictions: str | None = None
+    """`score`: a JSONL file of prediction rows, or `-` for standard input."""
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: Any = MISSING
     task: Any = MISSING

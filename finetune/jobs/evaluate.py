@@ -17,13 +17,14 @@ from finetune.jobs.parts import (
     build_collators,
     build_evaluator,
     build_validation,
-    call_target,
+    check_references,
     format_scores,
     load_base,
     load_splits,
     on_main,
     set_up_logging,
 )
+from finetune.jobs.target import call_target
 from finetune.metrics.metric import Metric
 from finetune.model.load import load_adapter, load_config, load_processor
 from finetune.run_folder import (
@@ -63,19 +64,24 @@ def run(config: RunConfig, launch: Launch) -> None:
     processor = load_processor(config.model.path, config.model.revision)
     _, collator = build_collators(config, processor)
     validation = build_validation(config, load_splits(config))
+    check_references(metric, validation)
     model = load_base(config, checkpoint).to(PartialState().device)
     if adapter is not None:
         model = load_adapter(model, adapter)
     if config.run is None:
         on_main(lambda: open_folder(folder, config, launch))
     evaluation = build_evaluator(config, validation, collator, processor, metric)(model)
+    # Beside the run's own final predictions, which stay as they are.
+    rows = folder.predictions / f"validation{'.evaluate' if config.run else ''}.jsonl"
     with explain_disk_errors(folder.root):
         if PartialState().is_main_process:
-            write_jsonl(folder.predictions / "validation.jsonl", evaluation.rows)
+            write_jsonl(rows, evaluation.rows)
             metrics = read_json(folder.metrics) if folder.metrics.is_file() else {}
-            write_json(folder.metrics, {**metrics, "final": evaluation.scores})
+            scored = {"command": launch.command, "scores": evaluation.scores}
+            metrics["evaluate"] = [*metrics.get("evaluate", []), scored]
+            write_json(folder.metrics, metrics)
     log.info("%s", format_scores(evaluation.scores))
-    log.info("prediction rows: %s", folder.predictions / "validation.jsonl")
+    log.info("prediction rows: %s", rows)
 
 
 def find_result(folder: RunFolder) -> Path:

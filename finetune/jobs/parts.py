@@ -1,10 +1,9 @@
 """From the configuration to the parts: the one place where both are known."""
 
-import inspect
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 import transformers
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from hydra.utils import get_object
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
@@ -25,6 +23,7 @@ from finetune.data.rows import Splits, shared_examples
 from finetune.errors import UserError
 from finetune.evaluation.evaluate import Evaluation, evaluate
 from finetune.evaluation.generate import Generation
+from finetune.jobs.target import call_target
 from finetune.metrics.metric import Metric
 from finetune.model.freeze import FreezePolicy, apply_freeze
 from finetune.model.load import load_model
@@ -61,25 +60,6 @@ def set_up_logging(file: Path | None = None) -> None:
     transformers.utils.logging.disable_progress_bar()
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-
-
-def call_target(node: Any) -> Any:
-    """Call what `_target_` names with the node's other values: how a user's own part is plugged in.
-
-    Args:
-        node: a dataclass of the schema, or the dictionary of a user's own choice.
-
-    Raises:
-        UserError: there is no such function or class, or it takes other arguments.
-    """
-    values = asdict(node) if is_dataclass(node) and not isinstance(node, type) else dict(node)
-    target = values.pop("_target_")
-    try:
-        function = get_object(target)
-        inspect.signature(function).bind(**values)
-    except (ImportError, ValueError, TypeError) as error:
-        raise UserError(f"_target_={target} cannot be called: {error}") from error
-    return function(**values)
 
 
 def on_main(action: Callable[[], None]) -> None:
@@ -155,6 +135,18 @@ def build_validation(config: RunConfig, splits: Splits) -> ExampleDataset:
     validation = ExampleDataset(splits.validation, call_target(config.task), "validation")
     limit = config.evaluation.limit
     return validation if limit is None else validation.select(range(min(limit, len(validation))))
+
+
+def check_references(metric: Metric, validation: ExampleDataset) -> None:
+    """Score an empty answer to every validation example, before anything slow is done.
+
+    Raises:
+        UserError: an example lacks what the metric needs, such as ten references.
+    """
+    columns = [name for name in validation.rows.column_names if name != "image"]
+    for row in validation.rows.select_columns(columns):
+        references = list(validation.task.build_suffixes(row))
+        metric.score({"id": row["id"], "group": row["group"], "prediction": "", "references": references})
 
 
 def warn_of_shared_examples(splits: Splits) -> None:

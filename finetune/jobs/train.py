@@ -36,7 +36,7 @@ from finetune.jobs.parts import (
     build_evaluator,
     build_train,
     build_validation,
-    call_target,
+    check_references,
     format_scores,
     load_base,
     load_splits,
@@ -45,6 +45,7 @@ from finetune.jobs.parts import (
     set_up_logging,
     warn_of_shared_examples,
 )
+from finetune.jobs.target import call_target
 from finetune.metrics.metric import Metric
 from finetune.model.freeze import checkpoint_activations, run_frozen_tower_without_graph
 from finetune.model.load import load_config, load_processor
@@ -55,6 +56,7 @@ from finetune.run_folder import (
     RunFolder,
     describe_environment,
     explain_disk_errors,
+    read_json,
     write_folder,
     write_json,
     write_jsonl,
@@ -89,6 +91,7 @@ def run(config: RunConfig, launch: Launch) -> None:
     splits = load_splits(config)
     train, dropped = build_train(config, splits, collator)
     validation = build_validation(config, splits)
+    check_references(metric, validation)
 
     set_seed(config.seed)
     model = prepare_model(config, load_base(config, checkpoint))
@@ -115,7 +118,8 @@ def run(config: RunConfig, launch: Launch) -> None:
         result = evaluator(trainer.model)
         if PartialState().is_main_process:
             write_jsonl(folder.predictions / "validation.jsonl", result.rows)
-            write_json(folder.metrics, collect_metrics(trainer, outcome, result, started))
+            before = read_json(folder.metrics) if folder.metrics.is_file() else {}
+            write_json(folder.metrics, collect_metrics(trainer, outcome, result, started, before))
     log.info("%s", format_scores(result.scores))
     log.info("%.0f seconds in all; the run lies in %s", time.monotonic() - started, folder.root)
 
@@ -216,8 +220,13 @@ def train_until_done_or_told_to_stop(
     trainer.add_callback(progress)
     trainer.add_callback(stop)
     last = folder.last_checkpoint() if config.resume else None
-    with stop.listening(), progress.closing():
-        outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
+    try:
+        with stop.listening(), progress.closing():
+            outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except UserError:
+        if PartialState().is_main_process:
+            folder.discard_unless_begun()
+        raise
     if stop.received is not None and trainer.state.global_step < trainer.args.max_steps:
         say_how_to_resume(launch, trainer.state.global_step, stop.received.name)
         raise SystemExit(128 + stop.received)
@@ -244,17 +253,33 @@ def save_result(
 
 
 def collect_metrics(
-    trainer: PaliGemmaTrainer, outcome: TrainOutput, result: Evaluation, started: float
+    trainer: PaliGemmaTrainer,
+    outcome: TrainOutput,
+    result: Evaluation,
+    started: float,
+    before: dict[str, Any],
 ) -> dict[str, Any]:
-    """Lay out `metrics.json`: the final scores, the training, and each evaluation on the way."""
+    """Lay out `metrics.json`: the final scores, the training, and each evaluation on the way.
+
+    Args:
+        trainer: after training.
+        outcome: what its training returned.
+        result: the final evaluation.
+        started: when the command began, by the monotonic clock.
+        before: what `metrics.json` held; a finished run that is resumed takes no step of its own.
+    """
+    train = {
+        "steps": trainer.state.global_step,
+        "loss": outcome.training_loss,
+        "examples_per_second": outcome.metrics["train_samples_per_second"],
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    if before.get("train", {}).get("steps") == trainer.state.global_step:
+        log.info("the run had taken all its steps already; it was evaluated again")
+        train = before["train"]
     return {
         "final": result.scores,
-        "train": {
-            "steps": trainer.state.global_step,
-            "loss": outcome.training_loss,
-            "examples_per_second": outcome.metrics["train_samples_per_second"],
-            "seconds": round(time.monotonic() - started, 1),
-        },
+        "train": train,
         "evaluations": [
             {name.removeprefix("eval_"): value for name, value in entry.items()}
             for entry in trainer.state.log_history

@@ -1,8 +1,11 @@
 """What a metric is, and a score over a whole set and each of its groups."""
 
+from array import array
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+
+from finetune.metrics.rows import Selection
 
 
 class Metric(Protocol):
@@ -35,19 +38,19 @@ def compute_by_group(metric: Metric, rows: Sequence[Mapping[str, Any]]) -> dict[
     Returns:
         The metric's fields, `n`, and `by_group` where any row has one.
     """
-    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
+    groups: dict[str, array[int]] = defaultdict(lambda: array("q"))
+    for index, row in enumerate(rows):
         if row.get("group") is not None:
-            groups[row["group"]].append(row)
+            groups[str(row["group"])].append(index)
     result: dict[str, Any] = {**metric.compute(rows), "n": len(rows)}
     if groups:
         result["by_group"] = {
-            name: {**metric.compute(members), "n": len(members)} for name, members in sorted(groups.items())
+            name: {**metric.compute(Selection(rows, members)), "n": len(members)}
+            for name, members in sorted(groups.items())
         }
     return result
 
 
 def mean_score(metric: Metric, rows: Sequence[Mapping[str, Any]]) -> float:
     """Return the mean of the rows' scores, for metrics that are one."""
-    scores = [metric.score(row) for row in rows]
-    return sum(score for score in scores if score is not None) / len(scores)
+    return sum(metric.score(row) or 0.0 for row in rows) / len(rows)

@@ -82,11 +82,13 @@ class RelaxedAccuracy:
     def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Return `relaxed_accuracy` and, where rows have groups, `mean_of_groups`, all of one weight."""
         fields = {"relaxed_accuracy": mean_score(self, rows)}
-        groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
         for row in rows:
             if row.get("group") is not None:
-                groups[row["group"]].append(row)
-        if groups:
-            means = [mean_score(self, members) for members in groups.values()]
+                total = totals[row["group"]]
+                total[0] += self.score(row)
+                total[1] += 1
+        if totals:
+            means = [total / count for total, count in totals.values()]
             fields["mean_of_groups"] = sum(means) / len(means)
         return fields

@@ -6,6 +6,7 @@ repeats; its quirks are kept, because published numbers have them. `n_of_3` is b
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from finetune.errors import UserError
@@ -50,6 +51,7 @@ _RESTORED = {short: word for word in _CONTRACTIONS for short in _without_one_apo
 _RESTORED["somebody'd"] = "somebodyd"  # the official table has this one the wrong way round
 
 
+@lru_cache(maxsize=1 << 16)  # annotators repeat themselves, and each other
 def normalise_answer(answer: str) -> str:
     """Apply the evaluator's rules on punctuation, articles, number words and contractions."""
     text = answer

@@ -64,7 +64,10 @@ class FreezePolicy:
     def check(self, layers: int) -> None:
         """Raise if there are fewer layers than `last_n`."""
         if self.last_n is not None and self.last_n > layers:
-            raise UserError(f"freeze.last_n={self.last_n}, but the language model has {layers} layers.")
+            raise UserError(
+                f"freeze.last_n={self.last_n}, but the language model has {layers} layers: "
+                f"give 1 to {layers}."
+            )
 
 
 def apply_freeze(model: PaliGemmaForConditionalGeneration, policy: FreezePolicy) -> None:

@@ -50,7 +50,7 @@ def test_a_contradiction_is_told_before_anything_starts(command: Command, word: 
     ("words", "message"),
     [
         ("dataset.train=null", "dataset.train is missing"),
-        ("dataset.validation=v.jsonl", "Expected one of"),
+        ("dataset.validation=v.jsonl", "are both given: add dataset.validation_fraction=null"),
         ("dataset.validation_fraction=null", "Expected one of"),
         ("dataset.validation_fraction=2", "a share between 0 and 1"),
     ],

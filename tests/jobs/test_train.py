@@ -81,7 +81,7 @@ def test_every_method_trains_and_its_result_can_be_scored(
     trained = read(inside / "runs/quickstart/metrics.json")["final"]
     code, _, err = command("evaluate", "run=runs/quickstart")
     assert code == 0, err
-    scored = read(inside / "runs/quickstart/metrics.json")["final"]
+    scored = read(inside / "runs/quickstart/metrics.json")["evaluate"][-1]["scores"]
     assert scored["exact_match"] == trained["exact_match"]
     assert scored["loss"] == pytest.approx(trained["loss"], rel=0.02)
 
@@ -275,6 +275,7 @@ def test_a_broken_picture_stops_the_run_by_name_even_from_a_worker(inside: Path,
     words = ["recipe=jsonl_qlora", "model=tiny", "trainer.dataloader_num_workers=2"]
     code, _, err = command(*words, "dataset.validation_fraction=0.2")
     assert code == 2
+    assert not (inside / "runs/jsonl_qlora").exists()
     assert re.search(r"\nerror: (train|validation) example `4`: image .*3\.png` cannot be decoded", err)
     assert "Traceback" not in err
 
@@ -340,7 +341,8 @@ def test_any_model_and_adapter_can_be_scored(inside: Path, command: Command) -> 
     words = ["recipe=quickstart", "adapter=runs/quickstart/adapter", "run_name=scored"]
     code, _, err = command("evaluate", *words, *SMALL_EVALUATION)
     assert code == 0, err
-    assert read(inside / "runs/scored/metrics.json")["final"]["exact_match"] == trained["exact_match"]
+    scored = read(inside / "runs/scored/metrics.json")["evaluate"][0]
+    assert scored["scores"]["exact_match"] == trained["exact_match"]
     code, _, err = command("evaluate", "recipe=quickstart", "adapter=nowhere/adapter", "run_name=no")
     assert code == 2
     assert "adapter" in err
@@ -416,6 +418,44 @@ def test_a_signal_saves_and_says_how_to_resume(
     assert read(inside / "runs/quickstart/metrics.json")["train"]["steps"] == last + 1
 
 
+def test_resuming_a_finished_run_keeps_what_its_training_measured(inside: Path, command: Command) -> None:
+    command(*SHORT, *SMALL_EVALUATION)
+    before = read(inside / "runs/quickstart/metrics.json")
+    code, out, err = command(*SHORT, *SMALL_EVALUATION, "resume=true")
+    assert code == 0, err
+    assert "had taken all its steps already" in out
+    assert read(inside / "runs/quickstart/metrics.json")["train"] == before["train"]
+
+
+def test_scoring_again_leaves_the_runs_own_result_as_it_was(inside: Path, command: Command) -> None:
+    command(*SHORT, *SMALL_EVALUATION)
+    run = inside / "runs/quickstart"
+    before, rows = read(run / "metrics.json"), (run / "predictions/validation.jsonl").read_bytes()
+    code, _, err = command("evaluate", "run=runs/quickstart", "evaluation.num_beams=2")
+    assert code == 0, err
+    after = read(run / "metrics.json")
+    assert after["final"] == before["final"]
+    assert "evaluation.num_beams=2" in after["evaluate"][0]["command"]
+    assert (run / "predictions/validation.jsonl").read_bytes() == rows
+    assert (run / "predictions/validation.evaluate.jsonl").is_file()
+
+
+def test_a_base_is_scored_in_a_folder_of_its_own(inside: Path, command: Command) -> None:
+    command(*SHORT, *SMALL_EVALUATION)
+    code, _, err = command("evaluate", "recipe=quickstart", *SMALL_EVALUATION, "overwrite=true")
+    assert code == 0, err
+    assert (inside / "runs/quickstart/adapter").is_dir()
+    assert (inside / "runs/quickstart_evaluate/metrics.json").is_file()
+
+
+def test_the_command_is_kept_as_it_was_typed(inside: Path, command: Command) -> None:
+    write_jsonl(inside)
+    shutil.copy(REPOSITORY / "recipes/jsonl_qlora.yaml", inside / "mine.yaml")
+    words = ["recipe=mine.yaml", "model=tiny", "trainer.max_steps=1"]
+    assert command(*words)[0] == 0
+    assert read(inside / "runs/mine/environment.json")["command"][4:] == words
+
+
 def test_resuming_with_other_settings_is_refused_by_name(inside: Path, command: Command) -> None:
     command(*SHORT, *SMALL_EVALUATION)
     code, _, err = command(*SHORT, *SMALL_EVALUATION, "resume=true", "peft.r=4", "seed=7")
@@ -479,4 +519,4 @@ def test_the_quickstart_reads_at_least_nine_of_ten_digits(inside: Path, command:
     assert final["exact_match"] >= 90
     code, _, err = command("evaluate", "recipe=quickstart", "run_name=base")
     assert code == 0, err
-    assert read(inside / "runs/base/metrics.json")["final"]["exact_match"] < 50
+    assert read(inside / "runs/base/metrics.json")["evaluate"][0]["scores"]["exact_match"] < 50

@@ -1,0 +1,83 @@
+"""Score anybody's predictions: rows in, one JSON object out.
+
+`predictions=FILE` names a JSONL file as `evaluate` writes it, `predictions=-` reads a pipe. Every field of
+the metric, the number of rows and the same by group go to standard output, messages to standard error.
+Rows stay on disk and are read one at a time.
+
+Where a metric compares boxes and a row has no `prediction_objects`, they are read from its `prediction`.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.codecs.boxes import decode_boxes
+from finetune.config.schema import RunConfig
+from finetune.errors import UserError
+from finetune.jobs.target import call_target
+from finetune.metrics.detection import Detection
+from finetune.metrics.metric import Metric, compute_by_group
+from finetune.metrics.referring import Referring
+from finetune.metrics.rows import JsonlRows, Row
+from finetune.run_folder import Launch
+
+
+def run(config: RunConfig, launch: Launch) -> None:
+    """Print the scores.
+
+    Raises:
+        UserError: no file was named, or a row lacks what the metric needs.
+    """
+    if config.predictions is None:
+        raise UserError("Which predictions? predictions=FILE.jsonl, or predictions=- for a pipe.")
+    metric: Metric = call_target(config.metric)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(config.predictions)
+        if config.predictions == "-":
+            file = Path(folder) / "predictions.jsonl"
+            with file.open("wb") as spooled:
+                shutil.copyfileobj(sys.stdin.buffer, spooled)
+        rows = JsonlRows(file)
+        try:
+            scored: Sequence[Row] = rows
+            if isinstance(metric, Detection | Referring):
+                scored = DecodedRows(rows, metric.divisor)
+            print(json.dumps(compute_by_group(metric, scored)))
+        finally:
+            rows.close()
+
+
+class DecodedRows(Sequence[Any]):
+    """Rows with the objects of their predicted text, where they bring none.
+
+    Args:
+        rows: the rows.
+        divisor: what location tokens are divided by.
+    """
+
+    def __init__(self, rows: Sequence[Row], divisor: int) -> None:
+        self.rows = rows
+        self.divisor = divisor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        row = self.rows[index]
+        return row if "prediction_objects" in row else {**row, "prediction_objects": self._decode(row)}
+
+    def _decode(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        name = f"Row `{row.get('id')}`"
+        if not isinstance(row.get("prediction"), str):
+            raise UserError(
+                f"{name} has neither `prediction_objects` nor a `prediction` to read them from."
+            )
+        height, width = row.get("height"), row.get("width")
+        if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+            raise UserError(f"{name}: `height` and `width` in pixels are needed to read boxes from text.")
+        found = decode_boxes(row["prediction"], (height, width), self.divisor).objects
+        return [{"label": one.label, "box_xyxy": list(one.box_xyxy)} for one in found]
