@@ -31,7 +31,7 @@ from finetune.config.compose import (
     to_run_config,
     write_recipe,
 )
-from finetune.config.help import job_help, overview
+from finetune.config.help import GROUPS, job_help, overview
 from finetune.config.messages import explain
 from finetune.errors import UserError, suggest
 from finetune.run_folder import Launch
@@ -99,9 +99,11 @@ def rewrite(word: str) -> list[str]:
     `config.yaml` is one); `model=ID_OR_FOLDER` is short for `model.path`.
 
     Raises:
-        UserError: the folder holds no run.
+        UserError: the folder holds no run, or the key has dashes before it.
     """
     key, _, value = word.partition("=")
+    if key.lstrip("-") in {"recipe", *GROUPS} and key.startswith("--"):
+        raise UserError(f"{word}: options are written `key=value`, without dashes: {key.lstrip('-')}=NAME.")
     if key == "recipe" and value.endswith((".yaml", ".yml")) and Path(value).is_file():
         return [f"recipe={add_recipe(Path(value))}"]
     if key == "run":

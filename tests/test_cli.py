@@ -36,6 +36,8 @@ Process = Callable[..., subprocess.CompletedProcess[str]]
         ),
         ("recipe=quickstart peft.r", "Expected `key=value`"),
         ("recipe=quickstart peft.r=2,8", "Several values are a sweep: add `-m`"),
+        ("--recipe quickstart", "without dashes: recipe=NAME"),
+        ("--model=tiny recipe=quickstart", "without dashes: model=NAME"),
         ("quickstart", "No job `quickstart`. Did you mean recipe=quickstart?"),
         ("recipe=quickstart peft.rank=4", "(peft.rank). Its keys are: method, r, lora_alpha"),
         ("recipe=quickstart model=own", "Which checkpoint? model=HUB_ID"),
