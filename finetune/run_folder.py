@@ -95,10 +95,15 @@ class RunFolder:
                 shutil.rmtree(self.root)
             self.root.mkdir(parents=True, exist_ok=True)
 
-    def discard_unless_begun(self) -> None:
-        """Delete the folder of a run that failed before its first checkpoint: there is nothing in it."""
-        if self.last_checkpoint() is None:
-            shutil.rmtree(self.root, ignore_errors=True)
+    @contextmanager
+    def discarded_unless_begun(self) -> Iterator[None]:
+        """Delete the folder where a mistake ends the block before the first checkpoint."""
+        try:
+            yield
+        except UserError:
+            if self.last_checkpoint() is None:
+                shutil.rmtree(self.root, ignore_errors=True)
+            raise
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest complete checkpoint; half-written ones do not count."""

@@ -6,6 +6,7 @@ predictions and metrics.
 """
 
 import logging
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -104,15 +105,10 @@ def run(config: RunConfig, launch: Launch) -> None:
     warn_of_shared_examples(splits)
     log.info("%s", format_table(count_parameters(model)))
     evaluator = build_evaluator(config, validation, evaluation_collator, processor, metric)
-    trainer = build_trainer(config, folder, model, collator, train, evaluator, metric)
-    log.info(
-        "%d train and %d validation examples, batch %d, %d steps",
-        len(train),
-        len(validation),
-        trainer.global_batch,
-        trainer.args.max_steps,
-    )
-    with explain_disk_errors(folder.root):
+    with folder.discarded_unless_begun(), explain_disk_errors(folder.root):
+        trainer = build_trainer(config, folder, model, collator, train, evaluator, metric)
+        sizes = (len(train), len(validation), trainer.global_batch, trainer.args.max_steps)
+        log.info("%d train and %d validation examples, batch %d, %d steps", *sizes)
         outcome = train_until_done_or_told_to_stop(trainer, config, folder, launch)
         on_main(lambda: save_result(trainer.model, processor, config, folder))
         result = evaluator(trainer.model)
@@ -220,13 +216,8 @@ def train_until_done_or_told_to_stop(
     trainer.add_callback(progress)
     trainer.add_callback(stop)
     last = folder.last_checkpoint() if config.resume else None
-    try:
-        with stop.listening(), progress.closing():
-            outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
-    except UserError:
-        if PartialState().is_main_process:
-            folder.discard_unless_begun()
-        raise
+    with stop.listening(), progress.closing():
+        outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
     if stop.received is not None and trainer.state.global_step < trainer.args.max_steps:
         say_how_to_resume(launch, trainer.state.global_step, stop.received.name)
         raise SystemExit(128 + stop.received)
@@ -240,7 +231,7 @@ def say_how_to_resume(launch: Launch, step: int, signal_name: str) -> None:
         "%s: stopped after step %d; its checkpoint is saved. Go on with:\n  %s resume=true",
         signal_name,
         step,
-        " ".join(words),
+        shlex.join(words),
     )
 
 

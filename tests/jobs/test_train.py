@@ -130,6 +130,7 @@ def test_what_transformers_refuses_is_one_message(
     code, _, err = command(*SHORT, word)
     assert code == 2
     assert message in err
+    assert not (inside / "runs/quickstart").exists()
     assert "Traceback" not in err
 
 
