@@ -1,6 +1,8 @@
 """The one row type that crosses parts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
 
@@ -10,7 +12,7 @@ class Example:
     """One picture (or several) with what is asked and what may be answered.
 
     A source's row becomes an `Example` in `data/dataset.py`; the collator turns a list of them into a
-    batch, and evaluation scores the model's answer against `suffixes`.
+    batch, and evaluation scores the model's answer against `target`.
     """
 
     id: str
@@ -21,6 +23,9 @@ class Example:
     """The prompt, without the separating newline."""
     suffixes: tuple[str, ...]
     """Every accepted answer; empty where the answer is unknown."""
+    target: Mapping[str, Any] = field(default_factory=dict)
+    """What an answer is scored against, under the names of prediction rows: `references`, or
+    `width`, `height` and `objects`."""
     group: str | None = None
     """Scores are also reported for each group, such as VQAv2's answer type."""
     epoch: int = 0

@@ -21,6 +21,19 @@ def decode_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) 
         ValueError: there is no polygon, or one has fewer than three points, half a point or a number
             that is not finite.
     """
+    return decode_rle(encode_polygons(polygons, size), size)
+
+
+def encode_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> dict[str, Any]:
+    """Write the union of polygons as COCO's compressed run lengths.
+
+    Args:
+        polygons: each x, y, x, y, ... in pixels, as in COCO's `segmentation`.
+        size: image height and width, pixels.
+
+    Raises:
+        ValueError: as in `decode_polygons`.
+    """
     if not polygons:
         raise ValueError("Expected `polygons` to have at least one polygon, but got none.")
     for row, polygon in enumerate(polygons):
@@ -31,7 +44,8 @@ def decode_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) 
             raise ValueError(f"Expected polygon {row} to be finite, but got {list(polygon)}.")
     # In float64 and as plain lists: pycocotools reads other types as something else.
     plain = [np.asarray(polygon, dtype=np.float64).tolist() for polygon in polygons]
-    return decode_rle(coco.merge(coco.frPyObjects(plain, *size)), size)
+    rle = coco.merge(coco.frPyObjects(plain, *size))
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
 
 
 def decode_rle(rle: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.config.choices import JsonlDataset, Vqav2Dataset
+from finetune.config.datasets import OwnFiles, Vqav2Dataset
 from finetune.config.schema import (
     Learning,
     PeftMethod,
@@ -87,9 +87,9 @@ def _run(config: RunConfig) -> Iterator[str]:
 
 
 def _dataset(dataset: Any) -> Iterator[str]:
-    if isinstance(dataset, JsonlDataset):
+    if isinstance(dataset, OwnFiles):
         if dataset.train is None:
-            yield "dataset.train is missing: dataset.train=FILE.jsonl."
+            yield "dataset.train is missing: dataset.train=FILE."
         if dataset.validation is None and dataset.validation_fraction is None:
             yield "Expected one of dataset.validation=FILE and dataset.validation_fraction=0.1."
         if dataset.validation is not None and dataset.validation_fraction is not None:
@@ -122,6 +122,7 @@ def _numbers(config: RunConfig) -> Iterator[str]:
         "trainer.global_batch_size": trainer.global_batch_size,
         "trainer.per_device_train_batch_size": trainer.per_device_train_batch_size,
         "trainer.gradient_accumulation_steps": trainer.gradient_accumulation_steps,
+        "trainer.limit": trainer.limit,
         "trainer.logging_steps": trainer.logging_steps,
         "trainer.save_steps": trainer.save_steps,
         "evaluation.steps": evaluation.steps,

@@ -109,16 +109,22 @@ def _parse(module: str) -> ast.Module:
 
 
 def field_texts(owner: type) -> dict[str, str]:
-    """Return the string under each field of a dataclass of the schema."""
-    for node in _parse(owner.__module__).body:
-        if isinstance(node, ast.ClassDef) and node.name == owner.__name__:
-            return {
-                above.target.id: below.value.value
-                for above, below in zip(node.body, node.body[1:], strict=False)
-                if isinstance(above, ast.AnnAssign)
-                and isinstance(above.target, ast.Name)
-                and isinstance(below, ast.Expr)
-                and isinstance(below.value, ast.Constant)
-                and isinstance(below.value.value, str)
-            }
-    return {}
+    """Return the string under each field of a dataclass of the schema, those it inherits among them."""
+    texts: dict[str, str] = {}
+    for schema in reversed(owner.__mro__[:-1]):
+        for node in _parse(schema.__module__).body:
+            if isinstance(node, ast.ClassDef) and node.name == schema.__name__:
+                texts |= _texts_of(node)
+    return texts
+
+
+def _texts_of(node: ast.ClassDef) -> dict[str, str]:
+    return {
+        above.target.id: below.value.value
+        for above, below in zip(node.body, node.body[1:], strict=False)
+        if isinstance(above, ast.AnnAssign)
+        and isinstance(above.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+        and isinstance(below.value.value, str)
+    }

@@ -207,6 +207,8 @@ class TrainerConfig:
     """Examples in one forward pass on one device, at most."""
     gradient_accumulation_steps: int = 1
     """Forward passes in one optimiser step; follows from `global_batch_size` where that is given."""
+    limit: int | None = None
+    """Train on the first n examples only."""
     learning_rate: float = 1e-5
     """Peak learning rate."""
     lr_scheduler_type: str = "cosine"

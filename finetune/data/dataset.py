@@ -1,33 +1,60 @@
 """From a row to an `Example`, one at a time, in the workers that also make the batches."""
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch.utils.data
 from datasets import Dataset
+from PIL import Image
 
 from finetune.data.images import load_image
 from finetune.errors import UserError
 from finetune.example import Example
-from finetune.tasks.text import TextTask
+from finetune.tasks.task import Task, Text
+
+PICTURES = ("image", "images")
+"""Columns with one picture, and with several."""
+
+
+class Augment(Protocol):
+    """Changes a picture, and its row with it."""
+
+    def __call__(
+        self, image: Image.Image, row: dict[str, Any], draw: random.Random
+    ) -> tuple[Image.Image, dict[str, Any]]:
+        """Return the changed picture and a row that is true of it."""
 
 
 class ExampleDataset(torch.utils.data.Dataset[Example]):
     """The examples of one split.
 
     Args:
-        rows: with the columns `id`, `group`, `image` and those the task reads.
-        task: says what prefix and suffixes are.
+        rows: with the columns `id`, `group`, `image` or `images`, and those the task reads.
+        task: says what prefix, suffixes and target are.
         split: its name, for error messages.
+        seed: to train on: what the task draws follows from seed, epoch and id. Null: to evaluate on, the
+            same in every epoch.
+        augment: changes the pictures while training; null leaves them as they are.
 
     Raises:
         UserError: the rows lack a column.
     """
 
-    def __init__(self, rows: Dataset, task: TextTask, split: str) -> None:
+    def __init__(
+        self,
+        rows: Dataset,
+        task: Task,
+        split: str,
+        seed: int | None = None,
+        augment: Augment | None = None,
+    ) -> None:
         task.check_columns(rows.column_names)
         self.rows = rows
         self.task = task
         self.split = split
+        self.seed = seed
+        self.augment = augment
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -39,22 +66,57 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             key: its index, or (epoch, index) as `training/order.py` draws them.
 
         Raises:
-            UserError: the picture cannot be read.
+            UserError: a picture cannot be read, or the task cannot write the row.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = self.rows[index]
+        draw = None if self.seed is None else random.Random(f"{self.seed} {epoch} {row['id']}")
+        images = self._load_images(row)
+        if len(images) == 1:
+            row = self._with_size(row, images[0])
+        if self.augment is not None and draw is not None:
+            changed = [self.augment(image, row, draw) for image in images]
+            images = [image for image, _ in changed]
+            row = changed[0][1]
+        text = self.task.build_text(row, draw)
         return Example(
             id=row["id"],
-            images=(load_image(row["image"], f"{self.split} example `{row['id']}`"),),
-            prefix=self.task.build_prefix(row),
-            suffixes=self.task.build_suffixes(row),
+            images=tuple(images),
+            prefix=text.prefix,
+            suffixes=text.suffixes,
+            target=self.task.build_target(row),
             group=row["group"],
             epoch=epoch,
         )
 
+    def _load_images(self, row: dict[str, Any]) -> list[Image.Image]:
+        where = f"{self.split} example `{row['id']}`"
+        sources = row["images"] if "images" in row else [row["image"]]
+        return [load_image(source, where) for source in sources]
+
+    def _with_size(self, row: dict[str, Any], image: Image.Image) -> dict[str, Any]:
+        """Check the size that the row was annotated with; where it has none it gets the picture's."""
+        width, height = image.size
+        annotated = (row.get("width"), row.get("height"))
+        if annotated not in {(None, None), (width, height)}:
+            turned = (
+                " upright; was it annotated without its EXIF rotation?"
+                if annotated == (height, width)
+                else "."
+            )
+            raise UserError(
+                f"{self.split} example `{row['id']}`: annotated as {annotated[0]} x {annotated[1]} pixels, "
+                f"but its picture has {width} x {height}{turned} Boxes and masks would be wrong."
+            )
+        return {**row, "width": width, "height": height}
+
     def select(self, indices: list[int] | range) -> "ExampleDataset":
         """Return a part of it."""
-        return ExampleDataset(self.rows.select(indices), self.task, self.split)
+        return ExampleDataset(self.rows.select(indices), self.task, self.split, self.seed, self.augment)
+
+    def iterate_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows without their pictures: everything but these is quick to read."""
+        return iter(self.rows.select_columns([n for n in self.rows.column_names if n not in PICTURES]))
 
     def find_overflow(self, count_tokens: Callable[[str, str], int], budget: int) -> dict[int, str]:
         """Find the examples whose text is longer than the budget, without decoding a picture.
@@ -66,17 +128,16 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         Returns:
             For each index what is wrong with it.
         """
-        columns = [name for name in self.rows.column_names if name != "image"]
         found: dict[int, str] = {}
-        for index, row in enumerate(self.rows.select_columns(columns)):
-            prefix, suffixes = self.task.build_prefix(row), self.task.build_suffixes(row)
-            if not suffixes:
+        for index, row in enumerate(self.iterate_rows()):
+            text: Text = self.task.measure_text(row)
+            if not text.suffixes:
                 raise UserError(f"{self.split} example `{row['id']}` has no suffix to train on.")
-            longest = max(suffixes, key=lambda suffix: len(suffix.encode()))
+            longest = max(text.suffixes, key=lambda suffix: len(suffix.encode()))
             # No token is shorter than a byte: short texts need no tokeniser.
-            if len(prefix.encode()) + len(longest.encode()) + 3 <= budget:
+            if len(text.prefix.encode()) + len(longest.encode()) + 3 <= budget:
                 continue
-            tokens = max(count_tokens(prefix, suffix) for suffix in set(suffixes))
+            tokens = max(count_tokens(text.prefix, suffix) for suffix in set(text.suffixes))
             if tokens > budget:
                 found[index] = f"`{row['id']}` needs {tokens} text tokens of {budget}"
         return found

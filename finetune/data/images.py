@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from finetune.errors import UserError
+
+PICTURE_SUFFIXES = frozenset(
+    ".bmp .gif .jpe .jpeg .jpg .png .ppm .pgm .tif .tiff .webp .avif .heic".split()
+)
+"""Names of files that are pictures."""
 
 MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded: a small file can unfold to gigabytes."""
@@ -53,6 +58,24 @@ def load_image(source: str | Mapping[str, Any], where: str) -> Image.Image:
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(
             f"{where}: {name} cannot be decoded ({error}). It may be cut short: copy it again."
+        ) from error
+
+
+def read_size(path: str, where: str) -> tuple[int, int]:
+    """Return a picture's height and width as it stands upright, from its header alone.
+
+    Raises:
+        UserError: the file is empty, or not a picture.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8}
+            return (width, height) if turned else (height, width)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{where}: image `{path}` is not a picture that Pillow can read ({error}). Replace the file, "
+            "or leave the row out."
         ) from error
 
 

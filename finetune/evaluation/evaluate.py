@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerBase
 from finetune.data.collator import Collator
 from finetune.data.dataset import ExampleDataset
 from finetune.errors import UserError
-from finetune.evaluation.generate import Answer, Generation, generate_answers
+from finetune.evaluation.generate import Generation, generate_answers
 from finetune.example import Example
 from finetune.metrics.metric import Metric, compute_by_group
+from finetune.tasks.task import Answer, Task
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class _EvaluationCollator:
                 "id": example.id,
                 **({"group": example.group} if example.group is not None else {}),
                 "prefix": example.prefix,
-                "references": list(example.suffixes),
+                **example.target,
             }
             for example in examples
         ]
@@ -112,7 +113,7 @@ def evaluate(
                 prompt = {name: value.to(device) for name, value in batch["prompt"].items()}
                 answers = generate_answers(model, prompt, tokenizer, generation)
                 pairs = zip(batch["rows"], answers, strict=True)
-                rows += [_finish_row(row, answer, metric) for row, answer in pairs]
+                rows += [_finish_row(row, answer, dataset.task, metric) for row, answer in pairs]
                 if compute_loss is not None:
                     labelled = {name: value.to(device) for name, value in batch["labelled"].items()}
                     losses += compute_loss(model, labelled).tolist()
@@ -127,12 +128,12 @@ def evaluate(
     return Evaluation(scores, rows)
 
 
-def _finish_row(row: dict[str, Any], answer: Answer, metric: Metric) -> dict[str, Any]:
-    row["prediction"] = answer.text
+def _finish_row(row: dict[str, Any], answer: Answer, task: Task, metric: Metric) -> dict[str, Any]:
+    row |= {"prediction": answer.text, **task.read_answer(answer, row)}
+    row["confidence"] = round(answer.confidence, 4)
     score = metric.score(row)
     if score is not None:
         row["score"] = score
-    row["confidence"] = round(answer.confidence, 4)
     return row
 
 

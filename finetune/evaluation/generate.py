@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from finetune.tasks.task import Answer
 
 
 @dataclass(frozen=True)
@@ -22,15 +24,6 @@ class Generation:
     (big_vision's `beam_decode`)."""
     workers: int = 0
     """Processes that decode pictures."""
-
-
-class Answer(NamedTuple):
-    """One generated suffix."""
-
-    text: str
-    """Without EOS; white space as the model wrote it."""
-    confidence: float
-    """Mean probability of its tokens, EOS among them; 0 to 1."""
 
 
 class _ChosenProbability(LogitsProcessor):
@@ -81,11 +74,24 @@ def generate_answers(
     # Tokens up to and including the first EOS.
     own = is_end.cumsum(1) - is_end.long() == 0
     confidences = (probabilities * own).sum(1) / own.sum(1)
-    texts = [
-        tokenizer.decode(row[mask & ~end], skip_special_tokens=False)
-        for row, mask, end in zip(answers, own, is_end, strict=True)
+    return [
+        _read_answer(row[mask & ~end], values[mask & ~end].tolist(), confidence, tokenizer)
+        for row, values, mask, end, confidence in zip(
+            answers, probabilities, own, is_end, confidences.tolist(), strict=True
+        )
     ]
-    return [Answer(text, value) for text, value in zip(texts, confidences.tolist(), strict=True)]
+
+
+def _read_answer(
+    ids: Tensor, probabilities: list[float], confidence: float, tokenizer: PreTrainedTokenizerBase
+) -> Answer:
+    """Decode one answer; where it has locations, say which characters each token stands for."""
+    text = tokenizer.decode(ids, skip_special_tokens=False)
+    if "<loc" not in text:
+        return Answer(text, confidence)
+    # A token alone does not show its space, nor a part of a character: each prefix is decoded.
+    ends = [len(tokenizer.decode(ids[: n + 1], skip_special_tokens=False)) for n in range(len(ids))]
+    return Answer(text, confidence, tuple(ends), tuple(probabilities))
 
 
 def _score_answers(model: PreTrainedModel, batch: Mapping[str, Any], sequences: Tensor) -> Tensor:

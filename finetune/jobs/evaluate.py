@@ -16,6 +16,7 @@ from finetune.errors import UserError
 from finetune.jobs.parts import (
     build_collators,
     build_evaluator,
+    build_task,
     build_validation,
     check_references,
     format_scores,
@@ -63,7 +64,8 @@ def run(config: RunConfig, launch: Launch) -> None:
     checkpoint = load_config(config.model.path, config.model.revision, config.model.resolution)
     processor = load_processor(config.model.path, config.model.revision)
     _, collator = build_collators(config, processor)
-    validation = build_validation(config, load_splits(config))
+    splits = load_splits(config, training=False)
+    validation = build_validation(config, splits, build_task(config, splits))
     check_references(metric, validation)
     model = load_base(config, checkpoint).to(PartialState().device)
     if adapter is not None:

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import torch
 import transformers
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.config.schema import Overflow, PeftMethod, RunConfig
+from finetune.data.classes import ask_for_one_class, find_labels
 from finetune.data.collator import Collator
 from finetune.data.dataset import ExampleDataset
 from finetune.data.rows import Splits, shared_examples
@@ -28,6 +30,8 @@ from finetune.metrics.metric import Metric
 from finetune.model.freeze import FreezePolicy, apply_freeze
 from finetune.model.load import load_model
 from finetune.model.lora import AdapterSettings, Quantization, add_adapter
+from finetune.tasks.objects import ObjectsTask
+from finetune.tasks.task import Answer, Task
 from finetune.training.loss import compute_example_losses, supervised_positions
 
 log = logging.getLogger(__name__)
@@ -79,8 +83,12 @@ def on_main(action: Callable[[], None]) -> None:
         raise UserError(mistakes[0])
 
 
-def load_splits(config: RunConfig) -> Splits:
+def load_splits(config: RunConfig, training: bool = True) -> Splits:
     """Load the rows of both splits; the main process fills the cache for the others.
+
+    Args:
+        config: names the source.
+        training: an empty training split is a mistake.
 
     Raises:
         UserError: the source's own; or a split is empty.
@@ -89,14 +97,32 @@ def load_splits(config: RunConfig) -> Splits:
         splits = call_target(config.dataset)
     if not isinstance(splits, Splits):
         raise UserError(f"dataset._target_ must return Splits(train, validation), got {splits!r}.")
-    for name, rows in splits._asdict().items():
-        if len(rows) == 0:
+    for name, rows in (("train", splits.train), ("validation", splits.validation)):
+        if len(rows) == 0 and (training or name == "validation"):
             raise UserError(f"The {name} split has no rows.")
+    if splits.skipped:
+        first, count = splits.skipped[0], len(splits.skipped)
+        log.warning("warning: left out %d faults in the data, the first: %s", count, first)
     return splits
 
 
+def build_task(config: RunConfig, splits: Splits) -> Task:
+    """Build the task; the classes are those of the training split, unless it names its own."""
+    task: Task = call_target(config.task)
+    if isinstance(task, ObjectsTask) and task.labels is None:
+        task = replace(task, labels=find_labels(splits.train if len(splits.train) else splits.validation))
+    return task
+
+
+def _arrange_rows(config: RunConfig, rows: Dataset, task: Task, training: bool) -> Dataset:
+    if not isinstance(task, ObjectsTask) or task.classes != "one":
+        return rows
+    negatives = task.negatives if training else None
+    return ask_for_one_class(rows, task.labels or (), negatives)
+
+
 def build_train(
-    config: RunConfig, splits: Splits, collator: Collator
+    config: RunConfig, splits: Splits, task: Task, collator: Collator
 ) -> tuple[ExampleDataset, list[dict[str, str]]]:
     """Build the examples to train on.
 
@@ -106,7 +132,11 @@ def build_train(
     Raises:
         UserError: a column is missing, or a text is too long under `collator.overflow=error`.
     """
-    train = ExampleDataset(splits.train, call_target(config.task), "train")
+    rows = splits.train
+    if config.trainer.limit is not None:
+        rows = rows.select(range(min(config.trainer.limit, len(rows))))
+    rows = _arrange_rows(config, rows, task, training=True)
+    train = ExampleDataset(rows, task, "train", seed=config.seed)
     overflow, budget = config.collator.overflow, config.collator.max_text_length
     if overflow == Overflow.shorten_prefix:
         return train, []
@@ -126,15 +156,17 @@ def build_train(
     return train.select([index for index in range(len(train)) if index not in found]), dropped
 
 
-def build_validation(config: RunConfig, splits: Splits) -> ExampleDataset:
+def build_validation(config: RunConfig, splits: Splits, task: Task) -> ExampleDataset:
     """Build the examples to evaluate on, the first `evaluation.limit` of them.
 
     Raises:
         UserError: a column is missing.
     """
-    validation = ExampleDataset(splits.validation, call_target(config.task), "validation")
+    rows = _arrange_rows(config, splits.validation, task, training=False)
     limit = config.evaluation.limit
-    return validation if limit is None else validation.select(range(min(limit, len(validation))))
+    if limit is not None:
+        rows = rows.select(range(min(limit, len(rows))))
+    return ExampleDataset(rows, task, "validation")
 
 
 def check_references(metric: Metric, validation: ExampleDataset) -> None:
@@ -143,16 +175,16 @@ def check_references(metric: Metric, validation: ExampleDataset) -> None:
     Raises:
         UserError: an example lacks what the metric needs, such as ten references.
     """
-    columns = [name for name in validation.rows.column_names if name != "image"]
-    for row in validation.rows.select_columns(columns):
-        references = list(validation.task.build_suffixes(row))
-        metric.score({"id": row["id"], "group": row["group"], "prediction": "", "references": references})
+    task = validation.task
+    for row in validation.iterate_rows():
+        target = task.build_target(row)
+        empty = {"prediction": "", "confidence": 0.0, **task.read_answer(Answer("", 0.0), target)}
+        metric.score({"id": row["id"], "group": row["group"], **target, **empty})
 
 
 def warn_of_shared_examples(splits: Splits) -> None:
     """Warn where validation examples also stand in train."""
-    columns = [name for name in splits.train.column_names if name not in {"id", "group", "image"}]
-    if shared := shared_examples(splits, columns):
+    if shared := shared_examples(splits):
         log.warning(
             "warning: %d of %d validation examples also stand in train; the score will be too good.",
             shared,

@@ -35,6 +35,7 @@ from finetune.jobs.parts import (
     Evaluator,
     build_collators,
     build_evaluator,
+    build_task,
     build_train,
     build_validation,
     check_references,
@@ -90,8 +91,10 @@ def run(config: RunConfig, launch: Launch) -> None:
     processor = load_processor(config.model.path, config.model.revision)
     collator, evaluation_collator = build_collators(config, processor)
     splits = load_splits(config)
-    train, dropped = build_train(config, splits, collator)
-    validation = build_validation(config, splits)
+    task = build_task(config, splits)
+    train, dropped = build_train(config, splits, task, collator)
+    dropped = [*({"reason": fault} for fault in splits.skipped), *dropped]
+    validation = build_validation(config, splits, task)
     check_references(metric, validation)
 
     set_seed(config.seed)

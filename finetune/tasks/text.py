@@ -1,11 +1,14 @@
-"""Text in, text out: captions, open questions, anything that is compared as a string."""
+"""Text in, text out: captions, open questions, counts, anything that is compared as a string."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from string import Formatter
+from random import Random
 from typing import Any
 
+from finetune.codecs.boxes import decode_boxes
+from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError
+from finetune.tasks.task import Answer, Row, Text, check_columns, template_columns
 
 
 @dataclass(frozen=True)
@@ -16,11 +19,13 @@ class TextTask:
         prompt: the prefix, with the row's columns in braces.
         answers: the column that holds the accepted suffixes.
         lower: lower-case the suffixes.
+        objects: the suffixes are boxes as text, and are scored as boxes.
     """
 
     prompt: str
     answers: str
     lower: bool = False
+    objects: bool = False
 
     def check_columns(self, columns: list[str]) -> None:
         """Raise if the rows lack a column that the task reads.
@@ -28,19 +33,40 @@ class TextTask:
         Raises:
             UserError: a column is missing; the message lists those there are.
         """
-        wanted = [name for _, name, _, _ in Formatter().parse(self.prompt) if name is not None]
-        for name in [*wanted, self.answers]:
-            if name not in columns:
-                raise UserError(
-                    f"The task reads column `{name}` (task.prompt={self.prompt!r}, "
-                    f"task.answers={self.answers}), but the rows have: {', '.join(columns)}."
-                )
+        wanted = dict.fromkeys(template_columns(self.prompt), f"task.prompt={self.prompt!r}")
+        check_columns({**wanted, self.answers: f"task.answers={self.answers}"}, columns)
 
-    def build_prefix(self, row: Mapping[str, Any]) -> str:
-        """Return the prompt of one row."""
-        return self.prompt.format_map(row)
+    def build_text(self, row: Row, draw: Random | None = None) -> Text:
+        """Return prompt and accepted answers of one row; no answer where it has none."""
+        return Text(self.prompt.format_map(row), self._answers(row))
 
-    def build_suffixes(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return every accepted answer of one row; empty where it has none."""
-        answers = tuple(row[self.answers])
+    measure_text = build_text
+
+    def build_target(self, row: Row) -> dict[str, Any]:
+        """Return `references`; for boxes `width`, `height` and `objects`.
+
+        Raises:
+            UserError: a suffix that should be boxes is not.
+        """
+        answers = self._answers(row)
+        if not self.objects:
+            return {"references": list(answers)}
+        reading = decode_boxes(answers[0], (row["height"], row["width"]))
+        if reading.leftovers:
+            left = reading.leftovers[0]
+            raise UserError(f"Row `{row['id']}`: its suffix is not all boxes: {left.text!r} {left.reason}.")
+        objects = [{"label": one.label, "box_xyxy": list(one.box_xyxy)} for one in reading.objects]
+        return {"width": row["width"], "height": row["height"], "objects": objects}
+
+    def read_answer(self, answer: Answer, target: Mapping[str, Any]) -> dict[str, Any]:
+        """Return nothing: text is scored as it is; for boxes `prediction_objects`."""
+        if not self.objects:
+            return {}
+        size = (target["height"], target["width"])
+        found = ObjectReader().read(answer.text, size, answer.token_ends, answer.probabilities)
+        return {"prediction_objects": found}
+
+    def _answers(self, row: Row) -> tuple[str, ...]:
+        answers = row[self.answers]
+        answers = (answers,) if isinstance(answers, str) else tuple(answers or ())
         return tuple(answer.lower() for answer in answers) if self.lower else answers

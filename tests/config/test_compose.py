@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from finetune.config.choices import GROUP_SCHEMAS, DigitsDataset
+from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.compose import compose, group_choices, known_recipes
+from finetune.config.datasets import DigitsDataset
 from finetune.config.help import GROUPS
 from finetune.config.schema import RunConfig
 

@@ -5,7 +5,7 @@ from finetune.data.images import load_image
 
 
 def test_the_split_is_1500_and_297_and_no_scan_stands_in_both() -> None:
-    train, test = load_digits(56)
+    train, test, _ = load_digits(56)
     assert (len(train), len(test)) == (1500, 297)
     assert len(set(train["id"][:]) | set(test["id"][:])) == 1797
 
@@ -13,7 +13,7 @@ def test_the_split_is_1500_and_297_and_no_scan_stands_in_both() -> None:
 def test_the_split_is_the_same_each_time_and_has_every_digit_in_both_parts() -> None:
     first, second = load_digits(56), load_digits(56)
     assert first.validation["id"][:] == second.validation["id"][:]
-    for part in first:
+    for part in (first.train, first.validation):
         assert set(part["group"][:]) == set("0123456789")
 
 

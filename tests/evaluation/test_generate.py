@@ -5,9 +5,10 @@ import torch
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.data.collator import Collator
-from finetune.evaluation.generate import Answer, Generation, generate_answers
+from finetune.evaluation.generate import Generation, generate_answers
 from finetune.example import Example
 from finetune.model.load import load_config, load_model
+from finetune.tasks.task import Answer
 
 MakeExample = Callable[..., Example]
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -272,7 +273,10 @@ def test_a_suffix_over_the_budget_stops_before_training_or_is_left_out_and_liste
 
 def test_a_broken_picture_stops_the_run_by_name_even_from_a_worker(inside: Path, command: Command) -> None:
     write_jsonl(inside)
-    (inside / "img/3.png").write_bytes((inside / "img/3.png").read_bytes()[:-30])
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(inside / "img/3.png")
+    # Whole enough for its header, which is all that is read before the training.
+    (inside / "img/3.png").write_bytes((inside / "img/3.png").read_bytes()[:-3000])
     words = ["recipe=jsonl_qlora", "model=tiny", "trainer.dataloader_num_workers=2"]
     code, _, err = command(*words, "dataset.validation_fraction=0.2")
     assert code == 2

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from finetune.data.releases.vqav2 import load_vqav2
 from finetune.data.rows import Splits
-from finetune.data.vqav2 import load_vqav2
 from finetune.errors import UserError
 
 NOTHING = {"questions": None, "annotations": None, "image_dir": None}
@@ -40,11 +40,11 @@ def release(tmp_path: Path) -> Path:
 
 
 def load(root: Path) -> Splits:
-    return load_vqav2(str(root), NOTHING, NOTHING, {})
+    return load_vqav2(str(root), NOTHING, NOTHING, "error", {})
 
 
 def test_the_release_is_found_by_its_own_file_names(release: Path) -> None:
-    train, validation = load(release)
+    train, validation, _ = load(release)
     assert (len(train), len(validation)) == (3, 2)
     assert train[2] == {
         "id": "0",
@@ -61,7 +61,7 @@ def test_single_files_are_read_as_given(release: Path) -> None:
         "annotations": str(release / "v2_mscoco_val2014_annotations.json"),
         "image_dir": str(release / "val2014"),
     }
-    train, validation = load_vqav2(None, files, files, {})
+    train, validation, _ = load_vqav2(None, files, files, "error", {})
     assert train["id"][:] == validation["id"][:] == ["1000", "0"]
 
 
@@ -98,69 +98,3 @@ def test_damage_is_named_with_its_file(release: Path, damage: str, message: str)
             questions.write_text(questions.read_text().replace("train2014", "test2015"))
     with pytest.raises(UserError, match=message):
         load(release)
-
-
-def make_parquet(folder: Path, **columns: list[Any]) -> Path:
-    from datasets import Dataset, Features, List, Value
-    from datasets import Image as ImageFeature
-
-    folder.mkdir(exist_ok=True)
-    count = len(next(iter(columns.values())))
-    pictures = [Image.new("RGB", (4, 4), (number, 0, 0)) for number in range(count)]
-    kind = columns.get("answers", [[{"answer": ""}]])[0]
-    answers = List({"answer": Value("string")}) if isinstance(kind, list) else Value("string")
-    features = Features(
-        {
-            "picture": ImageFeature(),
-            **{name: Value("string") for name in columns if name != "answers"},
-            **({"answers": answers} if "answers" in columns else {}),
-        }
-    )
-    Dataset.from_dict({"picture": pictures, **columns}, features=features).to_parquet(
-        str(folder / "train-00000.parquet")
-    )
-    return folder
-
-
-def hub(folder: Path, **options: Any) -> dict[str, Any]:
-    names = {"image": "picture", "question": "asked", "answers": "answers", "id": None, "group": None}
-    return {
-        "path": str(folder),
-        "name": None,
-        "revision": None,
-        "train": "train[:2]",
-        "validation": "train[2:]",
-        "columns": {**names, **options},
-    }
-
-
-def test_a_copy_in_parquet_is_read_by_the_names_of_its_columns(tmp_path: Path) -> None:
-    folder = make_parquet(
-        tmp_path / "copy",
-        asked=["a?", "b?", "c?"],
-        answers=[[{"answer": "x"}, {"answer": "y"}]] * 3,
-        kind=["other", "number", "other"],
-    )
-    train, validation = load_vqav2(None, NOTHING, NOTHING, hub(folder, group="kind"))
-    assert (len(train), len(validation)) == (2, 1)
-    row = train[1]
-    assert (row["id"], row["group"], row["question"], row["answers"]) == ("1", "number", "b?", ["x", "y"])
-    assert set(row["image"]) == {"bytes", "path"}
-
-
-def test_a_single_answer_becomes_a_list_of_one(tmp_path: Path) -> None:
-    folder = make_parquet(tmp_path / "copy", asked=["a?", "b?", "c?"], answers=["x", "y", "z"])
-    train, _ = load_vqav2(None, NOTHING, NOTHING, hub(folder))
-    assert train["answers"][:] == [["x"], ["y"]]
-
-
-def test_a_column_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
-    folder = make_parquet(tmp_path / "copy", asked=["a?", "b?", "c?"], answers=["x", "y", "z"])
-    with pytest.raises(UserError, match=r"no column `question` .*it has: picture, asked, answers"):
-        load_vqav2(None, NOTHING, NOTHING, hub(folder, question="question"))
-
-
-def test_a_split_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
-    folder = make_parquet(tmp_path / "copy", asked=["a?", "b?", "c?"], answers=["x", "y", "z"])
-    with pytest.raises(UserError, match=r"split `val`.*train"):
-        load_vqav2(None, NOTHING, NOTHING, {**hub(folder), "validation": "val"})

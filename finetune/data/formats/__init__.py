@@ -1,0 +1,1 @@
+"""People's own data, one file a format: a file of theirs to rows."""

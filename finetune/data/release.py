@@ -1,0 +1,100 @@
+"""A published benchmark: the official files under one folder, or a copy on the Hub."""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, ReadInstruction, concatenate_datasets
+
+from finetune.data import releases
+from finetune.data.hub import load_hub
+from finetune.data.rows import Built, Splits, build_rows
+from finetune.errors import UserError, suggest
+
+
+def load_release(
+    release: str | None,
+    root: str | None,
+    train: str | None,
+    validation: str,
+    options: Mapping[str, Any],
+    on_error: str,
+    hub: Mapping[str, Any],
+) -> Splits:
+    """Load both splits; files win over the Hub.
+
+    A release is a module in `finetune/data/releases/` with `SPLITS` (the names of the official ones),
+    `FEATURES` (the columns) and `read(faults, root, split, **options)`, which yields rows.
+
+    Args:
+        release: its name.
+        root: folder with the official files.
+        train: split to train on, with slices and sums as `datasets` writes them; null: none.
+        validation: split to evaluate on.
+        options: the release's own.
+        on_error: `error` or `skip`.
+        hub: arguments of `load_hub`.
+
+    Raises:
+        UserError: no such release, split or file; a fault in the data.
+    """
+    module = _find(release)
+    if root is None:
+        if hub["path"] is None:
+            raise UserError(f"Where is {release}? Pass dataset.root=FOLDER with its official files.")
+        return load_hub(**hub)
+    if not Path(root).is_dir():
+        raise UserError(f"No folder {root} (dataset.root).")
+    known = dict.fromkeys(module.SPLITS)
+    read: dict[str, Built] = {}
+    for name in [name for spec in (train, validation) if spec for name in split_names(spec)]:
+        if name not in known:
+            raise UserError(
+                f"{release} has no split `{name}`.{suggest(name, list(known))} It has: {', '.join(known)}."
+            )
+        if name not in read:
+            read[name] = build_rows(
+                module.read, module.FEATURES, on_error, root=root, split=name, **options
+            )
+    rows = {name: built.rows for name, built in read.items()}
+    nothing = Dataset.from_dict({name: [] for name in module.FEATURES}, features=module.FEATURES)
+    return Splits(
+        select_split(rows, train) if train else nothing,
+        select_split(rows, validation),
+        tuple(fault for built in read.values() for fault in built.skipped),
+    )
+
+
+def split_names(spec: str) -> list[str]:
+    """Return the names in `train+val[:90%]`."""
+    return [re.sub(r"[(\[].*", "", part).strip() for part in spec.split("+")]
+
+
+def select_split(rows: Mapping[str, Dataset], spec: str) -> Dataset:
+    """Return what `train+val[:90%]` means, in the words of `datasets`.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        parts = ReadInstruction.from_spec(spec).to_absolute({name: len(rows[name]) for name in rows})
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"Split `{spec}`: {error}") from error
+    selected = [
+        rows[part.splitname].select(
+            range(part.from_ or 0, len(rows[part.splitname]) if part.to is None else part.to)
+        )
+        for part in parts
+    ]
+    return selected[0] if len(selected) == 1 else concatenate_datasets(selected)
+
+
+def _find(release: str | None) -> Any:
+    known = sorted(module.name for module in pkgutil.iter_modules(releases.__path__))
+    if release not in known:
+        hint = suggest(release, known) if release else ""
+        raise UserError(f"No release dataset.release={release}.{hint} Known: {', '.join(known)}.")
+    return importlib.import_module(f"finetune.data.releases.{release}")

@@ -1,0 +1,80 @@
+"""Multiple choice: letters or the choices' own words, in the given order or shuffled."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from string import ascii_uppercase
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.tasks.task import Answer, Row, Text, check_columns, template_columns
+
+
+@dataclass(frozen=True)
+class ChoiceTask:
+    """How a question with choices becomes a prefix and one suffix.
+
+    Args:
+        prompt: the prefix: columns in braces, and `{choices}` for all of them.
+        choice: how each is written: `{letter}` and `{text}`.
+        separator: between two choices.
+        suffix: the answer: `{letter}` and `{text}` of the right one, for instance.
+        shuffle: another order of the choices in each epoch of training.
+        choices: the column with their texts.
+        answer: the column with the index of the right one, from 0.
+    """
+
+    prompt: str
+    choice: str = "({letter}) {text}"
+    separator: str = ", "
+    suffix: str = "{letter}"
+    shuffle: bool = False
+    choices: str = "choices"
+    answer: str = "answer"
+
+    def check_columns(self, columns: list[str]) -> None:
+        """Raise if the rows lack a column that the task reads.
+
+        Raises:
+            UserError: a column is missing; the message lists those there are.
+        """
+        names = [name for name in template_columns(self.prompt) if name != "choices"]
+        wanted = dict.fromkeys(names, f"task.prompt={self.prompt!r}")
+        wanted[self.choices] = f"task.choices={self.choices}"
+        check_columns({**wanted, self.answer: f"task.answer={self.answer}"}, columns)
+
+    def build_text(self, row: Row, draw: Random | None = None) -> Text:
+        """Return question and right answer of one row; no answer where it has none.
+
+        Raises:
+            UserError: there are no choices or too many, or the answer is none of them.
+        """
+        texts, answer = row[self.choices], row[self.answer]
+        if not 1 < len(texts) <= len(ascii_uppercase):
+            raise UserError(f"Row `{row['id']}`: expected 2 to 26 choices, got {len(texts)}.")
+        if answer is not None and not 0 <= answer < len(texts):
+            raise UserError(
+                f"Row `{row['id']}`: answer {answer} is none of its {len(texts)} choices (from 0)."
+            )
+        order = list(range(len(texts)))
+        if self.shuffle and draw is not None:
+            draw.shuffle(order)
+        written = [
+            self.choice.format(letter=letter, text=texts[index])
+            for letter, index in zip(ascii_uppercase, order, strict=False)
+        ]
+        prefix = self.prompt.format_map({**row, "choices": self.separator.join(written)})
+        if answer is None:
+            return Text(prefix, ())
+        letter = ascii_uppercase[order.index(answer)]
+        return Text(prefix, (self.suffix.format(letter=letter, text=texts[answer]),))
+
+    measure_text = build_text
+
+    def build_target(self, row: Row) -> dict[str, Any]:
+        """Return `references`: the right answer in the given order of the choices."""
+        return {"references": list(self.build_text(row).suffixes)}
+
+    def read_answer(self, answer: Answer, target: Mapping[str, Any]) -> dict[str, Any]:
+        """Return nothing: the metric reads the letter."""
+        return {}
