@@ -39,12 +39,13 @@ from finetune.run_folder import Launch
 JOBS = {
     "train": "train, evaluate, and leave an adapter (the default job)",
     "evaluate": "score a finished run (run=FOLDER), or model=ID adapter=ID_OR_FOLDER",
+    "predict": "ask about pictures of your own (run=FOLDER image=FILE prefix=PROMPT)",
     "score": "score anybody's predictions (metric=NAME predictions=FILE), or a pipe's",
     "plan": "what learns and how many steps, without reading any weights",
 }
 """Every job and its line in `--help`; `finetune/jobs/<name>.py` holds it."""
 
-WITHOUT_DATA = {"score"}
+WITHOUT_DATA = {"predict", "score"}
 """Jobs that need no `dataset`."""
 
 USER_MISTAKE = 2

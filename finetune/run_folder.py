@@ -51,6 +51,8 @@ class RunFolder:
         self.root = root
         self.config = root / "config.yaml"
         self.metrics = root / "metrics.json"
+        self.mask_vae = root / "mask_vae.npz"
+        self.pictures = root / "pictures"
         self.environment = root / "environment.json"
         self.log = root / "train.log"
         self.checkpoints = root / "checkpoints"

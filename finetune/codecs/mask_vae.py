@@ -105,12 +105,13 @@ class MaskVae(nn.Module):
         if masks.ndim != 3 or masks.shape[1:] != (SIDE, SIDE):
             raise ValueError(f"Expected `masks` to be (N, {SIDE}, {SIDE}), but got {tuple(masks.shape)}.")
         x = 2.0 * (masks.to(self.codebook)[:, None] - 0.5)
-        vectors = self.encoder(x).permute(0, 2, 3, 1).reshape(-1, _CODE_WIDTH)
-        distances = (
-            vectors.square().sum(1, keepdim=True)
-            + self.codebook.square().sum(1)
-            - 2 * vectors @ self.codebook.T
-        )
+        with self._in_full_precision():
+            vectors = self.encoder(x).permute(0, 2, 3, 1).reshape(-1, _CODE_WIDTH)
+            distances = (
+                vectors.square().sum(1, keepdim=True)
+                + self.codebook.square().sum(1)
+                - 2 * vectors @ self.codebook.T
+            )
         return distances.argmin(1).reshape(-1, _CODES_PER_MASK)
 
     @torch.no_grad()
@@ -133,8 +134,13 @@ class MaskVae(nn.Module):
         if len(wrong):
             raise ValueError(f"Expected `codes` to be from 0 to {_CODES - 1}, but got {int(wrong[0])}.")
         grid = self.codebook[codes.to(self.codebook.device)].reshape(-1, 4, 4, _CODE_WIDTH)
-        maps: torch.Tensor = self.decoder(grid.permute(0, 3, 1, 2))
+        with self._in_full_precision():
+            maps: torch.Tensor = self.decoder(grid.permute(0, 3, 1, 2))
         return maps[:, 0]
+
+    def _in_full_precision(self) -> torch.autocast:
+        """Keep the context that PaliGemma computes in from changing codes and edges."""
+        return torch.autocast(self.codebook.device.type, enabled=False)
 
 
 def load_mask_vae(path: Path) -> MaskVae:

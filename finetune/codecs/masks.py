@@ -68,15 +68,23 @@ def encode_mask_codes(
     check_boxes(boxes, shapes[0])
     crops = []
     for row, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
-        crop = _crop(mask, box)
+        crop = crop_mask(mask, box)
         if not crop.any():
             raise ValueError(f"Expected mask {row} to have pixels in its box {box.tolist()}, but got none.")
         crops.append(resize_crop(crop))
     return vae.encode(torch.stack(crops)).cpu().numpy()
 
 
-def _crop(mask: np.ndarray, box_xyxy: np.ndarray) -> np.ndarray:
-    """Cut the box out of a mask; edges round to the nearest pixel, halves to even."""
+def crop_mask(mask: np.ndarray, box_xyxy: np.ndarray) -> np.ndarray:
+    """Cut a box out of a mask; edges round to the nearest pixel, halves to even.
+
+    Args:
+        mask: (height, width), bool or 0 and anything else.
+        box_xyxy: (4,) floats, pixels.
+
+    Returns:
+        bool, as large as the box; without a pixel where the rounded box has none.
+    """
     x_min, y_min, x_max, y_max = np.rint(box_xyxy).astype(int).clip(min=0)
     return mask[y_min:y_max, x_min:x_max] != 0
 

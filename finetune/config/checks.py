@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.config.datasets import OwnFiles, Vqav2Dataset
+from finetune.config.datasets import MixtureDataset, OwnFiles, Vqav2Dataset
 from finetune.config.schema import (
     Learning,
     PeftMethod,
@@ -87,33 +87,57 @@ def _run(config: RunConfig) -> Iterator[str]:
 
 
 def _dataset(dataset: Any) -> Iterator[str]:
+    if isinstance(dataset, MixtureDataset):
+        yield from _mixture(dataset)
     if isinstance(dataset, OwnFiles):
-        if dataset.train is None:
-            yield "dataset.train is missing: dataset.train=FILE."
-        if dataset.validation is None and dataset.validation_fraction is None:
-            yield "Expected one of dataset.validation=FILE and dataset.validation_fraction=0.1."
-        if dataset.validation is not None and dataset.validation_fraction is not None:
-            yield (
-                f"dataset.validation={dataset.validation} and dataset.validation_fraction="
-                f"{dataset.validation_fraction} are both given: add dataset.validation_fraction=null."
-            )
-        fraction = dataset.validation_fraction
-        if fraction is not None and not 0 < fraction < 1:
-            yield f"dataset.validation_fraction={fraction}: expected a share between 0 and 1."
+        yield from _own_files(dataset)
     if isinstance(dataset, Vqav2Dataset):
-        names = ("questions", "annotations", "image_dir")
-        files = [
-            (f"dataset.{split}.{name}", getattr(getattr(dataset, split), name))
-            for split in ("train", "validation")
-            for name in names
-        ]
-        missing = [key for key, value in files if value is None]
-        if 0 < len(missing) < len(files):
-            yield f"VQAv2 by files needs all six; missing: {', '.join(missing)}."
-        if len(missing) == len(files) and not dataset.root and not dataset.hub.path:
-            yield "VQAv2 needs dataset.root=FOLDER, the six files, or dataset.hub.path."
-        if dataset.root and len(missing) < len(files):
-            yield "dataset.root already names the files: leave dataset.train and .validation out."
+        yield from _vqav2(dataset)
+
+
+def _mixture(dataset: MixtureDataset) -> Iterator[str]:
+    if len(dataset.parts) < 2:
+        yield "dataset=mixture needs two parts or more under dataset.parts."
+    for name, part in dataset.parts.items():
+        for key in sorted({"source", "task"} - part.keys()):
+            yield f"dataset.parts.{name}.{key} is missing: a part has a source and a task."
+        for key in sorted(part.keys() - {"source", "task", "weight", "limit"}):
+            yield f"dataset.parts.{name}.{key} is no option: source, task, weight, limit."
+        for key in ("weight", "limit"):
+            if part.get(key) is not None and part[key] <= 0:
+                yield f"dataset.parts.{name}.{key}={part[key]}: expected more than 0."
+        yield from (f"{name}: {problem}" for problem in _dataset(part.get("source")))
+
+
+def _own_files(dataset: OwnFiles) -> Iterator[str]:
+    if dataset.train is None:
+        yield "dataset.train is missing: dataset.train=FILE."
+    if dataset.validation is None and dataset.validation_fraction is None:
+        yield "Expected one of dataset.validation=FILE and dataset.validation_fraction=0.1."
+    if dataset.validation is not None and dataset.validation_fraction is not None:
+        yield (
+            f"dataset.validation={dataset.validation} and dataset.validation_fraction="
+            f"{dataset.validation_fraction} are both given: add dataset.validation_fraction=null."
+        )
+    fraction = dataset.validation_fraction
+    if fraction is not None and not 0 < fraction < 1:
+        yield f"dataset.validation_fraction={fraction}: expected a share between 0 and 1."
+
+
+def _vqav2(dataset: Vqav2Dataset) -> Iterator[str]:
+    names = ("questions", "annotations", "image_dir")
+    files = [
+        (f"dataset.{split}.{name}", getattr(getattr(dataset, split), name))
+        for split in ("train", "validation")
+        for name in names
+    ]
+    missing = [key for key, value in files if value is None]
+    if 0 < len(missing) < len(files):
+        yield f"VQAv2 by files needs all six; missing: {', '.join(missing)}."
+    if len(missing) == len(files) and not dataset.root and not dataset.hub.path:
+        yield "VQAv2 needs dataset.root=FOLDER, the six files, or dataset.hub.path."
+    if dataset.root and len(missing) < len(files):
+        yield "dataset.root already names the files: leave dataset.train and .validation out."
 
 
 def _numbers(config: RunConfig) -> Iterator[str]:

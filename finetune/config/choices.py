@@ -4,9 +4,11 @@ from finetune.config import datasets, metrics, tasks
 
 GROUP_SCHEMAS: dict[str, dict[str, type]] = {
     "dataset": {
+        "canvas": datasets.CanvasDataset,
         "digits": datasets.DigitsDataset,
         "hub": datasets.HubDataset,
         "jsonl": datasets.JsonlDataset,
+        "mixture": datasets.MixtureDataset,
         "release": datasets.ReleaseDataset,
         "vqav2": datasets.Vqav2Dataset,
     },

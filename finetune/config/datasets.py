@@ -46,6 +46,31 @@ class DigitsDataset:
 
 
 @dataclass
+class CanvasDataset:
+    """Handwritten digits composed on a canvas, with exact boxes and masks."""
+
+    _target_: str = "finetune.data.canvas.load_canvases"
+    train: int = 4000
+    """Canvases to train on, from the scans that `digits` trains on."""
+    validation: int = 200
+    """Canvases to evaluate on, from the others."""
+    size: int = 56
+    """Side of a canvas, pixels."""
+    digits: int = 2
+    """The most digits on one canvas."""
+
+
+@dataclass
+class MixtureDataset:
+    """Several sources in one run, each with its own task."""
+
+    _target_: str = "finetune.data.mixture.mix_splits"
+    parts: dict[str, Any] = field(default_factory=dict)
+    """Name -> `source` (a dataset), `task`, and if wanted `weight` (its share of the examples drawn;
+    default: as many as it has) and `limit` (train on its first n). The parts are scored as groups."""
+
+
+@dataclass
 class HubObjects:
     """Where a Hub dataset has its boxes."""
 

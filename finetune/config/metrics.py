@@ -188,6 +188,8 @@ class DetectionMetric:
     """What location tokens are divided by where objects are read from text: 1023, or 1024."""
     region: Region = Region.box
     """`box` compares `box_xyxy`, `mask` compares `mask_rle`."""
+    mask_vae: str | None = None
+    """Weights of the mask codec, where masks are read from text: `published`, or a file."""
 
 
 @dataclass
@@ -204,3 +206,7 @@ class SegmentationMetric:
     """Mean and cumulative IoU of masks, and the share above each threshold, in percent."""
 
     _target_: str = "finetune.metrics.segmentation.Segmentation"
+    divisor: int = 1023
+    """What location tokens are divided by where objects are read from text: 1023, or 1024."""
+    mask_vae: str | None = None
+    """Weights of the mask codec, where masks are read from text: `published`, or a file."""

@@ -266,6 +266,8 @@ class EvaluationConfig:
     """Longest answer, in tokens."""
     num_beams: int = 1
     """1 is greedy; more is beam search without length normalisation, as in the paper."""
+    pictures: int = 10
+    """Predictions that are drawn into the run's `pictures/`, where answers name places."""
     loss: bool = True
     """Also compute the loss over the first accepted suffix."""
     metric_for_best_model: str | None = None
@@ -302,9 +304,15 @@ class RunConfig:
     seed: int = 0
     """Seed of the order of the data, the choice of suffixes, the adapters and dropout."""
     run: str | None = None
-    """`evaluate`: a finished run's folder."""
+    """`evaluate`, `predict`: a finished run's folder."""
     adapter: str | None = None
-    """`evaluate`: Hub id or folder of an adapter for `model`."""
+    """`evaluate`, `predict`: Hub id or folder of an adapter for `model`."""
+    image: str | None = None
+    """`predict`: a picture, or a folder of them."""
+    prefix: str | None = None
+    """`predict`: the prompt."""
+    out: str | None = None
+    """`predict`: folder for the pictures with what was found drawn in."""
     predictions: str | None = None
     """`score`: a JSONL file of prediction rows, or `-` for standard input."""
     model: ModelConfig = field(default_factory=ModelConfig)

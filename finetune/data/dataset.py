@@ -9,6 +9,7 @@ from datasets import Dataset
 from PIL import Image
 
 from finetune.data.images import load_image
+from finetune.data.mixture import PART
 from finetune.errors import UserError
 from finetune.example import Example
 from finetune.tasks.task import Task, Text
@@ -69,7 +70,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             UserError: a picture cannot be read, or the task cannot write the row.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        row = self.rows[index]
+        row = _name_part(self.rows[index])
         draw = None if self.seed is None else random.Random(f"{self.seed} {epoch} {row['id']}")
         images = self._load_images(row)
         if len(images) == 1:
@@ -91,7 +92,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
 
     def _load_images(self, row: dict[str, Any]) -> list[Image.Image]:
         where = f"{self.split} example `{row['id']}`"
-        sources = row["images"] if "images" in row else [row["image"]]
+        sources = row.get("images") or [row["image"]]
         return [load_image(source, where) for source in sources]
 
     def _with_size(self, row: dict[str, Any], image: Image.Image) -> dict[str, Any]:
@@ -116,7 +117,8 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
 
     def iterate_rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows without their pictures: everything but these is quick to read."""
-        return iter(self.rows.select_columns([n for n in self.rows.column_names if n not in PICTURES]))
+        columns = [name for name in self.rows.column_names if name not in PICTURES]
+        return map(_name_part, self.rows.select_columns(columns))
 
     def find_overflow(self, count_tokens: Callable[[str, str], int], budget: int) -> dict[int, str]:
         """Find the examples whose text is longer than the budget, without decoding a picture.
@@ -141,3 +143,9 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             if tokens > budget:
                 found[index] = f"`{row['id']}` needs {tokens} text tokens of {budget}"
         return found
+
+
+def _name_part(row: dict[str, Any]) -> dict[str, Any]:
+    """In a mixture, put the part's name before the id, and score each part as a group."""
+    part = row.get(PART)
+    return row if part is None else {**row, "id": f"{part}/{row['id']}", "group": part}

@@ -48,13 +48,13 @@ def load_release(
         return load_hub(**hub)
     if not Path(root).is_dir():
         raise UserError(f"No folder {root} (dataset.root).")
-    known = dict.fromkeys(module.SPLITS)
     read: dict[str, Built] = {}
-    for name in [name for spec in (train, validation) if spec for name in split_names(spec)]:
-        if name not in known:
-            raise UserError(
-                f"{release} has no split `{name}`.{suggest(name, list(known))} It has: {', '.join(known)}."
-            )
+    names = [name for spec in (train, validation) if spec for name in split_names(spec)]
+    for name in names:
+        if name not in module.SPLITS:
+            hint, known = suggest(name, list(module.SPLITS)), ", ".join(module.SPLITS)
+            raise UserError(f"{release} has no split `{name}`.{hint} It has: {known}.")
+    for name in names:
         if name not in read:
             read[name] = build_rows(
                 module.read, module.FEATURES, on_error, root=root, split=name, **options

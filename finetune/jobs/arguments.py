@@ -7,7 +7,10 @@ import torch
 from accelerate import PartialState
 from transformers import TrainingArguments
 
+from finetune.config.datasets import MixtureDataset
 from finetune.config.schema import RunConfig, Strategy
+from finetune.data.dataset import ExampleDataset
+from finetune.data.mixture import count_parts
 from finetune.errors import UserError
 from finetune.metrics.metric import Metric
 from finetune.run_folder import RunFolder
@@ -127,3 +130,19 @@ def point_tracker(config: RunConfig, folder: RunFolder) -> None:
         os.environ.setdefault("WANDB_DIR", str(folder.root.absolute()))
         if config.tracker.mode is not None:
             os.environ["WANDB_MODE"] = config.tracker.mode
+
+
+def part_weights(config: RunConfig, train: ExampleDataset) -> dict[str, tuple[int, float]]:
+    """Return size and weight of each part of a mixture; empty where the data is none.
+
+    Raises:
+        UserError: nothing of a part is left to train on.
+    """
+    if not isinstance(config.dataset, MixtureDataset):
+        return {}
+    sizes = count_parts(train.rows)
+    for name in config.dataset.parts:
+        if name not in sizes:
+            raise UserError(f"Part `{name}` of the mixture has no example to train on.")
+    weights = {name: part.get("weight") for name, part in config.dataset.parts.items()}
+    return {name: (size, float(weights[name] or size)) for name, size in sizes.items()}

@@ -6,13 +6,11 @@ names data, task and metric, and the result is a folder of its own.
 """
 
 import logging
-from pathlib import Path
 
 import torch
 from accelerate import PartialState
 
 from finetune.config.schema import RunConfig
-from finetune.errors import UserError
 from finetune.jobs.parts import (
     build_collators,
     build_evaluator,
@@ -20,14 +18,15 @@ from finetune.jobs.parts import (
     build_validation,
     check_references,
     format_scores,
-    load_base,
     load_splits,
     on_main,
     set_up_logging,
 )
+from finetune.jobs.pictures import write_pictures
 from finetune.jobs.target import call_target
+from finetune.jobs.trained import load_trained, point_at_result
 from finetune.metrics.metric import Metric
-from finetune.model.load import load_adapter, load_config, load_processor
+from finetune.model.load import load_config, load_processor
 from finetune.run_folder import (
     Launch,
     RunFolder,
@@ -52,24 +51,16 @@ def run(config: RunConfig, launch: Launch) -> None:
     set_up_logging()
     metric: Metric = call_target(config.metric)
     folder = RunFolder(launch.folder)
-    adapter = config.adapter
     if config.run is None:
         on_main(lambda: folder.check(resume=False, overwrite=config.overwrite))
-    else:
-        result = find_result(folder)
-        if result == folder.model:
-            config.model.path, config.model.revision = str(result), None
-        else:
-            adapter = str(result)
+    point_at_result(config, folder)
     checkpoint = load_config(config.model.path, config.model.revision, config.model.resolution)
     processor = load_processor(config.model.path, config.model.revision)
     _, collator = build_collators(config, processor)
     splits = load_splits(config, training=False)
     validation = build_validation(config, splits, build_task(config, splits))
     check_references(metric, validation)
-    model = load_base(config, checkpoint).to(PartialState().device)
-    if adapter is not None:
-        model = load_adapter(model, adapter)
+    model = load_trained(config, checkpoint)
     if config.run is None:
         on_main(lambda: open_folder(folder, config, launch))
     evaluation = build_evaluator(config, validation, collator, processor, metric)(model)
@@ -78,26 +69,14 @@ def run(config: RunConfig, launch: Launch) -> None:
     with explain_disk_errors(folder.root):
         if PartialState().is_main_process:
             write_jsonl(rows, evaluation.rows)
+            if config.run is None:
+                write_pictures(folder.pictures, validation, evaluation.rows, config.evaluation.pictures)
             metrics = read_json(folder.metrics) if folder.metrics.is_file() else {}
             scored = {"command": launch.command, "scores": evaluation.scores}
             metrics["evaluate"] = [*metrics.get("evaluate", []), scored]
             write_json(folder.metrics, metrics)
     log.info("%s", format_scores(evaluation.scores))
     log.info("prediction rows: %s", rows)
-
-
-def find_result(folder: RunFolder) -> Path:
-    """Return what a finished run left: its adapter or its model.
-
-    Raises:
-        UserError: there is neither.
-    """
-    for result in (folder.adapter, folder.model):
-        if result.is_dir():
-            return result
-    raise UserError(
-        f"{folder.root} is not finished: it holds neither adapter/ nor model/. Go on with resume=true."
-    )
 
 
 def open_folder(folder: RunFolder, config: RunConfig, launch: Launch) -> None:

@@ -17,19 +17,23 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
+from finetune.config.datasets import MixtureDataset
 from finetune.config.schema import Overflow, PeftMethod, RunConfig
 from finetune.data.classes import ask_for_one_class, find_labels
 from finetune.data.collator import Collator
 from finetune.data.dataset import ExampleDataset
+from finetune.data.mixture import PART, mix_splits
 from finetune.data.rows import Splits, shared_examples
 from finetune.errors import UserError
 from finetune.evaluation.evaluate import Evaluation, evaluate
 from finetune.evaluation.generate import Generation
+from finetune.jobs.mask_codec import find_mask_vae
 from finetune.jobs.target import call_target
 from finetune.metrics.metric import Metric
 from finetune.model.freeze import FreezePolicy, apply_freeze
 from finetune.model.load import load_model
 from finetune.model.lora import AdapterSettings, Quantization, add_adapter
+from finetune.tasks.mixture import MixedTask
 from finetune.tasks.objects import ObjectsTask
 from finetune.tasks.task import Answer, Task
 from finetune.training.loss import compute_example_losses, supervised_positions
@@ -94,7 +98,7 @@ def load_splits(config: RunConfig, training: bool = True) -> Splits:
         UserError: the source's own; or a split is empty.
     """
     with PartialState().main_process_first():
-        splits = call_target(config.dataset)
+        splits = _load_source(config.dataset)
     if not isinstance(splits, Splits):
         raise UserError(f"dataset._target_ must return Splits(train, validation), got {splits!r}.")
     for name, rows in (("train", splits.train), ("validation", splits.validation)):
@@ -106,11 +110,44 @@ def load_splits(config: RunConfig, training: bool = True) -> Splits:
     return splits
 
 
+def _load_source(node: Any) -> Any:
+    """Load one source, or each of a mixture's."""
+    if not isinstance(node, MixtureDataset):
+        return call_target(node)
+    parts = {}
+    for name, part in node.parts.items():
+        splits = _load_source(part["source"])
+        limit = min(part.get("limit") or len(splits.train), len(splits.train))
+        parts[name] = splits._replace(train=splits.train.select(range(limit)))
+    return mix_splits(parts)
+
+
 def build_task(config: RunConfig, splits: Splits) -> Task:
-    """Build the task; the classes are those of the training split, unless it names its own."""
-    task: Task = call_target(config.task)
-    if isinstance(task, ObjectsTask) and task.labels is None:
+    """Build the task, or those of a mixture's parts."""
+    if not isinstance(config.dataset, MixtureDataset):
+        return _build_task(config.task, splits)
+    return MixedTask(
+        {
+            name: _build_task(part["task"], splits._replace(train=_rows_of(splits.train, name)))
+            for name, part in config.dataset.parts.items()
+        }
+    )
+
+
+def _rows_of(rows: Dataset, part: str) -> Dataset:
+    return rows.select([index for index, name in enumerate(rows[PART][:]) if name == part])
+
+
+def _build_task(node: Any, splits: Splits) -> Task:
+    """Build a task; the classes are those of the training split, unless it names its own."""
+    task: Task = call_target(node)
+    if not isinstance(task, ObjectsTask):
+        return task
+    if task.labels is None:
         task = replace(task, labels=find_labels(splits.train if len(splits.train) else splits.validation))
+    if task.masks and task.mask_vae is not None:
+        with PartialState().main_process_first():
+            task = replace(task, mask_vae=str(find_mask_vae(task.mask_vae, splits.train)))
     return task
 
 
@@ -249,6 +286,13 @@ def prepare_model(config: RunConfig, model: PaliGemmaForConditionalGeneration) -
     return add_adapter(model, freeze_policy(config), adapter_settings(config))
 
 
+def half_precision(config: RunConfig) -> torch.autocast:
+    """Return the context in which the model computes: bfloat16 or float16, as the trainer says."""
+    half = torch.float16 if config.trainer.fp16 else torch.bfloat16
+    enabled = config.trainer.bf16 or config.trainer.fp16
+    return torch.autocast(PartialState().device.type, half, enabled=enabled)
+
+
 Evaluator = Callable[[nn.Module], Evaluation]
 """Scores a model over the validation split."""
 
@@ -268,8 +312,6 @@ def build_evaluator(
         num_beams=options.num_beams,
         workers=config.trainer.dataloader_num_workers,
     )
-    half = torch.float16 if config.trainer.fp16 else torch.bfloat16
-    is_half = config.trainer.bf16 or config.trainer.fp16
 
     def losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         labels = batch.pop("labels")
@@ -286,7 +328,7 @@ def build_evaluator(
             metric,
             generation,
             compute_loss=losses if options.loss else None,
-            autocast=torch.autocast(PartialState().device.type, half, enabled=is_half),
+            autocast=half_precision(config),
         )
 
     return run

@@ -4,7 +4,8 @@
 the metric, the number of rows and the same by group go to standard output, messages to standard error.
 Rows stay on disk and are read one at a time.
 
-Where a metric compares boxes and a row has no `prediction_objects`, they are read from its `prediction`.
+Where a metric compares boxes or masks and a row has no `prediction_objects`, they are read from its
+`prediction`; masks with the weights of `metric.mask_vae`.
 """
 
 import json
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.codecs.boxes import decode_boxes
+from finetune.codecs.objects import ObjectReader
 from finetune.config.schema import RunConfig
 from finetune.errors import UserError
 from finetune.jobs.target import call_target
@@ -23,6 +24,7 @@ from finetune.metrics.detection import Detection
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.metrics.referring import Referring
 from finetune.metrics.rows import JsonlRows, Row
+from finetune.metrics.segmentation import Segmentation
 from finetune.run_folder import Launch
 
 
@@ -44,11 +46,22 @@ def run(config: RunConfig, launch: Launch) -> None:
         rows = JsonlRows(file)
         try:
             scored: Sequence[Row] = rows
-            if isinstance(metric, Detection | Referring):
-                scored = DecodedRows(rows, metric.divisor)
+            if isinstance(metric, Detection | Referring | Segmentation):
+                scored = DecodedRows(rows, ObjectReader(metric.divisor, _find_weights(metric)))
             print(json.dumps(compute_by_group(metric, scored)))
         finally:
             rows.close()
+
+
+def _find_weights(metric: Detection | Referring | Segmentation) -> str | None:
+    setting = getattr(metric, "mask_vae", None)
+    if setting is None:
+        return None
+    from finetune.jobs.mask_codec import find_mask_vae  # torch: not for texts and boxes
+
+    if setting == "own":
+        raise UserError("metric.mask_vae=own: name the file, such as runs/NAME/mask_vae.npz.")
+    return str(find_mask_vae(setting))
 
 
 class DecodedRows(Sequence[Any]):
@@ -56,12 +69,12 @@ class DecodedRows(Sequence[Any]):
 
     Args:
         rows: the rows.
-        divisor: what location tokens are divided by.
+        reader: reads them.
     """
 
-    def __init__(self, rows: Sequence[Row], divisor: int) -> None:
+    def __init__(self, rows: Sequence[Row], reader: ObjectReader) -> None:
         self.rows = rows
-        self.divisor = divisor
+        self.reader = reader
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,6 +91,5 @@ class DecodedRows(Sequence[Any]):
             )
         height, width = row.get("height"), row.get("width")
         if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
-            raise UserError(f"{name}: `height` and `width` in pixels are needed to read boxes from text.")
-        found = decode_boxes(row["prediction"], (height, width), self.divisor).objects
-        return [{"label": one.label, "box_xyxy": list(one.box_xyxy)} for one in found]
+            raise UserError(f"{name}: `height` and `width` in pixels are needed to read objects from text.")
+        return self.reader.read(row["prediction"], (height, width))

@@ -30,7 +30,14 @@ from finetune.data.collator import Collator
 from finetune.data.dataset import ExampleDataset
 from finetune.errors import UserError
 from finetune.evaluation.evaluate import Evaluation
-from finetune.jobs.arguments import build_arguments, check_best_metric, point_tracker, tower_rates
+from finetune.jobs.arguments import (
+    build_arguments,
+    check_best_metric,
+    part_weights,
+    point_tracker,
+    tower_rates,
+)
+from finetune.jobs.mask_codec import keep_mask_vae
 from finetune.jobs.parts import (
     Evaluator,
     build_collators,
@@ -47,6 +54,7 @@ from finetune.jobs.parts import (
     set_up_logging,
     warn_of_shared_examples,
 )
+from finetune.jobs.pictures import write_pictures
 from finetune.jobs.target import call_target
 from finetune.metrics.metric import Metric
 from finetune.model.freeze import checkpoint_activations, run_frozen_tower_without_graph
@@ -104,6 +112,7 @@ def run(config: RunConfig, launch: Launch) -> None:
         checkpoint_activations(model)
 
     on_main(lambda: open_folder(folder, config, launch, dropped))
+    on_main(lambda: keep_mask_vae(getattr(task, "mask_vae", None), folder.mask_vae))
     set_up_logging(folder.log)
     warn_of_shared_examples(splits)
     log.info("%s", format_table(count_parameters(model)))
@@ -117,6 +126,7 @@ def run(config: RunConfig, launch: Launch) -> None:
         result = evaluator(trainer.model)
         if PartialState().is_main_process:
             write_jsonl(folder.predictions / "validation.jsonl", result.rows)
+            write_pictures(folder.pictures, validation, result.rows, config.evaluation.pictures)
             before = read_json(folder.metrics) if folder.metrics.is_file() else {}
             write_json(folder.metrics, collect_metrics(trainer, outcome, result, started, before))
     log.info("%s", format_scores(result.scores))
@@ -197,6 +207,7 @@ def build_trainer(
         loss_average=config.trainer.loss.average,
         label_smoothing=config.trainer.loss.label_smoothing,
         towers=tower_rates(config),
+        parts=part_weights(config, train),
         evaluate_split=evaluate_split if config.evaluation.strategy != Strategy.no else None,
         mark_complete=lambda path: write_text(path / COMPLETE, ""),
     )

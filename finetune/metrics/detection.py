@@ -172,17 +172,25 @@ class Detection:
             `compute_average_precision`.
         divisor: 1023 or 1024, for whoever decodes `prediction_objects` from text; not read here.
         region: what is compared: `box` or `mask`.
+        mask_vae: the weights to decode masks from text with, like `divisor`.
     """
 
     higher_is_better: Mapping[str, bool] = dict.fromkeys(FIELDS, True)
 
-    def __init__(self, score: str = "confidence", divisor: int = 1023, region: str = "box") -> None:
+    def __init__(
+        self,
+        score: str = "confidence",
+        divisor: int = 1023,
+        region: str = "box",
+        mask_vae: str | None = None,
+    ) -> None:
         check_option("score", score, SCORES)
         check_option("divisor", divisor, DIVISORS)
         check_option("region", region, REGIONS)
         self.order = score
         self.divisor = divisor
         self.region = region
+        self.mask_vae = mask_vae
 
     def score(self, row: Mapping[str, Any]) -> None:
         """Return nothing: only a set has an average precision.

@@ -7,7 +7,7 @@ from pycocotools import mask as coco_mask
 
 from finetune.errors import UserError
 from finetune.metrics.mask import Rle, check_sizes, mask_overlap, read_mask
-from finetune.metrics.row import name_row, read_objects
+from finetune.metrics.row import DIVISORS, check_option, name_row, read_objects
 
 THRESHOLDS = (50, 60, 70, 80, 90)
 
@@ -40,6 +40,10 @@ class Segmentation:
 
     A row is one expression. Where it has several objects, or several are predicted, their masks are
     united; a prediction without a mask is an empty one.
+
+    Args:
+        divisor: 1023 or 1024, for whoever decodes `prediction_objects` from text; not read here.
+        mask_vae: the weights to decode masks with, for the same; not read here.
     """
 
     higher_is_better: Mapping[str, bool] = {
@@ -47,6 +51,11 @@ class Segmentation:
         "cumulative_iou": True,
         **{f"precision_{mark}": True for mark in THRESHOLDS},
     }
+
+    def __init__(self, divisor: int = 1023, mask_vae: str | None = None) -> None:
+        check_option("divisor", divisor, DIVISORS)
+        self.divisor = divisor
+        self.mask_vae = mask_vae
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Return the row's IoU, 0 to 100.

@@ -4,7 +4,8 @@ Batches cross the borders of epochs, as in big_vision: every batch is full, no e
 an epoch, several processes draw disjoint parts, and a resumed run goes on where it stopped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -15,28 +16,46 @@ from finetune.errors import UserError
 class ExampleStream(Sampler[tuple[int, int]]):
     """Draws (epoch, index) pairs.
 
+    Several parts, rows behind each other in the split, are drawn by weight: each has a stream of its own,
+    and the part that is furthest behind its share goes next. So every stretch of the stream has the parts
+    in proportion, and a small part with a large weight is in its next epoch before a large one is.
+
     Args:
-        examples: number of examples in the split.
+        parts: examples of each part; one part where the split is not a mixture.
         draws: number of pairs: steps times the global batch.
         seed: of the order.
+        weights: of the parts; null: as many as it has examples.
     """
 
-    def __init__(self, examples: int, draws: int, seed: int) -> None:
-        self.examples = examples
+    def __init__(
+        self, parts: Sequence[int], draws: int, seed: int, weights: Sequence[float] | None = None
+    ) -> None:
+        self.parts = parts
         self.draws = draws
         self.seed = seed
+        self.weights = weights or parts
 
     def __len__(self) -> int:
         return self.draws
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, left = 0, self.draws
-        while left > 0:
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.examples)
-            for index in order[:left]:
-                yield epoch, int(index)
-            left -= self.examples
-            epoch += 1
+        streams = [self._stream(number) for number in range(len(self.parts))]
+        if len(streams) == 1:
+            yield from islice(streams[0], self.draws)
+            return
+        drawn = [0] * len(streams)
+        for _ in range(self.draws):
+            part = min(range(len(streams)), key=lambda p: ((drawn[p] + 1) / self.weights[p], p))
+            drawn[part] += 1
+            yield next(streams[part])
+
+    def _stream(self, part: int) -> Iterator[tuple[int, int]]:
+        """Yield the pairs of one part without end."""
+        start = sum(self.parts[:part])
+        seed = (self.seed,) if len(self.parts) == 1 else (self.seed, part)
+        for epoch in count():
+            for index in np.random.default_rng((*seed, epoch)).permutation(self.parts[part]):
+                yield epoch, start + int(index)
 
 
 def divide_batch(

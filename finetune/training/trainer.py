@@ -32,6 +32,7 @@ class PaliGemmaTrainer(Trainer):
         loss_average: `example` or `token`.
         label_smoothing: the paper's.
         towers: exceptions to learning rate and weight decay.
+        parts: of a mixture: name -> number of examples and weight, in the order of the split.
         evaluate_split: scores the model; called by all processes at once.
         mark_complete: called by one process when a checkpoint's folder is whole.
         callbacks: transformers' callbacks.
@@ -47,6 +48,7 @@ class PaliGemmaTrainer(Trainer):
         loss_average: str = "example",
         label_smoothing: float = 0.0,
         towers: Mapping[str, TowerRates] | None = None,
+        parts: Mapping[str, tuple[int, float]] | None = None,
         evaluate_split: Callable[[nn.Module], dict[str, float]] | None = None,
         mark_complete: Callable[[Path], None] | None = None,
         callbacks: list[Any] | None = None,
@@ -54,6 +56,7 @@ class PaliGemmaTrainer(Trainer):
         self.loss_average = loss_average
         self.label_smoothing = label_smoothing
         self.towers = dict(towers or {})
+        self.parts = dict(parts or {"": (len(train_dataset), 1.0)})
         self.evaluate_split = evaluate_split
         self.mark_complete = mark_complete
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
@@ -77,7 +80,8 @@ class PaliGemmaTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
         draws = self.args.max_steps * self.global_batch
-        return ExampleStream(len(self.train_dataset), draws, self.args.seed)
+        sizes, weights = zip(*self.parts.values(), strict=True)
+        return ExampleStream(sizes, draws, self.args.seed, weights)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
         """Count the examples (or tokens) of one optimiser step over all processes."""

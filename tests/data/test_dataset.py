@@ -31,12 +31,6 @@ def test_a_column_the_task_needs_is_missed_at_once(digits: ExampleDataset) -> No
         ExampleDataset(digits.rows, TextTask("caption {text}", "answers"), "train")
 
 
-def test_lower_case_is_applied_to_suffixes_alone() -> None:
-    task = TextTask("Say {x}", "answers", lower=True)
-    row = {"x": "THIS", "answers": ["ABC"]}
-    assert task.build_text(row) == ("Say THIS", ("abc",))
-
-
 def test_overflow_is_found_exactly_where_the_tokens_are_too_many(processor: PaliGemmaProcessor) -> None:
     words = [" ".join(["circle"] * count) for count in range(1, 40)]
     rows = Dataset.from_dict(

@@ -10,7 +10,7 @@ from finetune.training.order import ExampleStream, count_steps, divide_batch
 
 @given(st.integers(1, 50), st.integers(0, 200), st.integers(0, 5))
 def test_each_epoch_holds_every_example_once(examples: int, draws: int, seed: int) -> None:
-    drawn = list(ExampleStream(examples, draws, seed))
+    drawn = list(ExampleStream([examples], draws, seed))
     assert len(drawn) == draws
     for epoch in range(draws // examples):
         part = drawn[epoch * examples : (epoch + 1) * examples]
@@ -18,14 +18,14 @@ def test_each_epoch_holds_every_example_once(examples: int, draws: int, seed: in
 
 
 def test_the_order_is_a_function_of_the_seed() -> None:
-    assert list(ExampleStream(100, 250, 1)) == list(ExampleStream(100, 250, 1))
-    assert list(ExampleStream(100, 250, 1)) != list(ExampleStream(100, 250, 2))
+    assert list(ExampleStream([100], 250, 1)) == list(ExampleStream([100], 250, 1))
+    assert list(ExampleStream([100], 250, 1)) != list(ExampleStream([100], 250, 2))
 
 
 def test_epochs_differ_and_a_longer_run_begins_as_a_shorter_one() -> None:
-    drawn = [index for _, index in ExampleStream(100, 200, 0)]
+    drawn = [index for _, index in ExampleStream([100], 200, 0)]
     assert drawn[:100] != drawn[100:]
-    assert list(islice(ExampleStream(100, 999, 0), 150)) == list(ExampleStream(100, 150, 0))
+    assert list(islice(ExampleStream([100], 999, 0), 150)) == list(ExampleStream([100], 150, 0))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 from finetune.data.faults import Faults
 from finetune.data.hub import load_hub
 from finetune.data.images import resolve_image
-from finetune.data.json_array import iterate_json_array
+from finetune.data.json_files import iterate_json_array
 from finetune.data.release import load_release
 from finetune.data.rows import Splits, build_rows, text_features
 from finetune.errors import UserError
@@ -55,7 +55,12 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
 
 
 def read_questions(
-    faults: Faults, questions: str, annotations: str, image_dir: str
+    faults: Faults,
+    questions: str,
+    annotations: str,
+    image_dir: str,
+    subset: str | None = None,
+    group: str = "answer_type",
 ) -> Iterator[dict[str, Any]]:
     """Join on `question_id`, in the order of the annotations.
 
@@ -64,6 +69,8 @@ def read_questions(
         questions: the file of the questions.
         annotations: the file of the answers.
         image_dir: folder of `COCO_<subset>_<image id>.jpg`.
+        subset: `train2014` or `val2014`; null: as the questions' file says.
+        group: the annotations' key that a score is broken down by.
 
     Raises:
         UserError: names the file, the question and the remedy.
@@ -74,12 +81,13 @@ def read_questions(
     if not Path(image_dir).is_dir():
         raise UserError(f"No folder {image_dir}.")
     asked = {item["question_id"]: item for item in iterate_json_array(Path(questions), "questions")}
-    subset = _find_subset(questions)
+    subset = subset or _find_subset(questions)
     empty = True
     for item in iterate_json_array(Path(annotations), "annotations"):
         empty = False
         with faults.skipping():
-            yield _join(item, asked, subset, Path(image_dir), annotations, questions)
+            row = _join(item, asked, subset, Path(image_dir), annotations, questions)
+            yield {**row, "group": item.get(group)}
     if empty:
         raise UserError(f"{annotations}: no annotations.")
 
@@ -101,7 +109,6 @@ def _join(
     name = f"COCO_{subset}_{asked[question_id]['image_id']:012d}.jpg"
     return {
         "id": str(question_id),
-        "group": item.get("answer_type"),
         "image": resolve_image(name, folder, where),
         "question": asked[question_id]["question"],
         "answers": [answer["answer"] for answer in item["answers"]],

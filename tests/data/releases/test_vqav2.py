@@ -70,7 +70,7 @@ def test_single_files_are_read_as_given(release: Path) -> None:
     [
         ("no annotations", "No file .*v2_mscoco_train2014_annotations.json"),
         ("no images", "No folder .*train2014"),
-        ("half", "ends in the middle of `annotations`"),
+        ("half", "ends in the middle of the array `annotations`"),
         ("wrong file", "no array `annotations`"),
         ("other questions", "question 7 does not stand in"),
         ("no image", "question 0: no image `COCO_train2014_000000000000.jpg`"),

@@ -1,0 +1,66 @@
+"""Several sources in one run: their rows in one table, each naming the part that it comes from."""
+
+from collections.abc import Mapping
+from itertools import groupby
+
+from datasets import Dataset, Features, Value, concatenate_datasets
+
+from finetune.data.rows import Splits
+from finetune.errors import UserError
+
+PART = "part"
+"""The column with the name of a row's part."""
+
+
+def mix_splits(parts: Mapping[str, Splits]) -> Splits:
+    """Put the parts behind each other; columns that a part lacks are null in its rows.
+
+    Args:
+        parts: name -> its splits.
+
+    Raises:
+        UserError: a column has different types in two parts.
+    """
+    return Splits(
+        _stack({name: splits.train for name, splits in parts.items()}),
+        _stack({name: splits.validation for name, splits in parts.items()}),
+        tuple(f"{name}: {fault}" for name, splits in parts.items() for fault in splits.skipped),
+    )
+
+
+def count_parts(rows: Dataset) -> dict[str, int]:
+    """Return how many rows each part has, in their order; empty where the rows are no mixture."""
+    if PART not in rows.column_names:
+        return {}
+    return {name: len(list(own)) for name, own in groupby(rows[PART][:])}
+
+
+def _stack(parts: Mapping[str, Dataset]) -> Dataset:
+    parts = {name: rows for name, rows in parts.items() if len(rows)}
+    if any(isinstance(rows.features.get("image"), dict) for rows in parts.values()):
+        parts = {name: _hold_bytes(rows) for name, rows in parts.items()}
+    kinds: dict[str, tuple[str, object]] = {}
+    for name, rows in parts.items():
+        for column, kind in rows.features.items():
+            first, known = kinds.setdefault(column, (name, kind))
+            if known != kind:
+                raise UserError(
+                    f"Parts `{first}` and `{name}` cannot be mixed: column `{column}` is {known} in one "
+                    f"and {kind} in the other."
+                )
+    named = [
+        rows.add_column(PART, [name] * len(rows), feature=Value("string")) for name, rows in parts.items()
+    ]
+    return concatenate_datasets(named)
+
+
+def _hold_bytes(rows: Dataset) -> Dataset:
+    """Write paths in the form of pictures inside the rows."""
+    if "image" not in rows.column_names or isinstance(rows.features["image"], dict):
+        return rows
+    inside = {"bytes": Value("binary"), "path": Value("string")}
+    return rows.map(
+        lambda row: {"image": {"bytes": None, "path": row["image"]}},
+        features=Features({**rows.features, "image": inside}),
+        desc="Mixing",
+    )

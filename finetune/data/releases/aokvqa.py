@@ -1,0 +1,40 @@
+"""A-OKVQA: ten direct answers and four choices to each question.
+
+Under `root`: `aokvqa_v1p0_{train,val,test}.json`, and the photos of COCO in `train2017/`, `val2017/`,
+`test2017/`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import Features, Value
+
+from finetune.data.faults import Faults
+from finetune.data.images import resolve_image
+from finetune.data.json_files import iterate_records
+from finetune.data.rows import text_features
+
+SPLITS = ("train", "val", "test")
+FEATURES = Features({**text_features("question", lists=("answers", "choices")), "answer": Value("int32")})
+
+
+def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the questions of a split; test has no answers.
+
+    Raises:
+        UserError: names the file and the item.
+    """
+    folder, answered = Path(root), split != "test"
+    for item in iterate_records(folder / f"aokvqa_v1p0_{split}.json"):
+        with faults.skipping():
+            name = f"{str(item['image_id']).zfill(12)}.jpg"
+            yield {
+                "id": item["question_id"],
+                "group": None,
+                "image": resolve_image(name, folder / f"{split}2017", item.where),
+                "question": item["question"],
+                "answers": item["direct_answers"] if answered else [],
+                "choices": item["choices"],
+                "answer": item["correct_choice_idx"] if answered else None,
+            }

@@ -1,0 +1,36 @@
+"""ChartQA: questions about charts; the group is `human`, or `augmented` for those that a model wrote.
+
+Under `root`, which is the release's `ChartQA Dataset`: `{split}/{split}_human.json`,
+`{split}/{split}_augmented.json` and `{split}/png/` for train, val and test.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from finetune.data.faults import Faults
+from finetune.data.images import resolve_image
+from finetune.data.json_files import iterate_records
+from finetune.data.rows import text_features
+
+SPLITS = ("train", "val", "test")
+FEATURES = text_features("question", lists=("answers",))
+
+
+def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the questions of a split, those of people first.
+
+    Raises:
+        UserError: names the file and the item.
+    """
+    folder = Path(root) / split
+    for source in ("human", "augmented"):
+        for number, item in enumerate(iterate_records(folder / f"{split}_{source}.json")):
+            with faults.skipping():
+                yield {
+                    "id": f"{source}-{number}",
+                    "group": source,
+                    "image": resolve_image(item["imgname"], folder / "png", item.where),
+                    "question": item["query"],
+                    "answers": [item["label"]],
+                }

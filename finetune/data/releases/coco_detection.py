@@ -1,0 +1,22 @@
+"""COCO 2017: boxes and masks of eighty classes.
+
+Under `root`: `annotations/instances_{train,val}2017.json`, and the photos in `train2017/`, `val2017/`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from finetune.data.faults import Faults
+from finetune.data.formats.coco import read_instances
+from finetune.data.objects import object_features
+
+SPLITS = ("train", "val")
+FEATURES = object_features()
+
+
+def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+    """Yield one row a photo, also those without objects; crowds are marked, and keep their masks."""
+    folder = Path(root)
+    file = folder / "annotations" / f"instances_{split}2017.json"
+    return read_instances(faults, str(file), folder / f"{split}2017")

@@ -1,0 +1,42 @@
+"""GQA: questions composed from scene graphs; the group is their structure: query, verify, ...
+
+Under `root`: `{split}_questions.json`, `train_all_questions/train_all_questions_{0..9}.json` and `images/`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from finetune.data.faults import Faults
+from finetune.data.images import resolve_image
+from finetune.data.json_files import Record, iterate_json_object
+from finetune.data.rows import text_features
+
+SPLITS = ("train_balanced", "val_balanced", "testdev_balanced", "train_all", "val_all", "testdev_all")
+FEATURES = text_features("question", lists=("answers",))
+
+TRAIN_ALL_FILES = 10
+
+
+def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the questions of a split.
+
+    Raises:
+        UserError: names the file and the question.
+    """
+    folder = Path(root)
+    files = [folder / f"{split}_questions.json"]
+    if split == "train_all":
+        parts = folder / "train_all_questions"
+        files = [parts / f"train_all_questions_{part}.json" for part in range(TRAIN_ALL_FILES)]
+    for file in files:
+        for question_id, values in iterate_json_object(file):
+            with faults.skipping():
+                item = Record(values, f"{file}: question {question_id}")
+                yield {
+                    "id": question_id,
+                    "group": (item.get("types") or {}).get("structural"),
+                    "image": resolve_image(f"{item['imageId']}.jpg", folder / "images", item.where),
+                    "question": item["question"],
+                    "answers": [item["answer"]],
+                }

@@ -1,0 +1,47 @@
+"""InfographicVQA: questions on infographics, task 3 of the DocVQA challenge.
+
+Under `root`: `infographicsVQA_train_v1.0.json`, `infographicsVQA_val_v1.0_withQT.json`,
+`infographicsVQA_test_v1.0.json` and `images/`.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+from finetune.data.faults import Faults
+from finetune.data.releases import docvqa
+
+SPLITS = ("train", "val", "test")
+FEATURES = docvqa.FEATURES
+
+MOST_ITEMS = 6
+"""An answer of more items keeps its own order alone: of seven there would be 5,040."""
+
+
+def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the questions of a split; test has no answers.
+
+    The challenge accepts the items of an answer in any order, so those of `val` are given in each, as
+    in big_vision.
+
+    Raises:
+        UserError: names the file and the item.
+    """
+    folder = Path(root)
+    file = folder / f"infographicsVQA_{split}_v1.0{'_withQT' if split == 'val' else ''}.json"
+    rows = docvqa.read_questions(
+        faults, file, folder / "images", "{image_local_name}", split != "test", key="questionId"
+    )
+    if split != "val":
+        return rows
+    return ({**row, "answers": permute_items(row["answers"])} for row in rows)
+
+
+def permute_items(answers: Iterable[str]) -> list[str]:
+    """Return answers such as `a, b` with their items in every order, each once."""
+    found: list[tuple[str, ...]] = []
+    for answer in answers:
+        items = answer.split(", ")
+        found += permutations(items) if len(items) <= MOST_ITEMS else [tuple(items)]
+    return list(dict.fromkeys(", ".join(items) for items in found))

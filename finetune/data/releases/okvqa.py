@@ -1,0 +1,32 @@
+"""OK-VQA: questions that need knowledge, ten answers each; the group is the kind of knowledge.
+
+Under `root`: `OpenEnded_mscoco_{train,val}2014_questions.json`, `mscoco_{train,val}2014_annotations.json`,
+and the photos of COCO in `train2014/` and `val2014/`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from finetune.data.faults import Faults
+from finetune.data.releases import vqav2
+
+SPLITS = ("train", "val")
+FEATURES = vqav2.FEATURES
+
+
+def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the questions of a split.
+
+    Raises:
+        UserError: names the file and the question.
+    """
+    folder, subset = Path(root), f"{split}2014"
+    return vqav2.read_questions(
+        faults,
+        str(folder / f"OpenEnded_mscoco_{subset}_questions.json"),
+        str(folder / f"mscoco_{subset}_annotations.json"),
+        str(folder / subset),
+        subset=subset,
+        group="question_type",
+    )

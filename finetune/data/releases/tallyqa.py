@@ -1,0 +1,36 @@
+"""TallyQA: counting questions; the group is `simple` or `complex`, which only test says.
+
+Under `root`: `train.json`, `test.json`, the photos of COCO in `train2014/` and `val2014/`, and those of
+Visual Genome in `VG_100K/` and `VG_100K_2/`. An id is that of the picture and that of the question.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from finetune.data.faults import Faults
+from finetune.data.images import resolve_image
+from finetune.data.json_files import iterate_records
+from finetune.data.rows import text_features
+
+SPLITS = ("train", "test")
+FEATURES = text_features("question", lists=("answers",))
+
+
+def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the questions of a split.
+
+    Raises:
+        UserError: names the file and the item.
+    """
+    folder = Path(root)
+    for item in iterate_records(folder / f"{split}.json"):
+        with faults.skipping():
+            kind = None if split == "train" else "simple" if item["issimple"] else "complex"
+            yield {
+                "id": f"{item['image_id']}-{item['question_id']}",
+                "group": kind,
+                "image": resolve_image(item["image"], folder, item.where),
+                "question": item["question"],
+                "answers": [str(item["answer"])],
+            }

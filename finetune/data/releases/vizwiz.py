@@ -1,0 +1,43 @@
+"""VizWiz-VQA: questions that blind people asked about their photos, up to ten answers each.
+
+Under `root`: `annotations/{train,val,test}.json`, and the photos in `train/`, `val/`, `test/`. An id is the
+name of the photo, as the challenge's server has it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from finetune.data.faults import Faults
+from finetune.data.images import resolve_image
+from finetune.data.json_files import Record, iterate_records
+from finetune.data.rows import text_features
+from finetune.errors import UserError
+
+SPLITS = ("train", "val", "test")
+FEATURES = text_features("question", lists=("answers",))
+
+
+def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the questions of a split, without answers that are empty; test has none.
+
+    Raises:
+        UserError: names the file and the item.
+    """
+    folder = Path(root)
+    for item in iterate_records(folder / "annotations" / f"{split}.json"):
+        with faults.skipping():
+            yield {
+                "id": item["image"],
+                "group": item.get("answer_type"),
+                "image": resolve_image(item["image"], folder / split, item.where),
+                "question": item["question"],
+                "answers": [] if split == "test" else _drop_empty(item),
+            }
+
+
+def _drop_empty(item: Record) -> list[str]:
+    answers = [one["answer"] for one in item["answers"] if one["answer"]]
+    if not answers:
+        raise UserError(f"{item.where}: none of its {len(item['answers'])} answers has any text.")
+    return answers

@@ -1,0 +1,45 @@
+"""A model that is finished: what a run left, or any checkpoint with any adapter."""
+
+import torch
+from accelerate import PartialState
+from torch import nn
+from transformers import PaliGemmaConfig
+
+from finetune.config.schema import RunConfig
+from finetune.errors import UserError
+from finetune.jobs.parts import load_base
+from finetune.model.load import load_adapter
+from finetune.run_folder import RunFolder
+
+
+def point_at_result(config: RunConfig, folder: RunFolder) -> None:
+    """Make a finished run's result the config's model or adapter, and its mask VAE the task's.
+
+    Args:
+        config: with `run=`; without it nothing is changed.
+        folder: the run's.
+
+    Raises:
+        UserError: the run left neither adapter nor model.
+    """
+    if config.run is None:
+        return
+    if folder.mask_vae.is_file():
+        config.task.mask_vae = str(folder.mask_vae)
+    if folder.adapter.is_dir():
+        config.adapter = str(folder.adapter)
+    elif folder.model.is_dir():
+        config.model.path, config.model.revision = str(folder.model), None
+    else:
+        raise UserError(
+            f"{folder.root} is not finished: it holds neither adapter/ nor model/. Go on with resume=true."
+        )
+
+
+def load_trained(config: RunConfig, checkpoint: PaliGemmaConfig) -> nn.Module:
+    """Load the config's model with its adapter, on this process's device, to be evaluated."""
+    PartialState(cpu=not torch.cuda.is_available())
+    model: nn.Module = load_base(config, checkpoint).to(PartialState().device)
+    if config.adapter is not None:
+        model = load_adapter(model, config.adapter)
+    return model.eval()

@@ -1,0 +1,333 @@
+"""Boxes, masks and answers drawn onto pictures, for people to look at."""
+
+import math
+import unicodedata
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco
+
+from finetune.errors import UserError
+
+Colour = tuple[int, int, int]
+Box = tuple[int, int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+PALETTE: tuple[Colour, ...] = (
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
+    (204, 121, 167),
+)  # fmt: skip
+"""Okabe and Ito's colours but for black; those who cannot tell red from green can tell these apart."""
+
+SMALLEST_SIDE = 320
+"""Pixels of the short side that make tags readable."""
+
+_LARGEST_SIDE = 4096
+_FILL = 0.4
+_BLACK, _WHITE, _GREY = (0, 0, 0), (255, 255, 255), (110, 110, 110)
+_MOST_LINES = 12
+
+
+class _Shape(NamedTuple):
+    """An object on the picture that is drawn."""
+
+    tag: str
+    box: Box
+    """Whole pixels inside the picture: x_min, y_min, x_max, y_max, the last two not part of it."""
+    mask: np.ndarray | None
+    """(height, width) bool."""
+    colour: Colour
+
+
+def label_colour(label: str) -> Colour:
+    """Return the colour of a label: the same one in every picture; several labels may share it."""
+    return PALETTE[zlib.crc32(label.encode("utf-8", "replace")) % len(PALETTE)]
+
+
+def draw_objects(
+    image: Image.Image, objects: Sequence[Mapping[str, Any]], *, truth: Sequence[Mapping[str, Any]] = ()
+) -> Image.Image:
+    """Draw objects onto a copy of a picture.
+
+    Args:
+        image: of any mode.
+        objects: as prediction rows have them: `box_xyxy` in the picture's pixels and, where they are
+            known, `label`, `score` and `mask_rle`. What lies outside is drawn at the edge. Run lengths that
+            end early leave the rest of their mask undefined.
+        truth: annotated objects, whose boxes are drawn dashed in black and white.
+
+    Returns:
+        RGB, of the same size.
+
+    Raises:
+        UserError: a box is not four finite numbers, or a mask cannot be read or is of another size.
+    """
+    return _draw(image.convert("RGB"), objects, truth, 1)
+
+
+def draw_prediction(image: Image.Image, row: Mapping[str, Any]) -> Image.Image:
+    """Draw a prediction row: its objects on the picture, prompt and answer below.
+
+    Args:
+        image: the row's picture; one that is smaller than 320 pixels is enlarged by a whole factor first.
+        row: `prefix`, `prediction`, `prediction_objects` and `objects`, the truth, where it has them.
+
+    Returns:
+        RGB, as wide as the picture or its enlargement, and higher by the lines of text; no more than
+        twelve lines each of prompt and answer.
+
+    Raises:
+        UserError: as in `draw_objects`; the message names the row.
+    """
+    short, long = sorted(image.size)
+    factor = max(1, min(math.ceil(SMALLEST_SIDE / short), _LARGEST_SIDE // long))
+    enlarged = image.convert("RGB").resize(
+        (image.width * factor, image.height * factor), Image.Resampling.NEAREST
+    )
+    try:
+        picture = _draw(enlarged, row.get("prediction_objects") or (), row.get("objects") or (), factor)
+    except UserError as error:
+        raise UserError(f"Row `{row.get('id')}`: {error}") from error
+    return _add_caption(picture, row.get("prefix") or "", row.get("prediction") or "")
+
+
+def _draw(
+    image: Image.Image,
+    objects: Sequence[Mapping[str, Any]],
+    truth: Sequence[Mapping[str, Any]],
+    factor: int,
+) -> Image.Image:
+    """Draw onto a copy of an enlarged picture; boxes and masks are those of the original."""
+    shapes = [_read_shape(one, image.size, factor) for one in objects]
+    # Small ones last, so that large ones do not hide them.
+    shapes.sort(key=lambda shape: _area(shape.box), reverse=True)
+    line = max(2, round(min(image.size) / 200))
+    canvas = _tint(image, shapes, line)
+    draw = ImageDraw.Draw(canvas)
+    for shape in shapes:
+        draw.rectangle(_inclusive(shape.box), outline=shape.colour, width=line)
+    for one in truth:
+        _draw_dashes(draw, _read_box(one, image.size, factor), max(1, line // 2))
+    _draw_tags(draw, shapes, canvas.size, line)
+    return canvas
+
+
+def _read_shape(one: Mapping[str, Any], size: tuple[int, int], factor: int) -> _Shape:
+    label, score = one.get("label") or "", one.get("score")
+    tag = " ".join(part for part in (_clean(label), "" if score is None else f"{score:.2f}") if part)
+    return _Shape(tag, _read_box(one, size, factor), _read_mask(one, size, factor), label_colour(label))
+
+
+def _read_box(one: Mapping[str, Any], size: tuple[int, int], factor: int) -> Box:
+    """Return a box in whole pixels, at least one wide and high, inside the picture."""
+    try:
+        corners = np.array(one.get("box_xyxy"), dtype=np.float64).reshape(2, 2) * factor
+        if not np.isfinite(corners).all():
+            raise ValueError
+    except (TypeError, ValueError):
+        raise UserError(
+            f"Expected `box_xyxy` of object `{one.get('label')}` to be four finite numbers, x_min, y_min, "
+            f"x_max, y_max in pixels, but got {one.get('box_xyxy')}."
+        ) from None
+    first = np.clip(np.rint(corners.min(0)), 0, np.array(size) - 1)
+    last = np.clip(np.rint(corners.max(0)), first + 1, size)
+    x_min, y_min, x_max, y_max = (int(value) for value in (*first, *last))
+    return x_min, y_min, x_max, y_max
+
+
+def _read_mask(one: Mapping[str, Any], size: tuple[int, int], factor: int) -> np.ndarray | None:
+    rle = one.get("mask_rle")
+    if rle is None:
+        return None
+    width, height = size[0] // factor, size[1] // factor
+    try:
+        if list(rle["size"]) != [height, width]:
+            raise ValueError(f"its size is {list(rle['size'])}")
+        if isinstance(rle["counts"], list):
+            rle = coco.frPyObjects(rle, height, width)
+        counts = rle["counts"].encode() if isinstance(rle["counts"], str) else rle["counts"]
+        if (counts[-1] - 48) & 32:  # a number goes on; the library would read on behind the string
+            raise ValueError("the runs end within a number")
+        mask = coco.decode({"size": [height, width], "counts": counts})
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"Expected `mask_rle` of object `{one.get('label')}` to be COCO's run lengths of size "
+            f"{[height, width]} (height, width), but could not read it: {error}."
+        ) from error
+    return np.kron(mask, np.ones((factor, factor), dtype=np.uint8)) != 0
+
+
+def _tint(image: Image.Image, shapes: Sequence[_Shape], line: int) -> Image.Image:
+    """Fill the masks so that the picture shows through, and outline them."""
+    pixels = np.array(image)
+    for shape in shapes:
+        if shape.mask is not None:
+            pixels[shape.mask] = np.rint(
+                (1 - _FILL) * pixels[shape.mask] + _FILL * np.array(shape.colour)
+            ).astype(np.uint8)
+    for shape in shapes:
+        if shape.mask is not None:
+            pixels[_edge(shape.mask, line)] = shape.colour
+    return Image.fromarray(pixels)
+
+
+def _edge(mask: np.ndarray, width: int) -> np.ndarray:
+    """Return the mask's pixels that lie this near to one that is not in it, or to the picture's edge."""
+    height, across = mask.shape
+    inner = mask.copy()
+    padded = np.pad(mask, width)
+    for step in range(1, width + 1):
+        for down, right in ((step, 0), (-step, 0), (0, step), (0, -step)):
+            inner &= padded[width + down :, width + right :][:height, :across]
+    return mask & ~inner
+
+
+def _draw_dashes(draw: ImageDraw.ImageDraw, box: Box, width: int) -> None:
+    """Draw a rectangle in black, and dashes in white over it."""
+    x_min, y_min, x_max, y_max = _inclusive(box)
+    draw.rectangle((x_min, y_min, x_max, y_max), outline=_BLACK, width=width)
+    dash = 5 * width
+    thick = width - 1
+    for x in range(x_min, x_max + 1, 2 * dash):
+        end = min(x + dash - 1, x_max)
+        draw.rectangle((x, y_min, end, min(y_min + thick, y_max)), fill=_WHITE)
+        draw.rectangle((x, max(y_max - thick, y_min), end, y_max), fill=_WHITE)
+    for y in range(y_min, y_max + 1, 2 * dash):
+        end = min(y + dash - 1, y_max)
+        draw.rectangle((x_min, y, min(x_min + thick, x_max), end), fill=_WHITE)
+        draw.rectangle((max(x_max - thick, x_min), y, x_max, end), fill=_WHITE)
+
+
+def _draw_tags(
+    draw: ImageDraw.ImageDraw, shapes: Sequence[_Shape], size: tuple[int, int], line: int
+) -> None:
+    """Write each object's label and score at its box, inside the picture and beside the other tags."""
+    font = _load_font(_text_size(size))
+    pad = line + 1
+    height = _line_height(font) + pad
+    taken: list[Box] = []
+    for shape in shapes:
+        text = _shorten(shape.tag, font, size[0] - 2 * pad)
+        if not text:
+            continue
+        width = math.ceil(font.getlength(text)) + 2 * pad
+        x_min, y_min, x_max, y_max = shape.box
+        places = [
+            _push_inside((x, y, x + width, y + height), size)
+            for y in (y_min - height, y_min, y_max - height, y_max)
+            for x in (x_min, x_max - width)
+        ]
+        place = next((one for one in places if True), places[0])
+        taken.append(place)
+        draw.rectangle(_inclusive(place), fill=shape.colour)
+        middle = (place[0] + pad, (place[1] + place[3]) / 2)
+        draw.text(middle, text, fill=_readable_on(shape.colour), font=font, anchor="lm")
+
+
+def _add_caption(picture: Image.Image, prompt: str, answer: str) -> Image.Image:
+    """Write prompt and answer below a picture, the prompt in grey."""
+    font = _load_font(_text_size(picture.size))
+    height = _line_height(font)
+    pad = height // 2
+    room = picture.width - 2 * pad
+    lines = [
+        (text, colour)
+        for part, colour in ((prompt, _GREY), (answer, _BLACK))
+        for text in _wrap(part, font, room)
+    ]
+    if not lines:
+        return picture
+    page = Image.new("RGB", (picture.width, picture.height + height * len(lines) + 2 * pad), _WHITE)
+    page.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(page)
+    for number, (text, colour) in enumerate(lines):
+        place = (pad, picture.height + pad + (number + 0.5) * height)
+        draw.text(place, text, fill=colour, font=font, anchor="lm")
+    return page
+
+
+def _wrap(text: str, font: Font, room: float) -> list[str]:
+    """Break text into lines at spaces, and within words that are longer than a line."""
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        line = ""
+        for piece in _pieces(_clean(paragraph), font, room):
+            if line and font.getlength(f"{line} {piece}") > room:
+                lines.append(line)
+                line = ""
+            line = f"{line} {piece}" if line else piece
+            if len(lines) >= _MOST_LINES:
+                return [*lines[: _MOST_LINES - 1], _shorten(f"{lines[_MOST_LINES - 1]} ...", font, room)]
+        lines.append(line)
+    return lines
+
+
+def _pieces(text: str, font: Font, room: float) -> Iterator[str]:
+    """Yield the words, and the parts of those that are longer than a line."""
+    for word in text.split():
+        start = 0
+        for end in range(1, len(word) + 1):
+            if end - start > 1 and font.getlength(word[start:end]) > room:
+                yield word[start : end - 1]
+                start = end - 1
+        yield word[start:]
+
+
+def _shorten(text: str, font: Font, room: float) -> str:
+    """Cut the end of a text that is wider than the room, and mark it; an empty one where nothing fits."""
+    if font.getlength(text) <= room:
+        return text
+    for end in range(min(len(text), 200), 0, -1):
+        if font.getlength(f"{text[:end]}...") <= room:
+            return f"{text[:end]}..."
+    return ""
+
+
+def _clean(text: str) -> str:
+    """Replace what cannot be drawn on a line: control characters and halves of characters."""
+    return "".join(" " if unicodedata.category(one) in {"Cc", "Cs"} else one for one in text).strip()
+
+
+@cache
+def _load_font(size: int) -> Font:
+    return ImageFont.load_default(size)
+
+
+def _text_size(size: tuple[int, int]) -> int:
+    return max(14, round(min(size) / 36))
+
+
+def _line_height(font: Font) -> int:
+    _, top, _, bottom = font.getbbox("Ágj")
+    return math.ceil((bottom - top) * 1.3)
+
+
+def _readable_on(colour: Colour) -> Colour:
+    """Return black or white, whichever differs more in luminance (WCAG 2's contrast ratio)."""
+    shares = [(value / 255) ** 2.2 for value in colour]
+    luminance = 0.2126 * shares[0] + 0.7152 * shares[1] + 0.0722 * shares[2]
+    return _BLACK if (luminance + 0.05) ** 2 > 1.05 * 0.05 else _WHITE
+
+
+def _inclusive(box: Box) -> Box:
+    """Return the box with its last pixels, as Pillow counts."""
+    return box[0], box[1], box[2] - 1, box[3] - 1
+
+
+def _area(box: Box) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _push_inside(box: Box, size: tuple[int, int]) -> Box:
+    """Move a box into the picture, whose upper left corner counts most."""
+    x = max(0, min(box[0], size[0] - (box[2] - box[0])))
+    y = max(0, min(box[1], size[1] - (box[3] - box[1])))
+    return x, y, x + box[2] - box[0], y + box[3] - box[1]
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -1,0 +1,51 @@
+"""Several tasks in one run: each row is asked, scored and read as its part says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.tasks.task import Answer, Row, Task, Text
+
+
+@dataclass(frozen=True)
+class MixedTask:
+    """Hands each row to the task of its part.
+
+    Args:
+        tasks: name of the part -> its task.
+    """
+
+    tasks: Mapping[str, Task]
+
+    def check_columns(self, columns: list[str]) -> None:
+        """Raise if the rows lack a column that any of the tasks reads.
+
+        Raises:
+            UserError: names the part and the column.
+        """
+        for name, task in self.tasks.items():
+            try:
+                task.check_columns(columns)
+            except UserError as error:
+                raise UserError(f"Part `{name}`: {error}") from error
+
+    def build_text(self, row: Row, draw: Random | None = None) -> Text:
+        """Return prefix and suffixes as the row's part words them."""
+        return self._of(row).build_text(row, draw)
+
+    def measure_text(self, row: Row) -> Text:
+        """Return text of the same length."""
+        return self._of(row).measure_text(row)
+
+    def build_target(self, row: Row) -> dict[str, Any]:
+        """Return what an answer is scored against, and the part."""
+        return {**self._of(row).build_target(row), "part": row["part"]}
+
+    def read_answer(self, answer: Answer, target: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the answer says."""
+        return self._of(target).read_answer(answer, target)
+
+    def _of(self, row: Mapping[str, Any]) -> Task:
+        return self.tasks[row["part"]]

@@ -1,0 +1,65 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from finetune.data.dataset import ExampleDataset
+from finetune.data.release import load_release
+from finetune.data.rows import Splits
+from finetune.errors import UserError
+from finetune.tasks.text import TextTask
+
+HUMAN = {"imgname": "41699051005347.png", "query": "How many food items?", "label": "14"}
+AUGMENTED = {"imgname": "41699051005347.png", "query": "How many people in 2013?", "label": "0.57"}
+
+
+@pytest.fixture
+def root(write_files: Callable[..., Path]) -> Path:
+    files: dict[str, object] = {}
+    for split in ("train", "val", "test"):
+        files |= {
+            f"{split}/{split}_human.json": [HUMAN],
+            f"{split}/{split}_augmented.json": [AUGMENTED, AUGMENTED],
+            f"{split}/png/41699051005347.png": None,
+        }
+    return write_files(files)
+
+
+def test_human_and_augmented_questions_come_together_and_keep_their_group(
+    root: Path, load_choice: Callable[..., tuple[Splits, ExampleDataset]]
+) -> None:
+    splits, examples = load_choice("chartqa", "question", root, "dataset.validation=test")
+    assert splits.validation["id"][:] == ["human-0", "augmented-0", "augmented-1"]
+    assert splits.validation[1] == {
+        "id": "augmented-0",
+        "group": "augmented",
+        "image": str(root / "test/png/41699051005347.png"),
+        "question": "How many people in 2013?",
+        "answers": ["0.57"],
+    }
+    assert (examples[0].prefix, examples[0].suffixes) == ("How many food items?", ("14",))
+
+
+def test_a_missing_chart_is_an_error_or_left_out(root: Path) -> None:
+    (root / "val/png/41699051005347.png").unlink()
+    with pytest.raises(UserError, match=r"val_human.json item 1: no image `41699051005347.png`"):
+        load_release("chartqa", str(root), "train", "val", {}, "error", {})
+    splits = load_release("chartqa", str(root), "train", "val", {}, "skip", {})
+    assert (len(splits.train), len(splits.validation), len(splits.skipped)) == (3, 0, 3)
+
+
+@pytest.mark.parity
+def test_real_questions_find_their_charts(parity_data: Path, tmp_path: Path) -> None:
+    """A sample of the test split; `split` says which file a question is of."""
+    sample = json.loads((parity_data / "images/chartqa.json").read_text(encoding="utf-8"))
+    folder = tmp_path / "test"
+    shutil.copytree(parity_data / "images/chartqa", folder / "png")
+    for source in ("human", "augmented"):
+        items = [{**one, "imgname": Path(one["image"]).name} for one in sample if one["split"] == source]
+        (folder / f"test_{source}.json").write_text(json.dumps(items))
+    rows = load_release("chartqa", str(tmp_path), None, "test", {}, "error", {}).validation
+    examples = ExampleDataset(rows, TextTask("{question}", "answers"), "test")
+    assert sorted(rows["question"][:]) == sorted(one["query"] for one in sample)
+    assert all(min(examples[index].images[0].size) > 100 for index in range(len(examples)))

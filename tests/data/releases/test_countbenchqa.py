@@ -1,0 +1,65 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, Features, Value
+from datasets import Image as Picture
+from PIL import Image
+
+from finetune.data.dataset import ExampleDataset
+from finetune.data.release import load_release
+from finetune.data.rows import Splits
+from finetune.errors import UserError
+
+QUESTIONS = "countbench_paired_questions.json"
+
+
+@pytest.fixture
+def root(write_files: Callable[..., Path]) -> Path:
+    """Three rows, the second without a picture, the third grey."""
+    pictures = [Image.new("RGB", (4, 4)), None, Image.new("L", (4, 4))]
+    features = Features({"image": Picture(), "text": Value("string"), "number": Value("int32")})
+    rows = {"image": pictures, "text": ["x"] * 3, "number": [10, 2, 3]}
+    folder = write_files(
+        {QUESTIONS: [{"question": f"How many {what}?"} for what in ("cups", "dogs", "hats")]}
+    )
+    Dataset.from_dict(rows, features=features).to_parquet(str(folder / "train-00000-of-00001-cf54.parquet"))
+    return folder
+
+
+def test_a_question_with_a_picture_is_answered_by_a_number(
+    root: Path, load_choice: Callable[..., tuple[Splits, ExampleDataset]]
+) -> None:
+    splits, examples = load_choice("countbenchqa", "vqa", root)
+    assert len(splits.train) == 0
+    row = splits.validation[0]
+    assert {name: value for name, value in row.items() if name != "image"} == {
+        "id": "0",
+        "group": None,
+        "question": "How many cups?",
+        "answers": ["10"],
+    }
+    assert splits.validation["id"][:] == ["0", "2"]
+    assert (examples[1].prefix, examples[1].suffixes) == ("answer en How many hats?", ("3",))
+    assert examples[1].images[0].mode == "RGB"
+
+
+def test_a_question_without_its_text_is_an_error_or_left_out(
+    root: Path, write_files: Callable[..., Path]
+) -> None:
+    write_files({QUESTIONS: [{"question": "How many cups?"}, {}, {"text": "x"}]})
+    with pytest.raises(UserError, match=rf"{QUESTIONS} item 3: no `question`; the keys are: text"):
+        load_release("countbenchqa", str(root), None, "test", {}, "error", {})
+    splits = load_release("countbenchqa", str(root), None, "test", {}, "skip", {})
+    assert (len(splits.validation), len(splits.skipped)) == (1, 1)
+
+
+def test_files_that_do_not_belong_together_are_refused(
+    root: Path, write_files: Callable[..., Path]
+) -> None:
+    write_files({QUESTIONS: [{"question": "How many cups?"}]})
+    with pytest.raises(UserError, match="has 1 questions for 3 pictures"):
+        load_release("countbenchqa", str(root), None, "test", {}, "error", {})
+    next(root.glob("*.parquet")).unlink()
+    with pytest.raises(UserError, match="No train-\\*.parquet in"):
+        load_release("countbenchqa", str(root), None, "test", {}, "error", {})

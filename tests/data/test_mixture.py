@@ -1,0 +1,70 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, Features, Value
+
+from finetune.data.dataset import ExampleDataset
+from finetune.data.digits import load_digits
+from finetune.data.mixture import count_parts, mix_splits
+from finetune.data.rows import Splits, text_features
+from finetune.errors import UserError
+from finetune.tasks.mixture import MixedTask
+from finetune.tasks.text import TextTask
+from finetune.training.order import ExampleStream
+from tests.conftest import noise_image
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> Splits:
+    noise_image(0).save(tmp_path / "0.png")
+    row = {
+        "id": "0",
+        "group": "x",
+        "image": str(tmp_path / "0.png"),
+        "prefix": "caption",
+        "suffixes": ["a"],
+    }
+    rows = Dataset.from_list([row], features=text_features("prefix", lists=("suffixes",)))
+    return Splits(rows, rows, ("line 2 is bad",))
+
+
+def test_parts_with_other_columns_and_pictures_lie_in_one_table(captions: Splits) -> None:
+    mixed = mix_splits({"digits": load_digits(56), "own": captions})
+    assert count_parts(mixed.train) == {"digits": 1500, "own": 1}
+    assert mixed.skipped == ("own: line 2 is bad",)
+    task = MixedTask(
+        {
+            "digits": TextTask("answer en {question}", "answers"),
+            "own": TextTask("{prefix} en", "suffixes"),
+        }
+    )
+    examples = ExampleDataset(mixed.train, task, "train")
+    first, last = examples[0], examples[1500]
+    assert (first.prefix, first.group) == ("answer en which digit is this?", "digits")
+    assert first.id.startswith("digits/digit-")
+    assert (last.id, last.prefix, last.suffixes) == ("own/0", "caption en", ("a",))
+    assert last.target == {"references": ["a"], "part": "own"}
+    assert last.images[0].size == (20, 14)
+
+
+def test_a_column_of_two_types_cannot_be_mixed(captions: Splits) -> None:
+    features = Features({**captions.train.features, "suffixes": Value("string")})
+    row = {**captions.train[0], "suffixes": "a"}
+    other = Dataset.from_list([row], features=features)
+    with pytest.raises(UserError, match="Parts `a` and `b` cannot be mixed: column `suffixes`"):
+        mix_splits({"a": captions, "b": Splits(other, other)})
+
+
+def test_parts_are_drawn_by_weight_in_every_stretch_and_each_in_epochs_of_its_own() -> None:
+    drawn = list(ExampleStream([100, 4], 300, 0, [1.0, 2.0]))
+    for start in range(0, 300, 30):
+        counts = Counter(index >= 100 for _, index in drawn[start : start + 30])
+        assert counts == {False: 10, True: 20}
+    small = [pair for pair in drawn if pair[1] >= 100]
+    for epoch in range(50):
+        assert sorted(small[4 * epoch : 4 * epoch + 4]) == [(epoch, index) for index in range(100, 104)]
+
+
+def test_without_weights_one_epoch_draws_every_example_once() -> None:
+    assert sorted(ExampleStream([7, 3], 10, 0)) == [(0, index) for index in range(10)]

@@ -1,0 +1,80 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.data.faults import Faults
+from finetune.data.rows import Splits, build_rows, hold_out, shared_examples, text_features
+from finetune.errors import UserError
+
+FEATURES = text_features("prefix", lists=("suffixes",))
+
+
+def read_words(faults: Faults, file: str) -> Iterator[dict[str, Any]]:
+    for word in Path(file).read_text().split():
+        with faults.skipping():
+            if word.startswith("bad"):
+                raise UserError(f"{file}: {word}.")
+            yield {"id": word, "group": None, "image": word, "prefix": "p", "suffixes": [word]}
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    return tmp_path / "words.txt"
+
+
+def test_a_fault_stops_the_reading_and_says_how_to_go_on(words: Path) -> None:
+    words.write_text("a bad1 b")
+    with pytest.raises(UserError, match=r"bad1\. Or leave out what is wrong: dataset\.on_error=skip"):
+        build_rows(read_words, FEATURES, file=str(words))
+
+
+def test_skipped_faults_are_listed_also_when_the_rows_come_from_the_cache(words: Path) -> None:
+    words.write_text("bad0 a bad1 b a")
+    for _ in range(2):
+        rows, skipped = build_rows(read_words, FEATURES, "skip", file=str(words))
+        assert rows["id"][:] == ["a", "b"]
+        assert rows.column_names == list(FEATURES)
+        assert sorted(skipped) == [
+            f"{words}: bad0.",
+            f"{words}: bad1.",
+            f"{words}: id `a` stands twice; ids must differ.",
+        ]
+
+
+def test_a_changed_file_is_read_again_also_inside_a_folder(tmp_path: Path) -> None:
+    def read(folder: Path) -> int:
+        return len(build_rows(read_folder, FEATURES, file=str(folder)).rows)
+
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "words.txt").write_text("a b")
+    assert read(folder) == 2
+    (folder / "words.txt").write_text("a b c")
+    assert read(folder) == 3
+
+
+def read_folder(faults: Faults, file: str) -> Iterator[dict[str, Any]]:
+    yield from read_words(faults, f"{file}/words.txt")
+
+
+def test_a_reader_that_yields_nothing_gives_no_rows(words: Path) -> None:
+    words.write_text("")
+    assert len(build_rows(read_words, FEATURES, file=str(words)).rows) == 0
+
+
+def test_rows_of_one_picture_are_held_out_together(words: Path) -> None:
+    words.write_text(" ".join(f"w{number}" for number in range(20)))
+    rows = build_rows(read_words, FEATURES, file=str(words)).rows
+    rows = rows.map(lambda row: {"image": f"{int(row['id'][1:]) // 4}.png"})
+    train, validation, _ = hold_out(rows, 0.4)
+    assert (len(train), len(validation)) == (12, 8)
+    assert not set(train["image"][:]) & set(validation["image"][:])
+
+
+def test_shared_examples_are_the_same_picture_with_the_same_text(words: Path) -> None:
+    words.write_text("a b c")
+    rows = build_rows(read_words, FEATURES, file=str(words)).rows
+    other = rows.map(lambda row: {"prefix": "q" if row["id"] == "a" else "p"})
+    assert shared_examples(Splits(rows, other)) == 2

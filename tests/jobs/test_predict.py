@@ -1,0 +1,116 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from finetune.cli import main
+from finetune.codecs.coco_mask import decode_rle
+from finetune.data.canvas import load_canvases
+from finetune.data.images import load_image
+
+Command = Callable[..., tuple[int, str, str]]
+FEW_STEPS = ["trainer.max_steps=1", "trainer.limit=4", "evaluation.limit=12", "dataset.train=64"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs that have hardly learnt anything, and some canvases as pictures."""
+    folder = tmp_path_factory.mktemp("predict")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("FINETUNE_CACHE", str(folder / "cache"))
+        assert main(["recipe=quickstart_detect", *FEW_STEPS]) == 0
+        assert main(["recipe=quickstart_segment", *FEW_STEPS]) == 0
+    (folder / "pictures" / "more").mkdir(parents=True)
+    for row in load_canvases(1, 3, 56, 2).validation:
+        place = "more" if row["id"].endswith("2") else "."
+        load_image(row["image"], "").save(folder / "pictures" / place / f"{row['id']}.png")
+    return folder
+
+
+@pytest.fixture
+def inside(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(runs)
+    return runs
+
+
+def test_a_run_with_boxes_leaves_complete_rows_and_ten_pictures(inside: Path) -> None:
+    run = inside / "runs/quickstart_detect"
+    lines = (run / "predictions/validation.jsonl").read_text().splitlines()
+    row = json.loads(lines[0])
+    assert len(lines) == 12
+    assert {"id", "prefix", "width", "height", "objects", "prediction", "prediction_objects"} <= row.keys()
+    assert {"label", "box_xyxy", "mask_rle"} <= row["objects"][0].keys()
+    assert len(list((run / "pictures").glob("*.png"))) == 10
+
+
+def test_every_picture_of_a_folder_is_asked_and_drawn(inside: Path, command: Command) -> None:
+    words = ["run=runs/quickstart_detect", "image=pictures", "prefix=detect all classes", "out=drawn"]
+    code, out, err = command("predict", *words)
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in out.splitlines()]
+    names = ["more/validation-2", "validation-0", "validation-1"]
+    assert [row["image"] for row in rows] == [f"pictures/{name}.png" for name in names]
+    assert {row["prefix"] for row in rows} == {"detect all classes"}
+    for name, row in zip(names, rows, strict=True):
+        assert Image.open(inside / f"drawn/{name}.png.png").width >= 320
+        for one in row.get("prediction_objects", []):
+            assert 0 <= one["score"] <= 1
+            assert len(one["box_xyxy"]) == 4
+
+
+def test_masks_are_read_with_the_runs_own_weights(inside: Path, command: Command) -> None:
+    run = inside / "runs/quickstart_segment"
+    assert (run / "mask_vae.npz").is_file()
+    words = ["run=runs/quickstart_segment", "image=pictures/validation-0.png"]
+    code, out, _ = command("predict", *words, "prefix=segment all classes")
+    assert code == 0
+    for one in json.loads(out).get("prediction_objects", []):
+        if "mask_rle" in one:
+            assert decode_rle(one["mask_rle"], (56, 56)).shape == (56, 56)
+
+
+def test_a_checkpoint_without_a_run_answers_too(inside: Path, command: Command) -> None:
+    words = ["model=tiny", "image=pictures/validation-0.png", "prefix=answer en which letter is this?"]
+    code, out, _ = command("predict", *words)
+    assert code == 0
+    assert json.loads(out)["prediction"]
+
+
+def test_scores_of_masks_are_read_from_text_with_the_weights(inside: Path, command: Command) -> None:
+    rows = inside / "runs/quickstart_segment/predictions/validation.jsonl"
+    bare = [json.loads(line) for line in rows.read_text().splitlines()]
+    (inside / "bare.jsonl").write_text(
+        "\n".join(
+            json.dumps({name: value for name, value in row.items() if name != "prediction_objects"})
+            for row in bare
+        )
+    )
+    own = "metric.mask_vae=runs/quickstart_segment/mask_vae.npz"
+    scores = []
+    for file, words in (("bare.jsonl", [own]), (str(rows), [])):
+        code, out, _ = command("score", "metric=segmentation", f"predictions={file}", *words)
+        assert code == 0
+        scores.append(json.loads(out))
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["image=pictures"], "Which prompt? prefix=\"...\", such as this run's own: prefix='detect all"),
+        (["prefix=x"], "Which picture? image=FILE or image=FOLDER"),
+        (["prefix=x", "image=nowhere.png"], "No picture nowhere.png"),
+        (["prefix=x", "image=runs/quickstart_detect/predictions"], "holds no picture"),
+        (["prefix=x", "image=bare.txt"], "not a picture that Pillow can read"),
+    ],
+)
+def test_a_mistake_is_told_before_weights_are_read(
+    inside: Path, command: Command, words: list[str], message: str
+) -> None:
+    (inside / "bare.txt").write_text("no picture")
+    code, out, err = command("predict", "run=runs/quickstart_detect", *words)
+    assert (code, out) == (2, "")
+    assert message in err
