@@ -9,8 +9,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.config.datasets import MixtureDataset, OwnFiles, Vqav2Dataset
+from finetune.config.datasets import MixtureDataset, OwnFiles, Vqav2Dataset, YoloDataset
 from finetune.config.schema import (
+    AugmentationConfig,
     Learning,
     PeftMethod,
     RunConfig,
@@ -51,6 +52,7 @@ def check(config: RunConfig, composed: DictConfig) -> None:
         *_unknown_keys(composed, config, ""),
         *_run(config),
         *_dataset(config.dataset),
+        *_augmentation(config.augmentation),
         *_numbers(config),
         *_learning(config),
         *_peft(config),
@@ -112,7 +114,8 @@ def _mixture(dataset: MixtureDataset) -> Iterator[str]:
 def _own_files(dataset: OwnFiles) -> Iterator[str]:
     if dataset.train is None:
         yield "dataset.train is missing: dataset.train=FILE."
-    if dataset.validation is None and dataset.validation_fraction is None:
+    named = isinstance(dataset, YoloDataset)  # by the file's own `val`
+    if dataset.validation is None and dataset.validation_fraction is None and not named:
         yield "Expected one of dataset.validation=FILE and dataset.validation_fraction=0.1."
     if dataset.validation is not None and dataset.validation_fraction is not None:
         yield (
@@ -140,6 +143,20 @@ def _vqav2(dataset: Vqav2Dataset) -> Iterator[str]:
         yield "dataset.root already names the files: leave dataset.train and .validation out."
 
 
+def _augmentation(augmentation: AugmentationConfig) -> Iterator[str]:
+    for name in ("flip", "min_visible", "brightness", "contrast", "saturation"):
+        value = getattr(augmentation, name)
+        if not 0 <= value <= 1:
+            yield f"augmentation.{name}={value}: expected 0 to 1."
+    if not 0 < augmentation.crop <= 1:
+        yield f"augmentation.crop={augmentation.crop}: expected more than 0, and at most 1."
+    if "" in (augmentation.flip_words or []):
+        yield "augmentation.flip_words holds an empty word, which is in every text: leave it out."
+    scales = augmentation.resize
+    if len(scales) != 2 or not 0 < scales[0] <= scales[1] < float("inf"):
+        yield f"augmentation.resize={scales}: expected [smallest,largest], both more than 0."
+
+
 def _numbers(config: RunConfig) -> Iterator[str]:
     trainer, evaluation, peft = config.trainer, config.evaluation, config.peft
     at_least_one = {
@@ -162,6 +179,7 @@ def _numbers(config: RunConfig) -> Iterator[str]:
         if value is not None and value < 1:
             yield f"{key}={value}: expected at least 1."
     for key, share in {
+        "model.llm_dropout": config.model.llm_dropout,
         "trainer.loss.label_smoothing": trainer.loss.label_smoothing,
         "peft.lora_dropout": peft.lora_dropout,
     }.items():

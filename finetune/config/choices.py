@@ -5,12 +5,19 @@ from finetune.config import datasets, metrics, tasks
 GROUP_SCHEMAS: dict[str, dict[str, type]] = {
     "dataset": {
         "canvas": datasets.CanvasDataset,
+        "coco": datasets.CocoDataset,
+        "conversations": datasets.ConversationsDataset,
         "digits": datasets.DigitsDataset,
         "hub": datasets.HubDataset,
+        "image_folder": datasets.ImageFolderDataset,
         "jsonl": datasets.JsonlDataset,
         "mixture": datasets.MixtureDataset,
         "release": datasets.ReleaseDataset,
+        "table": datasets.TableDataset,
+        "voc": datasets.VocDataset,
         "vqav2": datasets.Vqav2Dataset,
+        "webdataset": datasets.WebdatasetDataset,
+        "yolo": datasets.YoloDataset,
     },
     "task": {
         "choice": tasks.ChoiceTask,

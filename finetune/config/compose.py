@@ -93,7 +93,19 @@ def register() -> None:
     store.store(name="schema", node=RunConfig)
     for group, choices in GROUP_SCHEMAS.items():
         for name, schema in choices.items():
-            store.store(group=group, name=f"{name}_schema", node=schema)
+            node = OmegaConf.structured(schema)
+            _open_dictionaries(node)
+            store.store(group=group, name=f"{name}_schema", node=node)
+
+
+def _open_dictionaries(node: DictConfig) -> None:
+    """Allow new keys under options such as `dataset.columns`, so that they need no `+`."""
+    for key in node:
+        value = None if OmegaConf.is_missing(node, key) else node[key]
+        if isinstance(value, DictConfig):
+            if OmegaConf.get_type(value) is dict:
+                OmegaConf.set_struct(value, False)
+            _open_dictionaries(value)
 
 
 def _sweep_name(run_name: str | None, recipe: str | None) -> str:

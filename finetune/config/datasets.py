@@ -22,18 +22,88 @@ class OwnFiles:
     """File or folder to evaluate on; instead of it, `validation_fraction`."""
     validation_fraction: float | None = None
     """Share of `train` that is held out, between 0 and 1. Rows that share a picture stay together."""
-    image_dir: str | None = None
-    """Folder of the pictures. Null: the folder of the file that names them."""
     on_error: OnError = OnError.error
     """A fault in the data is an `error`; or `skip`: it is left out, counted, and listed in the run's
     `skipped.jsonl`."""
 
 
 @dataclass
-class JsonlDataset(OwnFiles):
+class NamedPictures(OwnFiles):
+    """What every format has whose files name pictures that lie beside them."""
+
+    image_dir: str | None = None
+    """Folder of the pictures. Null: the folder of the file that names them."""
+
+
+@dataclass
+class JsonlDataset(NamedPictures):
     """One JSON object a line: `image` (or a list of them), `prefix`, `suffix`, maybe `id`, `group`."""
 
     _target_: str = "finetune.data.formats.jsonl.load_jsonl"
+
+
+@dataclass
+class ConversationsDataset(NamedPictures):
+    """LLaVA's JSON, ShareGPT or chat messages: each question and answer is an example of its own."""
+
+    _target_: str = "finetune.data.formats.conversations.load_conversations"
+    ignore_system: bool = False
+    """Leave system turns out, for which PaliGemma has no place; else they are faults."""
+
+
+@dataclass
+class TableDataset(NamedPictures):
+    """CSV, TSV or parquet, by the names of the columns; every value stays the text that it is."""
+
+    _target_: str = "finetune.data.formats.table.load_table"
+    columns: dict[str, Any] = field(default_factory=dict)
+    """Our name -> the file's, where they differ, such as `{image: path, answers: label}`."""
+    separator: str | None = None
+    """Divides `answers`, `captions`, `suffix` and `choices` into several texts, such as `|`."""
+
+
+@dataclass
+class ImageFolderDataset(NamedPictures):
+    """Pictures with a metadata.jsonl, .csv or .parquet: `file_name` and texts, a caption or `objects`."""
+
+    _target_: str = "finetune.data.formats.image_folder.load_image_folder"
+    names: list[str] | None = None
+    """The classes in their order, where `objects.categories` are numbers from 0."""
+
+
+@dataclass
+class WebdatasetDataset(OwnFiles):
+    """Tar shards: KEY.jpg with KEY.json (`prefix`, `suffix`) or with KEY.txt (a caption)."""
+
+    _target_: str = "finetune.data.formats.webdataset.load_webdataset"
+
+
+@dataclass
+class CocoDataset(NamedPictures):
+    """COCO's JSON with boxes, polygons or run lengths."""
+
+    _target_: str = "finetune.data.formats.coco.load_coco"
+
+
+@dataclass
+class VocDataset(NamedPictures):
+    """Pascal VOC: `Annotations/*.xml` and `JPEGImages/`, or XML files beside the pictures."""
+
+    _target_: str = "finetune.data.formats.voc.load_voc"
+    one_based: bool = False
+    """The first pixel is 1 and the last belongs to the box, as in VOC's own releases; most tools count
+    from 0."""
+
+
+@dataclass
+class YoloDataset(NamedPictures):
+    """YOLO's data.yaml with boxes or polygons."""
+
+    _target_: str = "finetune.data.formats.yolo.load_yolo"
+    validation: str | None = None
+    """The data.yaml whose `val` is evaluated on. Null: that of `train`, unless `validation_fraction`."""
+    image_dir: str | None = None
+    """Folder that stands for the file's `path`, where that is of another machine."""
 
 
 @dataclass

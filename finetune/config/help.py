@@ -14,7 +14,8 @@ from finetune.config.compose import group_choices, known_recipes
 from finetune.config.schema import RunConfig
 
 GROUPS = (
-    "model", "dataset", "task", "collator", "freeze", "peft", "trainer", "evaluation", "metric", "tracker",
+    "model", "dataset", "task", "augmentation", "collator", "freeze", "peft", "trainer", "evaluation",
+    "metric", "tracker",
 )  # fmt: skip
 
 

@@ -99,6 +99,41 @@ class ModelConfig:
     Flash attention ignores the prefix mask, so that a suffix would see its own answer: it is refused."""
     final_logit_softcap: bool = False
     """Keep PaliGemma 2's soft-cap on the logits. The published transfers were trained without it."""
+    llm_dropout: float = 0.0
+    """Share of the outputs of Gemma's attention and MLP layers that is dropped in training, as some of the
+    published transfers do."""
+
+
+@dataclass
+class AugmentationConfig:
+    """Pictures changed at random while training; boxes, masks and the picture's size follow.
+
+    Texts do not: a crop may cut away what a caption, a question or a document speaks of, a flip mirrors
+    writing, and other colours may make an answer wrong.
+    """
+
+    flip: float = 0.0
+    """Probability of a mirrored picture. A row whose text or labels name sides (`flip_words`) is never
+    mirrored; writing in the picture is."""
+    flip_words: list[str] | None = None
+    """Words that name sides: those in ASCII as whole words, others anywhere in the text. Null: English ones
+    such as left, right, leftmost, clockwise; captions in another language need their own."""
+    crop: float = 1.0
+    """Smallest share of the area that a random crop keeps, of a ratio of sides up to 4/3 either way from
+    the picture's; 1: no crop. A risk for captions, questions and documents: what they speak of may be
+    cut away."""
+    min_visible: float = 0.3
+    """Objects of whose box less than this share is still seen are left out of the answer; where nothing
+    asked for would be left, another crop is drawn, and after ten there is none."""
+    resize: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    """Smallest and largest scale of the picture within its own size: below 1 it lies on grey, above 1 it
+    is cropped."""
+    brightness: float = 0.0
+    """Largest change as a share, either way: 0.2 draws a factor between 0.8 and 1.2."""
+    contrast: float = 0.0
+    """Likewise."""
+    saturation: float = 0.0
+    """Likewise."""
 
 
 @dataclass
@@ -109,7 +144,8 @@ class CollatorConfig:
     """Tokens for BOS, prefix, newline, suffix and EOS together; image tokens come on top."""
     overflow: Overflow = Overflow.error
     """Text over the budget: `error` names the example, `drop` leaves it out and counts it,
-    `shorten_prefix` cuts the end of the prefix. Image tokens, suffix and EOS are never cut."""
+    `shorten_prefix` cuts the end of the prefix, and leaves out examples of which a suffix alone is too
+    long. Image tokens, suffix and EOS are never cut."""
     suffix_choice: SuffixChoice = SuffixChoice.cycle
     """Of several accepted suffixes: the `first`, a `random` one each epoch, or each in turn, without
     replacement, over the epochs (`cycle`, the paper's way)."""
@@ -302,7 +338,7 @@ class RunConfig:
     overwrite: bool = False
     """Delete the run in its folder first."""
     seed: int = 0
-    """Seed of the order of the data, the choice of suffixes, the adapters and dropout."""
+    """Seed of the order of the data, its augmentation, the choice of suffixes, the adapters and dropout."""
     run: str | None = None
     """`evaluate`, `predict`: a finished run's folder."""
     adapter: str | None = None
@@ -318,6 +354,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: Any = MISSING
     task: Any = MISSING
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     collator: CollatorConfig = field(default_factory=CollatorConfig)
     freeze: FreezeConfig = field(default_factory=FreezeConfig)
     peft: PeftConfig = field(default_factory=PeftConfig)

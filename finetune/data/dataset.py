@@ -8,7 +8,7 @@ import torch.utils.data
 from datasets import Dataset
 from PIL import Image
 
-from finetune.data.images import load_image
+from finetune.data.images import check_size, load_image
 from finetune.data.mixture import PART
 from finetune.errors import UserError
 from finetune.example import Example
@@ -36,7 +36,8 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         split: its name, for error messages.
         seed: to train on: what the task draws follows from seed, epoch and id. Null: to evaluate on, the
             same in every epoch.
-        augment: changes the pictures while training; null leaves them as they are.
+        augment: changes the pictures while training, those of one example all alike; null leaves them as
+            they are.
 
     Raises:
         UserError: the rows lack a column.
@@ -71,12 +72,14 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = _name_part(self.rows[index])
-        draw = None if self.seed is None else random.Random(f"{self.seed} {epoch} {row['id']}")
+        mark = f"{self.seed} {epoch} {row['id']}"
+        draw = None if self.seed is None else random.Random(mark)
         images = self._load_images(row)
         if len(images) == 1:
             row = self._with_size(row, images[0])
         if self.augment is not None and draw is not None:
-            changed = [self.augment(image, row, draw) for image in images]
+            # The same draws for each picture of an example; the task's own stay what they are without.
+            changed = [self.augment(image, row, random.Random(f"augment {mark}")) for image in images]
             images = [image for image, _ in changed]
             row = changed[0][1]
         text = self.task.build_text(row, draw)
@@ -98,17 +101,8 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
     def _with_size(self, row: dict[str, Any], image: Image.Image) -> dict[str, Any]:
         """Check the size that the row was annotated with; where it has none it gets the picture's."""
         width, height = image.size
-        annotated = (row.get("width"), row.get("height"))
-        if annotated not in {(None, None), (width, height)}:
-            turned = (
-                " upright; was it annotated without its EXIF rotation?"
-                if annotated == (height, width)
-                else "."
-            )
-            raise UserError(
-                f"{self.split} example `{row['id']}`: annotated as {annotated[0]} x {annotated[1]} pixels, "
-                f"but its picture has {width} x {height}{turned} Boxes and masks would be wrong."
-            )
+        annotated = (row.get("height"), row.get("width"))
+        check_size(annotated, (height, width), f"{self.split} example `{row['id']}`")
         return {**row, "width": width, "height": height}
 
     def select(self, indices: list[int] | range) -> "ExampleDataset":
@@ -120,12 +114,15 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         columns = [name for name in self.rows.column_names if name not in PICTURES]
         return map(_name_part, self.rows.select_columns(columns))
 
-    def find_overflow(self, count_tokens: Callable[[str, str], int], budget: int) -> dict[int, str]:
+    def find_overflow(
+        self, count_tokens: Callable[[str, str], int], budget: int, prefix_is_cut: bool = False
+    ) -> dict[int, str]:
         """Find the examples whose text is longer than the budget, without decoding a picture.
 
         Args:
             count_tokens: length of prefix, newline and suffix with BOS and EOS.
             budget: the most tokens allowed.
+            prefix_is_cut: prefixes are cut to what suffixes leave: only these can be too long.
 
         Returns:
             For each index what is wrong with it.
@@ -135,11 +132,12 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             text: Text = self.task.measure_text(row)
             if not text.suffixes:
                 raise UserError(f"{self.split} example `{row['id']}` has no suffix to train on.")
+            prefix = "" if prefix_is_cut else text.prefix
             longest = max(text.suffixes, key=lambda suffix: len(suffix.encode()))
             # No token is shorter than a byte: short texts need no tokeniser.
-            if len(text.prefix.encode()) + len(longest.encode()) + 3 <= budget:
+            if len(prefix.encode()) + len(longest.encode()) + 3 <= budget:
                 continue
-            tokens = max(count_tokens(text.prefix, suffix) for suffix in set(text.suffixes))
+            tokens = max(count_tokens(prefix, suffix) for suffix in set(text.suffixes))
             if tokens > budget:
                 found[index] = f"`{row['id']}` needs {tokens} text tokens of {budget}"
         return found

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from finetune.errors import UserError
 
+_REMEDY = " Or leave out what is wrong: dataset.on_error=skip."
+
 
 class Faults:
     """Collects what a reader leaves out.
@@ -33,6 +35,9 @@ class Faults:
         try:
             yield
         except UserError as error:
-            if not self.skip:
-                raise UserError(f"{error} Or leave out what is wrong: dataset.on_error=skip.") from error
-            self.found.append(str(error))
+            if self.skip:
+                self.found.append(str(error))
+            elif str(error).endswith(_REMEDY):  # a block inside this one has said so
+                raise
+            else:
+                raise UserError(f"{error}{_REMEDY}") from error

@@ -1,5 +1,6 @@
 """People's own files: two of them, or one and a share of its pictures to evaluate on."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,43 @@ def load_files(
     Raises:
         UserError: names the file and the place in it.
     """
-    if train is None:
-        raise UserError("Which data? dataset.train=FILE is missing.")
-    built = [
-        build_rows(read, features, on_error, file=_find(file), **options)
-        for file in (train, validation)
-        if file is not None
-    ]
-    for file, (rows, skipped) in zip((train, validation), built, strict=False):
+    return load_sources(
+        read,
+        features,
+        {"file": find_file(train), **options},
+        None if validation is None else {"file": find_file(validation), **options},
+        validation_fraction,
+        on_error,
+    )
+
+
+def load_sources(
+    read: Reader,
+    features: Features,
+    train: Mapping[str, Any],
+    validation: Mapping[str, Any] | None,
+    validation_fraction: float | None,
+    on_error: str,
+) -> Splits:
+    """Read both splits, where a format's reader needs more of each than its file.
+
+    Args:
+        read: `(faults, file, **arguments)` to rows.
+        features: the columns of its rows.
+        train: the reader's arguments for the rows to train on, `file` among them.
+        validation: the same for those to evaluate on.
+        validation_fraction: share of the pictures of `train`, where there are none.
+        on_error: `error` or `skip`.
+
+    Raises:
+        UserError: the reader's own, or there are no rows.
+    """
+    sources = [source for source in (train, validation) if source is not None]
+    built = [build_rows(read, features, on_error, **source) for source in sources]
+    for source, (rows, skipped) in zip(sources, built, strict=True):
         if len(rows) == 0:
             left = f" ({len(skipped)} were left out: {skipped[0]})" if skipped else ""
-            raise UserError(f"{file} has no rows{left}.")
+            raise UserError(f"{source['file']} has no rows{left}.")
     if validation is not None:
         return Splits(built[0].rows, built[1].rows, (*built[0].skipped, *built[1].skipped))
     assert validation_fraction is not None, "checks.py asks for one of the two"
@@ -50,7 +77,14 @@ def load_files(
     return held._replace(skipped=tuple(built[0].skipped))
 
 
-def _find(file: str) -> str:
+def find_file(file: str | None) -> str:
+    """Return a file or folder that is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    if file is None:
+        raise UserError("Which data? dataset.train=FILE is missing.")
     if not Path(file).exists():
         raise UserError(f"No file {file}. Paths are relative to the current folder.")
     return file

@@ -1,7 +1,7 @@
 """A data set in parquet, on the Hub or in a folder, by the names of its columns."""
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, load_dataset
@@ -131,7 +131,7 @@ class _Shaper:
             if name in LISTS:
                 value = _texts(value)
             elif name == "answer":
-                value = _index(value)
+                value = to_index(value, f"row `{found['id']}`")
             elif name in {"id", "group"} and value is not None:
                 value = str(value)
             found[name] = value
@@ -145,43 +145,21 @@ class _Shaper:
         boxes = _reach(row, self.objects["boxes"]) or []
         labels = _reach(row, self.objects["labels"]) if self.objects["labels"] else [""] * len(boxes)
         names = _label_names(self.theirs, self.objects["labels"])
-        scale = (width, height, width, height) if self.objects["relative"] else (1, 1, 1, 1)
         return {
             "width": width,
             "height": height,
             "objects": [
                 build_object(
                     names[label] if names and isinstance(label, int) else str(label),
-                    [
-                        side * unit
-                        for side, unit in zip(to_xyxy(box, self.objects["layout"]), scale, strict=True)
-                    ],
+                    box,
                     (height, width),
                     where,
+                    layout=self.objects["layout"],
+                    relative=self.objects["relative"],
                 )
                 for label, box in zip(labels, boxes, strict=True)
             ],
         }
-
-
-def to_xyxy(box: Sequence[float], layout: str) -> tuple[float, float, float, float]:
-    """Return x_min, y_min, x_max, y_max of a box in another layout: xywh, xyxy, cxcywh or yxyx.
-
-    Raises:
-        UserError: the layout is unknown, or the box has not four numbers.
-    """
-    if len(box) != 4:
-        raise UserError(f"Expected a box of four numbers, got {box!r}.")
-    a, b, c, d = box
-    if layout == "xywh":
-        return a, b, a + c, b + d
-    if layout == "xyxy":
-        return a, b, c, d
-    if layout == "cxcywh":
-        return a - c / 2, b - d / 2, a + c / 2, b + d / 2
-    if layout == "yxyx":
-        return b, a, d, c
-    raise UserError(f"layout={layout}: expected xywh, xyxy, cxcywh or yxyx.")
 
 
 def _reach(row: Mapping[str, Any], path: str) -> Any:
@@ -214,8 +192,16 @@ def _texts(value: Any) -> list[str]:
     return [str(value)]
 
 
-def _index(value: Any) -> int | None:
-    """Return a choice's index from 0: a number, a number as text, or a letter."""
+def to_index(value: Any, where: str) -> int | None:
+    """Return a choice's index from 0.
+
+    Args:
+        value: a number, a number as text, or a letter; null: unknown.
+        where: the row, for the error message.
+
+    Raises:
+        UserError: it is none of these.
+    """
     if value is None:
         return None
     text = str(value).strip().strip("()").upper()
@@ -223,4 +209,4 @@ def _index(value: Any) -> int | None:
         return int(text)
     if len(text) == 1 and text.isalpha():
         return ord(text) - ord("A")
-    raise UserError(f"Expected the index of the right choice, or its letter, got {value!r}.")
+    raise UserError(f"{where}: expected the index of the right choice, or its letter, got {value!r}.")

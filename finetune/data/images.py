@@ -19,6 +19,8 @@ PICTURE_SUFFIXES = frozenset(
 MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded: a small file can unfold to gigabytes."""
 
+_LONGEST_NAME = 1024  # what is longer is no path: the system would refuse it less kindly
+
 
 def load_image(source: str | Mapping[str, Any], where: str) -> Image.Image:
     """Decode one picture.
@@ -61,14 +63,20 @@ def load_image(source: str | Mapping[str, Any], where: str) -> Image.Image:
         ) from error
 
 
-def read_size(path: str, where: str) -> tuple[int, int]:
+def read_size(source: str | Mapping[str, Any], where: str) -> tuple[int, int]:
     """Return a picture's height and width as it stands upright, from its header alone.
+
+    Args:
+        source: as in `load_image`.
+        where: the row, for the error message.
 
     Raises:
         UserError: the file is empty, or not a picture.
     """
+    path = source if isinstance(source, str) else source["path"]
+    data = None if isinstance(source, str) else source["bytes"]
     try:
-        with Image.open(path) as image:
+        with Image.open(path if data is None else BytesIO(data)) as image:
             width, height = image.size
             # Not a PNG's own `getexif`, which decodes the whole picture first.
             turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8}
@@ -78,6 +86,27 @@ def read_size(path: str, where: str) -> tuple[int, int]:
             f"{where}: image `{path}` is not a picture that Pillow can read ({error}). Replace the file, "
             "or leave the row out."
         ) from error
+
+
+def check_size(annotated: tuple[Any, Any], size: tuple[int, int], where: str) -> None:
+    """Refuse a row that was annotated on a picture of another size.
+
+    Args:
+        annotated: height and width as the row has them; null: unknown.
+        size: those of the picture, upright, pixels.
+        where: the row, for the error message.
+
+    Raises:
+        UserError: they differ.
+    """
+    if annotated in ((None, None), size):
+        return
+    (height, width), turned = size, annotated == size[::-1]
+    hint = " upright; was it annotated without its EXIF rotation?" if turned else "."
+    raise UserError(
+        f"{where}: annotated as {annotated[1]} x {annotated[0]} pixels, but its picture has "
+        f"{width} x {height}{hint} Boxes and masks would be wrong."
+    )
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -97,6 +126,8 @@ def resolve_image(name: str, image_dir: Path, where: str) -> str:
     Raises:
         UserError: `..` or a link leads out of the folder, or there is no such file.
     """
+    if not isinstance(name, str) or not 0 < len(name) < _LONGEST_NAME or "\0" in name:
+        raise UserError(f"{where}: expected the name of an image, got {str(name)[:80]!r}.")
     root = image_dir.resolve()
     path = (root / name).resolve()
     if not path.is_relative_to(root):

@@ -35,6 +35,18 @@ def count_parts(rows: Dataset) -> dict[str, int]:
     return {name: len(list(own)) for name, own in groupby(rows[PART][:])}
 
 
+def first_rows(rows: Dataset, count: int) -> Dataset:
+    """Return the first rows; of a mixture as many of each part, as far as they go."""
+    parts = count_parts(rows) or {"": len(rows)}
+    chosen: list[int] = []
+    start = 0
+    for number, size in enumerate(parts.values()):
+        share = (count + number) // len(parts)
+        chosen += range(start, start + min(share, size))
+        start += size
+    return rows.select(chosen)
+
+
 def _stack(parts: Mapping[str, Dataset]) -> Dataset:
     parts = {name: rows for name, rows in parts.items() if len(rows)}
     if any(isinstance(rows.features.get("image"), dict) for rows in parts.values()):

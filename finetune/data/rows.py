@@ -19,6 +19,9 @@ from finetune.errors import UserError
 Reader = Callable[..., Iterator[dict[str, Any]]]
 """`(faults, **arguments)` to rows; what `faults.skipping` catches is left out."""
 
+PICTURE = {"bytes": Value("binary"), "path": Value("string")}
+"""The column `image` where pictures lie inside the rows."""
+
 _FAULT = "__fault__"
 
 
@@ -52,13 +55,14 @@ def build_rows(read: Reader, features: Features, on_error: str = "error", **argu
         read: yields rows; gets `faults`, and the arguments by name.
         features: the columns.
         on_error: `error` or `skip`.
-        arguments: what the rows depend on; size and time of every file among them, and of every file in
-            a folder among them that is no picture, count too.
+        arguments: what the rows depend on; size and time of every file among them (also in a tuple), and
+            of every file in a folder among them that is no picture, count too.
 
     Raises:
         UserError: the reader's own.
     """
-    paths = [Path(value) for value in arguments.values() if isinstance(value, str)]
+    values = [one for each in arguments.values() for one in (each if isinstance(each, tuple) else (each,))]
+    paths = [Path(value) for value in values if isinstance(value, str)]
     stamp = tuple(mark for path in paths for mark in _stamp(path))
     try:
         rows = Dataset.from_generator(

@@ -19,10 +19,11 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Pal
 
 from finetune.config.datasets import MixtureDataset
 from finetune.config.schema import Overflow, PeftMethod, RunConfig
+from finetune.data.augment import Augmentation
 from finetune.data.classes import ask_for_one_class, find_labels
 from finetune.data.collator import Collator
 from finetune.data.dataset import ExampleDataset
-from finetune.data.mixture import PART, mix_splits
+from finetune.data.mixture import PART, first_rows, mix_splits
 from finetune.data.rows import Splits, shared_examples
 from finetune.errors import UserError
 from finetune.evaluation.evaluate import Evaluation, evaluate
@@ -106,7 +107,7 @@ def load_splits(config: RunConfig, training: bool = True) -> Splits:
             raise UserError(f"The {name} split has no rows.")
     if splits.skipped:
         first, count = splits.skipped[0], len(splits.skipped)
-        log.warning("warning: left out %d faults in the data, the first: %s", count, first)
+        log.warning("warning: faults left out of the data: %d; the first: %s", count, first)
     return splits
 
 
@@ -164,20 +165,24 @@ def build_train(
     """Build the examples to train on.
 
     Returns:
-        The examples, and what `collator.overflow=drop` left out, with the reason.
+        The examples, and what was left out as too long, with the reason.
 
     Raises:
-        UserError: a column is missing, or a text is too long under `collator.overflow=error`.
+        UserError: a column is missing, a text is too long under `collator.overflow=error`, or has boxes
+            that the augmentation would move.
     """
     rows = splits.train
     if config.trainer.limit is not None:
         rows = rows.select(range(min(config.trainer.limit, len(rows))))
     rows = _arrange_rows(config, rows, task, training=True)
-    train = ExampleDataset(rows, task, "train", seed=config.seed)
+    augmentation = build_augmentation(config)
+    train = ExampleDataset(rows, task, "train", seed=config.seed, augment=augmentation)
+    if augmentation is not None and augmentation.moves:
+        for row in train.iterate_rows():
+            augmentation.check_row(row)
     overflow, budget = config.collator.overflow, config.collator.max_text_length
-    if overflow == Overflow.shorten_prefix:
-        return train, []
-    found = train.find_overflow(collator.count_text_tokens, budget)
+    shorten = overflow == Overflow.shorten_prefix
+    found = train.find_overflow(collator.count_text_tokens, budget, shorten)
     if found and overflow == Overflow.error:
         first = "; ".join(list(found.values())[:3])
         raise UserError(
@@ -193,6 +198,13 @@ def build_train(
     return train.select([index for index in range(len(train)) if index not in found]), dropped
 
 
+def build_augmentation(config: RunConfig) -> Augmentation | None:
+    """Return what `augmentation` describes; null where it changes nothing."""
+    options = {name: value for name, value in asdict(config.augmentation).items() if value is not None}
+    augmentation = Augmentation(**{**options, "resize": tuple(config.augmentation.resize)})
+    return augmentation if augmentation.moves or augmentation.recolours else None
+
+
 def build_validation(config: RunConfig, splits: Splits, task: Task) -> ExampleDataset:
     """Build the examples to evaluate on, the first `evaluation.limit` of them.
 
@@ -200,9 +212,8 @@ def build_validation(config: RunConfig, splits: Splits, task: Task) -> ExampleDa
         UserError: a column is missing.
     """
     rows = _arrange_rows(config, splits.validation, task, training=False)
-    limit = config.evaluation.limit
-    if limit is not None:
-        rows = rows.select(range(min(limit, len(rows))))
+    if config.evaluation.limit is not None:
+        rows = first_rows(rows, config.evaluation.limit)
     return ExampleDataset(rows, task, "validation")
 
 

@@ -57,6 +57,7 @@ from finetune.jobs.parts import (
 from finetune.jobs.pictures import write_pictures
 from finetune.jobs.target import call_target
 from finetune.metrics.metric import Metric
+from finetune.model.dropout import drop_residual_branches
 from finetune.model.freeze import checkpoint_activations, run_frozen_tower_without_graph
 from finetune.model.load import load_config, load_processor
 from finetune.model.table import count_parameters, format_table
@@ -107,6 +108,7 @@ def run(config: RunConfig, launch: Launch) -> None:
 
     set_seed(config.seed)
     model = prepare_model(config, load_base(config, checkpoint))
+    drop_residual_branches(model, config.model.llm_dropout)
     run_frozen_tower_without_graph(model)
     if config.trainer.activation_checkpointing:
         checkpoint_activations(model)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from pycocotools import mask as coco
 
+from finetune.codecs.coco_mask import decode_rle
 from finetune.errors import UserError
 
 Colour = tuple[int, int, int]
@@ -56,8 +56,7 @@ def draw_objects(
     Args:
         image: of any mode.
         objects: as prediction rows have them: `box_xyxy` in the picture's pixels and, where they are
-            known, `label`, `score` and `mask_rle`. What lies outside is drawn at the edge. Run lengths that
-            end early leave the rest of their mask undefined.
+            known, `label`, `score` and `mask_rle`. What lies outside is drawn at the edge.
         truth: annotated objects, whose boxes are drawn dashed in black and white.
 
     Returns:
@@ -145,18 +144,11 @@ def _read_mask(one: Mapping[str, Any], size: tuple[int, int], factor: int) -> np
         return None
     width, height = size[0] // factor, size[1] // factor
     try:
-        if list(rle["size"]) != [height, width]:
-            raise ValueError(f"its size is {list(rle['size'])}")
-        if isinstance(rle["counts"], list):
-            rle = coco.frPyObjects(rle, height, width)
-        counts = rle["counts"].encode() if isinstance(rle["counts"], str) else rle["counts"]
-        if (counts[-1] - 48) & 32:  # a number goes on; the library would read on behind the string
-            raise ValueError("the runs end within a number")
-        mask = coco.decode({"size": [height, width], "counts": counts})
+        mask = decode_rle(rle, (height, width))
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"Expected `mask_rle` of object `{one.get('label')}` to be COCO's run lengths of size "
-            f"{[height, width]} (height, width), but could not read it: {error}."
+            f"{[height, width]} (height, width), but could not read it. {error}"
         ) from error
     return np.kron(mask, np.ones((factor, factor), dtype=np.uint8)) != 0
 
@@ -221,7 +213,7 @@ def _draw_tags(
             for y in (y_min - height, y_min, y_max - height, y_max)
             for x in (x_min, x_max - width)
         ]
-        place = next((one for one in places if True), places[0])
+        place = next((one for one in places if not any(_overlap(one, tag) for tag in taken)), places[0])
         taken.append(place)
         draw.rectangle(_inclusive(place), fill=shape.colour)
         middle = (place[0] + pad, (place[1] + place[3]) / 2)
@@ -288,8 +280,8 @@ def _shorten(text: str, font: Font, room: float) -> str:
 
 
 def _clean(text: str) -> str:
-    """Replace what cannot be drawn on a line: control characters and halves of characters."""
-    return "".join(" " if unicodedata.category(one) in {"Cc", "Cs"} else one for one in text).strip()
+    """Replace control characters, line breaks among them."""
+    return "".join(" " if unicodedata.category(one) == "Cc" else one for one in text).strip()
 
 
 @cache

@@ -19,6 +19,7 @@ Command = Callable[..., tuple[int, str, str]]
         ("peft.lora_dropout=1.5", "peft.lora_dropout=1.5"),
         ("trainer.bf16=true trainer.fp16=true", "choose one"),
         ("trainer.learning_rate=0", "expected more than 0"),
+        ("model.llm_dropout=1", "model.llm_dropout=1.0: expected 0 or more"),
         ("trainer.loss.label_smoothing=-1", "trainer.loss.label_smoothing=-1"),
         ("trainer.num_train_epochs=0", "expected more than 0"),
         ("+trainer.extra.seed=1", "set seed instead"),
@@ -34,6 +35,13 @@ Command = Callable[..., tuple[int, str, str]]
         ("evaluation.steps=5", "needs evaluation.strategy=steps"),
         ("evaluation.metric_for_best_model=loss", "compares evaluations"),
         ("evaluation.early_stopping_patience=1", "needs evaluation.metric_for_best_model"),
+        ("augmentation.flip=1.5", "augmentation.flip=1.5: expected 0 to 1"),
+        ("augmentation.saturation=-0.1", "augmentation.saturation=-0.1: expected 0 to 1"),
+        ("augmentation.min_visible=nan", "augmentation.min_visible=nan: expected 0 to 1"),
+        ("augmentation.crop=0", "expected more than 0, and at most 1"),
+        ("augmentation.resize=[1.2,0.8]", "expected [smallest,largest]"),
+        ("augmentation.resize=[0.8]", "expected [smallest,largest]"),
+        ("augmentation.flip_words=[left,'']", "holds an empty word"),
         ("tracker.report_to=excel", "expected none or wandb"),
         ("collator.max_text_length=2", "at least 4 tokens"),
         ("run_name=x adapter=y run=z", "holds no run"),
@@ -59,6 +67,14 @@ def test_a_jsonl_dataset_needs_its_files(command: Command, words: str, message: 
     code, _, err = command("recipe=jsonl_qlora", *words.split())
     assert code == 2
     assert message in err
+
+
+def test_a_yolo_dataset_needs_no_validation_split_of_its_own(command: Command) -> None:
+    _, _, err = command("recipe=quickstart", "dataset=yolo")
+    assert "dataset.train is missing" in err
+    assert "Expected one of" not in err
+    _, _, err = command("recipe=quickstart", "dataset=coco")
+    assert "Expected one of" in err
 
 
 def test_vqav2_names_the_files_that_are_missing(command: Command) -> None:

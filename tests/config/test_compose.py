@@ -2,11 +2,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
+from finetune.config.checks import check
 from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.compose import compose, group_choices, known_recipes
-from finetune.config.datasets import DigitsDataset
+from finetune.config.datasets import DigitsDataset, TableDataset
 from finetune.config.help import GROUPS
 from finetune.config.schema import RunConfig
 
@@ -14,8 +16,10 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize("recipe", sorted(known_recipes()))
-def test_every_recipe_composes_to_the_schema(recipe: str) -> None:
-    assert isinstance(compose([f"recipe={recipe}"]), RunConfig)
+def test_every_recipe_composes_to_the_schema_and_contradicts_itself_nowhere(recipe: str) -> None:
+    config = compose([f"recipe={recipe}"])
+    assert isinstance(config, RunConfig)
+    check(config, OmegaConf.create())
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,15 @@ def test_a_group_choice_on_the_command_line_wins_over_the_recipes() -> None:
 
 def test_the_resolution_chooses_the_published_checkpoint() -> None:
     assert compose(["recipe=vqav2_full", "model.resolution=448"]).model.path.endswith("-448")
+
+
+def test_names_are_added_to_a_dictionary_without_a_plus() -> None:
+    words = ["recipe=quickstart", "dataset=table", "dataset.columns={question: q}"]
+    config = compose([*words, "dataset.columns.answers=label"])
+    assert isinstance(config.dataset, TableDataset)
+    assert config.dataset.columns == {"question": "q", "answers": "label"}
+    with pytest.raises(ConfigCompositionException):
+        compose([*words, "dataset.colums={question: q}"])
 
 
 def test_a_typed_group_becomes_its_dataclass() -> None:

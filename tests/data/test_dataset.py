@@ -49,6 +49,10 @@ def test_overflow_is_found_exactly_where_the_tokens_are_too_many(processor: Pali
         longest = max(count(f"answer en {text}", suffix) for suffix in ("yes", "a red square"))
         assert (index in found) == (longest > 30)
     assert 0 < len(found) < len(words)
+    assert dataset.find_overflow(count, 30, prefix_is_cut=True) == {}
+    suffix = count("", "a red square")
+    assert dataset.find_overflow(count, suffix, prefix_is_cut=True) == {}
+    assert len(dataset.find_overflow(count, suffix - 1, prefix_is_cut=True)) == len(words)
 
 
 def test_a_picture_that_is_broken_names_split_and_row(digits: ExampleDataset) -> None:

@@ -6,7 +6,7 @@ from datasets import Dataset, Features, Value
 
 from finetune.data.dataset import ExampleDataset
 from finetune.data.digits import load_digits
-from finetune.data.mixture import count_parts, mix_splits
+from finetune.data.mixture import count_parts, first_rows, mix_splits
 from finetune.data.rows import Splits, text_features
 from finetune.errors import UserError
 from finetune.tasks.mixture import MixedTask
@@ -46,6 +46,12 @@ def test_parts_with_other_columns_and_pictures_lie_in_one_table(captions: Splits
     assert (last.id, last.prefix, last.suffixes) == ("own/0", "caption en", ("a",))
     assert last.target == {"references": ["a"], "part": "own"}
     assert last.images[0].size == (20, 14)
+
+
+def test_the_first_rows_are_of_every_part(captions: Splits) -> None:
+    mixed = mix_splits({"digits": load_digits(56), "own": captions}).train
+    assert count_parts(first_rows(mixed, 7)) == {"digits": 3, "own": 1}
+    assert first_rows(captions.train, 5)["id"][:] == ["0"]
 
 
 def test_a_column_of_two_types_cannot_be_mixed(captions: Splits) -> None:

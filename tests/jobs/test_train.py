@@ -264,11 +264,22 @@ def test_a_suffix_over_the_budget_stops_before_training_or_is_left_out_and_liste
     assert code == 2
     assert re.search(r"1 of 13 train examples are too long: `long` needs \d+ text tokens of 40", err)
     assert not (inside / "runs").exists()
-    code, out, err = command(*words, "collator.overflow=drop")
-    assert code == 0, err
-    assert "left out 1 of 13" in out
-    skipped = (inside / "runs/jsonl_qlora/skipped.jsonl").read_text().splitlines()
-    assert json.loads(skipped[0])["id"] == "long"
+    for overflow in ("drop", "shorten_prefix"):
+        code, out, err = command(*words, f"collator.overflow={overflow}", f"run_name={overflow}")
+        assert code == 0, err
+        assert "left out 1 of 13" in out
+        skipped = (inside / f"runs/{overflow}/skipped.jsonl").read_text().splitlines()
+        assert json.loads(skipped[0])["id"] == "long"
+
+
+def test_dropout_in_the_language_model_reaches_the_training(inside: Path, command: Command) -> None:
+    losses = []
+    for share in ("0", "0.5"):
+        name = f"run_name=dropout_{share}"
+        code, _, err = command(*SHORT, *SMALL_EVALUATION, f"model.llm_dropout={share}", name)
+        assert code == 0, err
+        losses.append(read(inside / f"runs/dropout_{share}/metrics.json")["train"]["loss"])
+    assert losses[0] != pytest.approx(losses[1], rel=0.01)
 
 
 def test_a_broken_picture_stops_the_run_by_name_even_from_a_worker(inside: Path, command: Command) -> None:
@@ -525,3 +536,36 @@ def test_the_quickstart_reads_at_least_nine_of_ten_digits(inside: Path, command:
     code, _, err = command("evaluate", "recipe=quickstart", "run_name=base")
     assert code == 0, err
     assert read(inside / "runs/base/metrics.json")["evaluate"][0]["scores"]["exact_match"] < 50
+
+
+def test_several_sources_are_mixed_and_what_is_wrong_in_them_is_listed(
+    inside: Path, command: Command
+) -> None:
+    write_jsonl(inside)
+    with (inside / "train.jsonl").open("a") as lines:
+        lines.write('\n{"image": "img/0.png", "prefix": "x", "suffix": 5}\n')
+    words = [
+        "dataset=mixture",
+        "+dataset@dataset.parts.digits.source=digits",
+        "+task@dataset.parts.digits.task=vqa",
+        "+dataset@dataset.parts.own.source=jsonl",
+        "dataset.parts.own.source.train=train.jsonl",
+        "dataset.parts.own.source.validation_fraction=0.4",
+        "dataset.parts.own.source.on_error=skip",
+        "+dataset.parts.own.weight=500",
+        "+task@dataset.parts.own.task=text",
+        "model=tiny",
+        "trainer.max_steps=2",
+        "evaluation.limit=4",
+        "run_name=mixed",
+    ]
+    code, out, err = command(*words)
+    assert code == 0, err
+    assert "faults left out of the data: 1" in out
+    skipped = (inside / "runs/mixed/skipped.jsonl").read_text()
+    assert "own: " in skipped
+    assert "`suffix` must be a string" in skipped
+    rows = (inside / "runs/mixed/predictions/validation.jsonl").read_text().splitlines()
+    assert [json.loads(row)["group"] for row in rows] == ["digits", "digits", "own", "own"]
+    code, _, err = command("evaluate", "run=runs/mixed", "evaluation.limit=2")
+    assert code == 0, err

@@ -1,76 +1,122 @@
-"""COCO's JSON of instances: images, annotations and categories in one file."""
+"""COCO's JSON: `images`, `annotations` and `categories`, with boxes, polygons and run lengths."""
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune.data.faults import Faults
-from finetune.data.images import resolve_image
-from finetune.data.json_files import pick, read_json
-from finetune.data.objects import build_object
+from finetune.data.files import find_image_dir, load_files
+from finetune.data.images import check_size, read_size, resolve_image
+from finetune.data.json_files import Record, read_json
+from finetune.data.objects import build_object, build_row, name_class, object_features
+from finetune.data.rows import Splits
 from finetune.errors import UserError
 
+FEATURES = object_features()
 
-def read_instances(faults: Faults, file: str, image_dir: Path) -> Iterator[dict[str, Any]]:
-    """Yield one row an image, also those without annotations, in the order of the file.
+_IN_FOLDER = "_annotations.coco.json"
+
+
+def load_coco(
+    train: str | None,
+    validation: str | None,
+    validation_fraction: float | None,
+    image_dir: str | None,
+    on_error: str,
+) -> Splits:
+    """Read the files of both splits, or hold out a share of `train`.
 
     Args:
-        faults: what to do with an image or an annotation that cannot be used.
-        file: `{"images": [...], "annotations": [...], "categories": [...]}`.
-        image_dir: folder of the images' `file_name`.
+        train: the JSON file to train on, or a folder with `_annotations.coco.json`, as Roboflow exports.
+        validation: the same to evaluate on.
+        validation_fraction: share of the pictures of `train`, where there is no such file.
+        image_dir: folder of the pictures; null: each file's own.
+        on_error: `error` or `skip`.
 
     Raises:
         UserError: names the file and the image or annotation.
     """
-    found = pick(read_json(Path(file)), file, "images", "annotations", "categories")
-    images = _index(faults, found[0], f"{file}: images", "file_name", "width", "height")
-    annotations = _index(faults, found[1], f"{file}: annotations", "image_id", "category_id", "bbox")
-    categories = _index(faults, found[2], f"{file}: categories", "name")
-    objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for number, item in annotations.items():
-        with faults.skipping():
-            where = f"{file}: annotation {number}"
-            if item["image_id"] not in images:
-                raise UserError(f"{where}: there is no image {item['image_id']} in the file.")
-            if item["category_id"] not in categories:
-                raise UserError(f"{where}: there is no category {item['category_id']} in the file.")
-            label = categories[item["category_id"]]["name"]
-            objects[item["image_id"]].append(_convert(item, label, images[item["image_id"]], where))
-    for number, item in images.items():
-        with faults.skipping():
-            yield {
-                "id": str(number),
-                "group": None,
-                "image": resolve_image(item["file_name"], image_dir, f"{file}: image {number}"),
-                "width": item["width"],
-                "height": item["height"],
-                "objects": objects[number],
-            }
-
-
-def _convert(item: dict[str, Any], label: str, image: dict[str, Any], where: str) -> dict[str, Any]:
-    if len(item["bbox"]) != 4:
-        raise UserError(f"{where}: expected `bbox` to be x, y, width and height, got {item['bbox']!r}.")
-    x, y, width, height = item["bbox"]
-    return build_object(
-        label,
-        (x, y, x + width, y + height),
-        (image["height"], image["width"]),
-        where,
-        segmentation=item.get("segmentation"),
-        area=item.get("area"),
-        iscrowd=item.get("iscrowd", 0),
+    return load_files(
+        read_coco,
+        FEATURES,
+        _find_in_folder(train),
+        _find_in_folder(validation),
+        validation_fraction,
+        on_error,
+        image_dir=image_dir,
     )
 
 
-def _index(faults: Faults, items: list[Any], where: str, *keys: str) -> dict[int, dict[str, Any]]:
-    """Return the items by `id`; one without its keys, and the second of an id, is a fault."""
-    found: dict[int, dict[str, Any]] = {}
-    for index, item in enumerate(items):
+def _find_in_folder(file: str | None) -> str | None:
+    return str(Path(file) / _IN_FOLDER) if file is not None and Path(file).is_dir() else file
+
+
+def read_coco(faults: Faults, file: str, image_dir: str | None) -> Iterator[dict[str, Any]]:
+    """Yield a row for every picture."""
+    return read_instances(faults, file, find_image_dir(file, image_dir))
+
+
+def read_instances(faults: Faults, file: str, image_dir: Path) -> Iterator[dict[str, Any]]:
+    """Yield a row for every picture that the file lists, those without objects among them.
+
+    Ids of categories may be any; `area`, `iscrowd`, `segmentation` and the pictures' sizes may be missing.
+
+    Args:
+        faults: what to do with a picture or an annotation that cannot be used.
+        file: the JSON file; it must fit in memory.
+        image_dir: folder of the pictures.
+
+    Raises:
+        UserError: names the file and the image or annotation.
+    """
+    content = Record(read_json(Path(file)), file)
+    images = _index(faults, content, "images", "image")
+    categories = _index(faults, content, "categories", "category")
+    names = {key: str(category["name"]) for key, category in categories.items()}
+    annotations: dict[Any, list[Record]] = {key: [] for key in images}
+    for one in _index(faults, content, "annotations", "annotation").values():
         with faults.skipping():
-            number, *_ = pick(item, f"{where}[{index}]", "id", *keys)
-            if number in found:
-                raise UserError(f"{where}[{index}]: id {number} stands twice; ids must differ.")
-            found[number] = item
+            if one["image_id"] not in images:
+                raise UserError(f"{one.where}: there is no image {one['image_id']} in `images`.")
+            annotations[one["image_id"]].append(one)
+    for key, image in images.items():
+        with faults.skipping():
+            path = resolve_image(image["file_name"], image_dir, image.where)
+            size = read_size(path, image.where)
+            check_size((image.get("height"), image.get("width")), size, image.where)
+            yield build_row(str(key), path, size, _read_objects(faults, annotations[key], names, size))
+
+
+def _index(faults: Faults, content: Record, kind: str, one: str) -> dict[Any, Record]:
+    """Return the items of `images`, `annotations` or `categories` by their ids."""
+    if not isinstance(content[kind], list):
+        raise UserError(f"{content.where}: `{kind}` must be a list, got {type(content[kind]).__name__}.")
+    found: dict[Any, Record] = {}
+    for number, item in enumerate(content[kind], 1):
+        with faults.skipping():
+            key = Record(item, f"{content.where}: {one} number {number}")["id"]
+            if key in found:
+                raise UserError(f"{content.where}: {one} id {key} stands twice; ids must differ.")
+            found[key] = Record(item, f"{content.where}: {one} {key}")
     return found
+
+
+def _read_objects(
+    faults: Faults, annotations: Sequence[Record], names: Mapping[Any, str], size: tuple[int, int]
+) -> list[dict[str, Any]]:
+    objects = []
+    for one in annotations:
+        with faults.skipping():
+            objects.append(
+                build_object(
+                    name_class(one["category_id"], names, one.where, "category"),
+                    one["bbox"],
+                    size,
+                    one.where,
+                    layout="xywh",
+                    segmentation=one.get("segmentation"),
+                    area=one.get("area"),
+                    iscrowd=one.get("iscrowd") or 0,
+                )
+            )
+    return objects

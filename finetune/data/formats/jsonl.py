@@ -1,6 +1,5 @@
 """One JSON object a line, with `image`, `prefix` and `suffix`."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from datasets import Features, List, Value
 from finetune.data.faults import Faults
 from finetune.data.files import find_image_dir, load_files
 from finetune.data.images import read_size, resolve_image
+from finetune.data.json_files import Record
+from finetune.data.records import read_json_lines
 from finetune.data.rows import Splits, text_features
 from finetune.errors import UserError
 
@@ -59,69 +60,71 @@ def load_jsonl(
 
 def has_several_images(file: str) -> bool:
     """Return whether the first row's `image` is a list."""
-    if not Path(file).is_file():
-        return False
-    with Path(file).open(encoding="utf-8-sig") as lines:
-        first = next((line for line in lines if line.strip()), "")
-    try:
-        row = json.loads(first)
-    except json.JSONDecodeError:
-        return False
-    return isinstance(row, dict) and isinstance(row.get("image"), list)
+    first = next(read_json_lines(Faults(skip=True), file), None) if Path(file).is_file() else None
+    return first is not None and isinstance(first[1].get("image"), list)
 
 
 def read_jsonl(faults: Faults, file: str, image_dir: str | None, several: bool) -> Iterator[dict[str, Any]]:
     """Yield a row for every line that is not blank."""
     folder = find_image_dir(file, image_dir)
-    with Path(file).open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            with faults.skipping():
-                if line.strip():
-                    yield _convert(line, number, folder, several, f"{file} line {number}")
+    for number, row in read_json_lines(faults, file):
+        with faults.skipping():
+            yield {**read_texts(row, number), **place_images(row["image"], folder, several, row.where)}
 
 
-def _convert(line: str, number: int, folder: Path, several: bool, where: str) -> dict[str, Any]:
-    row = _parse(line, where, several)
-    converted = {
+def read_texts(row: Record, number: int | str) -> dict[str, Any]:
+    """Return `id`, `group`, `prefix` and `suffixes` of an object with `prefix` and `suffix`.
+
+    Args:
+        row: the object.
+        number: its id, where it has no `id`.
+
+    Raises:
+        UserError: a key is missing, or a value is no text.
+    """
+    if not isinstance(row["prefix"], str):
+        raise UserError(f"{row.where}: `prefix` must be a string, got {row['prefix']!r}.")
+    return {
         "id": str(row.get("id", number)),
         "group": None if row.get("group") is None else str(row["group"]),
         "prefix": row["prefix"],
-        "suffixes": row["suffix"],
+        "suffixes": read_accepted(row, "suffix"),
     }
+
+
+def read_accepted(row: Record, key: str) -> list[str]:
+    """Return the accepted texts under a key, which may hold one string or a list of them.
+
+    Raises:
+        UserError: it holds something else, or nothing.
+    """
+    texts = [row[key]] if isinstance(row[key], str) else row[key]
+    if not _is_texts(texts):
+        raise UserError(
+            f"{row.where}: `{key}` must be a string or a list of accepted strings, got {row[key]!r}."
+        )
+    return list(texts)
+
+
+def place_images(image: Any, folder: Path, several: bool, where: str) -> dict[str, Any]:
+    """Return `images`, or `image` with its `width` and `height`.
+
+    Args:
+        image: name of a file, or a list of them.
+        folder: where the files lie.
+        several: a list is expected.
+        where: file and place, for the error message.
+
+    Raises:
+        UserError: it is of the other kind, or a picture cannot be read.
+    """
+    if several and not _is_texts(image):
+        raise UserError(f"{where}: `image` must be a list of files as in the first row, got {image!r}.")
     if several:
-        return {**converted, "images": [resolve_image(name, folder, where) for name in row["image"]]}
-    image = resolve_image(row["image"], folder, where)
-    height, width = read_size(image, where)
-    return {**converted, "image": image, "width": width, "height": height}
-
-
-def _parse(line: str, where: str, several: bool) -> dict[str, Any]:
-    """Read one line and check its keys and types."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where}: not a whole JSON object ({error.msg}). The file may be half-written."
-        ) from error
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected a JSON object, got {type(row).__name__}.")
-    for key in ("image", "prefix", "suffix"):
-        if key not in row:
-            raise UserError(f"{where}: no `{key}`; the keys are: {', '.join(row) or 'none'}.")
-    if not isinstance(row["prefix"], str):
-        raise UserError(f"{where}: `prefix` must be a string, got {row['prefix']!r}.")
-    if several and not _is_texts(row["image"]):
-        raise UserError(
-            f"{where}: `image` must be a list of files as in the first row, got {row['image']!r}."
-        )
-    if not several and not isinstance(row["image"], str):
-        raise UserError(f"{where}: `image` must be a string, got {row['image']!r}.")
-    suffix = [row["suffix"]] if isinstance(row["suffix"], str) else row["suffix"]
-    if not _is_texts(suffix):
-        raise UserError(
-            f"{where}: `suffix` must be a string or a list of accepted strings, got {row['suffix']!r}."
-        )
-    return {**row, "suffix": suffix}
+        return {"images": [resolve_image(name, folder, where) for name in image]}
+    path = resolve_image(image, folder, where)
+    height, width = read_size(path, where)
+    return {"image": path, "width": width, "height": height}
 
 
 def _is_texts(value: Any) -> bool:

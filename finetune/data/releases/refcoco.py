@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.faults import Faults
-from finetune.data.hub import to_xyxy
 from finetune.data.images import resolve_image
 from finetune.data.json_files import pick, read_json
 from finetune.data.objects import build_object, object_features
@@ -63,9 +62,10 @@ def _join(
             # Without its mark of a crowd: what is referred to is learnt, whatever it is.
             found = build_object(
                 categories[category]["name"],
-                to_xyxy(box, "xywh"),
+                box,
                 (height, width),
                 where,
+                layout="xywh",
                 segmentation=segmentation,
                 area=area,
             )

@@ -104,7 +104,7 @@ def test_the_answer_has_every_object_but_crowds(release: Path) -> None:
         (
             "annotations",
             {"id": 7, "image_id": 8, "category_id": 1, "bbox": [2, 3, 4]},
-            "expected `bbox`",
+            "box of four numbers",
             2,
         ),
         ("annotations", {"id": 7, "image_id": 8, "category_id": 1}, "no `bbox`; the keys are: id", 2),

@@ -1,0 +1,147 @@
+"""An image folder: pictures, and a `metadata` file of JSON Lines, CSV or parquet that names them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.data.faults import Faults
+from finetune.data.files import find_file, find_image_dir, load_files
+from finetune.data.formats import jsonl
+from finetune.data.formats.jsonl import place_images, read_accepted, read_texts
+from finetune.data.images import read_size, resolve_image
+from finetune.data.json_files import Record
+from finetune.data.objects import build_object, build_row, name_class, object_features
+from finetune.data.records import list_columns, read_records
+from finetune.data.rows import Splits, text_features
+from finetune.errors import UserError
+
+FEATURES = {
+    "pairs": jsonl.FEATURES,
+    "objects": object_features(),
+    "captions": text_features(lists=("captions",)),
+}
+"""Our columns of each kind of metadata."""
+NEEDED = {"pairs": ("prefix", "suffix"), "objects": ("objects",), "captions": ("text",)}
+"""Its columns that tell the kind, besides `file_name`."""
+
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+
+
+def load_image_folder(
+    train: str | None,
+    validation: str | None,
+    validation_fraction: float | None,
+    image_dir: str | None,
+    on_error: str,
+    names: Sequence[str] | None,
+) -> Splits:
+    """Read the metadata of both splits, or hold out a share of `train`.
+
+    Beside `file_name`, the metadata has `prefix` and `suffix`; or `objects`, with the lists `bbox` (x, y,
+    width, height in pixels) and `categories`; or `text`, the caption. The first row says which. Pictures
+    that it does not name are not used; other columns are read with dataset=table.
+
+    Args:
+        train: the folder to train on.
+        validation: the folder to evaluate on.
+        validation_fraction: share of the pictures of `train`, where there is no such folder.
+        image_dir: folder of the pictures; null: that of the metadata.
+        on_error: `error` or `skip`.
+        names: the classes, where `categories` are numbers.
+
+    Raises:
+        UserError: names the file and the row.
+    """
+    first = _find_metadata(find_file(train))
+    kind = _find_kind(first)
+    return load_files(
+        read_image_folder,
+        FEATURES[kind],
+        first,
+        None if validation is None else _find_metadata(find_file(validation)),
+        validation_fraction,
+        on_error,
+        image_dir=image_dir,
+        kind=kind,
+        names=None if names is None else list(names),
+    )
+
+
+def _find_metadata(folder: str) -> str:
+    if not Path(folder).is_dir():
+        return folder
+    found = [name for name in METADATA if (Path(folder) / name).is_file()]
+    if len(found) != 1:
+        got = " and ".join(found) or "none"
+        raise UserError(f"{folder}: expected one of {', '.join(METADATA)}, got {got}.")
+    return str(Path(folder) / found[0])
+
+
+def _find_kind(file: str) -> str:
+    columns = list_columns(file)
+    for kind, wanted in NEEDED.items():
+        if set(wanted) <= set(columns):
+            return kind
+    raise UserError(
+        f"{file}: expected `file_name` with `prefix` and `suffix`, `objects`, or `text`; its columns are: "
+        f"{', '.join(columns) or 'none'}."
+    )
+
+
+def read_image_folder(
+    faults: Faults, file: str, image_dir: str | None, kind: str, names: Sequence[str] | None
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for every picture that the metadata names.
+
+    Args:
+        faults: what to do with a row or an object that cannot be used.
+        file: the metadata.
+        image_dir: folder of the pictures; null: the file's own.
+        kind: `pairs`, `objects` or `captions`.
+        names: as in `load_image_folder`.
+
+    Raises:
+        UserError: names the file and the row.
+    """
+    folder = find_image_dir(file, image_dir)
+    for number, row in read_records(faults, file):
+        with faults.skipping():
+            row_id, image = str(row.get("id", number)), row["file_name"]
+            if kind == "pairs":
+                yield {**read_texts(row, number), **place_images(image, folder, False, row.where)}
+            elif kind == "captions":
+                path, captions = resolve_image(image, folder, row.where), read_accepted(row, "text")
+                yield {"id": row_id, "group": None, "image": path, "captions": captions}
+            else:
+                path = resolve_image(image, folder, row.where)
+                size = read_size(path, row.where)
+                yield build_row(row_id, path, size, _read_objects(faults, row, size, names))
+
+
+def _read_objects(
+    faults: Faults, row: Record, size: tuple[int, int], names: Sequence[str] | None
+) -> list[dict[str, Any]]:
+    objects = row["objects"]
+    boxes, categories = (
+        objects.get(key) if isinstance(objects, dict) else None for key in ("bbox", "categories")
+    )
+    if not isinstance(boxes, list) or not isinstance(categories, list) or len(boxes) != len(categories):
+        raise UserError(
+            f"{row.where}: `objects` must be {{bbox: [[x, y, width, height], ...], categories: [...]}}, as "
+            f"many of either, got {objects!r}."
+        )
+    found = []
+    for number, (box, category) in enumerate(zip(boxes, categories, strict=True), 1):
+        with faults.skipping():
+            place = f"{row.where} object {number}"
+            label = _name_category(category, names, place)
+            found.append(build_object(label, box, size, place, layout="xywh"))
+    return found
+
+
+def _name_category(category: Any, names: Sequence[str] | None, where: str) -> str:
+    if isinstance(category, str):
+        return category if names is None else name_class(category, {name: name for name in names}, where)
+    if names is None:
+        raise UserError(f"{where}: class {category!r} is a number: pass dataset.names=[...].")
+    return name_class(category, dict(enumerate(names)), where)

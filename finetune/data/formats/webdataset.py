@@ -1,0 +1,173 @@
+"""WebDataset: tar files (shards) in which a picture and its text share a name."""
+
+import lzma
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from datasets import Features
+
+from finetune.data.faults import Faults
+from finetune.data.files import find_file, load_sources
+from finetune.data.formats import jsonl
+from finetune.data.formats.jsonl import read_texts
+from finetune.data.images import PICTURE_SUFFIXES, read_size
+from finetune.data.records import parse_object
+from finetune.data.rows import PICTURE, Splits, text_features
+from finetune.errors import UserError
+
+FEATURES = Features({**jsonl.FEATURES, "image": PICTURE})
+FEATURES_OF_CAPTIONS = Features({**text_features(lists=("captions",)), "image": PICTURE})
+
+_BLOCK = 512
+_DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
+
+Sample = tuple[str, list[tuple[str, bytes]]]
+"""A key, and names and contents of its members."""
+
+
+def load_webdataset(
+    train: str | None, validation: str | None, validation_fraction: float | None, on_error: str
+) -> Splits:
+    """Read the shards of both splits, or hold out a share of those of `train`.
+
+    Samples have a picture, and `KEY.json` with `prefix` and `suffix`, or `KEY.txt` with a caption; which
+    of the two, the first sample says. The key is the path up to the first dot of the last name. Pictures
+    are copied into the rows.
+
+    Args:
+        train: one shard, a pattern such as `shards/*.tar`, or numbered ones, `shards/{000..009}.tar` (on
+            the command line `'dataset.train="shards/{000..009}.tar"'`).
+        validation: the same to evaluate on.
+        validation_fraction: share of the pictures of `train`, where there are none.
+        on_error: `error` or `skip`.
+
+    Raises:
+        UserError: names the shard and the sample.
+    """
+    shards = [expand_shards(find_file(None) if train is None else train)]
+    shards += [] if validation is None else [expand_shards(validation)]
+    pairs = _has_pairs(shards[0][0])
+    sources = [
+        {"file": file, "shards": files, "pairs": pairs}
+        for file, files in zip((train, validation), shards, strict=False)
+    ]
+    features = FEATURES if pairs else FEATURES_OF_CAPTIONS
+    second = sources[1] if len(sources) > 1 else None
+    return load_sources(read_webdataset, features, sources[0], second, validation_fraction, on_error)
+
+
+def expand_shards(pattern: str) -> tuple[str, ...]:
+    """Return the files that `{000..009}` and `*` stand for, in order.
+
+    Raises:
+        UserError: there is none, or one of the numbered files is missing.
+    """
+    numbers = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if numbers:
+        first, last = numbers.groups()
+        names = (
+            f"{pattern[: numbers.start()]}{number:0{len(first)}d}{pattern[numbers.end() :]}"
+            for number in range(int(first), int(last) + 1)
+        )
+        return tuple(file for name in names for file in expand_shards(name))
+    path = Path(pattern)
+    matches = Path(path.anchor).glob(str(path.relative_to(path.anchor))) if not path.exists() else [path]
+    return tuple(find_file(file) for file in sorted(map(str, matches)) or [pattern])
+
+
+def _has_pairs(shard: str) -> bool:
+    """Return whether the first sample with a JSON object has a prefix and a suffix there."""
+    for _, members in _iterate_samples(Faults(skip=True), shard):
+        for name, content in members:
+            with Faults(skip=True).skipping():
+                if name.endswith(".json"):
+                    return {"prefix", "suffix"} <= parse_object(content, name).keys()
+    return False
+
+
+def read_webdataset(
+    faults: Faults, file: str, shards: tuple[str, ...], pairs: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for every sample; without an `id` in its JSON, the id is `<shard>/<key>`.
+
+    Args:
+        faults: what to do with a sample or a shard that cannot be used.
+        file: what the user named.
+        shards: the tar files.
+        pairs: samples have a prefix and suffixes; else captions.
+
+    Raises:
+        UserError: names the shard and the sample.
+    """
+    for shard in shards:
+        for key, members in _iterate_samples(faults, shard):
+            with faults.skipping():
+                yield _convert(key, members, pairs, shard)
+
+
+def _convert(key: str, members: list[tuple[str, bytes]], pairs: bool, shard: str) -> dict[str, Any]:
+    where = f"{shard}: sample `{key}`"
+    name, picture = _only(members, PICTURE_SUFFIXES, "picture", where)
+    _, text = _only(members, {".json" if pairs else ".txt"}, ".json" if pairs else ".txt", where)
+    image = {"bytes": picture, "path": name}
+    height, width = read_size(image, where)
+    row_id = f"{Path(shard).stem}/{key}"
+    if pairs:
+        texts = read_texts(parse_object(text, where), row_id)
+        return {**texts, "image": image, "width": width, "height": height}
+    try:
+        caption = text.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: its text is not UTF-8 ({error}).") from error
+    if not caption:
+        raise UserError(f"{where}: its text is empty.")
+    return {"id": row_id, "group": None, "image": image, "captions": [caption]}
+
+
+def _only(
+    members: list[tuple[str, bytes]], endings: set[str] | frozenset[str], kind: str, where: str
+) -> tuple[str, bytes]:
+    found = [one for one in members if PurePosixPath(one[0]).suffix.lower() in endings]
+    if len(found) != 1:
+        names = ", ".join(name for name, _ in members)
+        raise UserError(
+            f"{where} has {len(found)} members that are a {kind}, expected one; it has: {names}. Members "
+            "belong together that share their name up to its first dot, and must follow each other."
+        )
+    return found[0]
+
+
+def _iterate_samples(faults: Faults, shard: str) -> Iterator[Sample]:
+    """Yield the samples in order; a shard that is cut short is a fault behind its last whole member."""
+    key: str | None = None
+    members: list[tuple[str, bytes]] = []
+    problem, place = None, "at its beginning"
+    try:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if member.isdir():
+                    continue
+                stem = PurePosixPath(member.name)
+                own = str(stem.with_name(stem.name.split(".")[0] or stem.name))
+                if own != key and members:
+                    yield key or "", members
+                    members = []
+                key = own
+                stream = tar.extractfile(member) if member.isfile() else None  # a link has no content
+                members.append((member.name, stream.read() if stream else b""))
+                place = f"at byte {tar.offset}, behind `{member.name}`"
+            assert tar.fileobj is not None
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(_BLOCK) != bytes(_BLOCK):
+                problem = "no end mark"
+    except _DAMAGE as error:
+        problem = str(error)
+    if members:
+        yield key or "", members
+    if problem is not None:
+        with faults.skipping():
+            raise UserError(f"{shard}: cut short {place} ({problem}). Copy or pack it again.")

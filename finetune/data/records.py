@@ -1,0 +1,145 @@
+"""Rows of text files and of parquet as they stand there: nothing guesses a type."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from finetune.data.faults import Faults
+from finetune.data.json_files import Record
+from finetune.errors import UserError
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+JSON_LINES = (".jsonl", ".ndjson")
+ENDINGS = (*DELIMITERS, *JSON_LINES, ".parquet")
+"""Of the files that `read_records` reads."""
+
+
+def read_records(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
+    """Yield numbers, from 1, and rows of a CSV, TSV, JSON Lines or parquet file.
+
+    Values of CSV and TSV are the text between the delimiters: `007`, `NA` and an empty one stay what
+    they are.
+
+    Args:
+        faults: what to do with a line that cannot be read.
+        file: its ending says which it is.
+
+    Raises:
+        UserError: names the file and the line.
+    """
+    ending = Path(file).suffix.lower()
+    if ending in DELIMITERS:
+        return _read_delimited(faults, file, DELIMITERS[ending])
+    if ending in JSON_LINES:
+        return read_json_lines(faults, file)
+    if ending == ".parquet":
+        return _read_parquet(file)
+    raise UserError(f"{file}: expected a file that ends in {', '.join(ENDINGS)}.")
+
+
+def list_columns(file: str) -> list[str]:
+    """Return the names of a file's columns; of JSON Lines, the keys of the first object."""
+    if Path(file).suffix.lower() == ".parquet":
+        return list(_open_parquet(file).schema_arrow.names)
+    if Path(file).suffix.lower() in DELIMITERS:
+        return _read_names(_parse_delimited(file, DELIMITERS[Path(file).suffix.lower()]), file)
+    return next((list(row) for _, row in read_records(Faults(skip=True), file)), [])
+
+
+def holds_bytes(file: str, column: str) -> bool:
+    """Return whether a column is of parquet and holds bytes, or structs of bytes and path."""
+    if Path(file).suffix.lower() != ".parquet" or column not in list_columns(file):
+        return False
+    kind = _open_parquet(file).schema_arrow.field(column).type
+    return pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def iterate_lines(file: str) -> Iterator[str]:
+    """Yield the lines of a text with their ends, a byte order mark left out.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    try:
+        with Path(file).open(encoding="utf-8-sig", newline="") as lines:
+            yield from lines
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 ({error}). Save it as UTF-8.") from error
+
+
+def read_json_lines(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
+    """Yield number and object of every line that is not blank; one that is not whole is a fault."""
+    for number, line in enumerate(iterate_lines(file), 1):
+        with faults.skipping():
+            if line.strip():
+                yield number, parse_object(line, f"{file} line {number}")
+
+
+def parse_object(text: str | bytes, where: str) -> Record:
+    """Read one JSON object.
+
+    Raises:
+        UserError: it is not whole, or not an object.
+    """
+    try:
+        return Record(json.loads(text), where)
+    except ValueError as error:
+        problem = getattr(error, "msg", error)
+        raise UserError(
+            f"{where}: not a whole JSON object ({problem}). The file may be half-written."
+        ) from error
+
+
+def _read_delimited(faults: Faults, file: str, delimiter: str) -> Iterator[tuple[int, Record]]:
+    lines = _parse_delimited(file, delimiter)
+    names = _read_names(lines, file)
+    for number, (line, values) in enumerate(lines, 1):
+        with faults.skipping():
+            where = f"{file} line {line}"
+            if len(values) != len(names):
+                raise UserError(
+                    f"{where}: {len(values)} values for {len(names)} columns. Is a delimiter inside a "
+                    "value not in quotes?"
+                )
+            yield number, Record(dict(zip(names, values, strict=True)), where)
+
+
+def _read_names(lines: Iterator[tuple[int, list[str]]], file: str) -> list[str]:
+    _, names = next(lines, (0, []))
+    if len(set(names)) < len(names):
+        raise UserError(f"{file}: two columns have the same name: {', '.join(names)}. Rename one.")
+    return names
+
+
+def _parse_delimited(file: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and values of the lines that are not blank, the names of the columns first."""
+    # Strict: else a quote that nothing closes would swallow the rest of the file.
+    reader = csv.reader(iterate_lines(file), delimiter=delimiter, strict=True)
+    try:
+        for values in reader:
+            if values:
+                yield reader.line_num, values
+    except csv.Error as error:
+        raise UserError(f"{file} line {reader.line_num}: {error}.") from error
+
+
+def _read_parquet(file: str) -> Iterator[tuple[int, Record]]:
+    number = 0
+    try:
+        for batch in _open_parquet(file).iter_batches(batch_size=64):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, Record(row, f"{file} row {number}")
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: cannot be read behind row {number} ({error}); copy it again.") from error
+
+
+def _open_parquet(file: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: not a parquet file that can be read ({error}); copy it again.") from error
