@@ -55,7 +55,8 @@ def test_every_picture_of_a_folder_is_asked_and_drawn(inside: Path, command: Com
     assert [row["image"] for row in rows] == [f"pictures/{name}.png" for name in names]
     assert {row["prefix"] for row in rows} == {"detect all classes"}
     for name, row in zip(names, rows, strict=True):
-        assert Image.open(inside / f"drawn/{name}.png.png").width >= 320
+        with Image.open(inside / f"drawn/{name}.png.png") as drawn:
+            assert drawn.width >= 320
         for one in row.get("prediction_objects", []):
             assert 0 <= one["score"] <= 1
             assert len(one["box_xyxy"]) == 4
