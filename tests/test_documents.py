@@ -47,7 +47,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = ["recipe=quickstart", "trainer.max_steps=1", "evaluation.limit=2"]
         assert main(words) == 0
         assert main([*words, "run_name=NAME"]) == 0
-        assert main(["recipe=quickstart_detect", *words[1:], "dataset.train=64", "dataset.validation=2"]) == 0
+        assert (
+            main(["recipe=quickstart_detect", *words[1:], "dataset.train=64", "dataset.validation=2"]) == 0
+        )
     shutil.copytree(REPOSITORY / "recipes", folder / "recipes")
     shutil.copy(REPOSITORY / "recipes/jsonl_qlora.yaml", folder / "mine.yaml")
     return folder
