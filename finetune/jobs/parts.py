@@ -145,7 +145,13 @@ def _build_task(node: Any, splits: Splits) -> Task:
     if not isinstance(task, ObjectsTask):
         return task
     if task.labels is None:
-        task = replace(task, labels=find_labels(splits.train if len(splits.train) else splits.validation))
+        labels = find_labels(splits.train if len(splits.train) else splits.validation)
+        if not labels and task.write_label:
+            raise UserError(
+                "The classes are those of the training split, and no row of it has an object. Name them: "
+                "task.labels=[cat,dog]."
+            )
+        task = replace(task, labels=labels)
     if task.masks and task.mask_vae is not None:
         with PartialState().main_process_first():
             task = replace(task, mask_vae=str(find_mask_vae(task.mask_vae, splits.train)))
@@ -218,13 +224,15 @@ def build_validation(config: RunConfig, splits: Splits, task: Task) -> ExampleDa
 
 
 def check_references(metric: Metric, validation: ExampleDataset) -> None:
-    """Score an empty answer to every validation example, before anything slow is done.
+    """Write every validation example's text and score an empty answer, before anything slow is done.
 
     Raises:
-        UserError: an example lacks what the metric needs, such as ten references.
+        UserError: an example lacks what the metric needs, such as ten references, or has a class that is
+            not in the list.
     """
     task = validation.task
     for row in validation.iterate_rows():
+        task.measure_text(row)
         target = task.build_target(row)
         empty = {"prediction": "", "confidence": 0.0, **task.read_answer(Answer("", 0.0), target)}
         metric.score({"id": row["id"], "group": row["group"], **target, **empty})

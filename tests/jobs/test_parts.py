@@ -10,7 +10,15 @@ from finetune.data.augment import FLIP_WORDS, Augmentation
 from finetune.data.collator import Collator
 from finetune.data.digits import load_digits
 from finetune.errors import UserError
-from finetune.jobs.parts import build_augmentation, build_task, build_train, build_validation, load_splits
+from finetune.jobs.parts import (
+    build_augmentation,
+    build_task,
+    build_train,
+    build_validation,
+    check_references,
+    load_splits,
+)
+from finetune.jobs.target import call_target
 
 
 @pytest.mark.parametrize(
@@ -68,3 +76,42 @@ def test_boxes_in_text_are_refused_before_anything_is_trained(
             build_train(config, splits, task, Collator(processor))
     else:
         assert len(build_train(config, splits, task, Collator(processor))[0]) == 3
+
+
+def write_instances(folder: Path, *labels: str) -> Path:
+    """A picture with a box of each class, in COCO's JSON."""
+    folder.mkdir()
+    Image.new("RGB", (20, 10)).save(folder / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": number, "bbox": [2, 1, 6, 4]}
+            for number in range(len(labels))
+        ],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(labels)],
+    }
+    (folder / "_annotations.coco.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("classes", ["all", "one"])
+def test_a_class_that_validation_alone_has_is_named_before_anything_is_trained(
+    tmp_path: Path, classes: str
+) -> None:
+    files = [write_instances(tmp_path / "a", "cat"), write_instances(tmp_path / "b", "cat", "cow")]
+    words = [f"dataset.train={files[0]}", f"dataset.validation={files[1]}", f"task.classes={classes}"]
+    config = compose(["recipe=coco_json_qlora", *words])
+    splits = load_splits(config)
+    validation = build_validation(config, splits, build_task(config, splits))
+    with pytest.raises(UserError, match=r"Row `1.*class `cow` is not in task.labels"):
+        check_references(call_target(config.metric), validation)
+
+
+def test_a_training_split_without_any_object_has_no_classes(tmp_path: Path) -> None:
+    files = [write_instances(tmp_path / "a"), write_instances(tmp_path / "b", "cow")]
+    words = [f"dataset.train={files[0]}", f"dataset.validation={files[1]}"]
+    config = compose(["recipe=coco_json_qlora", *words])
+    with pytest.raises(UserError, match="no row of it has an object"):
+        build_task(config, load_splits(config))
+    named = compose(["recipe=coco_json_qlora", *words, "task.labels=[cow]"])
+    build_task(named, load_splits(named))

@@ -14,18 +14,23 @@ from finetune.data.rows import Splits
 from finetune.jobs.parts import build_task, load_splits
 
 
+def write_tree(root: Path, files: dict[str, Any]) -> None:
+    """Write JSON files under one folder, and pictures where the content is null."""
+    for name, content in files.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            Image.new("RGB", (4, 4)).save(file)
+        else:
+            file.write_text(json.dumps(content))
+
+
 @pytest.fixture
 def write_files(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
-    """Write JSON files under one folder, and pictures where the content is null; return the folder."""
+    """Write a tree under the test's folder, and return that."""
 
     def write(files: dict[str, Any]) -> Path:
-        for name, content in files.items():
-            file = tmp_path / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            if content is None:
-                Image.new("RGB", (4, 4)).save(file)
-            else:
-                file.write_text(json.dumps(content))
+        write_tree(tmp_path, files)
         return tmp_path
 
     return write

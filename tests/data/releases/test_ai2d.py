@@ -36,11 +36,15 @@ def write_diagram(root: Path, stem: str) -> None:
     (root / f"annotations/{stem}.png.json").write_text(json.dumps({"text": texts}))
 
 
+def write_release(root: Path) -> None:
+    for stem in ("0", "17", "170"):
+        write_diagram(root, stem)
+    (root / "ai2d_test_ids.csv").write_text("17\n")
+
+
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    for stem in ("0", "17", "170"):
-        write_diagram(tmp_path, stem)
-    (tmp_path / "ai2d_test_ids.csv").write_text("17\n")
+    write_release(tmp_path)
     return tmp_path
 
 

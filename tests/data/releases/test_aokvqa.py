@@ -8,6 +8,7 @@ from finetune.data.dataset import ExampleDataset
 from finetune.data.release import load_release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
+from tests.data.releases.conftest import write_tree
 
 ASKED = {
     "split": "x",
@@ -25,17 +26,23 @@ ANSWERED: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def root(write_files: Callable[..., Path]) -> Path:
+def write_release(root: Path) -> None:
     second = {**ANSWERED, "question_id": "2"}
-    return write_files(
+    write_tree(
+        root,
         {
             "aokvqa_v1p0_train.json": [ANSWERED],
             "aokvqa_v1p0_val.json": [ANSWERED, second],
             "aokvqa_v1p0_test.json": [ASKED],
             **{f"{split}2017/000000299207.jpg": None for split in ("train", "val", "test")},
-        }
+        },
     )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_release(tmp_path)
+    return tmp_path
 
 
 def test_direct_answers_and_choices_are_both_there(

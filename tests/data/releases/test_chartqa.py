@@ -2,6 +2,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,13 +11,13 @@ from finetune.data.release import load_release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.text import TextTask
+from tests.data.releases.conftest import write_tree
 
 HUMAN = {"imgname": "41699051005347.png", "query": "How many food items?", "label": "14"}
 AUGMENTED = {"imgname": "41699051005347.png", "query": "How many people in 2013?", "label": "0.57"}
 
 
-@pytest.fixture
-def root(write_files: Callable[..., Path]) -> Path:
+def write_release(root: Path) -> None:
     files: dict[str, object] = {}
     for split in ("train", "val", "test"):
         files |= {
@@ -24,7 +25,13 @@ def root(write_files: Callable[..., Path]) -> Path:
             f"{split}/{split}_augmented.json": [AUGMENTED, AUGMENTED],
             f"{split}/png/41699051005347.png": None,
         }
-    return write_files(files)
+    write_tree(root, files)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_release(tmp_path)
+    return tmp_path
 
 
 def test_human_and_augmented_questions_come_together_and_keep_their_group(
@@ -50,15 +57,19 @@ def test_a_missing_chart_is_an_error_or_left_out(root: Path) -> None:
     assert (len(splits.train), len(splits.validation), len(splits.skipped)) == (3, 0, 3)
 
 
-@pytest.mark.parity
-def test_real_questions_find_their_charts(parity_data: Path, tmp_path: Path) -> None:
-    """A sample of the test split; `split` says which file a question is of."""
-    sample = json.loads((parity_data / "images/chartqa.json").read_text(encoding="utf-8"))
-    folder = tmp_path / "test"
-    shutil.copytree(parity_data / "images/chartqa", folder / "png")
+def write_real_release(root: Path, samples: Path) -> list[dict[str, Any]]:
+    """A sample of the test split, which is returned; `split` says which file a question is of."""
+    sample: list[dict[str, Any]] = json.loads((samples / "chartqa.json").read_text(encoding="utf-8"))
+    shutil.copytree(samples / "chartqa", root / "test/png")
     for source in ("human", "augmented"):
         items = [{**one, "imgname": Path(one["image"]).name} for one in sample if one["split"] == source]
-        (folder / f"test_{source}.json").write_text(json.dumps(items))
+        (root / f"test/test_{source}.json").write_text(json.dumps(items))
+    return sample
+
+
+@pytest.mark.parity
+def test_real_questions_find_their_charts(parity_data: Path, tmp_path: Path) -> None:
+    sample = write_real_release(tmp_path, parity_data / "images")
     rows = load_release("chartqa", str(tmp_path), None, "test", {}, "error", {}).validation
     examples = ExampleDataset(rows, TextTask("{question}", "answers"), "test")
     assert sorted(rows["question"][:]) == sorted(one["query"] for one in sample)

@@ -11,21 +11,25 @@ from finetune.errors import UserError
 from finetune.tasks.text import TextTask
 
 
-@pytest.fixture
-def release(tmp_path: Path) -> Path:
+def write_release(root: Path) -> None:
     """Two photos to train on, one of them of COCO's own validation set, and one to test."""
     images = []
     parts = [("train2014", "train"), ("val2014", "restval"), ("val2014", "val")]
     for number, (folder, split) in enumerate(parts):
-        (tmp_path / folder).mkdir(exist_ok=True)
+        (root / folder).mkdir(exist_ok=True)
         name = f"COCO_{folder}_{number:012d}.jpg"
-        Image.new("RGB", (4, 4)).save(tmp_path / folder / name)
+        Image.new("RGB", (4, 4)).save(root / folder / name)
         sentences = [
             {"tokens": ["a"], "raw": f"A photo, number {n}.", "sentid": n} for n in range(5 + number)
         ]
         ids = {"imgid": number, "cocoid": number * 10}
         images.append({**ids, "filepath": folder, "filename": name, "split": split, "sentences": sentences})
-    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
+    (root / "dataset_coco.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    write_release(tmp_path)
     return tmp_path
 
 

@@ -24,14 +24,13 @@ def write(root: Path, split: str, instances: dict[str, Any]) -> Path:
     return file
 
 
-@pytest.fixture
-def release(tmp_path: Path) -> Path:
+def write_release(root: Path) -> None:
     """In both splits a photo with a cat and a crowd, and one with nothing."""
     for split in ("train", "val"):
-        (tmp_path / f"{split}2017").mkdir()
+        (root / f"{split}2017").mkdir()
         images = [{"id": n, "file_name": f"{n:012d}.jpg", "width": 20, "height": 10} for n in (8, 9)]
         for image in images:
-            Image.new("RGB", (20, 10)).save(tmp_path / f"{split}2017/{image['file_name']}")
+            Image.new("RGB", (20, 10)).save(root / f"{split}2017/{image['file_name']}")
         cat = {"id": 5, "image_id": 8, "category_id": 17, "bbox": [2, 1, 6, 4], "iscrowd": 0, "area": 24.0}
         cat["segmentation"] = [[2, 1, 8, 1, 8, 5, 2, 5]]
         crowd = {
@@ -44,7 +43,12 @@ def release(tmp_path: Path) -> Path:
         }
         crowd["segmentation"] = {"size": [10, 20], "counts": [100, 100]}
         parts = {"images": images, "annotations": [crowd, cat], "categories": CATEGORIES}
-        write(tmp_path, split, parts)
+        write(root, split, parts)
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    write_release(tmp_path)
     return tmp_path
 
 
@@ -126,19 +130,24 @@ def test_a_fault_is_named_or_left_out(
     assert [len(found) for found in splits.train["objects"]] == [objects, 0]
 
 
-@pytest.mark.parity
-def test_real_photos_are_read_with_their_masks(tmp_path: Path, parity_data: Path) -> None:
-    folder = parity_data / "images"
+def write_real_release(root: Path, folder: Path) -> list[dict[str, Any]]:
+    """Three photos as the split `val`; returns the annotations of one of them, two cats among these."""
     panoptic = json.loads((folder / "coco_panoptic/panoptic_coco_detection_format.json").read_text())
-    cats = json.loads((folder / "coco_39769/coco_annotations.txt").read_text())
-    (tmp_path / "val2017").mkdir()
+    cats: list[dict[str, Any]] = json.loads((folder / "coco_39769/coco_annotations.txt").read_text())
+    (root / "val2017").mkdir()
     for picture in ("coco_panoptic/000000142238.jpg", "coco_panoptic/000000439180.jpg"):
-        shutil.copy(folder / picture, tmp_path / "val2017")
-    shutil.copy(folder / "coco_39769/000000039769.png", tmp_path / "val2017")
+        shutil.copy(folder / picture, root / "val2017")
+    shutil.copy(folder / "coco_39769/000000039769.png", root / "val2017")
     image = {"id": 39769, "file_name": "000000039769.png", "width": 640, "height": 480}
     panoptic["images"].append(image)
     panoptic["annotations"] += cats
-    write(tmp_path, "val", panoptic)
+    write(root, "val", panoptic)
+    return cats
+
+
+@pytest.mark.parity
+def test_real_photos_are_read_with_their_masks(tmp_path: Path, parity_data: Path) -> None:
+    cats = write_real_release(tmp_path, parity_data / "images")
     rows = load_release("coco_detection", str(tmp_path), None, "val", {}, "error", {}).validation
     examples = ExampleDataset(rows, ObjectsTask("detect"), "validation")
     assert rows["id"][:] == ["142238", "439180", "39769"]

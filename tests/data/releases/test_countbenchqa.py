@@ -10,21 +10,24 @@ from finetune.data.dataset import ExampleDataset
 from finetune.data.release import load_release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
+from tests.data.releases.conftest import write_tree
 
 QUESTIONS = "countbench_paired_questions.json"
 
 
-@pytest.fixture
-def root(write_files: Callable[..., Path]) -> Path:
+def write_release(root: Path) -> None:
     """Three rows, the second without a picture, the third grey."""
     pictures = [Image.new("RGB", (4, 4)), None, Image.new("L", (4, 4))]
     features = Features({"image": Picture(), "text": Value("string"), "number": Value("int32")})
     rows = {"image": pictures, "text": ["x"] * 3, "number": [10, 2, 3]}
-    folder = write_files(
-        {QUESTIONS: [{"question": f"How many {what}?"} for what in ("cups", "dogs", "hats")]}
-    )
-    Dataset.from_dict(rows, features=features).to_parquet(str(folder / "train-00000-of-00001-cf54.parquet"))
-    return folder
+    write_tree(root, {QUESTIONS: [{"question": f"How many {what}?"} for what in ("cups", "dogs", "hats")]})
+    Dataset.from_dict(rows, features=features).to_parquet(str(root / "train-00000-of-00001-cf54.parquet"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_release(tmp_path)
+    return tmp_path
 
 
 def test_a_question_with_a_picture_is_answered_by_a_number(

@@ -8,6 +8,7 @@ from finetune.data.dataset import ExampleDataset
 from finetune.data.release import load_release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
+from tests.data.releases.conftest import write_tree
 
 ASKED = {
     "questionId": 337,
@@ -22,16 +23,22 @@ def data(*items: dict[str, Any]) -> dict[str, Any]:
     return {"dataset_name": "docvqa", "data": list(items)}
 
 
-@pytest.fixture
-def root(write_files: Callable[..., Path]) -> Path:
-    return write_files(
+def write_release(root: Path) -> None:
+    write_tree(
+        root,
         {
             "train_v1.0_withQT.json": data(ANSWERED),
             "val_v1.0_withQT.json": data(ANSWERED, {**ANSWERED, "questionId": 338}),
             "test_v1.0.json": data(ASKED),
             **{f"{split}/documents/xnbl0037_1.png": None for split in ("train", "val", "test")},
-        }
+        },
     )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_release(tmp_path)
+    return tmp_path
 
 
 def test_a_document_is_asked_about_without_a_task_word(

@@ -11,6 +11,7 @@ from finetune.data.release import load_release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.text import TextTask
+from tests.data.releases.conftest import write_tree
 
 RECORD: dict[str, Any] = {
     "semantic": [{"operation": "select", "dependencies": [], "argument": "chalkboard (0)"}],
@@ -23,15 +24,21 @@ RECORD: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def root(write_files: Callable[..., Path]) -> Path:
-    return write_files(
+def write_release(root: Path) -> None:
+    write_tree(
+        root,
         {
             "train_balanced_questions.json": {"1": RECORD, "2": RECORD},
             "testdev_balanced_questions.json": {"202218649": RECORD},
             "images/n578564.jpg": None,
-        }
+        },
     )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_release(tmp_path)
+    return tmp_path
 
 
 def test_a_record_becomes_a_question_with_one_short_answer(
@@ -72,12 +79,18 @@ def test_a_record_without_an_answer_is_an_error_or_left_out(
     assert "question 9: expected a JSON object, got str" in splits.skipped[1]
 
 
+def write_real_release(root: Path, samples: Path) -> list[dict[str, Any]]:
+    """A sample, which is returned, as the split `testdev_all`."""
+    sample: list[dict[str, Any]] = json.loads((samples / "gqa.json").read_text(encoding="utf-8"))
+    shutil.copytree(samples / "gqa", root / "images")
+    records = {one["question_id"]: {**one, "imageId": Path(one["image"]).stem} for one in sample}
+    (root / "testdev_all_questions.json").write_text(json.dumps(records))
+    return sample
+
+
 @pytest.mark.parity
 def test_real_questions_find_their_photos(parity_data: Path, tmp_path: Path) -> None:
-    sample = json.loads((parity_data / "images/gqa.json").read_text(encoding="utf-8"))
-    shutil.copytree(parity_data / "images/gqa", tmp_path / "images")
-    records = {one["question_id"]: {**one, "imageId": Path(one["image"]).stem} for one in sample}
-    (tmp_path / "testdev_all_questions.json").write_text(json.dumps(records))
+    sample = write_real_release(tmp_path, parity_data / "images")
     rows = load_release("gqa", str(tmp_path), None, "testdev_all", {}, "error", {}).validation
     examples = ExampleDataset(rows, TextTask("answer en {question}", "answers"), "testdev")
     assert [(one.id, one.suffixes) for one in map(examples.__getitem__, range(len(rows)))] == [

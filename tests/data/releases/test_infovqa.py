@@ -10,6 +10,7 @@ from finetune.data.release import load_release
 from finetune.data.releases.infovqa import MOST_ITEMS, permute_items
 from finetune.data.rows import Splits
 from finetune.errors import UserError
+from tests.data.releases.conftest import write_tree
 
 ASKED = {"questionId": 98313, "question": "Which two?", "image_local_name": "38427.jpeg"}
 ANSWERED = {**ASKED, "answers": ["Cats, Dogs"], "answer_type": ["multi-span"], "data_split": "x"}
@@ -19,16 +20,22 @@ def data(*items: dict[str, Any]) -> dict[str, Any]:
     return {"dataset_name": "infographicVQA", "data": list(items)}
 
 
-@pytest.fixture
-def root(write_files: Callable[..., Path]) -> Path:
-    return write_files(
+def write_release(root: Path) -> None:
+    write_tree(
+        root,
         {
             "infographicsVQA_train_v1.0.json": data(ANSWERED),
             "infographicsVQA_val_v1.0_withQT.json": data(ANSWERED),
             "infographicsVQA_test_v1.0.json": data(ASKED),
             "images/38427.jpeg": None,
-        }
+        },
     )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_release(tmp_path)
+    return tmp_path
 
 
 def test_validation_accepts_the_items_of_an_answer_in_any_order(

@@ -11,12 +11,11 @@ from finetune.errors import UserError
 from finetune.tasks.text import TextTask
 
 
-@pytest.fixture
-def release(tmp_path: Path) -> Path:
+def write_release(root: Path) -> None:
     """Training photos lie in numbered folders, the others do not."""
-    (tmp_path / "data").mkdir()
+    (root / "data").mkdir()
     for split, place in (("train", "train/34"), ("dev", "dev")):
-        folder = tmp_path / "images" / place
+        folder = root / "images" / place
         folder.mkdir(parents=True)
         for side in (0, 1):
             Image.new("RGB", (4 + side, 4)).save(folder / f"{split}-70-3-img{side}.png")
@@ -30,7 +29,12 @@ def release(tmp_path: Path) -> Path:
         ]
         if split == "train":
             lines = [{**line, "directory": "34"} for line in lines]
-        (tmp_path / f"data/{split}.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
+        (root / f"data/{split}.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    write_release(tmp_path)
     return tmp_path
 
 

@@ -11,17 +11,21 @@ from finetune.errors import UserError
 from finetune.tasks.text import TextTask
 
 
-@pytest.fixture
-def release(tmp_path: Path) -> Path:
-    (tmp_path / "validation").mkdir()
+def write_release(root: Path) -> None:
+    (root / "validation").mkdir()
     images = [{"id": n, "file_name": f"f{n}.jpg", "domain": "near-domain"} for n in range(2)]
     del images[1]["domain"]
     for image in images:
-        Image.new("RGB", (4, 4)).save(tmp_path / "validation" / str(image["file_name"]))
+        Image.new("RGB", (4, 4)).save(root / "validation" / str(image["file_name"]))
     annotations = [{"image_id": n % 2, "id": n, "caption": f"Caption {n}."} for n in range(20)]
-    (tmp_path / "nocaps_val_4500_captions.json").write_text(
+    (root / "nocaps_val_4500_captions.json").write_text(
         json.dumps({"images": images, "annotations": annotations})
     )
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    write_release(tmp_path)
     return tmp_path
 
 

@@ -8,6 +8,7 @@ from finetune.data.dataset import ExampleDataset
 from finetune.data.release import load_release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
+from tests.data.releases.conftest import write_tree
 
 WORDS = [f"word {number}" for number in range(10)]
 
@@ -32,9 +33,14 @@ def official(subset: str) -> dict[str, Any]:
     }
 
 
+def write_release(root: Path) -> None:
+    write_tree(root, {**official("train2014"), **official("val2014")})
+
+
 @pytest.fixture
-def root(write_files: Callable[..., Path]) -> Path:
-    return write_files({**official("train2014"), **official("val2014")})
+def root(tmp_path: Path) -> Path:
+    write_release(tmp_path)
+    return tmp_path
 
 
 def test_a_question_keeps_ten_answers_and_its_kind_of_knowledge(

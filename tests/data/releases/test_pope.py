@@ -11,16 +11,20 @@ from finetune.errors import UserError
 from finetune.tasks.text import TextTask
 
 
-@pytest.fixture
-def release(tmp_path: Path) -> Path:
-    (tmp_path / "val2014").mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "val2014/COCO_val2014_000000000001.jpg")
+def write_release(root: Path) -> None:
+    (root / "val2014").mkdir()
+    Image.new("RGB", (4, 4)).save(root / "val2014/COCO_val2014_000000000001.jpg")
     lines = [
         {"question_id": number, "image": "COCO_val2014_000000000001.jpg", "text": text, "label": label}
         for number, text, label in ((1, "Is there a cat?", "yes"), (2, "Is there a bus?", "no"))
     ]
     for split in ("random", "popular", "adversarial"):
-        (tmp_path / f"coco_pope_{split}.json").write_text("\n".join(map(json.dumps, lines)))
+        (root / f"coco_pope_{split}.json").write_text("\n".join(map(json.dumps, lines)))
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    write_release(tmp_path)
     return tmp_path
 
 

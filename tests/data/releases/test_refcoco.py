@@ -37,14 +37,18 @@ def write_set(root: Path, name: str, places: dict[int, str]) -> None:
     (folder / "instances.json").write_text(json.dumps(parts))
 
 
+def write_release(root: Path) -> None:
+    (root / "train2014").mkdir()
+    for number in range(6):
+        Image.new("RGB", (20, 10)).save(root / f"train2014/COCO_train2014_{number:012d}.jpg")
+    write_set(root, "refcoco", {0: "train", 1: "train", 2: "val", 3: "testA"})
+    write_set(root, "refcoco+", {0: "train", 3: "train", 4: "testB"})
+    write_set(root, "refcocog", {1: "test", 5: "train"})
+
+
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    (tmp_path / "train2014").mkdir()
-    for number in range(6):
-        Image.new("RGB", (20, 10)).save(tmp_path / f"train2014/COCO_train2014_{number:012d}.jpg")
-    write_set(tmp_path, "refcoco", {0: "train", 1: "train", 2: "val", 3: "testA"})
-    write_set(tmp_path, "refcoco+", {0: "train", 3: "train", 4: "testB"})
-    write_set(tmp_path, "refcocog", {1: "test", 5: "train"})
+    write_release(tmp_path)
     return tmp_path
 
 

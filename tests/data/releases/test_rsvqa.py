@@ -35,13 +35,17 @@ def write_split(root: Path, start: str, split: str) -> None:
         file.write_text(json.dumps({name: [*items, stub]}))
 
 
+def write_release(root: Path) -> None:
+    for start, picture in (("LR", "Images_LR/7.tif"), ("USGS", "Data/7.png")):
+        (root / picture).parent.mkdir()
+        Image.new("RGB", (4, 4)).save(root / picture)
+        for split in ("train", "val", "test_phili") if start == "USGS" else ("train", "val"):
+            write_split(root, start, split)
+
+
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    for start, picture in (("LR", "Images_LR/7.tif"), ("USGS", "Data/7.png")):
-        (tmp_path / picture).parent.mkdir()
-        Image.new("RGB", (4, 4)).save(tmp_path / picture)
-        for split in ("train", "test_phili") if start == "USGS" else ("train",):
-            write_split(tmp_path, start, split)
+    write_release(tmp_path)
     return tmp_path
 
 

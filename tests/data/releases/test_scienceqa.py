@@ -29,8 +29,7 @@ def preset() -> ChoiceTask:
     return ChoiceTask(**{name: value for name, value in options.items() if name != "_target_"})
 
 
-@pytest.fixture
-def release(tmp_path: Path) -> Path:
+def write_release(root: Path) -> None:
     problems = {
         "1": PROBLEM,
         "2": {**PROBLEM, "image": None},
@@ -38,11 +37,16 @@ def release(tmp_path: Path) -> Path:
         "4": PROBLEM,
     }
     splits = {"train": ["3", "1", "2"], "val": ["4"], "test": [], "minival": ["4"]}
-    (tmp_path / "problems.json").write_text(json.dumps(problems))
-    (tmp_path / "pid_splits.json").write_text(json.dumps(splits))
+    (root / "problems.json").write_text(json.dumps(problems))
+    (root / "pid_splits.json").write_text(json.dumps(splits))
     for place in ("train/1", "train/3", "val/4"):
-        (tmp_path / place).mkdir(parents=True)
-        Image.new("RGB", (4, 4)).save(tmp_path / place / "image.png")
+        (root / place).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(root / place / "image.png")
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    write_release(tmp_path)
     return tmp_path
 
 
@@ -90,9 +94,9 @@ def test_a_problem_that_is_listed_but_missing_is_named_or_left_out(release: Path
     assert "no problem 1, which pid_splits.json has in `train`" in splits.skipped[1]
 
 
-@pytest.mark.parity
-def test_real_problems_are_read(tmp_path: Path, parity_data: Path) -> None:
-    samples = json.loads((parity_data / "images/scienceqa.json").read_text())
+def write_real_release(root: Path, folder: Path) -> list[dict[str, Any]]:
+    """A sample of the test split, which is returned."""
+    samples: list[dict[str, Any]] = json.loads((folder / "scienceqa.json").read_text())
     problems = {}
     for sample in samples:
         number = sample["question_id"]
@@ -104,10 +108,16 @@ def test_real_problems_are_read(tmp_path: Path, parity_data: Path) -> None:
             "choices": choices,
             "answer": ord(sample["answer"]) - ord("A"),
         }
-        (tmp_path / "test" / number).mkdir(parents=True)
-        shutil.copy(parity_data / "images" / sample["image"], tmp_path / "test" / number / "image.png")
-    (tmp_path / "problems.json").write_text(json.dumps(problems))
-    (tmp_path / "pid_splits.json").write_text(json.dumps({"test": list(problems)}))
+        (root / "test" / number).mkdir(parents=True)
+        shutil.copy(folder / sample["image"], root / "test" / number / "image.png")
+    (root / "problems.json").write_text(json.dumps(problems))
+    (root / "pid_splits.json").write_text(json.dumps({"test": list(problems)}))
+    return samples
+
+
+@pytest.mark.parity
+def test_real_problems_are_read(tmp_path: Path, parity_data: Path) -> None:
+    samples = write_real_release(tmp_path, parity_data / "images")
     rows = load_release("scienceqa", str(tmp_path), None, "test", {}, "error", {}).validation
     examples = ExampleDataset(rows, preset(), "validation")
     assert len(rows) == 30

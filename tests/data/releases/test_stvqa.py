@@ -8,6 +8,7 @@ from finetune.data.dataset import ExampleDataset
 from finetune.data.release import load_release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
+from tests.data.releases.conftest import write_tree
 
 PHOTO = "coco-text/COCO_train2014_000000438516.jpg"
 
@@ -16,9 +17,9 @@ def question(number: int) -> dict[str, Any]:
     return {"question_id": number, "question": f"What is sign {number}?", "file_path": PHOTO}
 
 
-@pytest.fixture
-def root(write_files: Callable[..., Path]) -> Path:
-    return write_files(
+def write_release(root: Path) -> None:
+    write_tree(
+        root,
         {
             "train_task_3.json": {
                 "data": [{**question(number), "answers": ["STOP", "Stop"]} for number in range(45)]
@@ -26,8 +27,14 @@ def root(write_files: Callable[..., Path]) -> Path:
             "test_task_3.json": {"data": [question(100)]},
             f"train_images/{PHOTO}": None,
             f"test_task3_images/{PHOTO}": None,
-        }
+        },
     )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_release(tmp_path)
+    return tmp_path
 
 
 def test_validation_is_the_end_of_train(

@@ -8,6 +8,7 @@ from finetune.data.dataset import ExampleDataset
 from finetune.data.release import load_release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
+from tests.data.releases.conftest import write_tree
 
 COUNTED: dict[str, Any] = {
     "answer": 4,
@@ -19,17 +20,23 @@ COUNTED: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def root(write_files: Callable[..., Path]) -> Path:
+def write_release(root: Path) -> None:
     simple = {**COUNTED, "issimple": True, "question_id": 1}
-    return write_files(
+    write_tree(
+        root,
         {
             "train.json": [{**COUNTED, "image": "train2014/COCO_train2014_000000000009.jpg"}],
             "test.json": [{**COUNTED, "issimple": False}, simple],
             "train2014/COCO_train2014_000000000009.jpg": None,
             "VG_100K_2/2410408.jpg": None,
-        }
+        },
     )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_release(tmp_path)
+    return tmp_path
 
 
 def test_a_count_is_written_in_digits_and_test_says_what_is_simple(

@@ -11,20 +11,24 @@ from finetune.errors import UserError
 from finetune.tasks.text import TextTask
 
 
-@pytest.fixture
-def release(tmp_path: Path) -> Path:
+def write_release(root: Path) -> None:
     """Two pictures a split, whose five captions each stand between the other's."""
-    (tmp_path / "train_images").mkdir()
+    (root / "train_images").mkdir()
     for split in ("train", "val"):
         data = []
         for number in range(10):
             name = f"{split}{number % 2}"
-            Image.new("RGB", (4, 4)).save(tmp_path / f"train_images/{name}.jpg")
+            Image.new("RGB", (4, 4)).save(root / f"train_images/{name}.jpg")
             ids = {"image_id": name, "image_name": name, "caption_id": number}
             data.append({**ids, "caption_str": f"A sign says STOP {number}."})
-        (tmp_path / f"TextCaps_0.1_{split}.json").write_text(
+        (root / f"TextCaps_0.1_{split}.json").write_text(
             json.dumps({"dataset_name": "textcaps", "data": data})
         )
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    write_release(tmp_path)
     return tmp_path
 
 

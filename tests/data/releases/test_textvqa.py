@@ -8,6 +8,7 @@ from finetune.data.dataset import ExampleDataset
 from finetune.data.release import load_release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
+from tests.data.releases.conftest import write_tree
 
 ASKED = {"question": "what brand is it?", "question_id": 34602, "image_id": "0054c91397f2fe05"}
 ANSWERS = ["nokia"] * 9 + ["toshiba"]
@@ -17,17 +18,23 @@ def data(*items: dict[str, Any]) -> dict[str, Any]:
     return {"dataset_type": "x", "data": list(items)}
 
 
-@pytest.fixture
-def root(write_files: Callable[..., Path]) -> Path:
-    return write_files(
+def write_release(root: Path) -> None:
+    write_tree(
+        root,
         {
             "TextVQA_0.5.1_train.json": data({**ASKED, "answers": ANSWERS}),
             "TextVQA_0.5.1_val.json": data({**ASKED, "answers": ANSWERS, "question_id": 7}),
             "TextVQA_0.5.1_test.json": data(ASKED),
             "train_images/0054c91397f2fe05.jpg": None,
             "test_images/0054c91397f2fe05.jpg": None,
-        }
+        },
     )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_release(tmp_path)
+    return tmp_path
 
 
 def test_the_photos_of_validation_lie_among_those_of_train(

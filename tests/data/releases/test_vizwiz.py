@@ -8,6 +8,7 @@ from finetune.data.dataset import ExampleDataset
 from finetune.data.release import load_release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
+from tests.data.releases.conftest import write_tree
 
 
 def question(split: str, *answers: str) -> dict[str, Any]:
@@ -20,17 +21,23 @@ def question(split: str, *answers: str) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def root(write_files: Callable[..., Path]) -> Path:
+def write_release(root: Path) -> None:
     test = {"image": "VizWiz_test_00000000.jpg", "question": "What is this?"}
-    return write_files(
+    write_tree(
+        root,
         {
             "annotations/train.json": [question("train", "basil", "", "basil leaves")],
             "annotations/val.json": [question("val", "basil")],
             "annotations/test.json": [test],
             **{f"{split}/VizWiz_{split}_00000000.jpg": None for split in ("train", "val", "test")},
-        }
+        },
     )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_release(tmp_path)
+    return tmp_path
 
 
 def test_empty_answers_are_not_among_the_accepted_ones(

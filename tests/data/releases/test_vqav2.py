@@ -12,7 +12,7 @@ from finetune.errors import UserError
 NOTHING = {"questions": None, "annotations": None, "image_dir": None}
 
 
-def write_release(root: Path, subset: str, count: int = 3) -> None:
+def write_split(root: Path, subset: str, count: int = 3) -> None:
     """The official files of one split, in little."""
     folder = root / subset
     folder.mkdir(parents=True)
@@ -32,10 +32,14 @@ def write_release(root: Path, subset: str, count: int = 3) -> None:
     )
 
 
+def write_release(root: Path) -> None:
+    write_split(root, "train2014", 3)
+    write_split(root, "val2014", 2)
+
+
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    write_release(tmp_path, "train2014", 3)
-    write_release(tmp_path, "val2014", 2)
+    write_release(tmp_path)
     return tmp_path
 
 

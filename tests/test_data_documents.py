@@ -1,0 +1,184 @@
+"""Every command of docs/data.md trains a step and evaluates, on files as the page describes them."""
+
+import importlib
+import io
+import json
+import re
+import shlex
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from finetune.codecs.mask_vae import MaskVae
+from finetune.codecs.train_mask_vae import save_mask_vae
+from finetune.config.compose import compose, group_choices
+from finetune.jobs.target import call_target
+from tests.conftest import REPOSITORY
+
+Command = Callable[..., tuple[int, str, str]]
+
+PAGE = (REPOSITORY / "docs/data.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.removeprefix("python -m finetune ")
+    for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+    for line in block.splitlines()
+]
+FILES = dict(re.findall(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
+"""The page's own examples of files, by their names."""
+
+PICTURES = [
+    *("img/1.jpg", "img/2.jpg", "photos/a.jpg", "photos/b.jpg", "birds/a.jpg", "birds/b.jpg"),
+    *("train/a.jpg", "train/b.jpg", "VOC/JPEGImages/a.jpg"),
+    *("flock/images/train/a.jpg", "flock/images/train/b.jpg", "flock/images/val/c.jpg"),
+    *(f"frames/{number}.jpg" for number in range(6)),
+]
+ELSEWHERE = {"rsvqa_lr": "rsvqa", "rsvqa_hr": "rsvqa"}
+"""Folder of a release -> the test that writes it, where that has another name."""
+
+TINY = [
+    *("model=tiny", "collator.max_text_length=1024", "evaluation.limit=2"),
+    *("evaluation.max_new_tokens=4", "evaluation.batch_size=2", "trainer.dataloader_num_workers=0"),
+]
+STEP = [
+    *("trainer.max_steps=1", "trainer.global_batch_size=2", "trainer.per_device_train_batch_size=2"),
+    "peft.bits=16",
+]
+
+
+def write_page_files(folder: Path) -> None:
+    """Write the page's examples, the pictures that they name, and what cannot stand on a page."""
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    for number, name in enumerate(PICTURES):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 10), (number, 0, 0)).save(folder / name)
+    for name in ("train/b", "val/c"):
+        target = folder / f"flock/labels/{name}.txt"
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(FILES["flock/labels/train/a.txt"], encoding="utf-8")
+    picture = (folder / "img/1.jpg").read_bytes()
+    (pair,) = re.findall(r"^A `KEY.json`:\n\n```json\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
+    (folder / "shards").mkdir()
+    for shard in ("000", "001"):
+        with tarfile.open(folder / f"shards/{shard}.tar", "w") as tar:
+            for member, content in (("a.jpg", picture), ("a.json", pair.encode())):
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    (folder / "mydata").mkdir()
+    for split in ("train", "validation"):
+        image = [{"bytes": picture, "path": None}] * 2
+        table = pa.table({"image": image, "query": ["what?", "who?"], "label": ["a red cup", "a dog"]})
+        pq.write_table(table, folder / f"mydata/{split}-00000-of-00001.parquet")
+
+
+@pytest.fixture(scope="module")
+def mask_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that nothing taught, in place of the published ones, which would be downloaded."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("codec") / "mask_vae.npz"
+    save_mask_vae(MaskVae().requires_grad_(False), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every file that the page speaks of."""
+    folder = tmp_path_factory.mktemp("page")
+    write_page_files(folder)
+    for name in {found for line in COMMANDS for found in re.findall(r"\.root=(\w+)", line)}:
+        module = importlib.import_module(f"tests.data.releases.test_{ELSEWHERE.get(name, name)}")
+        (folder / name).mkdir()
+        module.write_release(folder / name)
+    return folder
+
+
+def run_in_little(command: Command, line: str, folder: Path, mask_vae: Path) -> list[dict[str, Any]]:
+    """Run a line with the tiny base, check what the run left, and return its prediction rows."""
+    words = [word for word in shlex.split(line) if not word.startswith("model=")]
+    evaluates = words[0] == "evaluate"
+    config = compose([word for word in words if word != "evaluate"])
+    masks = [f"task.mask_vae={mask_vae}"] if getattr(config.task, "mask_vae", None) else []
+    given = {word.split("=")[0] for word in words}
+    extra = [
+        word for word in [*TINY, *([] if evaluates else STEP), *masks] if word.split("=")[0] not in given
+    ]
+    code, _, err = command(*words, *extra, f"runs_dir={folder}", "run_name=try")
+    assert code == 0, err
+    metrics = json.loads((folder / "try/metrics.json").read_text(encoding="utf-8"))
+    scores = metrics["evaluate"][0]["scores"] if evaluates else metrics["final"]
+    assert set(call_target(config.metric).higher_is_better) <= set(scores)
+    lines = (folder / "try/predictions/validation.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == scores["n"] > 0
+    return [json.loads(row) for row in lines]
+
+
+def is_complete(row: dict[str, Any]) -> bool:
+    """Whether a row has what any metric of its kind needs."""
+    whole = {"id", "prefix", "prediction", "confidence"} <= row.keys()
+    objects = {"width", "height", "objects", "prediction_objects"} <= row.keys()
+    return whole and (objects or bool(row.get("references")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_of_the_page_trains_a_step_and_evaluates(
+    command: Command,
+    workplace: Path,
+    mask_vae: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+) -> None:
+    monkeypatch.chdir(workplace)
+    monkeypatch.syspath_prepend(workplace)
+    rows = run_in_little(command, line, tmp_path, mask_vae)
+    assert all(map(is_complete, rows))
+
+
+def test_the_page_has_every_dataset() -> None:
+    for name in group_choices("dataset"):
+        assert f"`{name}`" in PAGE or f"dataset={name}" in PAGE, name
+
+
+REAL = {
+    "chartqa": "recipe=chartqa_qlora dataset.train=test dataset.validation=test",
+    "coco_detection": (
+        "recipe=segment_qlora dataset=coco_detection dataset.train=val dataset.validation=val"
+    ),
+    "gqa": "recipe=gqa_qlora dataset.train=testdev_all dataset.validation=testdev_all",
+    "scienceqa": "recipe=scienceqa_qlora dataset.train=test dataset.validation=test",
+    "vqav2": (
+        "recipe=vqav2_qlora dataset.validation.questions=ROOT/questions.json "
+        "dataset.validation.annotations=ROOT/annotations.json dataset.validation.image_dir=ROOT "
+        "dataset.train.questions=ROOT/questions.json dataset.train.annotations=ROOT/annotations.json "
+        "dataset.train.image_dir=ROOT"
+    ),
+}
+"""A release -> words that read its real sample."""
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_sample_trains_a_step_and_evaluates(
+    command: Command, parity_data: Path, mask_vae: Path, tmp_path: Path, name: str
+) -> None:
+    root = tmp_path / "real"
+    root.mkdir()
+    if name == "vqav2":
+        line = REAL[name].replace("ROOT", str(parity_data / "images/vqav2"))
+    else:
+        module = importlib.import_module(f"tests.data.releases.test_{name}")
+        module.write_real_release(root, parity_data / "images")
+        line = f"{REAL[name]} dataset.root={root}"
+    rows = run_in_little(command, line, tmp_path, mask_vae)
+    assert all(map(is_complete, rows))
