@@ -48,6 +48,11 @@ JOBS = {
 WITHOUT_DATA = {"predict", "score"}
 """Jobs that need no `dataset`."""
 
+FREE_TEXT = frozenset(
+    {"prefix", "image", "out", "task.prompt", "task.choice", "task.separator", "task.suffix"}
+)
+"""Keys whose values are people's own words; Hydra reads commas, braces and brackets as its grammar."""
+
 USER_MISTAKE = 2
 
 
@@ -93,11 +98,12 @@ def split_job(words: list[str]) -> tuple[str | None, list[str]]:
     return words[0], words[1:]
 
 
-def rewrite(word: str) -> list[str]:
-    """Spell three conveniences in Hydra's own grammar.
+def rewrite(word: str, is_sweep: bool = False) -> list[str]:
+    """Spell four conveniences in Hydra's own grammar.
 
     `recipe=FILE.yaml` and `run=FOLDER` make a file of the user's known as a recipe (a run's
-    `config.yaml` is one); `model=ID_OR_FOLDER` is short for `model.path`.
+    `config.yaml` is one); `model=ID_OR_FOLDER` is short for `model.path`; prompts are taken as they are
+    written, unless a sweep has several of them.
 
     Raises:
         UserError: the folder holds no run, or the key has dashes before it.
@@ -113,6 +119,10 @@ def rewrite(word: str) -> list[str]:
             raise UserError(f"{value} holds no run: there is no {config}. Known runs lie in runs/.")
         return [f"recipe={add_recipe(config)}", word]
     is_checkpoint = bool(re.fullmatch(r"[\w.-]+/[\w.-]+", value)) or Path(value).is_dir()
+    if key in FREE_TEXT and not is_sweep and not re.fullmatch(r"""(["']).*\1|null""", value, re.DOTALL):
+        # Hydra takes a backslash for one but before a quote.
+        escaped = re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + end[2].replace("'", "\\'"), value)
+        return [f"{key}='{escaped}'"]
     if key == "model" and value not in group_choices("model") and is_checkpoint:
         return ["model=own", f"model.path={value}"]
     return [word]
@@ -131,7 +141,8 @@ def _run_hydra(job: str, words: list[str]) -> None:
         job: its name.
         words: as the user typed them.
     """
-    rewritten = [new for word in words for new in rewrite(word)]
+    is_sweep = not {"-m", "--multirun"}.isdisjoint(words)
+    rewritten = [new for word in words for new in rewrite(word, is_sweep)]
     register()
     # Hydra would print and exit by itself; raised errors reach `explain` instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from finetune.cli import JOBS, split_job
+from finetune.cli import JOBS, rewrite, split_job
 from finetune.config.compose import known_recipes
 
 Command = Callable[..., tuple[int, str, str]]
@@ -99,3 +100,27 @@ def test_help_and_mistakes_never_load_torch(process: Process, words: str, tmp_pa
     result = process(*words.split())
     assert "torch was imported" not in result.stderr
     assert result.returncode in {0, 2}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "caption {language}",
+        "is it 3, or [4]?",
+        'what\'s "this"',
+        "a\\'b",
+        "ends in \\",
+        "Q: {question}\\nA:",
+        "a=b",
+        "",
+    ],
+)
+def test_a_prompt_is_taken_as_it_is_written(text: str) -> None:
+    parser = OverridesParser.create()
+    assert parser.parse_override(rewrite(f"prefix={text}")[0]).value() == text
+
+
+def test_a_prompt_that_is_quoted_or_null_or_swept_is_hydras_own() -> None:
+    assert rewrite("prefix=null") == ["prefix=null"]
+    assert rewrite("prefix='a, b'") == ["prefix='a, b'"]
+    assert rewrite("task.prompt=a,b", is_sweep=True) == ["task.prompt=a,b"]

@@ -17,8 +17,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from finetune.codecs.coco_mask import decode_rle, encode_rle
 from finetune.codecs.masks import crop_mask
-from finetune.data.mixture import PART
 from finetune.errors import UserError
+from finetune.tasks.mixture import PART
 from finetune.tasks.objects import ASKED
 
 FLIP_WORDS = (

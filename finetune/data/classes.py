@@ -51,7 +51,7 @@ def ask_for_one_class(
                         rows_out[name].append(value)
         return rows_out
 
-    features = Features({**rows.features, "label": Value("string")})
+    features = Features({**rows.features, **dict.fromkeys(("group", "label"), Value("string"))})
     return rows.map(
         divide, batched=True, features=features, remove_columns=rows.column_names, desc="One class a row"
     )

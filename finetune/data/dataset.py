@@ -9,9 +9,9 @@ from datasets import Dataset
 from PIL import Image
 
 from finetune.data.images import check_size, load_image
-from finetune.data.mixture import PART
 from finetune.errors import UserError
 from finetune.example import Example
+from finetune.tasks.mixture import PART
 from finetune.tasks.task import Task, Text
 
 PICTURES = ("image", "images")

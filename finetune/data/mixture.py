@@ -7,9 +7,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets
 
 from finetune.data.rows import Splits
 from finetune.errors import UserError
-
-PART = "part"
-"""The column with the name of a row's part."""
+from finetune.tasks.mixture import PART
 
 
 def mix_splits(parts: Mapping[str, Splits]) -> Splits:

@@ -23,7 +23,7 @@ from finetune.data.augment import Augmentation
 from finetune.data.classes import ask_for_one_class, find_labels
 from finetune.data.collator import Collator
 from finetune.data.dataset import ExampleDataset
-from finetune.data.mixture import PART, first_rows, mix_splits
+from finetune.data.mixture import first_rows, mix_splits
 from finetune.data.rows import Splits, shared_examples
 from finetune.errors import UserError
 from finetune.evaluation.evaluate import Evaluation, evaluate
@@ -34,7 +34,7 @@ from finetune.metrics.metric import Metric
 from finetune.model.freeze import FreezePolicy, apply_freeze
 from finetune.model.load import load_model
 from finetune.model.lora import AdapterSettings, Quantization, add_adapter
-from finetune.tasks.mixture import MixedTask
+from finetune.tasks.mixture import PART, MixedTask
 from finetune.tasks.objects import ObjectsTask
 from finetune.tasks.task import Answer, Task
 from finetune.training.loss import compute_example_losses, supervised_positions
@@ -227,8 +227,8 @@ def check_references(metric: Metric, validation: ExampleDataset) -> None:
     """Write every validation example's text and score an empty answer, before anything slow is done.
 
     Raises:
-        UserError: an example lacks what the metric needs, such as ten references, or has a class that is
-            not in the list.
+        UserError: an example lacks what its prompt or the metric needs, such as a column's text or ten
+            references, or has a class that is not in the list.
     """
     task = validation.task
     for row in validation.iterate_rows():

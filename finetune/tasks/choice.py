@@ -7,7 +7,15 @@ from string import ascii_uppercase
 from typing import Any
 
 from finetune.errors import UserError
-from finetune.tasks.task import Answer, Row, Text, check_columns, template_columns
+from finetune.tasks.task import (
+    Answer,
+    Row,
+    Text,
+    check_columns,
+    fill_template,
+    read_texts,
+    template_columns,
+)
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,10 @@ class ChoiceTask:
         """Return question and right answer of one row; no answer where it has none.
 
         Raises:
-            UserError: there are no choices or too many, or the answer is none of them.
+            UserError: there are no choices or too many, the answer is none of them, or a column that the
+                prompt names, or a choice, is null.
         """
-        texts, answer = row[self.choices], row[self.answer]
+        texts, answer = read_texts(row, self.choices), row[self.answer]
         if not 1 < len(texts) <= len(ascii_uppercase):
             raise UserError(f"Row `{row['id']}`: expected 2 to 26 choices, got {len(texts)}.")
         if answer is not None and not 0 <= answer < len(texts):
@@ -63,7 +72,7 @@ class ChoiceTask:
             self.choice.format(letter=letter, text=texts[index])
             for letter, index in zip(ascii_uppercase, order, strict=False)
         ]
-        prefix = self.prompt.format_map({**row, "choices": self.separator.join(written)})
+        prefix = fill_template(self.prompt, row, choices=self.separator.join(written))
         if answer is None:
             return Text(prefix, ())
         letter = ascii_uppercase[order.index(answer)]

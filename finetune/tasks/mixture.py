@@ -8,6 +8,9 @@ from typing import Any
 from finetune.errors import UserError
 from finetune.tasks.task import Answer, Row, Task, Text
 
+PART = "__part__"
+"""The column with the name of a row's part; people's own tables may well have a column `part`."""
+
 
 @dataclass(frozen=True)
 class MixedTask:
@@ -33,19 +36,16 @@ class MixedTask:
 
     def build_text(self, row: Row, draw: Random | None = None) -> Text:
         """Return prefix and suffixes as the row's part words them."""
-        return self._of(row).build_text(row, draw)
+        return self.tasks[row[PART]].build_text(row, draw)
 
     def measure_text(self, row: Row) -> Text:
         """Return text of the same length."""
-        return self._of(row).measure_text(row)
+        return self.tasks[row[PART]].measure_text(row)
 
     def build_target(self, row: Row) -> dict[str, Any]:
         """Return what an answer is scored against, and the part."""
-        return {**self._of(row).build_target(row), "part": row["part"]}
+        return {**self.tasks[row[PART]].build_target(row), "part": row[PART]}
 
     def read_answer(self, answer: Answer, target: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the answer says."""
-        return self._of(target).read_answer(answer, target)
-
-    def _of(self, row: Mapping[str, Any]) -> Task:
-        return self.tasks[row["part"]]
+        return self.tasks[target["part"]].read_answer(answer, target)

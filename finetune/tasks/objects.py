@@ -12,7 +12,7 @@ import numpy as np
 from finetune.codecs.boxes import CODES_PER_MASK, encode_boxes
 from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError, suggest
-from finetune.tasks.task import Answer, Row, Text, check_columns, template_columns
+from finetune.tasks.task import Answer, Row, Text, check_columns, fill_template, template_columns
 
 ASKED = "label"
 """Under `classes=one`: the column with the class that a row asks for."""
@@ -61,7 +61,8 @@ class ObjectsTask:
         """Return the classes asked for, and the objects as text; an empty suffix where there are none.
 
         Raises:
-            UserError: an object's class is not in the list, its box cannot be written, or it has no mask.
+            UserError: an object's class is not in the list, its box cannot be written, it has no mask, or
+                a column that the prompt names is null.
         """
         objects = self._arrange(self._wanted(row), draw)
         codes = self._encode_masks(objects, row) if self.masks and objects else None
@@ -110,7 +111,7 @@ class ObjectsTask:
 
     def _prefix(self, row: Row) -> str:
         if "labels" not in template_columns(self.prompt):
-            return self.prompt.format_map(row)
+            return fill_template(self.prompt, row)
         if self.classes == "one":
             asked: Sequence[str] = [row[ASKED]]
         else:
@@ -118,7 +119,7 @@ class ObjectsTask:
             if self.classes == "present":
                 present = {one["label"] for one in self._wanted(row)}
                 asked = [label for label in asked if label in present]
-        return self.prompt.format_map({**row, "labels": " ; ".join(asked)})
+        return fill_template(self.prompt, row, labels=" ; ".join(asked))
 
     def _arrange(self, objects: list[Mapping[str, Any]], draw: Random | None) -> list[Mapping[str, Any]]:
         if self.order == "left_to_right":

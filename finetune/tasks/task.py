@@ -36,7 +36,8 @@ class Answer(NamedTuple):
 class Task(Protocol):
     """How a row is asked, what an answer is scored against, and how it is read.
 
-    One's own is a class with these methods: `task=custom task._target_=module.Class`.
+    One's own is a class with these methods: `task=custom task._target_=module.Class`, described in
+    `docs/tasks.md`.
     """
 
     def check_columns(self, columns: list[str]) -> None:
@@ -63,6 +64,45 @@ class Task(Protocol):
 def template_columns(template: str) -> list[str]:
     """Return the names in the braces of a template."""
     return [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+
+
+def fill_template(template: str, row: Row, **values: str) -> str:
+    """Return a template with the row's columns in its braces.
+
+    Args:
+        template: such as `answer en {question}`.
+        row: read where `values` has no such name.
+        values: what is no column, such as `{labels}`.
+
+    Raises:
+        UserError: a column is null or missing; the message names it and the row.
+    """
+    known = {**row, **values}
+    for name in template_columns(template):
+        if known.get(name) is None:
+            raise UserError(
+                f"Row `{row.get('id')}`: column `{name}` is null, but the prompt {template!r} needs a text "
+                'there. Fill it ("" for no text), or leave the row out of the data.'
+            )
+    return template.format_map(known)
+
+
+def read_texts(row: Row, column: str) -> tuple[str, ...]:
+    """Return the texts of a column that holds one, a list of them, or null for none.
+
+    Raises:
+        UserError: an item of the list is no text; the message names row and column.
+    """
+    value = row[column]
+    texts = (value,) if isinstance(value, str) else tuple(value or ())
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            shown = "null" if text is None else repr(text)
+            raise UserError(
+                f"Row `{row.get('id')}`: expected the items of column `{column}` to be texts, but got "
+                f"{shown} at place {place}. Write a text there, or leave it out of the list."
+            )
+    return texts
 
 
 def check_columns(wanted: Mapping[str, str], columns: list[str]) -> None:

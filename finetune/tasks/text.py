@@ -8,7 +8,15 @@ from typing import Any
 from finetune.codecs.boxes import decode_boxes
 from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError
-from finetune.tasks.task import Answer, Row, Text, check_columns, template_columns
+from finetune.tasks.task import (
+    Answer,
+    Row,
+    Text,
+    check_columns,
+    fill_template,
+    read_texts,
+    template_columns,
+)
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,12 @@ class TextTask:
         check_columns({**wanted, self.answers: f"task.answers={self.answers}"}, columns)
 
     def build_text(self, row: Row, draw: Random | None = None) -> Text:
-        """Return prompt and accepted answers of one row; no answer where it has none."""
-        return Text(self.prompt.format_map(row), self._answers(row))
+        """Return prompt and accepted answers of one row; no answer where it has none.
+
+        Raises:
+            UserError: a column that the prompt names, or one of several answers, is null.
+        """
+        return Text(fill_template(self.prompt, row), self._answers(row))
 
     measure_text = build_text
 
@@ -46,11 +58,16 @@ class TextTask:
         """Return `references`; for boxes `width`, `height` and `objects`.
 
         Raises:
-            UserError: a suffix that should be boxes is not.
+            UserError: a suffix that should be boxes is not, or there is none.
         """
         answers = self._answers(row)
         if not self.objects:
             return {"references": list(answers)}
+        if not answers:
+            raise UserError(
+                f"Row `{row['id']}`: column `{self.answers}` has no suffix, so that its boxes are unknown. "
+                'Write "" where the picture has no objects, or leave the row out of the data.'
+            )
         reading = decode_boxes(answers[0], (row["height"], row["width"]))
         if reading.leftovers:
             left = reading.leftovers[0]
@@ -67,6 +84,5 @@ class TextTask:
         return {"prediction_objects": found}
 
     def _answers(self, row: Row) -> tuple[str, ...]:
-        answers = row[self.answers]
-        answers = (answers,) if isinstance(answers, str) else tuple(answers or ())
+        answers = read_texts(row, self.answers)
         return tuple(answer.lower() for answer in answers) if self.lower else answers

@@ -44,3 +44,9 @@ def test_absent_classes_are_asked_for_too_some_in_training_and_all_in_evaluation
     assert some["id"][:] == ask_for_one_class(rows(["cat"], ["cat"]), labels, negatives=1)["id"][:]
     every = ask_for_one_class(rows(["cat"], []), labels, negatives=None)
     assert every["id"][:] == [f"{picture}/{label}" for picture in (0, 1) for label in labels]
+
+
+def test_rows_of_ones_own_whose_groups_are_all_null_are_divided_too() -> None:
+    own = Dataset.from_list([{"id": "0", "group": None, "objects": [{"label": "cat", "iscrowd": 0}]}])
+    asked = ask_for_one_class(own, ["cat", "dog"], negatives=None)
+    assert asked["group"][:] == ["cat", "dog"]

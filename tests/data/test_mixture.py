@@ -74,3 +74,16 @@ def test_parts_are_drawn_by_weight_in_every_stretch_and_each_in_epochs_of_its_ow
 
 def test_without_weights_one_epoch_draws_every_example_once() -> None:
     assert sorted(ExampleStream([7, 3], 10, 0)) == [(0, index) for index in range(10)]
+
+
+def test_a_column_of_ones_own_that_is_called_part_is_a_column_as_any_other(captions: Splits) -> None:
+    rows = captions.train.add_column("part", ["screw"])
+    task = TextTask("{prefix} of a {part}", "suffixes")
+    alone = ExampleDataset(rows, task, "train")[0]
+    assert (alone.id, alone.group, alone.prefix) == ("0", "x", "caption of a screw")
+    assert count_parts(rows) == {}
+    mixed = mix_splits({"own": Splits(rows, rows), "digits": load_digits(56)}).train
+    first = ExampleDataset(
+        mixed, MixedTask({"own": task, "digits": TextTask("answer en {question}", "answers")}), "train"
+    )[0]
+    assert (first.id, first.group, first.prefix) == ("own/0", "own", "caption of a screw")

@@ -19,6 +19,7 @@ from finetune.jobs.parts import (
     load_splits,
 )
 from finetune.jobs.target import call_target
+from finetune.metrics.text import ExactMatch
 
 
 @pytest.mark.parametrize(
@@ -115,3 +116,12 @@ def test_a_training_split_without_any_object_has_no_classes(tmp_path: Path) -> N
         build_task(config, load_splits(config))
     named = compose(["recipe=coco_json_qlora", *words, "task.labels=[cow]"])
     build_task(named, load_splits(named))
+
+
+def test_a_null_in_a_validation_prompt_is_found_before_anything_is_trained() -> None:
+    config, splits = compose(["recipe=quickstart"]), load_digits(56)
+    second = splits.validation[1]["id"]
+    rows = splits.validation.map(lambda row: {"question": None if row["id"] == second else "which?"})
+    validation = build_validation(config, splits._replace(validation=rows), build_task(config, splits))
+    with pytest.raises(UserError, match=f"Row `{second}`: column `question` is null"):
+        check_references(ExactMatch(), validation)

@@ -315,6 +315,38 @@ def test_ones_own_data_set_can_be_plugged_in(
     assert "own_data.load cannot be called" in err
 
 
+def test_ones_own_task_can_be_plugged_in(
+    inside: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (inside / "counted_task.py").write_text(
+        "from finetune.tasks.text import TextTask\n"
+        "class Counted:\n"
+        "    def __init__(self, times):\n"
+        "        self.text, self.times = TextTask('{question}', 'answers'), times\n"
+        "    def check_columns(self, columns):\n"
+        "        self.text.check_columns(columns)\n"
+        "    def build_text(self, row, draw=None):\n"
+        "        text = self.text.build_text(row, draw)\n"
+        "        return text._replace(suffixes=tuple(one * self.times for one in text.suffixes))\n"
+        "    measure_text = build_text\n"
+        "    def build_target(self, row):\n"
+        "        return {'references': list(self.build_text(row).suffixes)}\n"
+        "    def read_answer(self, answer, target):\n"
+        "        return {'length': len(answer.text)}\n"
+    )
+    monkeypatch.syspath_prepend(inside)
+    words = ["recipe=quickstart", "task=custom", "task._target_=counted_task.Counted"]
+    code, _, err = command(*words, "+task.times=3", "trainer.max_steps=1", *SMALL_EVALUATION)
+    assert code == 0, err
+    lines = (inside / "runs/quickstart/predictions/validation.jsonl").read_text().splitlines()
+    for row in map(json.loads, lines):
+        assert row["references"][0] == row["references"][0][0] * 3
+        assert row["length"] == len(row["prediction"])
+    code, _, err = command(*words, "+task.tmies=3", "run_name=other")
+    assert code == 2
+    assert "counted_task.Counted cannot be called" in err
+
+
 def test_curves_go_to_wandb_without_an_account(inside: Path, command: Command) -> None:
     code, _, err = command(*SHORT, *SMALL_EVALUATION, "tracker=wandb", "tracker.mode=offline")
     assert code == 0, err

@@ -2,16 +2,16 @@ import pytest
 
 from finetune.errors import UserError
 from finetune.tasks.choice import ChoiceTask
-from finetune.tasks.mixture import MixedTask
+from finetune.tasks.mixture import PART, MixedTask
 from finetune.tasks.text import TextTask
 
 MIXED = MixedTask({"a": TextTask("say {word}", "answers"), "b": ChoiceTask("{choices}")})
 
 
 def test_each_row_is_asked_as_its_part_says() -> None:
-    said = MIXED.build_text({"part": "a", "word": "x", "answers": ["y"], "choices": None})
+    said = MIXED.build_text({PART: "a", "word": "x", "answers": ["y"], "choices": None})
     assert said == ("say x", ("y",))
-    chosen = {"part": "b", "id": "1", "choices": ["u", "v"], "answer": 1, "answers": None}
+    chosen = {PART: "b", "id": "1", "choices": ["u", "v"], "answer": 1, "answers": None}
     assert MIXED.build_text(chosen) == ("(A) u, (B) v", ("B",))
     assert MIXED.build_target(chosen) == {"references": ["B"], "part": "b"}
 

@@ -33,3 +33,11 @@ def test_a_suffix_that_is_not_all_boxes_is_named() -> None:
     row = {"id": "9", "suffixes": [f"{BOX} ; <loc0001> dog"], "width": 10, "height": 10}
     with pytest.raises(UserError, match="Row `9`: its suffix is not all boxes"):
         TextTask("x", "suffixes", objects=True).build_target(row)
+
+
+def test_boxes_that_are_unknown_are_told_from_a_picture_without_any() -> None:
+    task = TextTask("x", "suffixes", objects=True)
+    row = {"id": "9", "suffixes": [""], "width": 10, "height": 10}
+    assert task.build_target(row)["objects"] == []
+    with pytest.raises(UserError, match="Row `9`: column `suffixes` has no suffix"):
+        task.build_target({**row, "suffixes": None})
