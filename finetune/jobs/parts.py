@@ -179,7 +179,7 @@ def build_train(
     """
     rows = splits.train
     if config.trainer.limit is not None:
-        rows = rows.select(range(min(config.trainer.limit, len(rows))))
+        rows = first_rows(rows, config.trainer.limit)
     rows = _arrange_rows(config, rows, task, training=True)
     augmentation = build_augmentation(config)
     train = ExampleDataset(rows, task, "train", seed=config.seed, augment=augmentation)

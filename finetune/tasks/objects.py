@@ -55,6 +55,8 @@ class ObjectsTask:
         names = [name for name in template_columns(self.prompt) if name != "labels"]
         wanted = dict.fromkeys(names, f"task.prompt={self.prompt!r}")
         from_source = dict.fromkeys(("objects", "width", "height"), "every source of boxes has it")
+        if self.classes == "one":
+            wanted[ASKED] = "task.classes=one; parts of a mixture do not have it"
         check_columns({**wanted, **from_source}, columns)
 
     def build_text(self, row: Row, draw: Random | None = None) -> Text:

@@ -588,6 +588,7 @@ def test_several_sources_are_mixed_and_what_is_wrong_in_them_is_listed(
         "+task@dataset.parts.own.task=text",
         "model=tiny",
         "trainer.max_steps=2",
+        "trainer.limit=40",
         "evaluation.limit=4",
         "run_name=mixed",
     ]

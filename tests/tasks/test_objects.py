@@ -128,3 +128,5 @@ def test_an_object_without_a_mask_cannot_be_learnt_as_one(weights: str) -> None:
 def test_rows_without_boxes_are_refused_at_once() -> None:
     with pytest.raises(UserError, match="column `objects`"):
         ObjectsTask("x").check_columns(["id", "image", "width", "height"])
+    with pytest.raises(UserError, match=r"column `label` \(task.classes=one"):
+        ObjectsTask("x", classes="one").check_columns(["id", "image", "width", "height", "objects"])
