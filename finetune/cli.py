@@ -48,10 +48,12 @@ JOBS = {
 WITHOUT_DATA = {"predict", "score"}
 """Jobs that need no `dataset`."""
 
-FREE_TEXT = frozenset(
-    {"prefix", "image", "out", "task.prompt", "task.choice", "task.separator", "task.suffix"}
+FREE_TEXT = re.compile(
+    r"prefix|image|out|task\.(prompt|choice|separator|suffix)"
+    r"|dataset\.(.+\.)?(root|train|validation|image_dir|separator)"
 )
-"""Keys whose values are people's own words; Hydra reads commas, braces and brackets as its grammar."""
+"""Keys whose values are people's own words, or files and splits such as `train[:90%]`; Hydra reads commas,
+braces and brackets as its grammar."""
 
 USER_MISTAKE = 2
 
@@ -102,8 +104,8 @@ def rewrite(word: str, is_sweep: bool = False) -> list[str]:
     """Spell four conveniences in Hydra's own grammar.
 
     `recipe=FILE.yaml` and `run=FOLDER` make a file of the user's known as a recipe (a run's
-    `config.yaml` is one); `model=ID_OR_FOLDER` is short for `model.path`; prompts are taken as they are
-    written, unless a sweep has several of them.
+    `config.yaml` is one); `model=ID_OR_FOLDER` is short for `model.path`; prompts, files and splits are
+    taken as they are written, unless a sweep has several of them.
 
     Raises:
         UserError: the folder holds no run, or the key has dashes before it.
@@ -119,7 +121,8 @@ def rewrite(word: str, is_sweep: bool = False) -> list[str]:
             raise UserError(f"{value} holds no run: there is no {config}. Known runs lie in runs/.")
         return [f"recipe={add_recipe(config)}", word]
     is_checkpoint = bool(re.fullmatch(r"[\w.-]+/[\w.-]+", value)) or Path(value).is_dir()
-    if key in FREE_TEXT and not is_sweep and not re.fullmatch(r"""(["']).*\1|null""", value, re.DOTALL):
+    is_hydras = is_sweep or re.fullmatch(r"""(["']).*\1|null""", value, re.DOTALL)
+    if FREE_TEXT.fullmatch(key) and not is_hydras:
         # Hydra takes a backslash for one but before a quote.
         escaped = re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + end[2].replace("'", "\\'"), value)
         return [f"{key}='{escaped}'"]

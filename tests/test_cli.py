@@ -36,6 +36,7 @@ Process = Callable[..., subprocess.CompletedProcess[str]]
             "Flash attention ignores the prefix mask",
         ),
         ("recipe=quickstart peft.r", "Expected `key=value`"),
+        ("recipe=quickstart run_name={a}?", """quotes of its own: 'run_name="{a}?"'"""),
         ("recipe=quickstart peft.r=2,8", "Several values are a sweep: add `-m`"),
         ("--recipe quickstart", "without dashes: recipe=NAME"),
         ("--model=tiny recipe=quickstart", "without dashes: model=NAME"),
@@ -124,3 +125,12 @@ def test_a_prompt_that_is_quoted_or_null_or_swept_is_hydras_own() -> None:
     assert rewrite("prefix=null") == ["prefix=null"]
     assert rewrite("prefix='a, b'") == ["prefix='a, b'"]
     assert rewrite("task.prompt=a,b", is_sweep=True) == ["task.prompt=a,b"]
+
+
+def test_files_and_slices_are_taken_as_they_are_written_and_numbers_stay_numbers(command: Command) -> None:
+    words = ["recipe=docvqa_qlora", "dataset.train=train[:90%]", "dataset.hub.train=train+val[1:2]"]
+    code, out, _ = command(*words, "dataset.root=Pages, (all)", "--cfg", "job")
+    assert code == 0
+    for line in ("train: train[:90%]", "train: train+val[1:2]", "root: Pages, (all)"):
+        assert f"  {line}\n" in out
+    assert "  train: 64\n" in command("recipe=quickstart_detect", "dataset.train=64", "--cfg", "job")[1]

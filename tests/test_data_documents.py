@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from finetune.cli import rewrite
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae
 from finetune.config.compose import compose, group_choices
@@ -35,6 +36,7 @@ FILES = dict(re.findall(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL | 
 
 PICTURES = [
     *("img/1.jpg", "img/2.jpg", "photos/a.jpg", "photos/b.jpg", "birds/a.jpg", "birds/b.jpg"),
+    *("export/a_jpg.rf.1.jpg", "export/b_jpg.rf.2.jpg"),
     *("train/a.jpg", "train/b.jpg", "VOC/JPEGImages/a.jpg"),
     *("flock/images/train/a.jpg", "flock/images/train/b.jpg", "flock/images/val/c.jpg"),
     *(f"frames/{number}.jpg" for number in range(6)),
@@ -73,11 +75,14 @@ def write_page_files(folder: Path) -> None:
                 info = tarfile.TarInfo(member)
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
-    (folder / "mydata").mkdir()
-    for split in ("train", "validation"):
-        image = [{"bytes": picture, "path": None}] * 2
-        table = pa.table({"image": image, "query": ["what?", "who?"], "label": ["a red cup", "a dog"]})
-        pq.write_table(table, folder / f"mydata/{split}-00000-of-00001.parquet")
+    boxes = {"bbox": [[2.0, 1.0, 6.0, 4.0]], "category": ["cup"]}
+    texts: dict[str, list[Any]] = {"query": ["what?", "who?"], "label": ["a red cup", "a dog"]}
+    tables: dict[str, dict[str, list[Any]]] = {"mydata": texts, "myboxes": {"objects": [boxes] * 2}}
+    for name, columns in tables.items():
+        (folder / name).mkdir()
+        table = pa.table({"image": [{"bytes": picture, "path": None}] * 2, **columns})
+        for split in ("train", "validation"):
+            pq.write_table(table, folder / f"{name}/{split}-00000-of-00001.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +110,7 @@ def run_in_little(command: Command, line: str, folder: Path, mask_vae: Path) -> 
     """Run a line with the tiny base, check what the run left, and return its prediction rows."""
     words = [word for word in shlex.split(line) if not word.startswith("model=")]
     evaluates = words[0] == "evaluate"
-    config = compose([word for word in words if word != "evaluate"])
+    config = compose([new for word in words if word != "evaluate" for new in rewrite(word)])
     masks = [f"task.mask_vae={mask_vae}"] if getattr(config.task, "mask_vae", None) else []
     given = {word.split("=")[0] for word in words}
     extra = [
@@ -147,6 +152,54 @@ def test_a_command_of_the_page_trains_a_step_and_evaluates(
 def test_the_page_has_every_dataset() -> None:
     for name in group_choices("dataset"):
         assert f"`{name}`" in PAGE or f"dataset={name}" in PAGE, name
+
+
+TABLE = {
+    name: [cell.strip() for cell in cells.split("|")]
+    for name, cells in re.findall(r"^\| \[`(\w+)`\]\(#.*?\) \|(.*)\|$", PAGE, re.MULTILINE)
+}
+"""Name of a benchmark -> the other cells of its line in the table."""
+
+
+def describe_preset(name: str) -> list[str]:
+    """What is trained on, what is scored on, and what copy there is on the Hub."""
+    if name == "vqav2":  # its files are named apart from any split
+        return ["`train`", "`val`", "validation split alone"]
+    dataset = compose([f"dataset={name}"]).dataset
+    train = f"`{dataset.train}`" if dataset.train else "-"
+    validation = f"`{dataset.validation}`" if len(dataset.validation) < 80 else "all eight to score on"
+    copy = "yes" if dataset.hub.train else "to evaluate only"
+    return [train, validation, copy if dataset.hub.path else "no"]
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_table_says_of_a_benchmark_what_its_preset_says(name: str) -> None:
+    splits, *preset, _ = TABLE[name]
+    assert preset == describe_preset(name)
+    release = name if name == "vqav2" else compose([f"dataset={name}"]).dataset.release
+    official = importlib.import_module(f"finetune.data.releases.{release}").SPLITS
+    assert set(re.findall(r"`(.*?)`", splits)) <= set(official)
+    if release == name:
+        own = {split for split in official if name != "refcoco" or split.startswith("refcoco_unc")}
+        assert set(re.findall(r"`(.*?)`", splits)) == own
+
+
+def test_the_table_has_every_benchmark() -> None:
+    presets = {file.stem: file.read_text() for file in (REPOSITORY / "conf/dataset").glob("*.yaml")}
+    assert set(TABLE) == {"vqav2", *(name for name, text in presets.items() if "\nrelease: " in text)}
+
+
+ROWS = dict(re.findall(r"^### `(\w+)`.*?```text\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
+"""Name of a benchmark -> rows of its files."""
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_a_benchmarks_rows_have_the_keys_of_its_files(workplace: Path, name: str) -> None:
+    files = [file for file in (workplace / name).rglob("*") if file.suffix in {".json", ".csv", ".p"}]
+    written = "\n".join(file.read_text(encoding="latin1") for file in files)
+    keys = re.findall(r'"([A-Za-z_]+)": ', ROWS[name]) or ROWS[name].splitlines()[:1]
+    assert keys
+    assert [key for key in keys if key not in written] == []
 
 
 REAL = {

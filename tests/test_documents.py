@@ -103,6 +103,20 @@ def test_links_to_files_lead_somewhere(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
+def headings(document: Path) -> set[str]:
+    """Names that links give to the headings: lower case, hyphens for spaces, without other marks."""
+    titles = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_to_sections_lead_to_headings(document: Path) -> None:
+    for file, section in re.findall(
+        r"\]\((?!http)([^)#]*)#([^)]+)\)", document.read_text(encoding="utf-8")
+    ):
+        assert section in headings(document.parent / file if file else document), section
+
+
 @pytest.mark.parametrize("recipe", sorted(known_recipes()))
 def test_a_recipes_header_says_what_it_needs_and_whose_values_it_has(recipe: str) -> None:
     header = known_recipes()[recipe].read_text().split("\ndefaults:")[0]

@@ -186,7 +186,13 @@ ROW: dict[str, Any] = {
     "width": 200,
     "height": 100,
     "objects": [
-        {"label": "dog", "box_xyxy": [20.0, 10.0, 100.0, 50.0], "iscrowd": 0, "area": 1.0, "mask_rle": None}
+        {
+            "label": "dog",
+            "box_xyxy": [20.0, 10.0, 100.0, 50.0],
+            "iscrowd": 0,
+            "area": 1.0,
+            "mask_rle": {"size": [100, 200], "counts": [2010, 40, 17950]},
+        }
     ],
 }
 WORDS = {

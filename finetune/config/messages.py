@@ -1,6 +1,7 @@
 """Hydra's and OmegaConf's errors in one sentence a user can act on."""
 
 import re
+import shlex
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
     if isinstance(error, MissingConfigException):
         return _explain_missing(str(error))
     if isinstance(error, OverrideParseException):
-        return f"Cannot read {str(error).splitlines()[0]}. Expected `key=value`."
+        return _explain_unreadable(error)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = str(cause)
     first = text.splitlines()[0]
@@ -35,6 +36,17 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
     if isinstance(error, HydraException) and cause is error:
         return text
     return f"{key}: {first}. {_text_of(text, key)}".strip() if key else first
+
+
+def _explain_unreadable(error: OverrideParseException) -> str:
+    """Tell of a word that Hydra's grammar lacks: mostly a text that needs quotes of its own."""
+    key, _, value = error.override.partition("=")
+    message = f"Cannot read `{error.override}`: {str(error).splitlines()[0]}."
+    if not value:
+        return f"{message} Expected `key=value`."
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    quoted = shlex.quote(f'{key}="{escaped}"')
+    return f"{message} A text with brackets, braces or colons needs quotes of its own: {quoted}"
 
 
 def _explain_missing(text: str) -> str:

@@ -244,7 +244,7 @@ class TrainerConfig:
     gradient_accumulation_steps: int = 1
     """Forward passes in one optimiser step; follows from `global_batch_size` where that is given."""
     limit: int | None = None
-    """Train on the first n examples only."""
+    """Train on the first n rows only; of a mixture on as many of each part."""
     learning_rate: float = 1e-5
     """Peak learning rate."""
     lr_scheduler_type: str = "cosine"
@@ -295,7 +295,7 @@ class EvaluationConfig:
     steps: int | None = None
     """Steps between two evaluations under `strategy=steps`."""
     limit: int | None = None
-    """Evaluate only the first n examples."""
+    """Evaluate only the first n examples; of a mixture as many of each part."""
     batch_size: int = 16
     """Examples generated at once on one device."""
     max_new_tokens: int = 32

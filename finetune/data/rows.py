@@ -23,6 +23,8 @@ PICTURE = {"bytes": Value("binary"), "path": Value("string")}
 """The column `image` where pictures lie inside the rows."""
 
 _FAULT = "__fault__"
+_NO_PATHS = {"group", "kind", "separator", "split", "subset"}
+"""Arguments of readers that are no paths, even where there is a file or folder of that name."""
 
 
 class Built(NamedTuple):
@@ -61,7 +63,8 @@ def build_rows(read: Reader, features: Features, on_error: str = "error", **argu
     Raises:
         UserError: the reader's own.
     """
-    values = [one for each in arguments.values() for one in (each if isinstance(each, tuple) else (each,))]
+    sources = [value for name, value in arguments.items() if name not in _NO_PATHS]
+    values = [one for each in sources for one in (each if isinstance(each, tuple) else (each,))]
     paths = [Path(value) for value in values if isinstance(value, str)]
     stamp = tuple(mark for path in paths for mark in _stamp(path))
     try:

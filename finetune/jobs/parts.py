@@ -165,6 +165,12 @@ def _arrange_rows(config: RunConfig, rows: Dataset, task: Task, training: bool) 
     return ask_for_one_class(rows, task.labels or (), negatives)
 
 
+def limit_train(config: RunConfig, splits: Splits) -> Dataset:
+    """Return the rows to train on, the first `trainer.limit` of them; of a mixture as many of each part."""
+    limit = config.trainer.limit
+    return splits.train if limit is None else first_rows(splits.train, limit)
+
+
 def build_train(
     config: RunConfig, splits: Splits, task: Task, collator: Collator
 ) -> tuple[ExampleDataset, list[dict[str, str]]]:
@@ -177,10 +183,7 @@ def build_train(
         UserError: a column is missing, a text is too long under `collator.overflow=error`, or has boxes
             that the augmentation would move.
     """
-    rows = splits.train
-    if config.trainer.limit is not None:
-        rows = first_rows(rows, config.trainer.limit)
-    rows = _arrange_rows(config, rows, task, training=True)
+    rows = _arrange_rows(config, limit_train(config, splits), task, training=True)
     augmentation = build_augmentation(config)
     train = ExampleDataset(rows, task, "train", seed=config.seed, augment=augmentation)
     if augmentation is not None and augmentation.moves:

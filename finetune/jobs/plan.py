@@ -12,7 +12,7 @@ from finetune.config.schema import RunConfig
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.jobs.arguments import divide_run_batch
-from finetune.jobs.parts import load_splits, prepare_model, quantization, set_up_logging
+from finetune.jobs.parts import limit_train, load_splits, prepare_model, quantization, set_up_logging
 from finetune.model.load import build_meta_model, load_config
 from finetune.model.published import published_config
 from finetune.model.table import count_parameters, format_table
@@ -48,7 +48,7 @@ def _describe_steps(config: RunConfig) -> str:
         splits: Splits = load_splits(config)
     except UserError as error:
         return f"batch {batch}; steps unknown, for the data cannot be read: {error}"
-    examples = len(splits.train)
+    examples = len(limit_train(config, splits))
     steps = count_steps(examples, batch, trainer.num_train_epochs, trainer.max_steps)
     return (
         f"{examples:,} train and {len(splits.validation):,} validation examples, batch {batch}: "

@@ -108,7 +108,10 @@ class ObjectsTask:
                         f"{', '.join(self.labels)}."
                     )
         if self.classes == "one":
-            return [one for one in objects if one["label"] == row[ASKED]]
+            objects = [one for one in objects if one["label"] == row[ASKED]]
+        for one in objects:
+            if self.masks and one["mask_rle"] is None:
+                raise UserError(f"Row `{row['id']}`: object `{one['label']}` has no mask to learn from.")
         return objects
 
     def _prefix(self, row: Row) -> str:
@@ -145,9 +148,6 @@ class ObjectsTask:
         from finetune.codecs.masks import encode_mask_codes
 
         size = (row["height"], row["width"])
-        for one in objects:
-            if one["mask_rle"] is None:
-                raise UserError(f"Row `{row['id']}`: object `{one['label']}` has no mask to learn from.")
         masks = [decode_rle(one["mask_rle"], size) for one in objects]
         boxes = np.array([one["box_xyxy"] for one in objects], dtype=np.float64)
         try:

@@ -42,6 +42,8 @@ class TextTask:
             UserError: a column is missing; the message lists those there are.
         """
         wanted = dict.fromkeys(template_columns(self.prompt), f"task.prompt={self.prompt!r}")
+        if self.objects:
+            wanted |= dict.fromkeys(("width", "height"), "task.objects=true: boxes in a row's one picture")
         check_columns({**wanted, self.answers: f"task.answers={self.answers}"}, columns)
 
     def build_text(self, row: Row, draw: Random | None = None) -> Text:

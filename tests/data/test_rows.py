@@ -55,6 +55,26 @@ def test_a_changed_file_is_read_again_also_inside_a_folder(tmp_path: Path) -> No
     assert read(folder) == 3
 
 
+def test_a_folder_that_is_called_as_a_split_or_a_separator_is_not_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read() -> list[str]:
+        rows = build_rows(read_lines, FEATURES, file="words.txt", split="train", separator=".").rows
+        return [file["filename"] for file in rows.cache_files]
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.txt").write_text("a.b")
+    (tmp_path / "train").mkdir()
+    before = read()
+    (tmp_path / "train/notes.txt").write_text("new")
+    assert read() == before
+
+
+def read_lines(faults: Faults, file: str, split: str, separator: str) -> Iterator[dict[str, Any]]:
+    for word in Path(file).read_text().split(separator):
+        yield {"id": word, "group": None, "image": word, "prefix": split, "suffixes": [word]}
+
+
 def read_folder(faults: Faults, file: str) -> Iterator[dict[str, Any]]:
     yield from read_words(faults, f"{file}/words.txt")
 

@@ -5,10 +5,13 @@ import pytest
 from PIL import Image
 from transformers import PaliGemmaProcessor
 
+from finetune.codecs.mask_vae import MaskVae
+from finetune.codecs.train_mask_vae import save_mask_vae
 from finetune.config.compose import compose
 from finetune.data.augment import FLIP_WORDS, Augmentation
 from finetune.data.collator import Collator
 from finetune.data.digits import load_digits
+from finetune.data.mixture import count_parts
 from finetune.errors import UserError
 from finetune.jobs.parts import (
     build_augmentation,
@@ -125,3 +128,32 @@ def test_a_null_in_a_validation_prompt_is_found_before_anything_is_trained() -> 
     validation = build_validation(config, splits._replace(validation=rows), build_task(config, splits))
     with pytest.raises(UserError, match=f"Row `{second}`: column `question` is null"):
         check_references(ExactMatch(), validation)
+
+
+def test_a_limit_takes_as_many_rows_of_each_part_of_a_mixture(processor: PaliGemmaProcessor) -> None:
+    parts = {"digits": "vqa", "canvas": "detection"}
+    words = [
+        word
+        for source, task in parts.items()
+        for word in (
+            f"+dataset@dataset.parts.{source}.source={source}",
+            f"+task@dataset.parts.{source}.task={task}",
+        )
+    ]
+    words += ["dataset.parts.canvas.source.train=9", "dataset.parts.canvas.source.validation=3"]
+    config = compose(["recipe=quickstart", "dataset=mixture", *words, "trainer.limit=5"])
+    splits = load_splits(config)
+    train, _ = build_train(config, splits, build_task(config, splits), Collator(processor))
+    assert count_parts(train.rows) == {"digits": 2, "canvas": 3}
+
+
+def test_what_masks_lack_is_named_before_anything_is_trained(
+    tmp_path: Path, processor: PaliGemmaProcessor
+) -> None:
+    folder = write_instances(tmp_path / "a", "cat")
+    save_mask_vae(MaskVae(), tmp_path / "vae.npz")
+    words = [f"dataset.train={folder}", f"dataset.validation={folder}"]
+    config = compose(["recipe=segment_qlora", *words, f"task.mask_vae={tmp_path / 'vae.npz'}"])
+    splits = load_splits(config)
+    with pytest.raises(UserError, match="Row `1`: object `cat` has no mask to learn from"):
+        build_train(config, splits, build_task(config, splits), Collator(processor))

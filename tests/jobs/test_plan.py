@@ -33,6 +33,8 @@ def test_the_published_figures_are_reached_from_the_command_line(
 def test_the_steps_are_counted_from_the_data(command: Command) -> None:
     _, out, _ = command("plan", "recipe=quickstart")
     assert "1,500 train and 297 validation examples, batch 32: 94 steps, 2.01 epochs" in out
+    _, out, _ = command("plan", "recipe=quickstart", "trainer.limit=64")
+    assert "64 train and 297 validation examples, batch 32: 4 steps, 2.00 epochs" in out
 
 
 def test_a_plan_writes_nothing(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

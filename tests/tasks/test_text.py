@@ -41,3 +41,10 @@ def test_boxes_that_are_unknown_are_told_from_a_picture_without_any() -> None:
     assert task.build_target(row)["objects"] == []
     with pytest.raises(UserError, match="Row `9`: column `suffixes` has no suffix"):
         task.build_target({**row, "suffixes": None})
+
+
+def test_boxes_in_text_need_the_size_of_one_picture() -> None:
+    task = TextTask("x", "suffixes", objects=True)
+    task.check_columns(["id", "image", "suffixes", "width", "height"])
+    with pytest.raises(UserError, match=r"column `width` \(task.objects=true"):
+        task.check_columns(["id", "images", "suffixes"])

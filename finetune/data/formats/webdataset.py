@@ -39,8 +39,7 @@ def load_webdataset(
     are copied into the rows.
 
     Args:
-        train: one shard, a pattern such as `shards/*.tar`, or numbered ones, `shards/{000..009}.tar` (on
-            the command line `'dataset.train="shards/{000..009}.tar"'`).
+        train: one shard, a pattern such as `shards/*.tar`, or numbered ones, `shards/{000..009}.tar`.
         validation: the same to evaluate on.
         validation_fraction: share of the pictures of `train`, where there are none.
         on_error: `error` or `skip`.
