@@ -1,23 +1,23 @@
 """Handwritten digits composed on a canvas, with exact boxes and masks."""
 
 from collections.abc import Iterator
-from io import BytesIO
 from typing import Any
 
 import numpy as np
-from datasets import Features, Value
+from datasets import Features
 from PIL import Image
 from sklearn.datasets import load_digits as load_scans
 
 from finetune.codecs.coco_mask import encode_rle
-from finetune.data.digits import TRAIN_EXAMPLES
+from finetune.data.digits import TRAIN_EXAMPLES, enlarge_scan
 from finetune.data.faults import Faults
+from finetune.data.images import encode_png
 from finetune.data.objects import build_object, object_features
-from finetune.data.rows import Splits, build_rows
+from finetune.data.rows import PICTURE, Splits, build_rows
 
 INK = 64
 """Grey value, 0 to 255, from which a pixel belongs to a digit."""
-FEATURES = Features({**object_features(), "image": {"bytes": Value("binary"), "path": Value("string")}})
+FEATURES = Features({**object_features(), "image": PICTURE})
 
 
 def load_canvases(train: int, validation: int, size: int, digits: int) -> Splits:
@@ -60,7 +60,7 @@ def compose(faults: Faults, split: str, count: int, size: int, digits: int) -> I
         yield {
             "id": f"{split}-{number}",
             "group": None,
-            "image": {"bytes": _png(canvas), "path": None},
+            "image": {"bytes": encode_png(Image.fromarray(canvas)), "path": None},
             "width": size,
             "height": size,
             "objects": objects,
@@ -69,8 +69,7 @@ def compose(faults: Faults, split: str, count: int, size: int, digits: int) -> I
 
 def _scale(scan: np.ndarray, height: int) -> np.ndarray:
     """Enlarge a scan of (8, 8) floats, 0 to 16, and cut it to its ink: uint8 grey."""
-    pixels = Image.fromarray((scan * (255 / 16)).round().astype(np.uint8))
-    grey = np.asarray(pixels.resize((height, height), Image.Resampling.BICUBIC))
+    grey = np.asarray(enlarge_scan(scan, height))
     rows, columns = np.nonzero(grey >= INK)
     return grey[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
 
@@ -101,9 +100,3 @@ def _stamp(
     box = (left, top, left + width, top + height)
     size = (canvas.shape[0], canvas.shape[1])
     return build_object(label, box, size, where, segmentation=encode_rle(mask))
-
-
-def _png(canvas: np.ndarray) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(canvas).save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -1,13 +1,12 @@
 """scikit-learn's handwritten digits: 1,797 scans of 8 x 8 pixels, enlarged."""
 
-from io import BytesIO
-
 import numpy as np
 from datasets import Dataset, Features, List, Value
 from PIL import Image
 from sklearn.datasets import load_digits as load_scans
 
-from finetune.data.rows import Splits
+from finetune.data.images import encode_png
+from finetune.data.rows import PICTURE, Splits
 
 TRAIN_EXAMPLES = 1500
 QUESTION = "which digit is this?"
@@ -26,7 +25,7 @@ def load_digits(size: int) -> Splits:
         {
             "id": text,
             "group": text,
-            "image": {"bytes": Value("binary"), "path": text},
+            "image": PICTURE,
             "question": text,
             "answers": List(Value("string")),
         }
@@ -35,7 +34,7 @@ def load_digits(size: int) -> Splits:
         {
             "id": f"digit-{index}",
             "group": str(scans.target[index]),
-            "image": {"bytes": _png(scans.images[index], size), "path": None},
+            "image": {"bytes": encode_png(enlarge_scan(scans.images[index], size)), "path": None},
             "question": QUESTION,
             "answers": [str(scans.target[index])],
         }
@@ -45,9 +44,7 @@ def load_digits(size: int) -> Splits:
     return Splits(*(Dataset.from_list(part, features=features) for part in split))
 
 
-def _png(scan: np.ndarray, size: int) -> bytes:
-    """Scale a scan of (8, 8) floats, 0 to 16, to a PNG of (size, size)."""
+def enlarge_scan(scan: np.ndarray, size: int) -> Image.Image:
+    """Scale a scan of (8, 8) floats, 0 to 16, to a grey picture of (size, size)."""
     pixels = Image.fromarray((scan * (255 / 16)).round().astype(np.uint8))
-    buffer = BytesIO()
-    pixels.resize((size, size), Image.Resampling.BICUBIC).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return pixels.resize((size, size), Image.Resampling.BICUBIC)

@@ -109,6 +109,13 @@ def check_size(annotated: tuple[Any, Any], size: tuple[int, int], where: str) ->
     )
 
 
+def encode_png(image: Image.Image) -> bytes:
+    """Return a picture as the bytes of a PNG file."""
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow clips 16-bit greys at 255; the high byte is the picture.

@@ -5,7 +5,7 @@ from itertools import groupby
 
 from datasets import Dataset, Features, Value, concatenate_datasets
 
-from finetune.data.rows import Splits
+from finetune.data.rows import PICTURE, Splits
 from finetune.errors import UserError
 from finetune.tasks.mixture import PART
 
@@ -26,23 +26,32 @@ def mix_splits(parts: Mapping[str, Splits]) -> Splits:
     )
 
 
-def count_parts(rows: Dataset) -> dict[str, int]:
-    """Return how many rows each part has, in their order; empty where the rows are no mixture."""
+def part_ranges(rows: Dataset) -> dict[str, range]:
+    """Return where the rows of each part lie, in their order; empty where the rows are no mixture."""
     if PART not in rows.column_names:
         return {}
-    return {name: len(list(own)) for name, own in groupby(rows[PART][:])}
-
-
-def first_rows(rows: Dataset, count: int) -> Dataset:
-    """Return the first rows; of a mixture as many of each part, as far as they go."""
-    parts = count_parts(rows) or {"": len(rows)}
-    chosen: list[int] = []
+    ranges: dict[str, range] = {}
     start = 0
-    for number, size in enumerate(parts.values()):
-        share = (count + number) // len(parts)
-        chosen += range(start, start + min(share, size))
-        start += size
-    return rows.select(chosen)
+    for name, own in groupby(rows[PART][:]):
+        ranges[name] = range(start, start + len(list(own)))
+        start = ranges[name].stop
+    return ranges
+
+
+def count_parts(rows: Dataset) -> dict[str, int]:
+    """Return how many rows each part has, in their order; empty where the rows are no mixture."""
+    return {name: len(own) for name, own in part_ranges(rows).items()}
+
+
+def first_rows(rows: Dataset, count: int | None) -> Dataset:
+    """Return the first rows; of a mixture as many of each part, as far as they go; all for null."""
+    if count is None:
+        return rows
+    parts = part_ranges(rows) or {"": range(len(rows))}
+    shares = ((count + number) // len(parts) for number in range(len(parts)))
+    return rows.select(
+        [index for own, share in zip(parts.values(), shares, strict=True) for index in own[:share]]
+    )
 
 
 def _stack(parts: Mapping[str, Dataset]) -> Dataset:
@@ -68,9 +77,8 @@ def _hold_bytes(rows: Dataset) -> Dataset:
     """Write paths in the form of pictures inside the rows."""
     if "image" not in rows.column_names or isinstance(rows.features["image"], dict):
         return rows
-    inside = {"bytes": Value("binary"), "path": Value("string")}
     return rows.map(
         lambda row: {"image": {"bytes": None, "path": row["image"]}},
-        features=Features({**rows.features, "image": inside}),
+        features=Features({**rows.features, "image": PICTURE}),
         desc="Mixing",
     )

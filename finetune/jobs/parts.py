@@ -23,7 +23,7 @@ from finetune.data.augment import Augmentation
 from finetune.data.classes import ask_for_one_class, find_labels
 from finetune.data.collator import Collator
 from finetune.data.dataset import ExampleDataset
-from finetune.data.mixture import first_rows, mix_splits
+from finetune.data.mixture import first_rows, mix_splits, part_ranges
 from finetune.data.rows import Splits, shared_examples
 from finetune.errors import UserError
 from finetune.evaluation.evaluate import Evaluation, evaluate
@@ -34,7 +34,7 @@ from finetune.metrics.metric import Metric
 from finetune.model.freeze import FreezePolicy, apply_freeze
 from finetune.model.load import load_model
 from finetune.model.lora import AdapterSettings, Quantization, add_adapter
-from finetune.tasks.mixture import PART, MixedTask
+from finetune.tasks.mixture import MixedTask
 from finetune.tasks.objects import ObjectsTask
 from finetune.tasks.task import Answer, Task
 from finetune.training.loss import compute_example_losses, supervised_positions
@@ -118,8 +118,7 @@ def _load_source(node: Any) -> Any:
     parts = {}
     for name, part in node.parts.items():
         splits = _load_source(part["source"])
-        limit = min(part.get("limit") or len(splits.train), len(splits.train))
-        parts[name] = splits._replace(train=splits.train.select(range(limit)))
+        parts[name] = splits._replace(train=first_rows(splits.train, part.get("limit")))
     return mix_splits(parts)
 
 
@@ -127,16 +126,14 @@ def build_task(config: RunConfig, splits: Splits) -> Task:
     """Build the task, or those of a mixture's parts."""
     if not isinstance(config.dataset, MixtureDataset):
         return _build_task(config.task, splits)
+    ranges = part_ranges(splits.train)
+    own = {name: splits.train.select(ranges.get(name, range(0))) for name in config.dataset.parts}
     return MixedTask(
         {
-            name: _build_task(part["task"], splits._replace(train=_rows_of(splits.train, name)))
+            name: _build_task(part["task"], splits._replace(train=own[name]))
             for name, part in config.dataset.parts.items()
         }
     )
-
-
-def _rows_of(rows: Dataset, part: str) -> Dataset:
-    return rows.select([index for index, name in enumerate(rows[PART][:]) if name == part])
 
 
 def _build_task(node: Any, splits: Splits) -> Task:
@@ -167,8 +164,7 @@ def _arrange_rows(config: RunConfig, rows: Dataset, task: Task, training: bool) 
 
 def limit_train(config: RunConfig, splits: Splits) -> Dataset:
     """Return the rows to train on, the first `trainer.limit` of them; of a mixture as many of each part."""
-    limit = config.trainer.limit
-    return splits.train if limit is None else first_rows(splits.train, limit)
+    return first_rows(splits.train, config.trainer.limit)
 
 
 def build_train(
@@ -221,9 +217,7 @@ def build_validation(config: RunConfig, splits: Splits, task: Task) -> ExampleDa
         UserError: a column is missing.
     """
     rows = _arrange_rows(config, splits.validation, task, training=False)
-    if config.evaluation.limit is not None:
-        rows = first_rows(rows, config.evaluation.limit)
-    return ExampleDataset(rows, task, "validation")
+    return ExampleDataset(first_rows(rows, config.evaluation.limit), task, "validation")
 
 
 def check_references(metric: Metric, validation: ExampleDataset) -> None:

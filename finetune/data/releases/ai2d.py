@@ -6,7 +6,6 @@ questions speak of letters that stand in no file: they are painted over the diag
 
 from collections.abc import Iterator
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,16 @@ from datasets import Features, Value
 from PIL import ImageDraw, ImageFont
 
 from finetune.data.faults import Faults
-from finetune.data.images import load_image, resolve_image
+from finetune.data.images import encode_png, load_image, resolve_image
 from finetune.data.json_files import pick, read_json
-from finetune.data.rows import text_features
+from finetune.data.rows import PICTURE, text_features
 from finetune.errors import UserError
 
 SPLITS = ("train", "test")
 FEATURES = Features(
     {
         **text_features("question", lists=("choices",)),
-        "image": {"bytes": Value("binary"), "path": Value("string")},
+        "image": PICTURE,
         "answer": Value("int32"),
     }
 )
@@ -86,9 +85,7 @@ def _paint_letters(image: str, file: Path) -> bytes:
         ink = font.getbbox(letter)
         middle = ((left + right - ink[0] - ink[2]) / 2, (top + bottom - ink[1] - ink[3]) / 2)
         draw.text(middle, letter, fill="black", font=font)
-    stored = BytesIO()
-    picture.save(stored, "PNG")
-    return stored.getvalue()
+    return encode_png(picture)
 
 
 @cache

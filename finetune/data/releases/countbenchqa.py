@@ -8,20 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features, Image
 
 from finetune.data.faults import Faults
 from finetune.data.json_files import iterate_records
-from finetune.data.rows import text_features
+from finetune.data.rows import PICTURE, text_features
 from finetune.errors import UserError
 
 SPLITS = ("test",)
-FEATURES = Features(
-    {
-        **text_features("question", lists=("answers",)),
-        "image": {"bytes": Value("binary"), "path": Value("string")},
-    }
-)
+FEATURES = Features({**text_features("question", lists=("answers",)), "image": PICTURE})
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
