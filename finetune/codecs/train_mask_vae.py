@@ -109,9 +109,7 @@ class _Codebook:
             distance = torch.minimum(distance, (vectors - vectors[chosen[-1]]).square().sum(1))
         self.codes.copy_(vectors[chosen])
         for _ in range(10):
-            index = torch.cdist(vectors, self.codes).argmin(1)
-            counts = torch.bincount(index, minlength=len(self.codes)).float()
-            sums = torch.zeros_like(self.codes).index_add_(0, index, vectors)
+            _, counts, sums = self._assign(vectors)
             used = counts > 0
             self.codes[used] = sums[used] / counts[used, None]
         self.counts.fill_(1.0)
@@ -121,9 +119,7 @@ class _Codebook:
     def update(self, vectors: Tensor) -> Tensor:
         """Move the codes towards the vectors that choose them; return each vector's code, (N, 512)."""
         vectors = vectors.detach()
-        index = torch.cdist(vectors, self.codes).argmin(1)
-        counts = torch.bincount(index, minlength=len(self.codes)).float()
-        sums = torch.zeros_like(self.codes).index_add_(0, index, vectors)
+        index, counts, sums = self._assign(vectors)
         self.counts.mul_(_DECAY).add_(counts, alpha=1 - _DECAY)
         self.sums.mul_(_DECAY).add_(sums, alpha=1 - _DECAY)
         dead = self.counts < 1e-3
@@ -132,3 +128,9 @@ class _Codebook:
             self.sums[dead], self.counts[dead] = moved, 1.0
         self.codes.copy_(self.sums / self.counts[:, None])
         return self.codes[index]
+
+    def _assign(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return each vector's nearest code, and how many chose each code and their sum."""
+        index = torch.cdist(vectors, self.codes).argmin(1)
+        counts = torch.bincount(index, minlength=len(self.codes)).float()
+        return index, counts, torch.zeros_like(self.codes).index_add_(0, index, vectors)

@@ -31,7 +31,7 @@ def find_mask_vae(setting: str, rows: Dataset | None = None) -> Path:
         rows: the training split, whose masks one's own VAE learns; needed for `own` alone.
 
     Raises:
-        UserError: it cannot be downloaded or read, or the rows have no masks.
+        UserError: it cannot be downloaded or read, or `own` has no rows or no masks to learn from.
     """
     if setting == "published":
         path = cache_folder() / "vae-oid.npz"
@@ -40,7 +40,11 @@ def find_mask_vae(setting: str, rows: Dataset | None = None) -> Path:
     if setting != "own":
         load_mask_vae(Path(setting))
         return Path(setting)
-    assert rows is not None, "whoever has no rows has refused `own` before"
+    if rows is None:
+        raise UserError(
+            "mask_vae=own is trained with a run: give run=FOLDER, or the file itself, such as "
+            "runs/NAME/mask_vae.npz."
+        )
     path = cache_folder() / f"mask_vae-{rows._fingerprint}.npz"
     if not path.is_file():
         crops = _collect_crops(rows)

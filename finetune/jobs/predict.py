@@ -88,8 +88,6 @@ def build_reader(config: RunConfig) -> ObjectReader:
     """Return what reads boxes, and masks where the task has weights for them."""
     divisor = getattr(config.task, "divisor", 1023)
     setting = getattr(config.task, "mask_vae", None) if getattr(config.task, "masks", False) else None
-    if setting == "own":
-        raise UserError("task.mask_vae=own is trained with a run: give run=FOLDER, or the file itself.")
     return ObjectReader(divisor, None if setting is None else str(find_mask_vae(setting)))
 
 

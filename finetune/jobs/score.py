@@ -59,8 +59,6 @@ def _find_weights(metric: Detection | Referring | Segmentation) -> str | None:
         return None
     from finetune.jobs.mask_codec import find_mask_vae  # torch: not for texts and boxes
 
-    if setting == "own":
-        raise UserError("metric.mask_vae=own: name the file, such as runs/NAME/mask_vae.npz.")
     return str(find_mask_vae(setting))
 
 
