@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from finetune import signals
 from finetune.config.checks import check
 from finetune.config.compose import (
     CONF_DIR,
@@ -34,7 +35,7 @@ from finetune.config.compose import (
 from finetune.config.help import GROUPS, job_help, overview
 from finetune.config.messages import explain
 from finetune.errors import UserError, suggest
-from finetune.run_folder import Launch
+from finetune.run.folder import Launch
 
 JOBS = {
     "train": "train, evaluate, and leave an adapter (the default job)",
@@ -66,6 +67,12 @@ def main(argv: list[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     forget_own_recipes()
+    with signals.listening():
+        return _answer(words)
+
+
+def _answer(words: list[str]) -> int:
+    """Run one command, and say in a line what ended it where it did not end by itself."""
     try:
         job, words = split_job(words)
         if "--help" in words or "-h" in words:
@@ -76,12 +83,18 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("FINETUNE_DEBUG") == "1":
             traceback.print_exc()
         message = str(error) if isinstance(error, UserError) else explain(error)
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        _say(f"error: {message}")
         return USER_MISTAKE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except signals.Interrupted as interrupted:
+        _say(f"{interrupted}: stopped. {signals.advice()}".rstrip())
+        return interrupted.exit_code
     return 0
+
+
+def _say(text: str) -> None:
+    """Print a message for the user, once however many processes there are."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
 
 
 def split_job(words: list[str]) -> tuple[str | None, list[str]]:

@@ -1,7 +1,9 @@
 """The configuration in transformers' words."""
 
 import os
+import tempfile
 from dataclasses import fields
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -13,7 +15,7 @@ from finetune.data.dataset import ExampleDataset
 from finetune.data.mixture import count_parts
 from finetune.errors import UserError
 from finetune.metrics.metric import Metric
-from finetune.run_folder import RunFolder
+from finetune.run.folder import RunFolder
 from finetune.training.optimizer import TowerRates
 from finetune.training.order import count_steps, divide_batch
 
@@ -82,12 +84,11 @@ def build_arguments(
     # The best checkpoint can only be one that was saved when it was evaluated.
     save_every = evaluate_every if best else options.save_steps or per_epoch
     better = {**metric.higher_is_better, "confidence": True, "loss": False}
-    unknown = set(map(str, options.extra)) - {field.name for field in fields(TrainingArguments)}
-    if unknown:
-        raise UserError(f"trainer.extra: transformers has no argument {', '.join(sorted(unknown))}.")
+    given = {"logging_first_step": True, **_read_extra(config)}
     try:
-        return TrainingArguments(
-            output_dir=str(folder.checkpoints),
+        arguments = TrainingArguments(
+            # Trainer makes this folder when it is built; the run's own is not touched before all is ready.
+            output_dir=tempfile.gettempdir(),
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulation,
             max_steps=count_steps(examples, batch, options.num_train_epochs, options.max_steps),
@@ -110,10 +111,24 @@ def build_arguments(
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
             **{name: getattr(options, name) for name in _SAME_NAMES},
-            **options.extra,
+            **given,
         )
-    except (ValueError, TypeError) as error:
+        warmup = arguments.get_warmup_steps(arguments.max_steps)
+    except (ValueError, TypeError, ImportError, AttributeError, KeyError, RuntimeError) as error:
         raise UserError(f"transformers refuses the trainer's settings: {error}") from error
+    if warmup > arguments.max_steps:
+        raise UserError(
+            f"trainer.warmup_steps={options.warmup_steps}: the run has {arguments.max_steps} steps. Give "
+            "fewer, or a share of all steps below 1."
+        )
+    return arguments
+
+
+def _read_extra(config: RunConfig) -> dict[str, Any]:
+    unknown = set(map(str, config.trainer.extra)) - {field.name for field in fields(TrainingArguments)}
+    if unknown:
+        raise UserError(f"trainer.extra: transformers has no argument {', '.join(sorted(unknown))}.")
+    return config.trainer.extra
 
 
 def tower_rates(config: RunConfig) -> dict[str, TowerRates]:

@@ -19,7 +19,6 @@ from finetune.jobs.parts import (
     check_references,
     format_scores,
     load_splits,
-    on_main,
     set_up_logging,
 )
 from finetune.jobs.pictures import write_pictures
@@ -27,16 +26,10 @@ from finetune.jobs.target import call_target
 from finetune.jobs.trained import load_trained, point_at_result
 from finetune.metrics.metric import Metric
 from finetune.model.load import load_config, load_processor
-from finetune.run_folder import (
-    Launch,
-    RunFolder,
-    describe_environment,
-    explain_disk_errors,
-    read_json,
-    write_json,
-    write_jsonl,
-    write_text,
-)
+from finetune.processes import on_main
+from finetune.run.environment import describe_environment
+from finetune.run.files import explain_disk_errors, read_json, write_json, write_jsonl, write_text
+from finetune.run.folder import Launch, RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +46,8 @@ def run(config: RunConfig, launch: Launch) -> None:
     folder = RunFolder(launch.folder)
     if config.run is None:
         on_main(lambda: folder.check(resume=False, overwrite=config.overwrite))
+    else:
+        on_main(folder.lock)
     point_at_result(config, folder)
     checkpoint = load_config(config.model.path, config.model.revision, config.model.resolution)
     processor = load_processor(config.model.path, config.model.revision)
@@ -77,6 +72,7 @@ def run(config: RunConfig, launch: Launch) -> None:
             write_json(folder.metrics, metrics)
     log.info("%s", format_scores(evaluation.scores))
     log.info("prediction rows: %s", rows)
+    folder.release()
 
 
 def open_folder(folder: RunFolder, config: RunConfig, launch: Launch) -> None:

@@ -11,7 +11,6 @@ import datasets
 import torch
 import transformers
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -34,6 +33,7 @@ from finetune.metrics.metric import Metric
 from finetune.model.freeze import FreezePolicy, apply_freeze
 from finetune.model.load import load_model
 from finetune.model.lora import AdapterSettings, Quantization, add_adapter
+from finetune.processes import main_first
 from finetune.tasks.mixture import MixedTask
 from finetune.tasks.objects import ObjectsTask
 from finetune.tasks.task import Answer, Task
@@ -71,23 +71,6 @@ def set_up_logging(file: Path | None = None) -> None:
     datasets.disable_progress_bars()
 
 
-def on_main(action: Callable[[], None]) -> None:
-    """Run something in the main process alone, and fail in all of them if it fails there.
-
-    Raises:
-        UserError: the action's own, in every process.
-    """
-    mistakes: list[str | None] = [None]
-    if PartialState().is_main_process:
-        try:
-            action()
-        except UserError as error:
-            mistakes = [str(error)]
-    broadcast_object_list(mistakes)
-    if mistakes[0] is not None:
-        raise UserError(mistakes[0])
-
-
 def load_splits(config: RunConfig, training: bool = True) -> Splits:
     """Load the rows of both splits; the main process fills the cache for the others.
 
@@ -98,8 +81,7 @@ def load_splits(config: RunConfig, training: bool = True) -> Splits:
     Raises:
         UserError: the source's own; or a split is empty.
     """
-    with PartialState().main_process_first():
-        splits = _load_source(config.dataset)
+    splits = main_first(lambda: _load_source(config.dataset))
     if not isinstance(splits, Splits):
         raise UserError(f"dataset._target_ must return Splits(train, validation), got {splits!r}.")
     for name, rows in (("train", splits.train), ("validation", splits.validation)):
@@ -150,8 +132,8 @@ def _build_task(node: Any, splits: Splits) -> Task:
             )
         task = replace(task, labels=labels)
     if task.masks and task.mask_vae is not None:
-        with PartialState().main_process_first():
-            task = replace(task, mask_vae=str(find_mask_vae(task.mask_vae, splits.train)))
+        setting = task.mask_vae
+        task = replace(task, mask_vae=str(main_first(lambda: find_mask_vae(setting, splits.train))))
     return task
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune.data.dataset import ExampleDataset
 from finetune.report.draw import draw_prediction
-from finetune.run_folder import write_folder
+from finetune.run.files import write_folder
 
 
 def write_pictures(

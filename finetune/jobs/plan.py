@@ -16,7 +16,7 @@ from finetune.jobs.parts import limit_train, load_splits, prepare_model, quantiz
 from finetune.model.load import build_meta_model, load_config
 from finetune.model.published import published_config
 from finetune.model.table import count_parameters, format_table
-from finetune.run_folder import Launch
+from finetune.run.folder import Launch
 from finetune.training.order import count_steps
 
 

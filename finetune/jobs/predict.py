@@ -23,7 +23,7 @@ from finetune.jobs.parts import half_precision, set_up_logging
 from finetune.jobs.trained import load_trained, point_at_result
 from finetune.model.load import load_config, load_processor
 from finetune.report.draw import draw_prediction
-from finetune.run_folder import Launch, RunFolder
+from finetune.run.folder import Launch, RunFolder
 from finetune.tasks.task import Answer
 
 

@@ -25,7 +25,7 @@ from finetune.metrics.metric import Metric, compute_by_group
 from finetune.metrics.referring import Referring
 from finetune.metrics.rows import JsonlRows, Row
 from finetune.metrics.segmentation import Segmentation
-from finetune.run_folder import Launch
+from finetune.run.folder import Launch
 
 
 def run(config: RunConfig, launch: Launch) -> None:

@@ -9,7 +9,7 @@ from finetune.config.schema import RunConfig
 from finetune.errors import UserError
 from finetune.jobs.parts import load_base
 from finetune.model.load import load_adapter
-from finetune.run_folder import RunFolder
+from finetune.run.folder import RunFolder
 
 
 def point_at_result(config: RunConfig, folder: RunFolder) -> None:

@@ -1,20 +1,20 @@
-"""What watches a training: the progress bar, the log lines, and signals that end it."""
+"""What watches a training: the progress bar, the log lines, signals, and when nothing improves any more."""
 
 import logging
 import resource
-import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
+from signal import Signals
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import TrainerCallback
+
+from finetune import signals
+from finetune.processes import share
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def peak_memory_gib() -> float:
 
 
 class Progress(TrainerCallback):
-    """A bar over the steps, and a line for each log of the trainer.
+    """A bar over the steps, and a line for each log of the trainer; the last step always has one.
 
     Args:
         global_batch: examples in one step.
@@ -40,13 +40,17 @@ class Progress(TrainerCallback):
         self._since = (time.monotonic(), 0)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the bar where the run (re)starts."""
+        """Open the bar where the run (re)starts; none where standard error is a file."""
         self._since = (time.monotonic(), state.global_step)
         if state.is_world_process_zero:
-            self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step")
+            self._bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc="train", unit="step", disable=None
+            )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move the bar."""
+        """Move the bar, and have the last step logged, however few steps there are."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
 
@@ -66,7 +70,7 @@ class Progress(TrainerCallback):
         self._since = (now, state.global_step)
         speed = (state.global_step - step) * self.global_batch / max(now - then, 1e-9)
         log.info(
-            "step %d/%d  epoch %.2f  loss %.4f  lr %.2e  %.1f examples/s  %.2f GiB",
+            "step %d/%d  epoch %.2f  train loss %.4f  lr %.2e  %.1f examples/s  peak memory %.2f GiB",
             state.global_step,
             state.max_steps,
             state.epoch,
@@ -91,37 +95,69 @@ class Progress(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Saves and stops after the current step when the process is told to end.
+    """Saves and stops once the step, the evaluation or the save that a signal came in is over.
 
-    Ctrl-C, SIGTERM (torchrun, SLURM, a shell) and SIGUSR1 (SLURM's warning). A second one ends it at once.
+    Attributes:
+        received: the signal, once all processes have agreed to stop.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
     def __init__(self) -> None:
-        self.received: signal.Signals | None = None
+        self.received: Signals | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen while the block runs."""
-        before = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
-        try:
+        """Listen while the block runs; a second signal ends it at once."""
+        with signals.deferred(
+            lambda number: log.warning(
+                "%s: saving a checkpoint, then stopping; once more stops at once.", number.name
+            )
+        ):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number)
-        log.warning("%s: saving after this step; once more ends at once.", self.received.name)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Agree with the other processes: all must stop after the same step."""
-        if PartialState().num_processes > 1:
-            told = [number for number in gather_object([self.received]) if number is not None]
-            self.received = told[0] if told else None
-        if self.received is not None and state.global_step < state.max_steps:
+        """Save after this step. Its evaluation, where it has one, comes first."""
+        if self._agree():
             control.should_save = True
+            control.should_training_stop = True
+
+    on_evaluate = on_step_end
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop: what the signal asks for has just been saved."""
+        if self._agree():
+            control.should_training_stop = True
+
+    def _agree(self) -> bool:
+        """Return whether any process received a signal: all must stop after the same step."""
+        self.received = next((number for number in share(signals.received()) if number is not None), None)
+        return self.received is not None
+
+
+class StopWithoutImprovement(TrainerCallback):
+    """Stops after some evaluations of which none was better than the best before.
+
+    It counts in the trainer's own history, which every checkpoint holds, so that a resumed run stops at the
+    same step.
+
+    Args:
+        patience: evaluations without improvement.
+        field: of the evaluation, as the history names it.
+        greater_is_better: whether more of it is better.
+    """
+
+    def __init__(self, patience: int, field: str, greater_is_better: bool) -> None:
+        self.patience = patience
+        self.field = field
+        self.sign = 1 if greater_is_better else -1
+
+    def is_exhausted(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether the last evaluations of a history were no better than one before them."""
+        best, waited = -float("inf"), 0
+        for value in (self.sign * entry[self.field] for entry in history if self.field in entry):
+            best, waited = (value, 0) if value > best else (best, waited + 1)
+        return waited >= self.patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop here if this was the last evaluation to wait for."""
+        if self.is_exhausted(state.log_history):
             control.should_training_stop = True

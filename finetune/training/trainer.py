@@ -1,24 +1,33 @@
-"""transformers' Trainer with PaliGemma's loss, order of examples, optimiser groups and evaluation."""
+"""transformers' Trainer with PaliGemma's loss, order, optimizer groups, checkpoints and evaluation."""
 
 import logging
-from collections.abc import Callable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
-from transformers import Trainer, TrainerControl, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints
+from torch.utils.data import DataLoader, Sampler
+from transformers import Trainer, TrainerControl, TrainingArguments, get_scheduler
 
+from finetune import signals
 from finetune.data.collator import Collator
 from finetune.data.dataset import ExampleDataset
 from finetune.errors import UserError
+from finetune.model.weights import load_weights
+from finetune.processes import raise_together, share
+from finetune.run.checkpoints import Checkpoint, find_damage, rotate, seal
 from finetune.training.loss import compute_example_losses, count_items, supervised_positions
 from finetune.training.optimizer import TowerRates, build_parameter_groups
 from finetune.training.order import ExampleStream
 
 log = logging.getLogger(__name__)
+
+PROGRESS = "finetune"
+"""Where a checkpoint's `trainer_state.json` keeps the sum of the losses and the seconds so far."""
 
 
 class PaliGemmaTrainer(Trainer):
@@ -33,8 +42,8 @@ class PaliGemmaTrainer(Trainer):
         label_smoothing: the paper's.
         towers: exceptions to learning rate and weight decay.
         parts: of a mixture: name -> number of examples and weight, in the order of the split.
-        evaluate_split: scores the model; called by all processes at once.
-        mark_complete: called by one process when a checkpoint's folder is whole.
+        evaluate_split: scores the model at a step; called by all processes at once.
+        before_save: called by one process before a checkpoint is written.
         callbacks: transformers' callbacks.
     """
 
@@ -49,8 +58,8 @@ class PaliGemmaTrainer(Trainer):
         label_smoothing: float = 0.0,
         towers: Mapping[str, TowerRates] | None = None,
         parts: Mapping[str, tuple[int, float]] | None = None,
-        evaluate_split: Callable[[nn.Module], dict[str, float]] | None = None,
-        mark_complete: Callable[[Path], None] | None = None,
+        evaluate_split: Callable[[nn.Module, int], dict[str, float]] | None = None,
+        before_save: Callable[[], None] | None = None,
         callbacks: list[Any] | None = None,
     ) -> None:
         self.loss_average = loss_average
@@ -58,14 +67,22 @@ class PaliGemmaTrainer(Trainer):
         self.towers = dict(towers or {})
         self.parts = dict(parts or {"": (len(train_dataset), 1.0)})
         self.evaluate_split = evaluate_split
-        self.mark_complete = mark_complete
+        self.before_save = before_save
+        self.loss_sum = 0.0
+        self.seconds_before = 0.0
+        self.is_broken = False
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
+        # Trainer multiplies the batch by the GPUs that it sees and wraps the model in nn.DataParallel,
+        # unless it was launched with a process for each. One process has one device here.
+        args._n_gpu = min(args.n_gpu, 1)
+        # It would delete what it finds in a checkpoint's folder; `rotate` deletes what was written.
+        self.keep, args.save_total_limit = args.save_total_limit, None
         super().__init__(
             model=model,
             args=args,
             data_collator=data_collator,
             train_dataset=train_dataset,
-            # Trainer insists on a data set where it evaluates; `evaluate` below has its own.
+            # Trainer insists on a dataset where it evaluates; `evaluate` below has its own.
             eval_dataset=train_dataset if evaluate_split else None,
             callbacks=callbacks,
         )
@@ -74,19 +91,65 @@ class PaliGemmaTrainer(Trainer):
 
     @property
     def global_batch(self) -> int:
-        """Examples in one optimiser step, over all processes."""
+        """Examples in one optimizer step, over all processes."""
         accumulation: int = self.args.gradient_accumulation_steps
         return int(self._train_batch_size * accumulation * self.accelerator.num_processes)
+
+    def check_settings(self) -> None:
+        """Build optimizer, schedule and loader, which read their settings only then.
+
+        Raises:
+            UserError: one of them refuses its settings.
+        """
+        try:
+            self.create_optimizer()
+            # On an optimizer of its own: a schedule sets the learning rate when it is built.
+            get_scheduler(
+                self.args.lr_scheduler_type,
+                optimizer=torch.optim.SGD([torch.zeros(1)], lr=self.args.learning_rate),
+                num_warmup_steps=self.args.get_warmup_steps(self.args.max_steps),
+                num_training_steps=self.args.max_steps,
+                scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+            )
+            self.get_train_dataloader()
+        except (ValueError, TypeError, AssertionError, ImportError, RuntimeError, KeyError) as error:
+            raise UserError(
+                f"The trainer's settings cannot be used: {error} See trainer.optim ({self.args.optim}), "
+                f"trainer.lr_scheduler_type ({self.args.lr_scheduler_type}), trainer.adam_* and "
+                "trainer.dataloader_*."
+            ) from error
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return Trainer's loader, whose workers leave signals to this process."""
+        loader: DataLoader[Any] = super().get_train_dataloader()
+        loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
+        return loader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
         draws = self.args.max_steps * self.global_batch
         sizes, weights = zip(*self.parts.values(), strict=True)
         return ExampleStream(sizes, draws, self.args.seed, weights)
 
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
-        """Count the examples (or tokens) of one optimiser step over all processes."""
-        own = sum(count_items(batch["labels"], self.loss_average) for batch in batch_samples)
-        return self.accelerator.gather(torch.as_tensor(own, device=device)).sum()
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Tensor]:
+        """Fetch the batches of one optimizer step, and count their examples (or tokens) over all processes.
+
+        Raises:
+            UserError: an example of any process cannot be read; in all processes, before the step.
+        """
+        batches: list[dict[str, Any]] = []
+        mistake: str | None = None
+        try:
+            while len(batches) < num_batches:
+                batches.append(next(epoch_iterator))
+        except StopIteration:
+            pass
+        except UserError as error:
+            mistake = str(error)
+        raise_together(mistake)
+        items = sum(count_items(batch["labels"], self.loss_average) for batch in batches)
+        return batches, self.accelerator.gather(torch.as_tensor(items, device=device)).sum()
 
     def compute_loss(
         self,
@@ -95,7 +158,7 @@ class PaliGemmaTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
-        """Return this micro-batch's share of the loss of one optimiser step.
+        """Return this micro-batch's share of the loss of one optimizer step.
 
         Summed over the micro-batches and averaged over the processes, as DistributedDataParallel
         averages gradients, the shares are the mean over the whole batch.
@@ -114,24 +177,38 @@ class PaliGemmaTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def check_finite(self) -> None:
-        """Raise if a loss since the last check was NaN or infinite.
+        """Add up the losses since the last check, and raise if one of them was NaN or infinite.
 
         Checked when something is logged or saved: a look at every step would make the GPU wait.
 
         Raises:
-            UserError: names the step and the examples of its batch.
+            UserError: names the step and the examples of its batch; in all processes.
         """
-        if not self._unchecked:
-            return
-        finite = torch.isfinite(torch.stack([loss for _, _, loss in self._unchecked])).tolist()
-        for (step, ids, loss), fine in zip(self._unchecked, finite, strict=True):
-            if not fine:
-                raise UserError(
-                    f"The loss is {loss.item()} at step {step}, on the examples {', '.join(ids)}. "
-                    "Nothing was saved since. Look at these examples; with fp16 choose "
-                    "trainer.bf16=true, else lower trainer.learning_rate."
+        losses = torch.stack([loss for _, _, loss in self._unchecked]).tolist() if self._unchecked else []
+        mistake: str | None = None
+        for (step, ids, _), loss in zip(self._unchecked, losses, strict=True):
+            if not math.isfinite(loss):
+                mistake = (
+                    f"The loss is {loss} at step {step}, on the examples {', '.join(ids)}. Nothing was "
+                    "saved since. Look at these examples; with fp16 choose trainer.bf16=true, else lower "
+                    "trainer.learning_rate."
                 )
+                break
+            self.loss_sum += loss
+        self.is_broken = any(text is not None for text in share(mistake))
+        raise_together(mistake)
         self._unchecked.clear()
+
+    @property
+    def mean_loss(self) -> float:
+        """The loss per optimizer step since the first one, over all processes, resumed or not."""
+        sums = share(self.loss_sum)
+        return sum(sums) / len(sums) / max(self.state.global_step, 1)
+
+    @property
+    def seconds(self) -> float:
+        """How long all steps and the evaluations between them took, before a resume too."""
+        return self.seconds_before + time.monotonic() - self._began
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with the epoch counted in examples: to Trainer the whole run is one pass."""
@@ -143,7 +220,7 @@ class PaliGemmaTrainer(Trainer):
     control: TrainerControl
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Build the optimiser over the towers' parameter groups."""
+        """Build the optimizer over the towers' parameter groups."""
         if self.optimizer is None:
             model = self.model if model is None else model
             cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
@@ -163,28 +240,89 @@ class PaliGemmaTrainer(Trainer):
         self.check_finite()
         if self.evaluate_split is None:
             raise ValueError("this trainer was built without evaluate_split")
-        scores = self.evaluate_split(self.accelerator.unwrap_model(self.model))
+        scores = self.evaluate_split(self.accelerator.unwrap_model(self.model), self.state.global_step)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Note the step if it is the best so far; of equal ones that of the lower loss, else the later one.
+
+        Trainer keeps the first of equal ones: where a score does not move, that is the untrained model.
+        """
+        name = self.args.metric_for_best_model
+        if name is None:
+            return False
+        sign = 1 if self.args.greater_is_better else -1
+        best_step = self.state.best_global_step
+        history = (
+            entry for entry in self.state.log_history if entry["step"] == best_step and name in entry
+        )
+        best = next(history, None)
+        is_best = best is None or not _rank(metrics, name, sign) < _rank(best, name, sign)
+        if is_best:
+            self.state.best_metric, self.state.best_global_step = metrics[name], self.state.global_step
+        return is_best
+
+    def save_now(self) -> None:
+        """Save a checkpoint of the last whole step, unless there is one."""
+        folder = self._checkpoint(self.state.global_step)
+        if not any(share(folder.is_sealed)):
+            self._save_checkpoint(self.model, None)
+
+    def _checkpoint(self, step: int) -> Checkpoint:
+        return Checkpoint(step, Path(self.args.output_dir) / f"checkpoint-{step}")
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save, mark the folder as whole, and only then delete older ones."""
+        """Save, seal the folder, and only then delete older ones."""
         self.check_finite()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
+        self.state.stateful_callbacks[PROGRESS] = {"losses": share(self.loss_sum), "seconds": self.seconds}
+        if self.args.should_save and self.before_save is not None:
+            self.before_save()
+        super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            if self.mark_complete is not None:
-                self.mark_complete(folder)
-            rotate_checkpoints(
-                output_dir=self.args.output_dir,
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=False,
-            )
+            seal(self._checkpoint(self.state.global_step).folder)
+            rotate(Path(self.args.output_dir), self.keep, self.state.best_global_step)
+
+    def _init_training_state(self, *args: Any) -> tuple[int, int]:
+        """Take up the sum of the losses where a checkpoint left it, and seed each process apart."""
+        position: tuple[int, int] = super()._init_training_state(*args)
+        self._began = time.monotonic()
+        if (progress := self.state.stateful_callbacks.get(PROGRESS)) is not None:
+            losses, processes = progress["losses"], self.accelerator.num_processes
+            same = len(losses) == processes
+            self.loss_sum = losses[self.args.process_index] if same else sum(losses) / len(losses)
+            self.seconds_before = progress["seconds"]
+        # Not as the state has it: the run's folder may have been moved, or copied.
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(self._checkpoint(self.state.best_global_step).folder)
+        if self.args.process_index > 0:
+            # With the same seed, every process would drop the same activations of its share of the batch.
+            torch.manual_seed(self.args.seed + self.args.process_index)
+        return position
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load the weights and read them back; Trainer's own skips names that it does not know."""
+        load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        """Load the weights of the best step and read them back."""
+        best = self._checkpoint(self.state.best_global_step)
+        raise_together(
+            find_damage(best) and f"The best checkpoint, {best.folder}, is damaged: {find_damage(best)}."
+        )
+        load_weights(self.model, best.folder)
+
+
+def _rank(evaluation: Mapping[str, float], name: str, sign: int) -> tuple[float, float]:
+    """Return what orders two evaluations: the chosen field, then the loss; NaN is the worst."""
+    values = (sign * evaluation[name], -evaluation.get("eval_loss", 0.0))
+    return tuple(-float("inf") if math.isnan(value) else value for value in values)  # type: ignore[return-value]
+
+
+def _start_worker(start: Callable[[int], None] | None, number: int) -> None:
+    signals.ignore_in_worker()
+    if start is not None:
+        start(number)

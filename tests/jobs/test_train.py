@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.model.tiny import TINY_BASE
+from finetune.run.lock import MARKER
 from tests.conftest import REPOSITORY
 
 Command = Callable[..., tuple[int, str, str]]
@@ -28,7 +29,15 @@ Process = Callable[..., subprocess.CompletedProcess[str]]
 SHORT = ("recipe=quickstart", "trainer.max_steps=4", "trainer.global_batch_size=4")
 SMALL_EVALUATION = ("evaluation.limit=6", "evaluation.batch_size=4")
 
-WHOLE_RUN = {"config.yaml", "environment.json", "metrics.json", "train.log", "predictions", "checkpoints"}
+WHOLE_RUN = {
+    ".finetune",
+    "config.yaml",
+    "environment.json",
+    "metrics.json",
+    "train.log",
+    "predictions",
+    "checkpoints",
+}
 
 
 @pytest.fixture
@@ -64,12 +73,11 @@ def test_a_run_leaves_its_whole_folder(inside: Path, command: Command) -> None:
 
 def test_a_folder_that_holds_a_run_is_left_alone(inside: Path, command: Command) -> None:
     (inside / "runs/quickstart").mkdir(parents=True)
-    (inside / "runs/quickstart/config.yaml").write_text("mine")
+    (inside / "runs/quickstart" / MARKER).write_text("{}")
     code, _, err = command(*SHORT)
     assert code == 2
     assert "already holds a run" in err
-    assert (inside / "runs/quickstart/config.yaml").read_text() == "mine"
-    assert len(list((inside / "runs/quickstart").iterdir())) == 1
+    assert [path.name for path in (inside / "runs/quickstart").iterdir()] == [MARKER]
 
 
 @pytest.mark.parametrize("method", ["none", "lora", "dora", "rslora", "qlora", "lora_8bit"])
@@ -292,7 +300,7 @@ def test_a_broken_picture_stops_the_run_by_name_even_from_a_worker(inside: Path,
     code, _, err = command(*words, "dataset.validation_fraction=0.2")
     assert code == 2
     assert not (inside / "runs/jsonl_qlora").exists()
-    assert re.search(r"\nerror: (train|validation) example `4`: image .*3\.png` cannot be decoded", err)
+    assert re.search(r"(^|\n)error: (train|validation) example `4`: image .*3\.png` cannot be decoded", err)
     assert "Traceback" not in err
 
 
@@ -552,10 +560,11 @@ def test_two_processes_train_as_one_and_share_a_folder(inside: Path, command: Co
 @pytest.mark.slow
 def test_a_mistake_under_torchrun_ends_all_processes(inside: Path) -> None:
     (inside / "runs/quickstart").mkdir(parents=True)
-    (inside / "runs/quickstart/config.yaml").touch()
+    (inside / "runs/quickstart" / MARKER).write_text("{}")
     result = torchrun(inside, *SHORT)
     assert result.returncode != 0
-    assert "already holds a run" in result.stderr
+    assert result.stderr.count("already holds a run") == 1
+    assert "finetune/cli.py" not in result.stderr  # no traceback but torchrun's own
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from finetune.data.dataset import ExampleDataset
 from finetune.data.digits import load_digits
 from finetune.errors import UserError
 from finetune.model.freeze import FreezePolicy, apply_freeze
+from finetune.run.checkpoints import COMPLETE, rotate
 from finetune.tasks.text import TextTask
 from finetune.training.trainer import PaliGemmaTrainer
 
@@ -128,19 +130,73 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
-def test_only_whole_checkpoints_are_marked_and_older_ones_go_after_it(
-    make_trainer: Callable[..., PaliGemmaTrainer], tmp_path: Path
+def test_older_checkpoints_go_only_after_a_new_one_is_sealed(
+    make_trainer: Callable[..., PaliGemmaTrainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(max_steps=4, save_strategy="steps", save_steps=1, save_total_limit=2)
     seen: list[list[str]] = []
 
-    def mark(folder: Path) -> None:
-        assert (folder / "trainer_state.json").is_file()
-        (folder / "complete").touch()
-        seen.append(sorted(path.name for path in folder.parent.iterdir()))
+    def watch(folder: Path, keep: int | None, best: int | None) -> None:
+        seen.append(sorted(path.name for path in folder.iterdir() if (path / COMPLETE).is_file()))
+        rotate(folder, keep, best)
 
-    trainer.mark_complete = mark
+    monkeypatch.setattr("finetune.training.trainer.rotate", watch)
     trainer.train()
     assert seen[2] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     left = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert left == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_one_process_uses_one_of_several_visible_gpus(
+    make_trainer: Callable[..., PaliGemmaTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    arguments = TrainingArguments(output_dir="unused", per_device_train_batch_size=4)
+    assert arguments.train_batch_size == 8  # what is prevented here
+    trainer = make_trainer(use_cpu=False)
+    assert trainer.args.n_gpu == 1
+    assert trainer.global_batch == 4
+    assert trainer._wrap_model(trainer.model) is trainer.model
+
+
+HISTORY = {
+    "higher score": ([(1, 0.5, 3.0), (2, 0.7, 4.0), (3, 0.6, 1.0)], 2),
+    "equal scores, lower loss": ([(1, 0.0, 3.0), (2, 0.0, 1.0), (3, 0.0, 2.0)], 2),
+    "equal scores and losses, later step": ([(1, 0.0, 3.0), (2, 0.0, 3.0), (3, 0.0, 3.0)], 3),
+    "a score that is not a number": ([(1, math.nan, 3.0), (2, 0.1, 4.0), (3, math.nan, 1.0)], 2),
+}
+
+
+@pytest.mark.parametrize("case", HISTORY)
+def test_the_best_step_is_of_equal_ones_that_of_the_lower_loss_then_the_later(
+    make_trainer: Callable[..., PaliGemmaTrainer], case: str
+) -> None:
+    trainer = make_trainer(metric_for_best_model="eval_score", greater_is_better=True)
+    evaluations, best = HISTORY[case]
+    for step, score, loss in evaluations:
+        metrics = {"eval_score": score, "eval_loss": loss}
+        trainer.state.global_step = step
+        trainer.state.log_history.append({**metrics, "step": step})
+        trainer._determine_best_metric(metrics, None)
+    assert trainer.state.best_global_step == best
+
+
+def test_weights_that_are_not_the_models_are_refused_with_both_lists(
+    make_trainer: Callable[..., PaliGemmaTrainer], random_model: Build, tmp_path: Path
+) -> None:
+    random_model(hidden_size=64, num_layers=3).save_pretrained(tmp_path / "other")
+    trainer = make_trainer()
+    with pytest.raises(UserError, match=r"model alone: none; in the files alone: `.*layers\.2\."):
+        trainer._load_from_checkpoint(str(tmp_path / "other"))
+
+
+def test_settings_that_only_their_reader_knows_are_refused_before_the_training(
+    make_trainer: Callable[..., PaliGemmaTrainer],
+) -> None:
+    for options in (
+        {"adam_beta1": 1.5, "optim": "adamw_torch"},
+        {"adam_epsilon": -1.0, "optim": "adamw_torch"},
+        {"lr_scheduler_type": "cosine_with_min_lr"},
+    ):
+        with pytest.raises(UserError, match="settings cannot be used"):
+            make_trainer(**options).check_settings()

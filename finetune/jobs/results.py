@@ -1,0 +1,104 @@
+"""What a training leaves: the weights, why they are these, and what was measured."""
+
+import logging
+from typing import Any
+
+from torch import nn
+from transformers import PaliGemmaProcessor, PreTrainedModel
+
+from finetune.config.schema import PeftMethod, RunConfig
+from finetune.evaluation.evaluate import Evaluation
+from finetune.jobs.parts import Evaluator
+from finetune.run.files import write_folder
+from finetune.run.folder import RunFolder
+from finetune.training.trainer import PaliGemmaTrainer
+
+log = logging.getLogger(__name__)
+
+
+class LastEvaluations:
+    """Evaluates the model at a step, once: the result that is kept was often evaluated on the way.
+
+    Args:
+        evaluate: scores a model over the validation split.
+    """
+
+    def __init__(self, evaluate: Evaluator) -> None:
+        self.evaluate = evaluate
+        self.best_step: int | None = None
+        self._known: dict[int, Evaluation] = {}
+
+    def __call__(self, model: nn.Module, step: int) -> Evaluation:
+        """Return the evaluation of the model as it is at a step."""
+        if step not in self._known:
+            self._known = {old: result for old, result in self._known.items() if old == self.best_step}
+            self._known[step] = self.evaluate(model)
+        return self._known[step]
+
+
+def save_result(
+    model: PreTrainedModel, processor: PaliGemmaProcessor, config: RunConfig, folder: RunFolder
+) -> None:
+    """Save the adapter or the model, with the processor, whole or not at all."""
+    target = folder.model if config.peft.method == PeftMethod.none else folder.adapter
+    write_folder(target, lambda path: (model.save_pretrained(path), processor.save_pretrained(path)))
+
+
+def describe_result(trainer: PaliGemmaTrainer) -> dict[str, Any]:
+    """Return which step's weights are the result, and why."""
+    state, name = trainer.state, trainer.args.metric_for_best_model
+    if name is None or not state.best_global_step:
+        return {"step": state.global_step, "why": f"step {state.global_step}, the last one"}
+    field, value = name.removeprefix("eval_"), state.best_metric
+    values = [entry[name] for entry in state.log_history if name in entry]
+    which = "highest" if trainer.args.greater_is_better else "lowest"
+    why = f"step {state.best_global_step} of {state.global_step}, with the {which} {field} ({value:.4g})"
+    if (ties := values.count(value)) > 1:
+        with_loss = any("eval_loss" in entry for entry in state.log_history)
+        tie = "has the lowest loss of them" if with_loss else "is the latest of them"
+        why += f"; {ties} of {len(values)} evaluations have it, and this one {tie}"
+    return {"step": state.best_global_step, "metric": field, "value": value, "why": why}
+
+
+def measure_training(trainer: PaliGemmaTrainer) -> dict[str, Any]:
+    """Return what the training measured; collective."""
+    steps = trainer.state.global_step
+    return {
+        "steps": steps,
+        "loss": trainer.mean_loss,
+        "examples_per_second": round(steps * trainer.global_batch / trainer.seconds, 3),
+        "seconds": round(trainer.seconds, 1),
+    }
+
+
+def collect_metrics(
+    trainer: PaliGemmaTrainer,
+    measured: dict[str, Any],
+    result: dict[str, Any],
+    evaluation: Evaluation,
+    before: dict[str, Any],
+) -> dict[str, Any]:
+    """Lay out `metrics.json`: the final scores, the training, and each evaluation on the way.
+
+    Args:
+        trainer: after training.
+        measured: of `measure_training`.
+        result: of `describe_result`.
+        evaluation: of the result.
+        before: what `metrics.json` held; a finished run that is resumed takes no step of its own.
+    """
+    if before.get("train", {}).get("steps") == measured["steps"]:
+        log.info("the run had taken all its steps already; it was evaluated again")
+        measured = before["train"]
+    later = {"evaluate": before["evaluate"]} if "evaluate" in before else {}
+    return {
+        "final": evaluation.scores,
+        "result": result,
+        "train": measured,
+        "evaluations": [
+            {name.removeprefix("eval_"): value for name, value in entry.items()}
+            for entry in trainer.state.log_history
+            if any(name.startswith("eval_") for name in entry)
+        ],
+        **later,
+    }

@@ -1,0 +1,38 @@
+"""What a run ran on: versions, commit, hardware and command line, for `environment.json`."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate", "hydra-core")
+
+
+def describe_environment(command: list[str]) -> dict[str, Any]:
+    """Return the content of `environment.json`.
+
+    Args:
+        command: the words of the command line.
+    """
+    import torch
+
+    commit = subprocess.run(
+        ["git", "rev-parse", "--verify", "--quiet", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "command": command,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "commit": commit or None,
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+    }

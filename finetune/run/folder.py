@@ -1,0 +1,166 @@
+"""The folder of one run: what is in it, whose it is, and whether it may be written."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.errors import UserError
+from finetune.run.checkpoints import list_checkpoints
+from finetune.run.files import explain_disk_errors, remove_written, write_text
+from finetune.run.lock import MARKER, RunLock
+
+log = logging.getLogger(__name__)
+
+_RECIPE_HEAD = "# @package _global_\ndefaults:\n"
+_COMMAND_HEAD = '{\n  "command": [\n    "python",\n    "-m",\n    "finetune",'
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a job was started."""
+
+    folder: Path
+    """The run's folder."""
+    recipe: str
+    """The composed config as a recipe: the text of `config.yaml`."""
+    command: list[str]
+    """The words of the command line, with `python -m finetune`."""
+
+
+class RunFolder:
+    """Paths inside a run's folder.
+
+    Args:
+        root: the folder; need not exist yet.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.yaml"
+        self.metrics = root / "metrics.json"
+        self.mask_vae = root / "mask_vae.npz"
+        self.pictures = root / "pictures"
+        self.environment = root / "environment.json"
+        self.skipped = root / "skipped.jsonl"
+        self.log = root / "train.log"
+        self.checkpoints = root / "checkpoints"
+        self.predictions = root / "predictions"
+        self.adapter = root / "adapter"
+        self.model = root / "model"
+        self._lock = RunLock(root)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether this program wrote the folder: by its marker, or by files of a version without one."""
+        if (self.root / MARKER).is_file():
+            return True
+        heads = ((self.config, _RECIPE_HEAD), (self.environment, _COMMAND_HEAD))
+        return all(_starts_with(file, head) for file, head in heads)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a checkpoint was written to its end."""
+        return any(checkpoint.is_sealed for checkpoint in list_checkpoints(self.checkpoints))
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse a folder that may not be written, before anything slow is done; nothing is changed.
+
+        A run that is resumed need not be there yet: the command that a scheduler starts again and again is
+        the same each time.
+
+        Raises:
+            UserError: it holds something else, it holds a run and neither flag was given, or another
+                process writes in it.
+        """
+        with self._explaining():
+            if self.root.is_symlink() and not self.root.exists():
+                raise UserError(f"{self.root} is a link to nothing. Choose another run_name=.")
+            if self.root.exists() and not self.root.is_dir():
+                raise UserError(f"{self.root} is a file. Choose another run_name=.")
+            if not self.root.is_dir() or not any(self.root.iterdir()):
+                return
+            if not self.is_run:
+                raise UserError(
+                    f"{self.root} is not empty, and no run wrote what is in it (there is no {MARKER}): "
+                    "nothing in it is touched. Choose another run_name= or runs_dir=."
+                )
+            if not (resume or overwrite):
+                go_on = "continue it (resume=true), " if self.is_begun else ""
+                raise UserError(
+                    f"{self.root} already holds a run. Choose a name (run_name=NAME), {go_on}or replace it "
+                    "(overwrite=true)."
+                )
+            self._lock.acquire()
+
+    def claim(self, *, resume: bool, overwrite: bool) -> None:
+        """Make the folder and keep other processes out; a run that is overwritten goes now.
+
+        Only what a run writes is deleted. Other files stay where they are.
+
+        Raises:
+            UserError: see `check`; or the folder cannot be made.
+        """
+        self.check(resume=resume, overwrite=overwrite)
+        with self._explaining():
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            if overwrite and (kept := remove_written(self.root)):
+                names = ", ".join(str(file.relative_to(self.root)) for file in kept[:5])
+                log.warning("warning: %s: kept %d files that no run wrote: %s", self.root, len(kept), names)
+
+    def lock(self) -> None:
+        """Keep other processes from writing in a run that is there.
+
+        Raises:
+            UserError: another process writes in it.
+        """
+        with self._explaining():
+            self._lock.acquire()
+
+    def release(self) -> None:
+        """Let other processes write in it."""
+        self._lock.release()
+
+    def restore(self, files: dict[Path, str]) -> None:
+        """Write the marker and these files again where somebody deleted the folder while the run went on.
+
+        Args:
+            files: contents by path.
+        """
+        if self._lock.is_in_place and all(file.is_file() for file in files):
+            return
+        log.warning("warning: %s was deleted or replaced during the run; it is made again", self.root)
+        self._lock.release()
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        for file, text in files.items():
+            write_text(file, text)
+
+    def discard(self) -> None:
+        """Delete what a run wrote that never took a step; the folder goes if nothing else is in it."""
+        if self.root.is_dir():
+            kept = remove_written(self.root)
+            (self.root / MARKER).unlink(missing_ok=True)
+            if not kept and not self.root.is_symlink():
+                self.root.rmdir()
+        self._lock.release()
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            with explain_disk_errors(self.root):
+                yield
+        except OSError as error:
+            raise UserError(
+                f"{self.root} cannot be made or read: {error}. Choose another runs_dir= or run_name=."
+            ) from error
+
+
+def _starts_with(file: Path, head: str) -> bool:
+    try:
+        with file.open(encoding="utf-8") as stream:
+            return stream.read(len(head)) == head
+    except (OSError, ValueError):
+        return False
