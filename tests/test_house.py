@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "model": set(),
     "report": {"codecs"},
     "tasks": {"codecs", "metrics"},
-    "data": {"codecs", "tasks"},
+    "data": {"codecs", "tasks", "signals"},
     "evaluation": {"data", "tasks", "metrics", "processes", "signals"},
     "training": {"data", "model", "evaluation", "processes", "run", "signals"},
     "jobs": {

@@ -13,7 +13,8 @@ from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae
 from finetune.config.compose import compose, group_choices, known_recipes
 from finetune.data.rows import Splits
-from finetune.jobs.parts import build_task, build_validation
+from finetune.jobs.examples import build_validation
+from finetune.jobs.sources import build_task
 from finetune.jobs.target import call_target
 from finetune.metrics.metric import Metric
 from finetune.tasks.objects import ObjectsTask

@@ -63,6 +63,21 @@ def decode_rle(rle: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     Raises:
         ValueError: the run lengths are of another size, or do not fill it.
     """
+    runs = read_runs(rle, size)
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, runs).reshape(size, order="F")
+
+
+def read_runs(rle: Mapping[str, Any], size: tuple[int, int]) -> list[int]:
+    """Return the run lengths themselves: background first, in turn, column by column, pixels.
+
+    Args:
+        rle: as in `decode_rle`.
+        size: image height and width, pixels.
+
+    Raises:
+        ValueError: as in `decode_rle`.
+    """
     height, width = size
     if tuple(rle["size"]) != (height, width):
         raise ValueError(f"Expected run lengths of size {(height, width)}, but got {tuple(rle['size'])}.")
@@ -73,8 +88,7 @@ def decode_rle(rle: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     if sum(runs) != height * width or min(runs) < 0:
         got = f"{len(runs)} that sum to {sum(runs)}"
         raise ValueError(f"Expected run lengths that sum to {height * width} pixels, but got {got}.")
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape((height, width), order="F")
+    return runs
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:

@@ -7,13 +7,15 @@ Source: big_vision `pp/proj/paligemma/segmentation.py` (writing) and
 `evaluators/proj/paligemma/transfers/segmentation.py` (reading).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from finetune.codecs.boxes import DIVISOR, Reading, check_boxes, decode_boxes, encode_boxes
+from finetune.codecs.coco_mask import read_runs
 from finetune.codecs.mask_vae import SIDE, MaskVae
 
 
@@ -73,6 +75,31 @@ def encode_mask_codes(
             raise ValueError(f"Expected mask {row} to have pixels in its box {box.tolist()}, but got none.")
         crops.append(resize_crop(crop))
     return vae.encode(torch.stack(crops)).cpu().numpy()
+
+
+def has_pixels(rle: Mapping[str, Any], box_xyxy: np.ndarray, size: tuple[int, int]) -> bool:
+    """Return whether `crop_mask` of the drawn mask would have a pixel, without drawing it.
+
+    Args:
+        rle: COCO's run lengths.
+        box_xyxy: (4,) floats, pixels.
+        size: image height and width, pixels.
+
+    Raises:
+        ValueError: the run lengths are of another size, or do not fill it.
+    """
+    height, width = size
+    x_min, y_min, x_max, y_max = np.rint(box_xyxy).astype(int).clip(0, (width, height) * 2)
+    ends = np.cumsum(read_runs(rle, size))
+    # Runs of the mask, column by column, as far as they lie in the box's columns.
+    starts, stops = ends[:-1:2], ends[1::2]
+    starts, stops = starts.clip(x_min * height), stops.clip(max=x_max * height)
+    starts, stops = starts[stops > starts], stops[stops > starts]
+    top = starts % height
+    bottom = top + stops - starts
+    # A run covers rows of the column where it starts, and from row 0 on of the next ones.
+    first = (top < y_max) & (np.minimum(bottom, height) > y_min)
+    return y_max > y_min and bool((first | (bottom > height + y_min)).any())
 
 
 def crop_mask(mask: np.ndarray, box_xyxy: np.ndarray) -> np.ndarray:

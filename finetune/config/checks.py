@@ -112,7 +112,8 @@ def _mixture(dataset: MixtureDataset) -> Iterator[str]:
 
 
 def _own_files(dataset: OwnFiles) -> Iterator[str]:
-    if dataset.train is None:
+    # Without it a run can still be evaluated.
+    if dataset.train is None and dataset.validation is None:
         yield "dataset.train is missing: dataset.train=FILE."
     named = isinstance(dataset, YoloDataset)  # by the file's own `val`
     if dataset.validation is None and dataset.validation_fraction is None and not named:

@@ -339,6 +339,8 @@ class RunConfig:
     """Delete the run in its folder first."""
     seed: int = 0
     """Seed of the order of the data, its augmentation, the choice of suffixes, the adapters and dropout."""
+    check_images: bool = False
+    """`train`, `evaluate`: decode every image of the data beforehand, and report those that cannot be."""
     run: str | None = None
     """`evaluate`, `predict`: a finished run's folder."""
     adapter: str | None = None

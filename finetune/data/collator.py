@@ -54,6 +54,7 @@ class Collator:
             self._tokenizer.eos_token_id,
             self._tokenizer.pad_token_id,
         }
+        self._reserved_names: list[str] = self._tokenizer.convert_ids_to_tokens(sorted(self._reserved))
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Make a batch to train on, padded on the right.
@@ -162,6 +163,10 @@ class Collator:
         """Return the length of BOS, prefix, newline, suffix and EOS."""
         pieces = len(self._tokenize(prefix)) + len(self._tokenize(suffix))
         return 2 + len(self.newline) + pieces
+
+    def find_reserved(self, text: str) -> str | None:
+        """Return a reserved token that stands in a text, such as `<image>`, or None."""
+        return next((name for name in self._reserved_names if name in text), None)
 
     def _encode_prefix(self, example: Example) -> list[int]:
         images = [self.image_token_id] * (self.tokens_per_image * len(example.images))

@@ -1,7 +1,7 @@
 """From a row to an `Example`, one at a time, in the workers that also make the batches."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch.utils.data
@@ -74,7 +74,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         row = _name_part(self.rows[index])
         mark = f"{self.seed} {epoch} {row['id']}"
         draw = None if self.seed is None else random.Random(mark)
-        images = self._load_images(row)
+        images = self.load_images(row, f"{self.split} example `{row['id']}`")
         if len(images) == 1:
             row = self._with_size(row, images[0])
         if self.augment is not None and draw is not None:
@@ -93,8 +93,16 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             epoch=epoch,
         )
 
-    def _load_images(self, row: dict[str, Any]) -> list[Image.Image]:
-        where = f"{self.split} example `{row['id']}`"
+    def load_images(self, row: Mapping[str, Any], where: str) -> list[Image.Image]:
+        """Decode the images of a row.
+
+        Args:
+            row: with `image` or `images`.
+            where: the row, for the error message.
+
+        Raises:
+            UserError: one cannot be read.
+        """
         sources = row.get("images") or [row["image"]]
         return [load_image(source, where) for source in sources]
 
@@ -112,7 +120,9 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
     def iterate_rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows without their pictures: everything but these is quick to read."""
         columns = [name for name in self.rows.column_names if name not in PICTURES]
-        return map(_name_part, self.rows.select_columns(columns))
+        for batch in self.rows.select_columns(columns).iter(batch_size=100):
+            for values in zip(*batch.values(), strict=True):
+                yield _name_part(dict(zip(batch, values, strict=True)))
 
     def find_overflow(
         self, count_tokens: Callable[[str, str], int], budget: int, prefix_is_cut: bool = False

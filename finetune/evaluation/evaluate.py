@@ -1,25 +1,26 @@
 """A whole split: generate, score, and gather from all processes, no example twice and none lost."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from finetune import signals
 from finetune.data.collator import Collator
 from finetune.data.dataset import ExampleDataset
 from finetune.errors import UserError
 from finetune.evaluation.generate import Generation, generate_answers
 from finetune.example import Example
 from finetune.metrics.metric import Metric, compute_by_group
+from finetune.processes import raise_together, share
 from finetune.tasks.task import Answer, Task
 
 log = logging.getLogger(__name__)
@@ -96,20 +97,18 @@ def evaluate(
     """
     state = PartialState()
     own = range(state.process_index, len(dataset), state.num_processes)
-    loader = DataLoader(
-        Subset(dataset, own),
-        batch_size=generation.batch_size,
-        num_workers=generation.workers,
-        collate_fn=_EvaluationCollator(collator, compute_loss is not None),
+    batches = _load_batches(
+        dataset, own, _EvaluationCollator(collator, compute_loss is not None), generation
     )
     training = model.training
     model.eval()
     device = next(model.parameters()).device
     rows: list[dict[str, Any]] = []
     losses: list[float] = []
+    mistake: str | None = None
     try:
         with autocast or nullcontext():
-            for batch in tqdm(loader, desc="evaluate", unit="batch", disable=not state.is_main_process):
+            for batch in batches:
                 prompt = {name: value.to(device) for name, value in batch["prompt"].items()}
                 answers = generate_answers(model, prompt, tokenizer, generation)
                 pairs = zip(batch["rows"], answers, strict=True)
@@ -117,8 +116,11 @@ def evaluate(
                 if compute_loss is not None:
                     labelled = {name: value.to(device) for name, value in batch["labelled"].items()}
                     losses += compute_loss(model, labelled).tolist()
+    except UserError as error:
+        mistake = str(error)
     finally:
         model.train(training)
+    raise_together(mistake)
     rows = _gather(list(zip(own, rows, strict=True)))
     scores = compute_by_group(metric, rows)
     scores["confidence"] = sum(row["confidence"] for row in rows) / len(rows)
@@ -126,6 +128,21 @@ def evaluate(
         losses = _gather(list(zip(own, losses, strict=True)))
         scores["loss"] = sum(losses) / len(losses)
     return Evaluation(scores, rows)
+
+
+def _load_batches(
+    dataset: ExampleDataset, own: range, collate: _EvaluationCollator, generation: Generation
+) -> Iterable[dict[str, Any]]:
+    """Return the batches of this process, under a bar where standard error is a terminal."""
+    loader = DataLoader(
+        Subset(dataset, own),
+        batch_size=generation.batch_size,
+        num_workers=generation.workers,
+        collate_fn=collate,
+        worker_init_fn=signals.ignore_in_worker,
+    )
+    silent = None if PartialState().is_main_process else True
+    return tqdm(loader, desc="evaluate", unit="batch", disable=silent, leave=False)
 
 
 def _finish_row(row: dict[str, Any], answer: Answer, task: Task, metric: Metric) -> dict[str, Any]:
@@ -139,5 +156,5 @@ def _finish_row(row: dict[str, Any], answer: Answer, task: Task, metric: Metric)
 
 def _gather(own: list[tuple[int, Any]]) -> list[Any]:
     """Put the processes' shares back into the order of the split."""
-    shared = gather_object(own) if PartialState().num_processes > 1 else own
+    shared = [pair for part in share(own) for pair in part]
     return [value for _, value in sorted(shared, key=lambda pair: pair[0])]

@@ -2,26 +2,24 @@
 
 With `run=` the run's own config is the recipe, so that every value of it may be overridden
 (`evaluation.num_beams=3`), and scores and prediction rows go into the run's folder. Without it a recipe
-names data, task and metric, and the result is a folder of its own.
+names data, task and metric, and the result is a folder of its own. Only the validation split is read,
+unless it is a share of the training split (`dataset.validation_fraction`).
 """
 
 import logging
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 
 from finetune.config.schema import RunConfig
-from finetune.jobs.parts import (
-    build_collators,
-    build_evaluator,
-    build_task,
-    build_validation,
-    check_references,
-    format_scores,
-    load_splits,
-    set_up_logging,
-)
+from finetune.errors import UserError
+from finetune.jobs.describe import describe_run
+from finetune.jobs.examples import build_collators, build_validation, check_validation
+from finetune.jobs.parts import build_evaluator, format_scores, set_up_logging
 from finetune.jobs.pictures import write_pictures
+from finetune.jobs.sources import build_task, load_splits, name_source, record_data
 from finetune.jobs.target import call_target
 from finetune.jobs.trained import load_trained, point_at_result
 from finetune.metrics.metric import Metric
@@ -48,31 +46,84 @@ def run(config: RunConfig, launch: Launch) -> None:
         on_main(lambda: folder.check(resume=False, overwrite=config.overwrite))
     else:
         on_main(folder.lock)
+    read_metrics(folder.metrics if config.run else None)
     point_at_result(config, folder)
     checkpoint = load_config(config.model.path, config.model.revision, config.model.resolution)
     processor = load_processor(config.model.path, config.model.revision)
     _, collator = build_collators(config, processor)
     splits = load_splits(config, training=False)
-    validation = build_validation(config, splits, build_task(config, splits))
-    check_references(metric, validation)
+    task = build_task(config, splits)
+    validation = build_validation(config, splits, task)
+    validation, refused = check_validation(config, validation, collator, metric)
+    skipped = [*({"reason": fault} for fault in splits.skipped), *refused]
     model = load_trained(config, checkpoint)
     if config.run is None:
+        launch = record_data(launch, task)
         on_main(lambda: open_folder(folder, config, launch))
+    log.info("%s", describe_run(config, folder.root, None, validation))
     evaluation = build_evaluator(config, validation, collator, processor, metric)(model)
-    # Beside the run's own final predictions, which stay as they are.
-    rows = folder.predictions / f"validation{'.evaluate' if config.run else ''}.jsonl"
+    scored = {
+        "command": launch.command,
+        "dataset": name_source(config.dataset, "validation"),
+        "scores": evaluation.scores,
+    }
     with explain_disk_errors(folder.root):
         if PartialState().is_main_process:
-            write_jsonl(rows, evaluation.rows)
+            # Next to the run's own final predictions, which stay as they are.
+            rows = write_result(folder, scored, evaluation.rows, ".evaluate" if config.run else "")
             if config.run is None:
                 write_pictures(folder.pictures, validation, evaluation.rows, config.evaluation.pictures)
-            metrics = read_json(folder.metrics) if folder.metrics.is_file() else {}
-            scored = {"command": launch.command, "scores": evaluation.scores}
-            metrics["evaluate"] = [*metrics.get("evaluate", []), scored]
-            write_json(folder.metrics, metrics)
-    log.info("%s", format_scores(evaluation.scores))
-    log.info("prediction rows: %s", rows)
+            if skipped:
+                beside = rows.with_suffix(".skipped.jsonl")
+                write_jsonl(beside if config.run else folder.root / "skipped.jsonl", skipped)
+            log.info("validation (%s)  %s", scored["dataset"], format_scores(evaluation.scores))
+            log.info("prediction rows: %s", rows)
     folder.release()
+
+
+def read_metrics(file: Path | None) -> dict[str, Any]:
+    """Return what `metrics.json` holds, nothing where there is none.
+
+    Raises:
+        UserError: it cannot be read, or is not ours; found before anything is scored.
+    """
+    if file is None or not file.is_file():
+        return {}
+    metrics = read_json(file)
+    entries = metrics.get("evaluate", []) if isinstance(metrics, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(
+            f"{file}: expected an object as a run writes it, with a list of evaluations. Move it away, or "
+            "restore it."
+        )
+    return metrics
+
+
+def write_result(
+    folder: RunFolder, scored: dict[str, Any], rows: list[dict[str, Any]], ending: str
+) -> Path:
+    """Add an evaluation to `metrics.json`, and write its rows; those of the one before keep a number.
+
+    Args:
+        folder: of the run.
+        scored: the entry, without the name of its rows.
+        rows: the prediction rows.
+        ending: of their file's name, behind `validation`.
+
+    Returns:
+        The file of the rows.
+    """
+    metrics = read_metrics(folder.metrics)
+    entries: list[Any] = metrics.get("evaluate", [])
+    file = folder.predictions / f"validation{ending}.jsonl"
+    if entries and file.is_file():
+        kept = file.with_name(f"validation{ending}.{len(entries)}.jsonl")
+        file.rename(kept)
+        entries[-1] = {**entries[-1], "rows": str(kept.relative_to(folder.root))}
+    write_jsonl(file, rows)
+    entry = {**scored, "rows": str(file.relative_to(folder.root))}
+    write_json(folder.metrics, {**metrics, "evaluate": [*entries, entry]})
+    return file
 
 
 def open_folder(folder: RunFolder, config: RunConfig, launch: Launch) -> None:

@@ -10,7 +10,12 @@ from datasets import Dataset
 
 from finetune.codecs.mask_vae import fetch_mask_vae, load_mask_vae
 from finetune.codecs.train_mask_vae import crop_objects, save_mask_vae, train_mask_vae
+from finetune.config.datasets import MixtureDataset
+from finetune.config.schema import RunConfig
 from finetune.errors import UserError
+from finetune.tasks.mixture import MixedTask
+from finetune.tasks.objects import ObjectsTask
+from finetune.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +72,25 @@ def _collect_crops(rows: Dataset) -> torch.Tensor:
     return torch.stack(crops[:MOST_CROPS])
 
 
-def keep_mask_vae(source: str | None, target: Path) -> None:
-    """Copy the weights into the run's folder, so that its answers can be read wherever it is moved."""
-    if source is not None and not target.is_file():
-        shutil.copyfile(source, target)
+def keep_mask_vae(task: Task, target: Path) -> None:
+    """Copy the weights that a task writes masks with into the run's folder, where it has any.
+
+    The run's answers can then be read wherever the folder is moved.
+    """
+    tasks = task.tasks.values() if isinstance(task, MixedTask) else [task]
+    for one in tasks:
+        if isinstance(one, ObjectsTask) and one.masks and one.mask_vae and not target.is_file():
+            shutil.copyfile(one.mask_vae, target)
+
+
+def use_mask_vae(config: RunConfig, file: Path) -> None:
+    """Make a run's own weights those of its task, or of each task of its mixture that has masks."""
+    nodes = [config.task]
+    if isinstance(config.dataset, MixtureDataset):
+        nodes = [part["task"] for part in config.dataset.parts.values()]
+    for node in nodes:
+        if isinstance(node, dict):
+            if node.get("masks"):
+                node["mask_vae"] = str(file)
+        elif getattr(node, "masks", False):
+            node.mask_vae = str(file)

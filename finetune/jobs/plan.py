@@ -1,19 +1,26 @@
-"""What learns and how many steps there will be, without reading any weights.
+"""What learns, on which rows, and how many steps there will be, without reading any weights.
 
-Builds the architecture without memory, freezes and adapts it as the run would, and prints the table.
-Google's published checkpoints are known to it, so that it needs no network for them.
+Builds the architecture without memory, freezes and adapts it as the run would, and prints the table. Then
+the rows are read and checked as before a training. Google's published checkpoints are known to it, so that
+it needs no network for them.
 """
 
 import os
+import sys
 
 import torch
+from accelerate import PartialState
+from huggingface_hub import try_to_load_from_cache
 
 from finetune.config.schema import RunConfig
-from finetune.data.rows import Splits
-from finetune.errors import UserError
 from finetune.jobs.arguments import divide_run_batch
-from finetune.jobs.parts import limit_train, load_splits, prepare_model, quantization, set_up_logging
-from finetune.model.load import build_meta_model, load_config
+from finetune.jobs.describe import describe_run
+from finetune.jobs.examples import build_collators, build_train, build_validation, check_validation
+from finetune.jobs.parts import prepare_model, quantization, set_up_logging
+from finetune.jobs.sources import build_task, load_splits
+from finetune.jobs.target import call_target
+from finetune.metrics.metric import Metric
+from finetune.model.load import build_meta_model, load_config, load_processor
 from finetune.model.published import published_config
 from finetune.model.table import count_parameters, format_table
 from finetune.run.folder import Launch
@@ -24,8 +31,9 @@ def run(config: RunConfig, launch: Launch) -> None:
     """Print the plan of a run.
 
     Raises:
-        UserError: the checkpoint is unknown, or the settings do not fit it.
+        UserError: the checkpoint is unknown, the settings do not fit it, or the data cannot be used.
     """
+    PartialState(cpu=not torch.cuda.is_available())
     set_up_logging()
     model = config.model
     checkpoint = published_config(model.path)
@@ -34,23 +42,32 @@ def run(config: RunConfig, launch: Launch) -> None:
     base = build_meta_model(checkpoint, getattr(torch, model.dtype))
     learner = prepare_model(config, base)
     print(f"{model.path}, {checkpoint.vision_config.image_size} pixels")
-    print(format_table(count_parameters(learner, planned=quantization(config))))
-    print(_describe_steps(config))
+    print(format_table(count_parameters(learner, planned=quantization(config))), flush=True)
+    print(_describe_data(config))
 
 
-def _describe_steps(config: RunConfig) -> str:
-    """Count examples, batch and steps; the data may be out of reach."""
+def _describe_data(config: RunConfig) -> str:
+    """Read and check the rows; count examples, batch and steps."""
+    path, revision = config.model.path, config.model.revision
+    note = ""
+    if published_config(path) and not try_to_load_from_cache(path, "tokenizer.json", revision=revision):
+        note = f"\ntext lengths are not checked: the tokenizer of {path} is not on this machine"
+        path, revision, config.collator.max_text_length = "tiny", None, sys.maxsize
+    collator, evaluation_collator = build_collators(config, load_processor(path, revision))
+    splits = load_splits(config)
+    task = build_task(config, splits, codec=False)
+    metric: Metric = call_target(config.metric)
+    train, _ = build_train(config, splits, task, collator)
+    validation = build_validation(config, splits, task)
+    validation, _ = check_validation(config, validation, evaluation_collator, metric)
+
     trainer = config.trainer
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     size, accumulation = divide_run_batch(config, processes)
-    batch = size * accumulation * processes
-    try:
-        splits: Splits = load_splits(config)
-    except UserError as error:
-        return f"batch {batch}; steps unknown, for the data cannot be read: {error}"
-    examples = len(limit_train(config, splits))
+    batch, examples = size * accumulation * processes, len(train)
     steps = count_steps(examples, batch, trainer.num_train_epochs, trainer.max_steps)
     return (
-        f"{examples:,} train and {len(splits.validation):,} validation examples, batch {batch}: "
+        f"{describe_run(config, None, train, validation)}{note}\n"
+        f"{examples:,} train and {len(validation):,} validation examples, batch {batch}: "
         f"{steps:,} steps, {steps * batch / examples:.2f} epochs"
     )

@@ -1,20 +1,24 @@
-"""Ask a finished run (run=FOLDER), or any checkpoint and adapter, about pictures of your own.
+"""Ask a finished run (run=FOLDER), or any checkpoint and adapter, about images of your own.
 
 `image=` is a file or a folder, `prefix=` the prompt. Each answer is a JSON object, one a line, on standard
 output: `image`, `prefix`, `prediction`, `confidence`, and where the answer has locations `width`, `height`
 and `prediction_objects` with boxes in pixels, masks as run lengths and scores. `out=FOLDER` also gets the
-pictures, with what was found drawn in.
+images, with what was found drawn in. An image that cannot be decoded is left out and named at the end, with
+exit code 2.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import nn
+from transformers import PaliGemmaProcessor
 
 from finetune.codecs.objects import ObjectReader
 from finetune.config.schema import RunConfig
 from finetune.data.collator import Collator
-from finetune.data.images import PICTURE_SUFFIXES, load_image
+from finetune.data.images import PICTURE_SUFFIXES, load_image, read_size
 from finetune.errors import UserError
 from finetune.evaluation.generate import Generation, generate_answers
 from finetune.example import Example
@@ -23,6 +27,7 @@ from finetune.jobs.parts import half_precision, set_up_logging
 from finetune.jobs.trained import load_trained, point_at_result
 from finetune.model.load import load_config, load_processor
 from finetune.report.draw import draw_prediction
+from finetune.run.files import explain_disk_errors
 from finetune.run.folder import Launch, RunFolder
 from finetune.tasks.task import Answer
 
@@ -31,41 +36,64 @@ def run(config: RunConfig, launch: Launch) -> None:
     """Print the answers.
 
     Raises:
-        UserError: no picture or prompt, a picture cannot be read, or model and adapter do not fit.
+        UserError: no image or prompt, an image cannot be read, or model and adapter do not fit.
     """
     set_up_logging()
     folder = RunFolder(launch.folder)
     if config.prefix is None:
         raise UserError(f'Which prompt? prefix="..."{_prompt_of(folder) if config.run else "."}')
-    files = list(find_pictures(config.image))
+    files = find_pictures(config.image)
+    check_headers(files)
+    names = None if config.out is None else name_pictures(files, Path(str(config.image)), Path(config.out))
     point_at_result(config, folder)
-    reader = build_reader(config)
+    reader = build_reader(config, folder)
     processor = load_processor(config.model.path, config.model.revision)
     model = load_trained(config, load_config(config.model.path, config.model.revision, None))
-    collator = Collator(processor)
-    options = config.evaluation
+    broken: list[str] = []
+    size = config.evaluation.batch_size
+    for start in range(0, len(files), size):
+        examples = _decode(files[start : start + size], str(config.prefix), broken)
+        answers = ask(config, model, processor, examples) if examples else []
+        for example, answer in zip(examples, answers, strict=True):
+            row = build_row(example, answer, reader)
+            print(json.dumps(row, ensure_ascii=False), flush=True)
+            if names is not None:
+                with explain_disk_errors(names[example.id].parent):
+                    names[example.id].parent.mkdir(parents=True, exist_ok=True)
+                    draw_prediction(example.images[0], row).save(names[example.id])
+    if broken:
+        more = f" And {len(broken) - 3} more." if len(broken) > 3 else ""
+        raise UserError(f"{len(broken)} of {len(files)} images were left out: {' '.join(broken[:3])}{more}")
+
+
+def ask(
+    config: RunConfig, model: nn.Module, processor: PaliGemmaProcessor, examples: Sequence[Example]
+) -> list[Answer]:
+    """Generate one answer to each example."""
+    collator, options = Collator(processor), config.evaluation
     generation = Generation(
         max_new_tokens=options.max_new_tokens, num_beams=options.num_beams, batch_size=options.batch_size
     )
     device = next(model.parameters()).device
-    for start in range(0, len(files), generation.batch_size):
-        part = map(str, files[start : start + generation.batch_size])
-        examples = [Example(file, (load_image(file, file),), config.prefix, ()) for file in part]
-        batch = {**collator.build_prompt(examples), **collator.build_pixels(examples)}
-        with half_precision(config):
-            on_device = {name: value.to(device) for name, value in batch.items()}
-            answers = generate_answers(model, on_device, processor.tokenizer, generation)
-        for example, answer in zip(examples, answers, strict=True):
-            row = build_row(example, answer, reader)
-            print(json.dumps(row, ensure_ascii=False), flush=True)
-            if config.out is not None:
-                target = Path(config.out) / name_picture(Path(example.id), Path(str(config.image)))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                draw_prediction(example.images[0], row).save(target)
+    batch = {**collator.build_prompt(examples), **collator.build_pixels(examples)}
+    with half_precision(config):
+        on_device = {name: value.to(device) for name, value in batch.items()}
+        return generate_answers(model, on_device, processor.tokenizer, generation)
 
 
-def find_pictures(image: str | None) -> Iterator[Path]:
-    """Yield the picture, or all in a folder and those below it, by name.
+def _decode(files: Sequence[Path], prefix: str, broken: list[str]) -> list[Example]:
+    """Decode some images; what cannot be decoded is added to `broken`, with the reason."""
+    examples = []
+    for file in map(str, files):
+        try:
+            examples.append(Example(file, (load_image(file, "predict"),), prefix, ()))
+        except UserError as error:
+            broken.append(str(error).removeprefix("predict: "))
+    return examples
+
+
+def find_pictures(image: str | None) -> list[Path]:
+    """Return the image, or all in a folder and those below it, by name.
 
     Raises:
         UserError: there is none.
@@ -74,19 +102,65 @@ def find_pictures(image: str | None) -> Iterator[Path]:
         raise UserError("Which picture? image=FILE or image=FOLDER.")
     path = Path(image)
     if path.is_file():
-        yield path
-        return
+        return [path]
     if not path.is_dir():
         raise UserError(f"No picture {image}. Paths are relative to the current folder.")
     found = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
     if not found:
         raise UserError(f"{image} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))}).")
-    yield from found
+    return found
 
 
-def build_reader(config: RunConfig) -> ObjectReader:
-    """Return what reads boxes, and masks where the task has weights for them."""
+def check_headers(files: Sequence[Path]) -> None:
+    """Read the header of every image, before any weights are read.
+
+    Raises:
+        UserError: names those that are no images.
+    """
+    faults = []
+    for file in map(str, files):
+        try:
+            read_size(file, "predict")
+        except UserError as error:
+            faults.append(str(error).removeprefix("predict: "))
+    if faults:
+        more = f" And {len(faults) - 3} more of {len(files)}." if len(faults) > 3 else ""
+        raise UserError(f"{' '.join(faults[:3])}{more}")
+
+
+def name_pictures(files: Sequence[Path], source: Path, out: Path) -> dict[str, Path]:
+    """Return where each drawn image goes: below `out`, under the name of the original, as PNG.
+
+    Args:
+        files: the images.
+        source: the folder that they were found in, or the one image itself.
+        out: the folder for the drawn ones.
+
+    Raises:
+        UserError: `out` is a file, or an image would be overwritten by its own drawing.
+    """
+    taken = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
+    if taken is not None:
+        raise UserError(f"out={out}: {taken} is a file. Expected a folder for the drawn images.")
+    inside = {file: file.relative_to(source) if source.is_dir() else Path(file.name) for file in files}
+    stems = {name.with_suffix("") for name in inside.values()}
+    whole = len(stems) < len(files)  # cat.jpg and cat.png
+    names = {
+        str(file): out / (name.with_name(f"{name.name}.png") if whole else name.with_suffix(".png"))
+        for file, name in inside.items()
+    }
+    originals = {file.resolve() for file in files}
+    for target in names.values():
+        if target.resolve() in originals:
+            raise UserError(f"out={out}: {target} is one of the images itself. Choose another folder.")
+    return names
+
+
+def build_reader(config: RunConfig, folder: RunFolder) -> ObjectReader:
+    """Return what reads boxes, and masks where the run or the task has weights for them."""
     divisor = getattr(config.task, "divisor", 1023)
+    if config.run is not None and folder.mask_vae.is_file():
+        return ObjectReader(divisor, str(folder.mask_vae))
     setting = getattr(config.task, "mask_vae", None) if getattr(config.task, "masks", False) else None
     return ObjectReader(divisor, None if setting is None else str(find_mask_vae(setting)))
 
@@ -102,20 +176,16 @@ def build_row(example: Example, answer: Answer, reader: ObjectReader) -> dict[st
     if "<loc" in answer.text:
         width, height = example.images[0].size
         objects = reader.read(answer.text, (height, width), answer.token_ends, answer.probabilities)
+        for one in objects:
+            one["box_xyxy"] = [round(side, 2) for side in one["box_xyxy"]]
         row |= {"width": width, "height": height, "prediction_objects": objects}
     return row
 
 
-def name_picture(file: Path, source: Path) -> Path:
-    """Return a drawn picture's name inside `out`: that of the original below its folder, as PNG."""
-    inside = file.relative_to(source) if source.is_dir() else Path(file.name)
-    return inside.with_name(f"{inside.name}.png")
-
-
 def _prompt_of(folder: RunFolder) -> str:
     """Return one of the prompts that the run was evaluated with, for the message."""
-    rows = folder.predictions / "validation.jsonl"
-    if not rows.is_file():
+    try:
+        with (folder.predictions / "validation.jsonl").open(encoding="utf-8") as lines:
+            return f", such as this run's own: prefix={json.loads(next(lines))['prefix']!r}"
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return "."
-    with rows.open(encoding="utf-8") as lines:
-        return f", such as this run's own: prefix={json.loads(next(lines))['prefix']!r}"

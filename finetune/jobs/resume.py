@@ -11,6 +11,7 @@ from yaml import YAMLError
 
 from finetune.config.schema import RunConfig
 from finetune.errors import UserError
+from finetune.jobs.sources import RECORDED
 from finetune.run.checkpoints import Checkpoint, find_resume_point, read_state
 from finetune.run.folder import Launch, RunFolder
 from finetune.training.callbacks import StopWithoutImprovement
@@ -95,7 +96,8 @@ def check_same_settings(file: Path, recipe: str) -> None:
 
 def _differences(before: Any, after: Any, prefix: str) -> list[str]:
     if not (isinstance(before, dict) and isinstance(after, dict)):
-        return [] if before == after else [prefix]
+        # Before the data are read, what is taken from them is not known.
+        return [] if before == after or (after is None and RECORDED.fullmatch(prefix)) else [prefix]
     return [
         key
         for name in sorted(before.keys() | after.keys())

@@ -29,20 +29,15 @@ from finetune.jobs.arguments import (
     point_tracker,
     tower_rates,
 )
+from finetune.jobs.describe import describe_run
+from finetune.jobs.examples import build_collators, build_train, build_validation, check_validation
 from finetune.jobs.mask_codec import keep_mask_vae
 from finetune.jobs.parts import (
-    build_collators,
     build_evaluator,
-    build_task,
-    build_train,
-    build_validation,
-    check_references,
     format_scores,
     load_base,
-    load_splits,
     prepare_model,
     set_up_logging,
-    warn_of_shared_examples,
 )
 from finetune.jobs.pictures import write_pictures
 from finetune.jobs.results import (
@@ -52,7 +47,13 @@ from finetune.jobs.results import (
     measure_training,
     save_result,
 )
-from finetune.jobs.resume import check_folder, has_stopped_early, resume_command
+from finetune.jobs.resume import (
+    check_folder,
+    check_same_settings,
+    has_stopped_early,
+    resume_command,
+)
+from finetune.jobs.sources import build_task, load_splits, record_data, warn_of_shared_examples
 from finetune.jobs.target import call_target
 from finetune.metrics.metric import Metric
 from finetune.model.dropout import drop_residual_branches
@@ -78,6 +79,7 @@ def run(config: RunConfig, launch: Launch) -> None:
         SystemExit: a signal ended the run, after a checkpoint was saved.
     """
     started = time.monotonic()
+    signals.advise("Nothing was trained yet: the same command starts again.")
     PartialState(cpu=not torch.cuda.is_available())
     set_up_logging()
     folder = RunFolder(launch.folder)
@@ -91,9 +93,12 @@ def run(config: RunConfig, launch: Launch) -> None:
     splits = load_splits(config)
     task = build_task(config, splits)
     train, dropped = build_train(config, splits, task, collator)
-    dropped = [*({"reason": fault} for fault in splits.skipped), *dropped]
     validation = build_validation(config, splits, task)
-    check_references(metric, validation)
+    validation, refused = check_validation(config, validation, evaluation_collator, metric)
+    dropped = [*({"reason": fault} for fault in splits.skipped), *dropped, *refused]
+    launch = record_data(launch, task)
+    if config.resume:
+        on_main(lambda: check_same_settings(folder.config, launch.recipe))
 
     model = build_learner(config, checkpoint)
     evaluate = LastEvaluations(build_evaluator(config, validation, evaluation_collator, processor, metric))
@@ -104,9 +109,10 @@ def run(config: RunConfig, launch: Launch) -> None:
     texts = on_main(lambda: open_folder(folder, config, launch, dropped))
     trainer.before_save = lambda: folder.restore(texts)
     with discarded_unless_trained(folder, trainer), explain_disk_errors(folder.root):
-        on_main(lambda: keep_mask_vae(getattr(task, "mask_vae", None), folder.mask_vae))
+        on_main(lambda: keep_mask_vae(task, folder.mask_vae))
         set_up_logging(folder.log)
         warn_of_shared_examples(splits)
+        log.info("%s", describe_run(config, folder.root, train, validation))
         log.info("%s", format_table(count_parameters(model)))
         sizes = (len(train), len(validation), trainer.global_batch, trainer.args.max_steps)
         log.info("%d train and %d validation examples, batch %d, %d steps", *sizes)
@@ -262,7 +268,6 @@ def train_or_stop(
 @contextmanager
 def discarded_unless_trained(folder: RunFolder, trainer: PaliGemmaTrainer) -> Iterator[None]:
     """Delete the folder again where a mistake or a signal ends the block before the first step."""
-    signals.advise("Nothing was trained yet: the same command starts again.")
     try:
         yield
     except (UserError, signals.Interrupted):

@@ -7,6 +7,7 @@ from transformers import PaliGemmaConfig
 
 from finetune.config.schema import RunConfig
 from finetune.errors import UserError
+from finetune.jobs.mask_codec import use_mask_vae
 from finetune.jobs.parts import load_base
 from finetune.model.load import load_adapter
 from finetune.run.folder import RunFolder
@@ -25,7 +26,7 @@ def point_at_result(config: RunConfig, folder: RunFolder) -> None:
     if config.run is None:
         return
     if folder.mask_vae.is_file():
-        config.task.mask_vae = str(folder.mask_vae)
+        use_mask_vae(config, folder.mask_vae)
     if folder.adapter.is_dir():
         config.adapter = str(folder.adapter)
     elif folder.model.is_dir():

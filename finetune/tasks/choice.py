@@ -12,6 +12,7 @@ from finetune.tasks.task import (
     Row,
     Text,
     check_columns,
+    check_names,
     fill_template,
     read_texts,
     template_columns,
@@ -44,8 +45,10 @@ class ChoiceTask:
         """Raise if the rows lack a column that the task reads.
 
         Raises:
-            UserError: a column is missing; the message lists those there are.
+            UserError: a column is missing, or a template has a name that is not known.
         """
+        check_names(self.choice, ("letter", "text"), "task.choice")
+        check_names(self.suffix, ("letter", "text"), "task.suffix")
         names = [name for name in template_columns(self.prompt) if name != "choices"]
         wanted = dict.fromkeys(names, f"task.prompt={self.prompt!r}")
         wanted[self.choices] = f"task.choices={self.choices}"
@@ -61,6 +64,11 @@ class ChoiceTask:
         texts, answer = read_texts(row, self.choices), row[self.answer]
         if not 1 < len(texts) <= len(ascii_uppercase):
             raise UserError(f"Row `{row['id']}`: expected 2 to 26 choices, got {len(texts)}.")
+        if answer is not None and not isinstance(answer, int):
+            raise UserError(
+                f"Row `{row['id']}`: expected column `{self.answer}` to be the number of the right choice, "
+                f"from 0, but got {answer!r}."
+            )
         if answer is not None and not 0 <= answer < len(texts):
             raise UserError(
                 f"Row `{row['id']}`: answer {answer} is none of its {len(texts)} choices (from 0)."

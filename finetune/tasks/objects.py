@@ -71,10 +71,17 @@ class ObjectsTask:
         return Text(self._prefix(row), (self._write(objects, row, codes),))
 
     def measure_text(self, row: Row) -> Text:
-        """Return text of the same length, with the same code for every mask."""
+        """Return text of the same length, with the same code for every mask.
+
+        Raises:
+            UserError: as in `build_text`.
+        """
         objects = self._wanted(row)
         codes = [[0] * CODES_PER_MASK] * len(objects) if self.masks else None
-        return Text(self._prefix(row), (self._write(objects, row, codes),))
+        text = Text(self._prefix(row), (self._write(objects, row, codes),))
+        if self.masks:
+            self._check_masks(objects, row)
+        return text
 
     def build_target(self, row: Row) -> dict[str, Any]:
         """Return `width`, `height` and `objects`, crowds among them."""
@@ -105,7 +112,7 @@ class ObjectsTask:
                     hint = suggest(one["label"], list(self.labels))
                     raise UserError(
                         f"Row `{row['id']}`: class `{one['label']}` is not in task.labels.{hint} They are: "
-                        f"{', '.join(self.labels)}."
+                        f"{list_names(self.labels)}."
                     )
         if self.classes == "one":
             objects = [one for one in objects if one["label"] == row[ASKED]]
@@ -143,6 +150,22 @@ class ObjectsTask:
         except ValueError as error:
             raise UserError(f"Row `{row['id']}`: {error}") from error
 
+    def _check_masks(self, objects: Sequence[Mapping[str, Any]], row: Row) -> None:
+        """Find what `_encode_masks` would refuse, without drawing a mask."""
+        from finetune.codecs.masks import has_pixels
+
+        for number, one in enumerate(objects):
+            box = one["box_xyxy"]
+            try:
+                seen = has_pixels(one["mask_rle"], np.asarray(box), (row["height"], row["width"]))
+            except ValueError as error:
+                raise UserError(f"Row `{row['id']}`: object `{one['label']}`: {error}") from error
+            if not seen:
+                raise UserError(
+                    f"Row `{row['id']}`: Expected mask {number} to have pixels in its box {list(box)}, but "
+                    "got none."
+                )
+
     def _encode_masks(self, objects: Sequence[Mapping[str, Any]], row: Row) -> list[list[int]]:
         from finetune.codecs.coco_mask import decode_rle
         from finetune.codecs.masks import encode_mask_codes
@@ -163,3 +186,9 @@ class ObjectsTask:
         if self.mask_vae is None:
             raise UserError("Masks need task.mask_vae: published, own, or a file of weights.")
         return load_mask_vae(Path(self.mask_vae))
+
+
+def list_names(names: Sequence[str], most: int = 20) -> str:
+    """Return names as a list for a message, cut where there are many."""
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from random import Random
 from string import Formatter
+from types import NoneType
 from typing import Any, NamedTuple, Protocol
 
 from finetune.errors import UserError
@@ -62,8 +63,37 @@ class Task(Protocol):
 
 
 def template_columns(template: str) -> list[str]:
-    """Return the names in the braces of a template."""
-    return [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    """Return the names in the braces of a template.
+
+    Raises:
+        UserError: a brace is not closed, or there is not one plain name in a pair of them.
+    """
+    try:
+        fields = [field for field in Formatter().parse(template) if field[1] is not None]
+    except ValueError as error:
+        raise UserError(
+            f"The template {template!r} cannot be read ({error}). Write {{{{ and }}}} for braces that are "
+            "part of the text."
+        ) from error
+    for _, name, specification, conversion in fields:
+        if not name or name.isdigit() or specification or conversion or {*".["} & {*name}:
+            raise UserError(
+                f"The template {template!r}: expected the name of a column in each pair of braces, such as "
+                f"{{question}}, but got {{{name}}}. Write {{{{ and }}}} for braces that belong to the text."
+            )
+    return [str(name) for _, name, _, _ in fields]
+
+
+def check_names(template: str, names: tuple[str, ...], option: str) -> None:
+    """Raise if a template has other names in its braces than those that are known.
+
+    Raises:
+        UserError: names the option and the known names.
+    """
+    for name in template_columns(template):
+        if name not in names:
+            known = ", ".join(f"{{{name}}}" for name in names)
+            raise UserError(f"{option}={template!r} has no value for {{{name}}}; it may use {known}.")
 
 
 def fill_template(template: str, row: Row, **values: str) -> str:
@@ -94,6 +124,11 @@ def read_texts(row: Row, column: str) -> tuple[str, ...]:
         UserError: an item of the list is no text; the message names row and column.
     """
     value = row[column]
+    if not isinstance(value, (str, list, tuple, NoneType)):
+        raise UserError(
+            f"Row `{row.get('id')}`: expected column `{column}` to be a text or a list of texts, but got "
+            f"{value!r}."
+        )
     texts = (value,) if isinstance(value, str) else tuple(value or ())
     for place, text in enumerate(texts):
         if not isinstance(text, str):

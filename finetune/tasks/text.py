@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from finetune.codecs.boxes import decode_boxes
+from finetune.codecs.boxes import Reading, decode_boxes
 from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError
 from finetune.tasks.task import (
@@ -60,7 +60,7 @@ class TextTask:
         """Return `references`; for boxes `width`, `height` and `objects`.
 
         Raises:
-            UserError: a suffix that should be boxes is not, or there is none.
+            UserError: a suffix that should be boxes is not, has an inverted one, or there is none.
         """
         answers = self._answers(row)
         if not self.objects:
@@ -70,12 +70,22 @@ class TextTask:
                 f"Row `{row['id']}`: column `{self.answers}` has no suffix, so that its boxes are unknown. "
                 'Write "" where the picture has no objects, or leave the row out of the data.'
             )
-        reading = decode_boxes(answers[0], (row["height"], row["width"]))
-        if reading.leftovers:
-            left = reading.leftovers[0]
-            raise UserError(f"Row `{row['id']}`: its suffix is not all boxes: {left.text!r} {left.reason}.")
-        objects = [{"label": one.label, "box_xyxy": list(one.box_xyxy)} for one in reading.objects]
+        size = (row["height"], row["width"])
+        readings = [decode_boxes(answer, size) for answer in answers]
+        for reading in readings:
+            self._check_boxes(reading, row)
+        objects = [{"label": one.label, "box_xyxy": list(one.box_xyxy)} for one in readings[0].objects]
         return {"width": row["width"], "height": row["height"], "objects": objects}
+
+    def _check_boxes(self, reading: Reading, row: Row) -> None:
+        for left in reading.leftovers:
+            raise UserError(f"Row `{row['id']}`: its suffix is not all boxes: {left.text!r} {left.reason}.")
+        for number, one in enumerate(reading.objects, 1):
+            if one.reordered:
+                raise UserError(
+                    f"Row `{row['id']}`: box {number} of its suffix is inverted: expected y_min, x_min, "
+                    "y_max, x_max, but a maximum stands before its minimum."
+                )
 
     def read_answer(self, answer: Answer, target: Mapping[str, Any]) -> dict[str, Any]:
         """Return nothing: text is scored as it is; for boxes `prediction_objects`."""

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,10 @@ class PaliGemmaTrainer(Trainer):
         return int(self._train_batch_size * accumulation * self.accelerator.num_processes)
 
     def check_settings(self) -> None:
-        """Build optimizer, schedule and loader, which read their settings only then.
+        """Build optimizer, schedule, loader and the first batch, which read their settings only then.
 
         Raises:
-            UserError: one of them refuses its settings.
+            UserError: one of them refuses its settings, or an example of the first batch cannot be read.
         """
         try:
             self.create_optimizer()
@@ -118,11 +119,20 @@ class PaliGemmaTrainer(Trainer):
                 f"trainer.lr_scheduler_type ({self.args.lr_scheduler_type}), trainer.adam_* and "
                 "trainer.dataloader_*."
             ) from error
+        mistake: str | None = None
+        try:
+            first = islice(self._get_train_sampler(), self._train_batch_size)
+            self.data_collator([self.train_dataset[key] for key in first])
+        except UserError as error:
+            mistake = str(error)
+        raise_together(mistake)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return Trainer's loader, whose workers leave signals to this process."""
         loader: DataLoader[Any] = super().get_train_dataloader()
-        loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
+        # accelerate hands on what is read of its loader, but not what is set.
+        base = getattr(loader, "base_dataloader", loader)
+        base.worker_init_fn = partial(_start_worker, base.worker_init_fn)
         return loader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:

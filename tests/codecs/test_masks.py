@@ -7,8 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from finetune.codecs.coco_mask import encode_rle
 from finetune.codecs.mask_vae import MaskVae
-from finetune.codecs.masks import decode_masks, encode_mask_codes, encode_masks, paste_mask, resize_crop
+from finetune.codecs.masks import (
+    crop_mask,
+    decode_masks,
+    encode_mask_codes,
+    encode_masks,
+    has_pixels,
+    paste_mask,
+    resize_crop,
+)
 
 SIZE = (120, 200)
 
@@ -234,3 +243,14 @@ def test_a_vae_that_loses_nothing_gives_the_masks_back(
         assert mask is not None
         # Rounded when cut, truncated when pasted: one pixel of an object of 30 may be lost at an edge.
         assert (mask & expected).sum() / (mask | expected).sum() > 0.85
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_pixels_in_a_box_are_found_in_the_run_lengths_as_in_the_drawn_mask(data: st.DataObject) -> None:
+    size = (data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7)))
+    pixels = data.draw(st.lists(st.booleans(), min_size=size[0] * size[1], max_size=size[0] * size[1]))
+    mask = np.array(pixels).reshape(size)
+    sides = [sorted(data.draw(st.tuples(st.floats(-1, 9), st.floats(-1, 9)))) for _ in "xy"]
+    box = np.array([sides[0][0], sides[1][0], sides[0][1], sides[1][1]])
+    assert has_pixels(encode_rle(mask), box, size) == crop_mask(mask, box).any()

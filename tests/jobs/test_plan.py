@@ -1,8 +1,10 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from PIL import Image
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -23,11 +25,11 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_published_figures_are_reached_from_the_command_line(
     command: Command, words: str, figure: str
 ) -> None:
-    code, out, _ = command("plan", "recipe=vqav2_qlora", *words.split())
-    assert code == 0
+    code, out, err = command("plan", "recipe=vqav2_qlora", *words.split())
+    assert code == 2
     assert figure in out
     assert "bfloat16+nf4" in out
-    assert "steps unknown, for the data cannot be read" in out
+    assert "The data set `" in err or "cannot be reached" in err, err
 
 
 def test_the_steps_are_counted_from_the_data(command: Command) -> None:
@@ -46,5 +48,58 @@ def test_a_plan_writes_nothing(command: Command, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("model", ["paligemma2_3b", "paligemma2_10b", "paligemma2_28b"])
 def test_paligemma_2_is_known_in_all_sizes(command: Command, model: str) -> None:
     code, out, _ = command("plan", "recipe=vqav2_lora", f"model={model}")
-    assert code == 0
+    assert code == 2  # the data cannot be reached
     assert "language_model" in out
+
+
+def write_jsonl(folder: Path, **last: object) -> list[str]:
+    row = {"image": "a.png", "prefix": "what color?", "suffix": "red"}
+    Image.new("RGB", (30, 20)).save(folder / "a.png")
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, [row, {**row, **last}])))
+    words = ["recipe=jsonl_qlora", "dataset.validation_fraction=null"]
+    return [*words, f"dataset.train={folder}/rows.jsonl", f"dataset.validation={folder}/rows.jsonl"]
+
+
+def test_a_plan_shows_model_device_data_and_the_first_prompt(command: Command, tmp_path: Path) -> None:
+    code, out, _ = command("plan", *write_jsonl(tmp_path), "model=tiny")
+    assert code == 0
+    assert "model tiny on cpu" in out
+    assert f"2 train rows ({tmp_path}/rows.jsonl)" in out
+    assert "first example: 'what color?' -> 'red'" in out
+
+
+@pytest.mark.parametrize(
+    ("last", "words", "message"),
+    [
+        pytest.param({"suffix": "red " * 200}, ["model=tiny"], "train examples are too long", id="long"),
+        pytest.param({"suffix": " "}, [], "Row `2`: its suffix has no text", id="blank"),
+        pytest.param({}, ["task.prompt={nothing}"], "The task reads column `nothing`", id="column"),
+        pytest.param({}, ["task.prompt=answer {"], "cannot be read", id="template"),
+        pytest.param({}, ["metric=pair_accuracy"], "this metric needs a `group`", id="metric"),
+    ],
+)
+def test_what_would_stop_a_training_stops_its_plan(
+    command: Command, tmp_path: Path, last: dict[str, object], words: list[str], message: str
+) -> None:
+    code, out, err = command("plan", *write_jsonl(tmp_path, **last), *words)
+    assert code == 2
+    assert message in err
+    assert "learning: " in out
+
+
+def test_lengths_are_not_checked_without_the_checkpoints_own_tokenizer(
+    command: Command, tmp_path: Path
+) -> None:
+    code, out, _ = command("plan", *write_jsonl(tmp_path, suffix="red " * 200))
+    assert code == 0
+    assert "text lengths are not checked: the tokenizer of google/paligemma" in out
+
+
+def test_a_plan_of_masks_trains_no_codec(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
+    code, out, _ = command("plan", "recipe=quickstart_segment", "dataset.train=64", "dataset.validation=4")
+    assert code == 0
+    assert "<seg000>" in out
+    assert not (tmp_path / "cache").exists()

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from finetune.cli import main
 from finetune.codecs.coco_mask import decode_rle
 from finetune.data.canvas import load_canvases
 from finetune.data.images import load_image
+from finetune.jobs.predict import name_pictures
+from tests.conftest import noise_image
 
 Command = Callable[..., tuple[int, str, str]]
 FEW_STEPS = ["trainer.max_steps=1", "trainer.limit=4", "evaluation.limit=12", "dataset.train=64"]
@@ -55,11 +58,11 @@ def test_every_picture_of_a_folder_is_asked_and_drawn(inside: Path, command: Com
     assert [row["image"] for row in rows] == [f"pictures/{name}.png" for name in names]
     assert {row["prefix"] for row in rows} == {"detect all classes"}
     for name, row in zip(names, rows, strict=True):
-        with Image.open(inside / f"drawn/{name}.png.png") as drawn:
+        with Image.open(inside / f"drawn/{name}.png") as drawn:
             assert drawn.width >= 320
         for one in row.get("prediction_objects", []):
             assert 0 <= one["score"] <= 1
-            assert len(one["box_xyxy"]) == 4
+            assert [round(side, 2) for side in one["box_xyxy"]] == one["box_xyxy"]
 
 
 def test_masks_are_read_with_the_runs_own_weights(inside: Path, command: Command) -> None:
@@ -106,12 +109,45 @@ def test_scores_of_masks_are_read_from_text_with_the_weights(inside: Path, comma
         (["prefix=x", "image=nowhere.png"], "No picture nowhere.png"),
         (["prefix=x", "image=runs/quickstart_detect/predictions"], "holds no picture"),
         (["prefix=x", "image=bare.txt"], "not a picture that Pillow can read"),
+        (["prefix=x", "image=pictures", "out=bare.txt"], "bare.txt is a file. Expected a folder"),
+        (["prefix=x", "image=pictures", "out=bare.txt/in"], "bare.txt is a file. Expected a folder"),
+        (["prefix=x", "image=pictures", "out=pictures"], "is one of the images itself"),
+        (["prefix=x", "image=mixed"], "3.png` is not a picture that Pillow can read"),
     ],
 )
 def test_a_mistake_is_told_before_weights_are_read(
     inside: Path, command: Command, words: list[str], message: str
 ) -> None:
     (inside / "bare.txt").write_text("no picture")
+    (inside / "mixed").mkdir(exist_ok=True)
+    shutil.copy(inside / "pictures/validation-0.png", inside / "mixed/2.png")
+    (inside / "mixed/3.png").write_text("no picture")
     code, out, err = command("predict", "run=runs/quickstart_detect", *words)
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_an_image_that_cannot_be_decoded_does_not_cost_the_others(inside: Path, command: Command) -> None:
+    (inside / "cut").mkdir()
+    for name in ("1.png", "2.png", "3.png"):
+        noise_image(0, 64, 64).save(inside / "cut" / name)
+    (inside / "cut/2.png").write_bytes((inside / "cut/2.png").read_bytes()[:-3000])
+    code, out, err = command(
+        "predict", "run=runs/quickstart_detect", "image=cut", "prefix=detect all classes"
+    )
+    assert code == 2
+    assert [json.loads(line)["image"] for line in out.splitlines()] == ["cut/1.png", "cut/3.png"]
+    assert "1 of 3 images were left out: image `cut/2.png` cannot be decoded" in err
+
+
+def test_drawings_are_named_after_their_images_and_none_replaces_another(tmp_path: Path) -> None:
+    files = [tmp_path / "in" / name for name in ("a.jpg", "b/a.jpg")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    names = name_pictures(files, tmp_path / "in", tmp_path / "out")
+    assert list(names.values()) == [tmp_path / "out/a.png", tmp_path / "out/b/a.png"]
+    files.append(tmp_path / "in/a.png")
+    names = name_pictures(files, tmp_path / "in", tmp_path / "out")
+    expected = ["a.jpg.png", "b/a.jpg.png", "a.png.png"]
+    assert list(names.values()) == [tmp_path / "out" / name for name in expected]

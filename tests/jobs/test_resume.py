@@ -125,7 +125,7 @@ def kill_my_group(number: signal.Signals) -> None:
 SIGNALLED: dict[str, tuple[Any, str, int]] = {
     "while the base is loaded": (TRAIN, "load_base", 1),
     "in the final save": (RESULTS, "write_folder", 1),
-    "in the final evaluation": (finetune.evaluation.evaluate, "generate_answers", 10),
+    "after the final evaluation": (TRAIN, "write_pictures", 1),
     "in a step": (PaliGemmaTrainer, "compute_loss", 3),
     "in an evaluation": (finetune.evaluation.evaluate, "generate_answers", 3),
     "in a save": (TRAINER, "seal", 1),
@@ -176,7 +176,7 @@ def test_a_fault_in_the_middle_keeps_what_was_trained_and_the_run_goes_on_once_i
         "recipe=jsonl_qlora", "model=tiny", "dataset.train=train.jsonl", "dataset.validation=train.jsonl",
         "dataset.validation_fraction=null", "trainer.global_batch_size=2", "trainer.max_steps=5",
         "evaluation=default", "evaluation.metric_for_best_model=null", "trainer.dataloader_num_workers=1",
-        "peft.lora_dropout=0.1", "seed=3",
+        "peft.lora_dropout=0.1", "seed=1",
     ]  # fmt: skip
 
     def cut_later() -> None:

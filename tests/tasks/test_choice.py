@@ -1,4 +1,5 @@
 import random
+from typing import Any
 
 import pytest
 
@@ -53,3 +54,23 @@ def test_an_answer_that_is_no_choice_is_refused(change: dict[str, object], messa
 def test_a_missing_column_is_named_with_the_option() -> None:
     with pytest.raises(UserError, match=r"column `hint` \(task.prompt"):
         ChoiceTask("{hint} {choices}").check_columns(["question", "choices", "answer"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"choice": "({leter}) {text}"}, r"task.choice='.*' has no value for {leter}; it may use {letter}"),
+        ({"suffix": "{answer}"}, r"task.suffix='{answer}' has no value for {answer}"),
+    ],
+)
+def test_a_name_that_a_choice_does_not_have_is_refused_at_once(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        ChoiceTask("{choices}", **options).check_columns(["choices", "answer"])
+
+
+@pytest.mark.parametrize("answer", ["B", 1.5, ["x"]])
+def test_an_answer_that_is_no_index_is_named(answer: object) -> None:
+    with pytest.raises(UserError, match="Row `7`: expected column `answer` to be the number"):
+        LETTERS.build_text({**ROW, "answer": answer})

@@ -116,6 +116,22 @@ def test_a_mask_is_written_as_sixteen_codes_and_measured_as_many(weights: str) -
     assert decode_rle(found[0]["mask_rle"], (64, 64)).shape == (64, 64)
 
 
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        pytest.param(
+            np.pad(np.ones((9, 9), bool), ((40, 15), (40, 15))), "mask 0 to have pixels", id="beside"
+        ),
+        pytest.param(np.ones((60, 60), bool), r"run lengths of size \(64, 64\)", id="of another size"),
+    ],
+)
+def test_a_mask_that_cannot_be_written_is_found_without_the_weights(mask: Any, message: str) -> None:
+    objects = [thing("cat", (20, 10, 40, 30), mask=encode_rle(mask))]
+    row = {"id": "1", "width": 64, "height": 64, "objects": objects}
+    with pytest.raises(UserError, match=f"Row `1`: .*{message}"):
+        ObjectsTask("segment {labels}", LABELS, masks=True).measure_text(row)
+
+
 def test_an_object_without_a_mask_cannot_be_learnt_as_one(weights: str) -> None:
     with pytest.raises(UserError, match="object `dog` has no mask to learn from"):
         ObjectsTask("x", LABELS, masks=True, mask_vae=weights).build_text(ROW)

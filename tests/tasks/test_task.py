@@ -63,3 +63,27 @@ def test_one_text_a_list_or_null_are_lists_of_texts() -> None:
 def test_a_null_among_texts_is_named_by_row_column_and_place(task: Task, column: str) -> None:
     with pytest.raises(UserError, match=f"Row `7`: .* column `{column}` .* null at place 1"):
         task.build_text({**ROW, column: ["x", None]})
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        pytest.param("answer {", "cannot be read", id="open"),
+        pytest.param("answer } x", "cannot be read", id="closed"),
+        pytest.param("answer {}", "expected the name of a column", id="no name"),
+        pytest.param("answer {0}", "expected the name of a column", id="number"),
+        pytest.param("answer {hint.upper}", "expected the name of a column", id="attribute"),
+        pytest.param("answer {hint[0]}", "expected the name of a column", id="item"),
+        pytest.param("answer {hint:d}", "expected the name of a column", id="format"),
+        pytest.param("answer {hint!r}", "expected the name of a column", id="conversion"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_is_refused_with_the_columns(template: str, message: str) -> None:
+    tasks: list[Task] = [TextTask(template, "answers"), ChoiceTask(template), ObjectsTask(template)]
+    for task in tasks:
+        with pytest.raises(UserError, match=message):
+            task.check_columns(list(ROW))
+
+
+def test_braces_that_belong_to_the_text_and_columns_with_spaces_are_templates() -> None:
+    assert fill_template("{{hint}} {the hint}", {**ROW, "the hint": "x"}) == "{hint} x"

@@ -48,3 +48,23 @@ def test_boxes_in_text_need_the_size_of_one_picture() -> None:
     task.check_columns(["id", "image", "suffixes", "width", "height"])
     with pytest.raises(UserError, match=r"column `width` \(task.objects=true"):
         task.check_columns(["id", "images", "suffixes"])
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "message"),
+    [
+        ([BOX, f"{BOX} ; <loc0001> dog"], "Row `9`: its suffix is not all boxes"),
+        (["<loc0001><loc0900><loc0256><loc0002> cat"], "Row `9`: box 1 of its suffix is inverted"),
+        ([f"{BOX} ; <loc0300><loc0001><loc0256><loc0002> cat"], "Row `9`: box 2 of its suffix is inverted"),
+    ],
+)
+def test_every_accepted_suffix_must_be_boxes_that_can_be_meant(suffixes: list[str], message: str) -> None:
+    row = {"id": "9", "suffixes": suffixes, "width": 10, "height": 10}
+    with pytest.raises(UserError, match=message):
+        TextTask("x", "suffixes", objects=True).build_target(row)
+
+
+@pytest.mark.parametrize("value", [7, 1.5, {"a": 1}])
+def test_a_column_that_holds_no_texts_is_named(value: object) -> None:
+    with pytest.raises(UserError, match="Row `1`: expected column `count` to be a text or a list"):
+        TextTask("x", "count").build_text({"id": "1", "count": value})

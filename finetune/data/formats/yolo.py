@@ -30,7 +30,7 @@ def load_yolo(
     """Read the splits `train` and `val` of a data.yaml, or hold out a share of `train`.
 
     Args:
-        train: the data.yaml; its `train` is trained on.
+        train: the data.yaml; its `train` is trained on. Null: nothing is, and both splits are the second.
         validation: a data.yaml whose `val` is evaluated on; null: the same, unless a share is held out.
         validation_fraction: share of the pictures of `train` to evaluate on instead.
         image_dir: folder that stands for the file's `path`; null: `path`, or the file's own folder.
@@ -41,7 +41,7 @@ def load_yolo(
     """
     held_out = validation is None and validation_fraction is not None
     second = None if held_out else _find_split(validation or train, "val", image_dir)
-    first = _find_split(train, "train", image_dir)
+    first = second if train is None and second else _find_split(train, "train", image_dir)
     return load_sources(read_yolo, FEATURES, first, second, validation_fraction, on_error)
 
 

@@ -18,7 +18,7 @@ FEATURES = text_features("question", lists=("answers",))
 
 def load_vqav2(
     root: str | None,
-    train: Mapping[str, Any],
+    train: Mapping[str, Any] | None,
     validation: Mapping[str, Any],
     on_error: str,
     hub: Mapping[str, Any],
@@ -27,7 +27,7 @@ def load_vqav2(
 
     Args:
         root: folder with the release's own file names.
-        train: `questions`, `annotations` and `image_dir` of the training split.
+        train: `questions`, `annotations` and `image_dir` of the training split; null: none.
         validation: the same of the validation split.
         on_error: `error` or `skip`.
         hub: arguments of `load_hub`.
@@ -36,11 +36,15 @@ def load_vqav2(
         UserError: names the file, the question and the remedy.
     """
     if root is not None:
-        return load_release("vqav2", root, "train", "val", {}, on_error, hub)
-    if train["questions"] is None:
+        split = None if train is None else "train"
+        return load_release("vqav2", root, split, "val", {}, on_error, hub)
+    if validation["questions"] is None:
         return load_hub(**hub)
-    built = [build_rows(read_questions, FEATURES, on_error, **files) for files in (train, validation)]
-    return Splits(built[0].rows, built[1].rows, (*built[0].skipped, *built[1].skipped))
+    second = build_rows(read_questions, FEATURES, on_error, **validation)
+    if train is None:
+        return Splits(second.rows.select([]), second.rows, tuple(second.skipped))
+    first = build_rows(read_questions, FEATURES, on_error, **train)
+    return Splits(first.rows, second.rows, (*first.skipped, *second.skipped))
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:

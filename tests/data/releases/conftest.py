@@ -11,7 +11,7 @@ from PIL import Image
 from finetune.config.compose import compose
 from finetune.data.dataset import ExampleDataset
 from finetune.data.rows import Splits
-from finetune.jobs.parts import build_task, load_splits
+from finetune.jobs.sources import build_task, load_splits
 
 
 def write_tree(root: Path, files: dict[str, Any]) -> None:
