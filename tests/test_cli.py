@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -6,8 +7,9 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from finetune.cli import JOBS, rewrite, split_job
+from finetune.cli import JOBS, main, split_job
 from finetune.config.compose import known_recipes
+from finetune.config.words import rewrite
 
 Command = Callable[..., tuple[int, str, str]]
 Process = Callable[..., subprocess.CompletedProcess[str]]
@@ -36,12 +38,13 @@ Process = Callable[..., subprocess.CompletedProcess[str]]
             "Flash attention ignores the prefix mask",
         ),
         ("recipe=quickstart peft.r", "Expected `key=value`"),
-        ("recipe=quickstart run_name={a}?", """quotes of its own: 'run_name="{a}?"'"""),
+        ("recipe=quickstart dataset.columns={a}?", """quotes of its own: 'dataset.columns="{a}?"'"""),
         ("recipe=quickstart peft.r=2,8", "Several values are a sweep: add `-m`"),
         ("--recipe quickstart", "without dashes: recipe=NAME"),
         ("--model=tiny recipe=quickstart", "without dashes: model=NAME"),
         ("quickstart", "No job `quickstart`. Did you mean recipe=quickstart?"),
-        ("recipe=quickstart peft.rank=4", "(peft.rank). Its keys are: method, r, lora_alpha"),
+        ("recipe=quickstart model.kernel=4", "(model.kernel). Its keys are: path, revision"),
+        ("recipe=quickstart peft.rank=4", "(peft.rank). Did you mean `r`?"),
         ("recipe=quickstart model=own", "Which checkpoint? model=HUB_ID"),
         ("recipe=nowhere.yaml", "There is no file nowhere.yaml either"),
         ("seed=1", "No dataset: give recipe=NAME or dataset=NAME. Known recipes: "),
@@ -80,6 +83,17 @@ def test_help_of_a_job_documents_every_option(command: Command, job: str) -> Non
     for i in options:
         indent = len(lines[i]) - len(lines[i].lstrip())
         assert lines[i + 1].startswith(" " * (indent + 4)), f"{lines[i]} has no text"
+
+
+def test_help_ends_quietly_where_nobody_reads_on(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        assert main(["train", "--help"]) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_the_job_may_be_left_out() -> None:

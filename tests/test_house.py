@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
-from finetune.config.checks import _OWNED_ARGUMENTS
+from finetune.config.extra import ALLOWED, OWNED, find_owner
 from finetune.config.help import field_texts
 from finetune.config.messages import _schemas
 from finetune.config.schema import RunConfig, TrainerConfig
@@ -137,7 +137,8 @@ def test_the_trainers_options_are_transformers_own() -> None:
     upstream = {field.name for field in fields(TrainingArguments)}
     ours = {"global_batch_size", "limit", "loss", "towers", "extra"}
     assert {field.name for field in fields(TrainerConfig)} - ours <= upstream
-    assert set(_OWNED_ARGUMENTS) <= upstream
+    assert set(OWNED) | set(ALLOWED) <= upstream
+    assert {name for name in upstream if find_owner(name) is None} == set(ALLOWED)
 
 
 def test_tests_lie_where_the_code_lies() -> None:

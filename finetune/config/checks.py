@@ -3,43 +3,41 @@
 Types, unknown keys and unknown choices fail earlier, while the config is composed.
 """
 
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from finetune.config.datasets import MixtureDataset, OwnFiles, Vqav2Dataset, YoloDataset
+from finetune.config.extra import check_extra
+from finetune.config.optimizers import check_optimizer
+from finetune.config.ranges import check_value, check_values, schema_of
 from finetune.config.schema import (
     AugmentationConfig,
     Learning,
     PeftMethod,
     RunConfig,
     Strategy,
-    TrainerConfig,
 )
 from finetune.errors import UserError
 
-_OWNED_ARGUMENTS = {
-    "output_dir": "runs_dir and run_name",
-    "seed": "seed",
-    "eval_strategy": "evaluation.strategy",
-    "eval_steps": "evaluation.steps",
-    "per_device_eval_batch_size": "evaluation.batch_size",
-    "metric_for_best_model": "evaluation.metric_for_best_model",
-    "load_best_model_at_end": "evaluation.metric_for_best_model",
-    "report_to": "tracker",
-    "label_smoothing_factor": "trainer.loss.label_smoothing (transformers' own does not shift the labels)",
-    "gradient_checkpointing": "trainer.activation_checkpointing",
-    "remove_unused_columns": "nothing: the prefix mask is lost without its columns",
-    "save_strategy": "trainer.save_steps",
-    "train_sampling_strategy": "nothing: the order is a function of seed and epoch",
-    "use_liger_kernel": "nothing: its PaliGemma patch does not fit this transformers",
-}
+_LONGEST_NAME = 255
+"""Bytes of a name in a folder that every file system takes."""
+
+_PART = re.compile(r"(dataset|task|metric|dataset\.parts\.[^.]+\.(source|task))\.")
+"""Where a part of a run is described."""
+
+_GROUP_OF = {"source": "dataset", "task": "task"}
 
 
 def check(config: RunConfig, composed: DictConfig) -> None:
-    """Raise one error that lists every contradiction.
+    """Raise one error that lists every setting that cannot be.
 
     Args:
         config: the config as dataclasses.
@@ -50,10 +48,11 @@ def check(config: RunConfig, composed: DictConfig) -> None:
     """
     problems = [
         *_unknown_keys(composed, config, ""),
+        *_values(config),
         *_run(config),
         *_dataset(config.dataset),
+        *_task(config.task, "task"),
         *_augmentation(config.augmentation),
-        *_numbers(config),
         *_learning(config),
         *_peft(config),
         *_trainer(config),
@@ -62,11 +61,34 @@ def check(config: RunConfig, composed: DictConfig) -> None:
     if len(problems) == 1:
         raise UserError(problems[0])
     if problems:
-        raise UserError("\n".join([f"{len(problems)} settings cannot be:", *_bullets(problems)]))
+        raise UserError(
+            "\n".join([f"{len(problems)} settings cannot be:", *(f"  - {line}" for line in problems)])
+        )
 
 
-def _bullets(lines: list[str]) -> Iterator[str]:
-    return (f"  - {line}" for line in lines)
+def check_name(name: str) -> None:
+    """Check what is to be a run's folder below `runs_dir`.
+
+    Raises:
+        UserError: it leads out of `runs_dir`, or no file system takes it.
+    """
+    problem = next(_name_problems(name), None)
+    if problem is not None:
+        raise UserError(f"run_name={name[:80]!r}: {problem}")
+
+
+def _name_problems(name: str) -> Iterator[str]:
+    parts = name.split("/")
+    if not name.strip():
+        yield "expected a name that is not empty."
+    if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in name):
+        yield "expected a name without control characters."
+    if name.startswith("/") or Path(name).is_absolute():
+        yield "expected a name below runs_dir, not an absolute path: runs_dir=FOLDER run_name=NAME."
+    elif any(part in {"", ".", ".."} for part in parts):
+        yield "expected a name below runs_dir, without empty, `.` or `..` parts."
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
+        yield f"too long: a file system takes names of at most {_LONGEST_NAME} bytes."
 
 
 def _unknown_keys(composed: DictConfig, config: Any, prefix: str) -> Iterator[str]:
@@ -79,16 +101,43 @@ def _unknown_keys(composed: DictConfig, config: Any, prefix: str) -> Iterator[st
             yield from _unknown_keys(composed[key], getattr(config, key), f"{prefix}{key}.")
 
 
+def _values(config: RunConfig) -> Iterator[str]:
+    yield from check_values(config)
+    for name in ("dataset", "task", "metric"):
+        yield from _nested_targets(getattr(config, name), f"{name}.")
+
+
+def _nested_targets(node: Any, prefix: str) -> Iterator[str]:
+    """`_target_` anywhere but in a part's own place."""
+    if is_dataclass(node):
+        node = vars(node)
+    items: list[tuple[Any, Any]] = list(enumerate(node)) if isinstance(node, list) else []
+    items = list(node.items()) if isinstance(node, dict) else items
+    for name, value in items:
+        if name == "_target_" and not _PART.fullmatch(prefix):
+            yield f"{prefix}_target_: only a dataset, a task and a metric name what they call."
+        yield from _nested_targets(value, f"{prefix}{name}.")
+
+
 def _run(config: RunConfig) -> Iterator[str]:
     if config.resume and config.overwrite:
         yield "resume=true keeps the run in the folder, overwrite=true deletes it: choose one."
-    if config.run and config.adapter:
-        yield "run=FOLDER brings its own adapter: leave adapter= out."
+    if config.run_name is not None:
+        for problem in list(_name_problems(config.run_name))[:1]:
+            yield f"run_name={config.run_name[:80]!r}: {problem}"
     if config.tracker.report_to not in {"none", "wandb"}:
         yield f"tracker.report_to={config.tracker.report_to}: expected none or wandb."
+    if config.tracker.mode not in {None, "online", "offline", "disabled"}:
+        yield f"tracker.mode={config.tracker.mode}: expected online, offline or disabled."
+    runs_dir = Path(config.runs_dir)
+    if runs_dir.exists() and not runs_dir.is_dir():
+        yield f"runs_dir={config.runs_dir} is a file. Expected a folder."
 
 
 def _dataset(dataset: Any) -> Iterator[str]:
+    for name in ("columns", "data_files"):
+        for node, key in ((dataset, "dataset"), (getattr(dataset, "hub", None), "dataset.hub")):
+            yield from _texts_in(getattr(node, name, None), f"{key}.{name}")
     if isinstance(dataset, MixtureDataset):
         yield from _mixture(dataset)
     if isinstance(dataset, OwnFiles):
@@ -97,18 +146,49 @@ def _dataset(dataset: Any) -> Iterator[str]:
         yield from _vqav2(dataset)
 
 
+def _texts_in(values: Any, key: str) -> Iterator[str]:
+    """Values of an open dictionary that are neither a text, a list of texts nor null."""
+    for name, value in (values or {}).items():
+        items = value if isinstance(value, list) else [value]
+        if not all(item is None or (isinstance(item, str) and item) for item in items):
+            yield f"{key}.{name}={value}: expected a name."
+
+
 def _mixture(dataset: MixtureDataset) -> Iterator[str]:
     if len(dataset.parts) < 2:
         yield "dataset=mixture needs two parts or more under dataset.parts."
     for name, part in dataset.parts.items():
+        if not isinstance(part, dict):
+            yield f"dataset.parts.{name}={part}: expected a source and a task."
+            continue
         for key in sorted({"source", "task"} - part.keys()):
             yield f"dataset.parts.{name}.{key} is missing: a part has a source and a task."
         for key in sorted(part.keys() - {"source", "task", "weight", "limit"}):
             yield f"dataset.parts.{name}.{key} is no option: source, task, weight, limit."
-        for key in ("weight", "limit"):
-            if part.get(key) is not None and part[key] <= 0:
-                yield f"dataset.parts.{name}.{key}={part[key]}: expected more than 0."
-        yield from (f"{name}: {problem}" for problem in _dataset(part.get("source")))
+        for key in part.keys() & {"weight", "limit"}:
+            if isinstance(part[key], str | bool):
+                yield f"dataset.parts.{name}.{key}={part[key]}: expected a number."
+            yield from (f"dataset.parts.{name}.{problem}" for problem in check_value(key, part[key]))
+        for key in part.keys() & {"source", "task"}:
+            yield from _part(f"dataset.parts.{name}.{key}", key, part[key])
+
+
+def _part(key: str, kind: str, node: Any) -> Iterator[str]:
+    """Check a part of a mixture as the group of its own that it is."""
+    if isinstance(node, dict) and (schema := schema_of(str(node.get("_target_")))):
+        try:
+            node = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
+        except OmegaConfBaseException as error:
+            yield f"{key}: {str(error).splitlines()[0]}."
+            return
+    if not is_dataclass(node):
+        if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+            choose = f"'/{_GROUP_OF[kind]}@{key}: NAME'"
+            yield f"{key}={node}: expected a choice, {choose} in a recipe's defaults."
+        return
+    group = _GROUP_OF[kind]
+    problems = [*check_values(node, f"{group}."), *_task(node, group), *_dataset(node)]
+    yield from (problem.replace(f"{group}.", f"{key}.") for problem in problems)
 
 
 def _own_files(dataset: OwnFiles) -> Iterator[str]:
@@ -123,9 +203,6 @@ def _own_files(dataset: OwnFiles) -> Iterator[str]:
             f"dataset.validation={dataset.validation} and dataset.validation_fraction="
             f"{dataset.validation_fraction} are both given: add dataset.validation_fraction=null."
         )
-    fraction = dataset.validation_fraction
-    if fraction is not None and not 0 < fraction < 1:
-        yield f"dataset.validation_fraction={fraction}: expected a share between 0 and 1."
 
 
 def _vqav2(dataset: Vqav2Dataset) -> Iterator[str]:
@@ -145,53 +222,27 @@ def _vqav2(dataset: Vqav2Dataset) -> Iterator[str]:
 
 
 def _augmentation(augmentation: AugmentationConfig) -> Iterator[str]:
-    for name in ("flip", "min_visible", "brightness", "contrast", "saturation"):
-        value = getattr(augmentation, name)
-        if not 0 <= value <= 1:
-            yield f"augmentation.{name}={value}: expected 0 to 1."
-    if not 0 < augmentation.crop <= 1:
-        yield f"augmentation.crop={augmentation.crop}: expected more than 0, and at most 1."
-    if "" in (augmentation.flip_words or []):
-        yield "augmentation.flip_words holds an empty word, which is in every text: leave it out."
     scales = augmentation.resize
-    if len(scales) != 2 or not 0 < scales[0] <= scales[1] < float("inf"):
+    if len(scales) != 2 or not scales[0] <= scales[1]:
         yield f"augmentation.resize={scales}: expected [smallest,largest], both more than 0."
 
 
-def _numbers(config: RunConfig) -> Iterator[str]:
-    trainer, evaluation, peft = config.trainer, config.evaluation, config.peft
-    at_least_one = {
-        "trainer.global_batch_size": trainer.global_batch_size,
-        "trainer.per_device_train_batch_size": trainer.per_device_train_batch_size,
-        "trainer.gradient_accumulation_steps": trainer.gradient_accumulation_steps,
-        "trainer.limit": trainer.limit,
-        "trainer.logging_steps": trainer.logging_steps,
-        "trainer.save_steps": trainer.save_steps,
-        "evaluation.steps": evaluation.steps,
-        "evaluation.limit": evaluation.limit,
-        "evaluation.batch_size": evaluation.batch_size,
-        "evaluation.max_new_tokens": evaluation.max_new_tokens,
-        "evaluation.num_beams": evaluation.num_beams,
-        "evaluation.early_stopping_patience": evaluation.early_stopping_patience,
-        "peft.r": peft.r,
-        "freeze.last_n": config.freeze.last_n,
-    }
-    for key, value in at_least_one.items():
-        if value is not None and value < 1:
-            yield f"{key}={value}: expected at least 1."
-    for key, share in {
-        "model.llm_dropout": config.model.llm_dropout,
-        "trainer.loss.label_smoothing": trainer.loss.label_smoothing,
-        "peft.lora_dropout": peft.lora_dropout,
-    }.items():
-        if not 0 <= share < 1:
-            yield f"{key}={share}: expected 0 or more, and less than 1."
-    if trainer.max_steps < 1 and trainer.num_train_epochs <= 0:
-        yield f"trainer.num_train_epochs={trainer.num_train_epochs}: expected more than 0."
-    if trainer.learning_rate <= 0:
-        yield f"trainer.learning_rate={trainer.learning_rate}: expected more than 0."
-    if config.collator.max_text_length < 4:
-        yield "collator.max_text_length: BOS, newline, a suffix and EOS need at least 4 tokens."
+def _task(task: Any, key: str) -> Iterator[str]:
+    for name in ("prompt", "choice", "suffix"):
+        template = getattr(task, name, None)
+        if isinstance(template, str):
+            yield from (f"{key}.{name}={template!r}: {p}" for p in _template_problems(template))
+
+
+def _template_problems(template: str) -> Iterator[str]:
+    try:
+        columns = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        yield f"{error}. A column's name stands in braces, a brace of the text is written twice: {{{{ }}}}."
+        return
+    for name in columns:
+        if not name or name.isdecimal() or "." in name or "[" in name:
+            yield f"expected a column's name in the braces, got {{{name}}}."
 
 
 def _learning(config: RunConfig) -> Iterator[str]:
@@ -207,8 +258,6 @@ def _learning(config: RunConfig) -> Iterator[str]:
 
 def _peft(config: RunConfig) -> Iterator[str]:
     peft = config.peft
-    if peft.bits not in {4, 8, 16}:
-        yield f"peft.bits={peft.bits}: expected 16, 8 or 4."
     if peft.method == PeftMethod.none:
         if peft.bits != 16:
             yield f"peft.bits={peft.bits}: quantised weights cannot learn themselves; peft=qlora can."
@@ -229,12 +278,17 @@ def _trainer(config: RunConfig) -> Iterator[str]:
             "trainer.gradient_accumulation_steps follows from trainer.global_batch_size: give one of them, "
             "the other as 1 or null."
         )
-    own = {field.name for field in fields(TrainerConfig)}
-    for name in map(str, trainer.extra):
-        if name in own:
-            yield f"trainer.extra.{name}: set trainer.{name} instead."
-        elif name in _OWNED_ARGUMENTS:
-            yield f"trainer.extra.{name}: set {_OWNED_ARGUMENTS[name]} instead."
+    if trainer.dataloader_prefetch_factor is not None and trainer.dataloader_num_workers == 0:
+        yield "trainer.dataloader_prefetch_factor needs workers: trainer.dataloader_num_workers=4."
+    if trainer.warmup_steps >= 1 and trainer.warmup_steps % 1 > 0:
+        yield (
+            f"trainer.warmup_steps={trainer.warmup_steps}: expected a share of all steps below 1, or a "
+            "whole number of steps."
+        )
+    if trainer.max_steps == 0:
+        yield "trainer.max_steps=0: expected 1 or more, or -1 for trainer.num_train_epochs."
+    yield from check_optimizer(trainer)
+    yield from check_extra(trainer.extra)
 
 
 def _evaluation(config: RunConfig) -> Iterator[str]:

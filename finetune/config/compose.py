@@ -4,19 +4,23 @@
 after its folder, so `recipe=NAME` needs a source of its own to find `recipes/NAME.yaml`.
 """
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
+import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from finetune.config.choices import GROUP_SCHEMAS
+from finetune.config.recipe_file import load_recipe
 from finetune.config.schema import RunConfig
+from finetune.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _HOME = _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent
@@ -24,6 +28,12 @@ CONF_DIR = _HOME / "conf"
 RECIPES_DIR = _HOME / "recipes"
 
 _own_recipes: dict[str, Path] = {}
+"""Files of the user's, by names that Hydra's grammar cannot misread whatever the files are called."""
+
+_OF_ONE_COMMAND = (
+    "run_name", "resume", "overwrite", "run", "image", "picture", "prefix", "out", "predictions"
+)  # fmt: skip
+"""Options that belong to a command, not to the run that it makes."""
 
 
 class RecipeSource(ConfigSource):
@@ -65,14 +75,14 @@ class RecipeSource(ConfigSource):
         return ConfigResult(
             provider=self.provider,
             path=self.full_path(),
-            config=cast(DictConfig, OmegaConf.load(file)),
+            config=load_recipe(file),
             header={"package": "_global_"},
         )
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         """Names in the group, for Hydra's own messages and shell completion."""
         if config_path == "recipe" and results_filter in (None, ObjectType.CONFIG):
-            return sorted(known_recipes())
+            return sorted([*known_recipes(), *_own_recipes])
         return []
 
 
@@ -88,7 +98,7 @@ def register() -> None:
     """Tell Hydra of the schema and of the recipes; may be called again."""
     Plugins.instance().register(RecipeSource)
     Plugins.instance().register(RecipeSearchPath)
-    OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=RunConfig)
     for group, choices in GROUP_SCHEMAS.items():
@@ -108,13 +118,19 @@ def _open_dictionaries(node: DictConfig) -> None:
             _open_dictionaries(value)
 
 
-def _sweep_name(run_name: str | None, recipe: str | None) -> str:
-    return run_name or f"{recipe or 'recipes'}_sweep"
+def sweep_name(run_name: str | None, recipe: str | None) -> str:
+    """Return the name of a sweep's folder.
+
+    Args:
+        run_name: the one that was given, if any.
+        recipe: the choice of the group `recipe`, if any.
+    """
+    return run_name or f"{recipe_label(recipe) or 'recipes'}_sweep"
 
 
 def known_recipes() -> dict[str, Path]:
-    """Return every recipe's name and file."""
-    return {file.stem: file for file in sorted(RECIPES_DIR.glob("*.yaml"))} | _own_recipes
+    """Return every shipped recipe's name and file."""
+    return {file.stem: file for file in sorted(RECIPES_DIR.glob("*.yaml"))}
 
 
 def forget_own_recipes() -> None:
@@ -123,10 +139,39 @@ def forget_own_recipes() -> None:
 
 
 def add_recipe(file: Path) -> str:
-    """Make a file of the user's own known as a recipe, and return its name."""
-    name = file.parent.name if file.name == "config.yaml" else file.stem
-    _own_recipes[name] = file
-    return name
+    """Make a file of the user's own known as a recipe.
+
+    Returns:
+        The choice of the group `recipe` that stands for it.
+
+    Raises:
+        UserError: it is not a recipe.
+    """
+    load_recipe(file)
+    for choice, known in _own_recipes.items():
+        if known == file:
+            return choice
+    choice = f"_file_{len(_own_recipes)}"
+    _own_recipes[choice] = file
+    return choice
+
+
+def recipe_file(choice: str | None) -> Path | None:
+    """Return the user's file that a choice of the group `recipe` stands for; None for a shipped recipe."""
+    return _own_recipes.get(choice or "")
+
+
+def own_recipes() -> list[Path]:
+    """Return the user's files that are known as recipes."""
+    return list(_own_recipes.values())
+
+
+def recipe_label(choice: str | None) -> str | None:
+    """Return what people call a recipe: its name, the file's, or that of the run's folder."""
+    file = recipe_file(choice)
+    if file is None:
+        return choice
+    return file.absolute().parent.name if file.name == "config.yaml" else file.stem
 
 
 def group_choices(group: str) -> list[str]:
@@ -140,11 +185,55 @@ def compose(overrides: list[str]) -> RunConfig:
     Args:
         overrides: Hydra's `key=value` words, such as `recipe=quickstart`.
     """
-    import hydra
+    composed, _ = compose_words(overrides)
+    return to_run_config(composed)
 
+
+def compose_words(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    """Compose a config.
+
+    Args:
+        overrides: `key=value` words in Hydra's grammar.
+
+    Returns:
+        The config, and the chosen file of each group.
+
+    Raises:
+        UserError: a value is beyond what Python reads.
+    """
     register()
-    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return to_run_config(hydra.compose("config", overrides=overrides))
+    try:
+        with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            composed = hydra.compose("config", overrides=overrides, return_hydra_config=True)
+    except (ValueError, RecursionError) as error:
+        # Python's own limits, on the digits of a number or the depth of a list.
+        raise UserError(f"Cannot read the command line: {str(error).splitlines()[0]}.") from error
+    choices = chosen(composed.hydra)
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed, choices
+
+
+def chosen(settings: Any) -> dict[str, str]:
+    """Return the chosen file of each group, from Hydra's own settings."""
+    choices = settings.runtime.choices
+    return {str(group): choice for group, choice in choices.items() if choice is not None}
+
+
+def prefer_command_line(composed: DictConfig, overrides: list[str]) -> None:
+    """Let a validation file on the command line win over a recipe's share of train, and the other way.
+
+    Args:
+        composed: the config; changed in place.
+        overrides: the words it was composed from.
+    """
+    given = {word.partition("=")[0].lstrip("+") for word in overrides if not word.endswith("=null")}
+    rivals = ["validation", "validation_fraction"]
+    if not OmegaConf.is_dict(composed.dataset) or not set(rivals) <= set(composed.dataset):
+        return
+    for name, rival in (rivals, rivals[::-1]):
+        if f"dataset.{name}" in given and f"dataset.{rival}" not in given:
+            composed.dataset[rival] = None
 
 
 def to_run_config(config: DictConfig) -> RunConfig:
@@ -162,9 +251,24 @@ def write_recipe(composed: DictConfig, choices: dict[str, str]) -> str:
         choices: chosen file of each group.
     """
     values = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-    for key in ("run_name", "resume", "overwrite", "run", "adapter", "predictions"):
-        cast(dict[str, Any], values).pop(key)
+    for key in _OF_ONE_COMMAND:
+        if not isinstance(cast(dict[str, Any], values).get(key), dict):
+            cast(dict[str, Any], values).pop(key, None)
     groups = sorted(group for group in choices if (CONF_DIR / group).is_dir())
     overrides = [f"  - override /{group}: {choices[group]}" for group in groups]
-    text = OmegaConf.to_yaml(OmegaConf.create(cast(dict[str, Any], values)))
+    text = OmegaConf.to_yaml(OmegaConf.create(cast(dict[str, Any], _escaped(values))))
     return "\n".join(["# @package _global_", "defaults:", *overrides, text])
+
+
+def _escaped(value: Any) -> Any:
+    """Return values with `${` in a text written as a text: everything was resolved before."""
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return escape_interpolation(value) if isinstance(value, str) else value
+
+
+def escape_interpolation(text: str) -> str:
+    r"""Write `${` as `\${`, which OmegaConf reads as the text that it is."""
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)

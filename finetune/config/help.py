@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.compose import group_choices, known_recipes
+from finetune.config.ranges import expected
 from finetune.config.schema import RunConfig
 
 GROUPS = (
@@ -99,9 +100,15 @@ def _option(owner: type, field: Any, prefix: str, indent: int) -> list[str]:
         else getattr(field.type, "__name__", None) or str(field.type)
     )
     pad = " " * indent
+    limits = expected(f"{prefix}{field.name}") if _is_number(field.type) else None
+    kind = f"{kind}, {limits}" if limits else kind
     lines = [f"{pad}{prefix}{field.name}={shown}   ({kind})".replace("(Optional)", "")]
     text = field_texts(owner).get(field.name, "")
     return lines + [f"{pad}    {line.strip()}" for line in text.splitlines()]
+
+
+def _is_number(kind: Any) -> bool:
+    return not {int, float}.isdisjoint({kind, *getattr(kind, "__args__", ())})
 
 
 @cache

@@ -40,7 +40,7 @@ def run(config: RunConfig, launch: Launch) -> None:
     """
     PartialState(cpu=not torch.cuda.is_available())
     set_up_logging()
-    metric: Metric = call_target(config.metric)
+    metric: Metric = call_target(config.metric, "metric")
     folder = RunFolder(launch.folder)
     if config.run is None:
         on_main(lambda: folder.check(resume=False, overwrite=config.overwrite))

@@ -56,7 +56,7 @@ def _describe_data(config: RunConfig) -> str:
     collator, evaluation_collator = build_collators(config, load_processor(path, revision))
     splits = load_splits(config)
     task = build_task(config, splits, codec=False)
-    metric: Metric = call_target(config.metric)
+    metric: Metric = call_target(config.metric, "metric")
     train, _ = build_train(config, splits, task, collator)
     validation = build_validation(config, splits, task)
     validation, _ = check_validation(config, validation, evaluation_collator, metric)

@@ -36,7 +36,7 @@ def run(config: RunConfig, launch: Launch) -> None:
     """
     if config.predictions is None:
         raise UserError("Which predictions? predictions=FILE.jsonl, or predictions=- for a pipe.")
-    metric: Metric = call_target(config.metric)
+    metric: Metric = call_target(config.metric, "metric")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(config.predictions)
         if config.predictions == "-":

@@ -143,7 +143,7 @@ def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
         UserError: the rows lack what a task reads, or parts of a mixture write masks with different codecs.
     """
     if not isinstance(config.dataset, MixtureDataset):
-        tasks = {"": _take_classes(call_target(config.task), splits)}
+        tasks = {"": _take_classes(call_target(config.task, "task"), splits)}
     else:
         tasks = {}
         for name, part in config.dataset.parts.items():
@@ -151,7 +151,7 @@ def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
                 split.select(part_ranges(split).get(name, range(0)))
                 for split in (splits.train, splits.validation)
             ]
-            tasks[name] = _take_classes(call_target(part["task"]), Splits(*rows))
+            tasks[name] = _take_classes(call_target(part["task"], "task"), Splits(*rows))
     tasks = _find_codec(tasks, splits.train, codec)
     return MixedTask(tasks) if isinstance(config.dataset, MixtureDataset) else tasks[""]
 

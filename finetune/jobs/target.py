@@ -1,28 +1,129 @@
-"""The socket for dataset, task and metric: what `_target_` names, called with the other values."""
+"""The socket for dataset, task and metric: what `_target_` names, called with the other values.
 
+A recipe can name code of yours here. It may also come from somebody else, so only what defines a part is
+called: the shipped choices' own functions, or a function or class of a module that was written for it.
+"""
+
+import importlib
 import inspect
+import re
+import sys
 from dataclasses import asdict, is_dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_object
-
+from finetune.config.ranges import schema_of
 from finetune.errors import UserError
 
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_IMPORTS_FINETUNE = re.compile(r"^\s*(from|import)\s+finetune\b", re.MULTILINE)
 
-def call_target(node: Any) -> Any:
+_NEEDED = {
+    "task": ("check_columns", "build_text", "measure_text", "build_target", "read_answer"),
+    "metric": ("score", "compute", "higher_is_better"),
+}
+"""What a part of each kind must have."""
+
+_INSTALLED = {"site-packages", "dist-packages"}
+"""Folders of installed packages; a module elsewhere is the user's own."""
+
+
+def call_target(node: Any, kind: str | None = None) -> Any:
     """Call what `_target_` names with the node's other values: how a user's own part is plugged in.
 
     Args:
         node: a dataclass of the schema, or the dictionary of a user's own choice.
+        kind: `task` or `metric`, whose methods are then checked; None for a dataset, whose rows are checked
+            by what loads them.
 
     Raises:
-        UserError: there is no such function or class, or it takes other arguments.
+        UserError: there is no such function or class, it may not be called, takes other arguments, or what
+            it returns is not a part of this kind.
     """
     values = asdict(node) if is_dataclass(node) and not isinstance(node, type) else dict(node)
     target = values.pop("_target_")
+    if is_dataclass(node) and target != getattr(type(node), "_target_", target):
+        raise UserError(f"_target_={target}: the choice has its own. For a part of yours choose `custom`.")
+    function = find_target(target)
     try:
-        function = get_object(target)
         inspect.signature(function).bind(**values)
-    except (ImportError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"_target_={target} cannot be called: {error}") from error
-    return function(**values)
+    part = function(**values)
+    missing = [f"`{name}`" for name in _NEEDED[kind] if not hasattr(part, name)] if kind else []
+    if missing:
+        raise UserError(
+            f"_target_={target} is not a {kind}: it lacks {', '.join(missing)}. "
+            f"finetune/{kind}s/{kind}.py describes what a {kind} has."
+        )
+    return part
+
+
+def find_target(target: Any) -> Any:
+    """Return the function or class that `_target_` names.
+
+    Args:
+        target: `module.name`.
+
+    Raises:
+        UserError: there is none, or it was not written to be a part.
+    """
+    if not isinstance(target, str) or not _NAME.fullmatch(target):
+        raise UserError(f"_target_={target}: expected module.function or module.Class.")
+    if schema_of(target) is None:
+        check_module(target)
+    module_name, _, name = target.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+        function = getattr(module, name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"_target_={target} cannot be called: {error}") from error
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"_target_={target}: {module_name} cannot be imported ({error}).") from error
+    is_part = inspect.isclass(function) or inspect.isfunction(function)
+    if not is_part or function.__module__ != module_name:
+        raise UserError(
+            f"_target_={target} cannot be called: expected a function or class that {module_name} itself "
+            "defines."
+        )
+    return function
+
+
+def check_module(target: str) -> None:
+    """Check where a module lies before it is imported: of Python and of other packages none is a part.
+
+    Args:
+        target: `module.name`.
+
+    Raises:
+        UserError: the module is not the user's own.
+    """
+    names = target.split(".")[:-1]
+    if names[0] == "finetune":
+        raise UserError(f"_target_={target} is not one of the shipped parts: choose them by name.")
+    if names[0] in sys.stdlib_module_names or names[0] == "__main__":
+        raise UserError(
+            f"_target_={target} names a module of Python itself, which is not a part. If the file is "
+            "yours, rename it."
+        )
+    file = _find_source(names)
+    if file is None or _INSTALLED.isdisjoint(file.resolve().parts):
+        return  # importing says what is missing
+    if not _IMPORTS_FINETUNE.search(file.read_text(encoding="utf-8", errors="replace")):
+        raise UserError(
+            f"_target_={target}: {file.name} of the installed package {names[0]} does not import finetune, "
+            "so it was not written to be a part of a run."
+        )
+
+
+def _find_source(names: list[str]) -> Path | None:
+    """Return a module's file without importing its packages; None where there is none."""
+    places: list[str] | None = None
+    origin: str | None = None
+    for depth in range(len(names)):
+        spec = PathFinder.find_spec(".".join(names[: depth + 1]), places)
+        if spec is None:
+            return None
+        places, origin = list(spec.submodule_search_locations or []), spec.origin
+    return None if origin is None else Path(origin)

@@ -85,7 +85,7 @@ def run(config: RunConfig, launch: Launch) -> None:
     folder = RunFolder(launch.folder)
     start = on_main(lambda: check_folder(config, folder, launch))
     warn_of_idle_gpus(launch)
-    metric: Metric = call_target(config.metric)
+    metric: Metric = call_target(config.metric, "metric")
     check_best_metric(config, metric)
     checkpoint = load_config(config.model.path, config.model.revision, config.model.resolution)
     processor = load_processor(config.model.path, config.model.revision)

@@ -15,11 +15,11 @@ Command = Callable[..., tuple[int, str, str]]
         ("peft=none peft.use_dora=true", "need an adapter"),
         ("peft.target_modules=[]", "no layer would get an adapter"),
         ("peft.quantize=[]", "name the towers"),
-        ("peft.r=0", "peft.r=0: expected at least 1"),
+        ("peft.r=0", "peft.r=0: expected 1 to 65536"),
         ("peft.lora_dropout=1.5", "peft.lora_dropout=1.5"),
         ("trainer.bf16=true trainer.fp16=true", "choose one"),
         ("trainer.learning_rate=0", "expected more than 0"),
-        ("model.llm_dropout=1", "model.llm_dropout=1.0: expected 0 or more"),
+        ("model.llm_dropout=1", "model.llm_dropout=1.0: expected 0 or more, and less than 1"),
         ("trainer.loss.label_smoothing=-1", "trainer.loss.label_smoothing=-1"),
         ("trainer.num_train_epochs=0", "expected more than 0"),
         ("+trainer.extra.seed=1", "set seed instead"),
@@ -41,10 +41,10 @@ Command = Callable[..., tuple[int, str, str]]
         ("augmentation.crop=0", "expected more than 0, and at most 1"),
         ("augmentation.resize=[1.2,0.8]", "expected [smallest,largest]"),
         ("augmentation.resize=[0.8]", "expected [smallest,largest]"),
-        ("augmentation.flip_words=[left,'']", "holds an empty word"),
+        ("augmentation.flip_words=[left,'']", "holds an empty text"),
         ("tracker.report_to=excel", "expected none or wandb"),
-        ("collator.max_text_length=2", "at least 4 tokens"),
-        ("run_name=x adapter=y run=z", "holds no run"),
+        ("collator.max_text_length=2", "expected 4 to 1000000"),
+        ("resume=true run=z", "recipe= beside run=FOLDER has no effect"),
     ],
 )
 def test_a_contradiction_is_told_before_anything_starts(command: Command, word: str, message: str) -> None:
@@ -58,9 +58,9 @@ def test_a_contradiction_is_told_before_anything_starts(command: Command, word: 
     ("words", "message"),
     [
         ("dataset.train=null", "dataset.train is missing"),
-        ("dataset.validation=v.jsonl", "are both given: add dataset.validation_fraction=null"),
+        ("dataset.validation=v.jsonl dataset.validation_fraction=0.1", "are both given: add"),
         ("dataset.validation_fraction=null", "Expected one of"),
-        ("dataset.validation_fraction=2", "a share between 0 and 1"),
+        ("dataset.validation_fraction=2", "expected more than 0, and less than 1"),
     ],
 )
 def test_a_jsonl_dataset_needs_its_files(command: Command, words: str, message: str) -> None:

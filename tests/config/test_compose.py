@@ -28,7 +28,7 @@ def test_every_recipe_composes_to_the_schema_and_contradicts_itself_nowhere(reci
 def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
     override = f"{group}={choice}"
     needed = {"model=own": "model.path=x"}
-    needed |= {f"{part}=custom": f"{part}._target_=x.y" for part in ("dataset", "task")}
+    needed |= {f"{part}=custom": f"{part}._target_=x.y" for part in ("dataset", "task", "metric")}
     words = ["recipe=quickstart", override, needed.get(override, "seed=0")]
     assert isinstance(compose(words), RunConfig)
 

@@ -1,0 +1,87 @@
+"""Which options each job reads: one that a job would ignore is refused by name."""
+
+import re
+from dataclasses import fields
+
+from finetune.config.schema import RunConfig
+from finetune.config.words import split_word
+from finetune.errors import UserError
+
+_ROOTS = {"recipe", *(field.name for field in fields(RunConfig))}
+
+_MODEL = ("model", "model.*", "adapter")
+_PRECISION = ("trainer.bf16", "trainer.fp16")
+_STORED = ("peft", "peft.bits", "peft.quantize", "peft.double_quant")
+_ANSWERS = ("evaluation.batch_size", "evaluation.max_new_tokens", "evaluation.num_beams")
+_DATA = ("dataset", "dataset.*", "dataset@.*", "task", "task.*", "task@.*", "metric", "metric.*")
+
+READS: dict[str, tuple[str, ...]] = {
+    "train": ("(?!(image|prefix|out|predictions)$).*",),
+    "plan": ("(?!(image|prefix|out|predictions)$).*",),
+    "evaluate": (
+        "run", "recipe", "run_name", "runs_dir", "overwrite", *_MODEL, *_DATA, *_PRECISION, *_STORED,
+        *_ANSWERS, "evaluation.limit", "evaluation.loss", "evaluation.pictures", "image[.].*",
+        "trainer.dataloader_num_workers",
+    ),
+    "predict": (
+        "run", "recipe", "image", "image[.].*", "prefix", "out", *_MODEL, "task", "task.*", *_PRECISION,
+        *_STORED, *_ANSWERS,
+    ),
+    "score": ("recipe", "metric", "metric.*", "predictions"),
+}  # fmt: skip
+"""Job -> expressions of the keys that it reads; `plan` takes what `train` takes, to look ahead."""
+
+_BESIDE_RUN = {
+    "recipe": "the run's own config.yaml is the recipe",
+    "model": "the run names its own checkpoint",
+    "model.(path|revision|resolution|final_logit_softcap|llm_dropout)": "the run names its own checkpoint",
+    "adapter": "run=FOLDER brings its own adapter",
+    r"peft(\..*)?": "the run's adapter is what it is",
+    "run_name|runs_dir|overwrite": "the scores are written into the run's own folder",
+}
+"""Keys that `evaluate` and `predict` refuse with `run=`, and why."""
+
+
+def check_options(job: str, words: list[str]) -> None:
+    """Refuse an option that the job would ignore.
+
+    Args:
+        job: its name.
+        words: `key=value` words as they were typed.
+
+    Raises:
+        UserError: names every such option, and the job that reads it.
+    """
+    keys = [split_word(word)[0] for word in words]
+    problems = [_problem(job, key, "run" in keys) for key in keys]
+    resumes = any(re.fullmatch(r"resume=(true|yes|on|y|1)", word, re.IGNORECASE) for word in words)
+    if job == "train" and "run" in keys and not resumes:
+        raise UserError(
+            "run=FOLDER beside `train` continues that run: add resume=true. To repeat it under another "
+            "name: recipe=FOLDER/config.yaml run_name=NAME."
+        )
+    if job == "predict" and not {"run", "model", "model.path"} & set(keys):
+        problems.append("Which model? run=FOLDER (a finished run), or model=ID.")
+    found = [problem for problem in problems if problem]
+    if found:
+        raise UserError("\n".join(found))
+
+
+def _problem(job: str, key: str, has_run: bool) -> str | None:
+    if re.split(r"[./@]", key)[0] not in _ROOTS:
+        return None  # composing says what there is
+    if has_run and job == "train" and key in {"recipe", "run_name", "runs_dir"}:
+        return f"{key}= beside run=FOLDER has no effect: the run has its own. Leave it out."
+    if has_run and job in {"evaluate", "predict"}:
+        for pattern, reason in _BESIDE_RUN.items():
+            if re.fullmatch(pattern, key):
+                return f"{key}= beside run=FOLDER has no effect: {reason}. Leave it out."
+    if _reads(job, key):
+        return None
+    readers = [name for name in READS if _reads(name, key)]
+    known = f" It is an option of {', '.join(f'`{name}`' for name in readers)}." if readers else ""
+    return f"{key}= has no effect on `{job}`.{known} Leave it out."
+
+
+def _reads(job: str, key: str) -> bool:
+    return any(re.fullmatch(pattern, key) for pattern in READS[job])

@@ -1,0 +1,74 @@
+"""Secrets have no place in a run: its `config.yaml` and `environment.json` repeat every word."""
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+_SECRET_NAME = re.compile(
+    r"(.*[_.-])?(tokens?|secrets?|passwords?|passwd|credentials?|auth|api_?keys?"
+    r"|(access|secret|private|auth|hub|wandb|license|ssh|encryption)_?keys?)([_.-].*)?",
+    re.IGNORECASE,
+)
+"""Names of options that are not a field of the schema."""
+
+_SECRET_VARIABLE = re.compile(
+    r"(.*_)?(tokens?|secrets?|passwords?|passwd|credentials?|auth|api|key|keys)(_.*)?|.*(passw|apikey).*",
+    re.IGNORECASE,
+)
+"""Names of environment variables."""
+
+_SECRET_VALUE = re.compile(
+    r"\b(hf|api_org)_[A-Za-z0-9]{16,}|\bwandb_v\d_\w{16,}|\bsk-[\w-]{16,}|\bgh[pousr]_\w{16,}"
+    r"|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}|\bxox[abprs]-[\w-]{10,}|\b(AKIA|ASIA)[0-9A-Z]{16}\b"
+    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.|\bAIza[\w-]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY|\bBearer\s+\S{12,}"
+    r"|\w+://[^\s/:@]*:[^\s/@]+@"
+)
+_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
+_LEAST_CHARACTERS = 12
+"""A shorter value of a secret variable may be anything."""
+
+_REMEDY = (
+    "The run's files would hold it. Set it in the environment (HF_TOKEN, WANDB_API_KEY), where the "
+    "libraries look for it."
+)
+
+
+def find_secrets(values: Any, known: frozenset[str], prefix: str = "") -> Iterator[str]:
+    """Yield a message for each secret, without the secret.
+
+    Args:
+        values: nested dictionaries and lists of plain values.
+        known: keys of the schema, whose names say nothing.
+        prefix: key of `values` itself.
+    """
+    if isinstance(values, dict):
+        for name, value in values.items():
+            key = f"{prefix}.{name}" if prefix else str(name)
+            is_text = isinstance(value, str) and not re.fullmatch(r"|null|true|false|[\d.]+", value)
+            if is_text and key not in known and _SECRET_NAME.fullmatch(str(name)):
+                yield f"{key} looks like a secret. {_REMEDY}"
+            else:
+                yield from find_secrets(value, known, key)
+    elif isinstance(values, list | tuple):
+        for index, value in enumerate(values):
+            yield from find_secrets(value, known, f"{prefix}[{index}]")
+    elif isinstance(values, str) and _is_secret(values):
+        yield f"{prefix} holds what looks like a secret. {_REMEDY}"
+
+
+def find_secret_variables(text: str) -> Iterator[str]:
+    """Yield a message for each `${oc.env:NAME}` whose name is that of a secret."""
+    for name in _ENVIRONMENT.findall(text):
+        if _SECRET_VARIABLE.fullmatch(name):
+            yield f"${{oc.env:{name}}} would write a secret into the run's files. {_REMEDY}"
+
+
+def _is_secret(text: str) -> bool:
+    if _SECRET_VALUE.search(text):
+        return True
+    return any(
+        len(value) >= _LEAST_CHARACTERS and value in text
+        for name, value in os.environ.items()
+        if _SECRET_VARIABLE.fullmatch(name)
+    )
