@@ -196,7 +196,7 @@ def _check(
     Raises:
         UserError: lists the settings that cannot be.
     """
-    if job in WITHOUT_DATA:
+    if job in WITHOUT_DATA and composed.run is None:
         composed.dataset = None
     elif OmegaConf.is_missing(composed, "dataset") or composed.dataset is None:
         raise UserError(

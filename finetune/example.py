@@ -18,7 +18,7 @@ class Example:
     id: str
     """Unique within its split; named in errors and in prediction rows."""
     images: tuple[Image.Image, ...]
-    """RGB, upright, at their own size."""
+    """RGB, at their own size."""
     prefix: str
     """The prompt, without the separating newline."""
     suffixes: tuple[str, ...]
@@ -30,3 +30,5 @@ class Example:
     """Scores are also reported for each group, such as VQAv2's answer type."""
     epoch: int = 0
     """The pass over the data in which this example was drawn; decides between several suffixes."""
+    antialias: bool = True
+    """Whether big_vision resizes the images of this benchmark with antialiasing."""

@@ -141,6 +141,25 @@ def test_a_prompt_that_is_quoted_or_null_or_swept_is_hydras_own() -> None:
     assert rewrite("task.prompt=a,b", is_sweep=True) == ["task.prompt=a,b"]
 
 
+def test_image_names_the_file_that_predict_asks_about(command: Command) -> None:
+    assert rewrite("image=a, b.jpg") == ["picture='a, b.jpg'"]
+    assert rewrite("image=a,b", is_sweep=True) == ["picture=a,b"]
+    assert rewrite("image.resize=paper") == ["image.resize=paper"]
+    assert "\n  image=null   (str | None)\n" in command("predict", "--help")[1]
+    code, _, err = command("recipe=quickstart", "image.resize=bicubc")
+    assert code == 2
+    assert "image.resize: Invalid value 'bicubc'" in err
+    assert "`paper`: as big_vision does" in err
+
+
+def test_a_run_of_before_the_option_is_still_a_recipe(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "config.yaml").write_text("image: null\nseed: 7\n")
+    code, out, _ = command(f"recipe={tmp_path / 'config.yaml'}", "--cfg", "job")
+    assert code == 0
+    assert "seed: 7" in out
+    assert "resize: bicubic" in out
+
+
 def test_files_and_slices_are_taken_as_they_are_written_and_numbers_stay_numbers(command: Command) -> None:
     words = ["recipe=docvqa_qlora", "dataset.train=train[:90%]", "dataset.hub.train=train+val[1:2]"]
     code, out, _ = command(*words, "dataset.root=Pages, (all)", "--cfg", "job")

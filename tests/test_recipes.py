@@ -11,6 +11,7 @@ import yaml
 
 from finetune.config.compose import compose, known_recipes
 from finetune.config.schema import RunConfig
+from finetune.jobs.pixels import choose_antialias
 from finetune.jobs.target import call_target
 
 
@@ -101,7 +102,8 @@ def describe(config: RunConfig) -> dict[str, Any]:
     """Return a recipe's values under the names of the facts."""
     trainer, towers, freeze = config.trainer, config.trainer.towers, config.freeze
     return {
-        "text_len": config.collator.max_text_length,
+        # big_vision feeds text_len tokens and predicts each one's successor: EOS stands behind them.
+        "text_len": config.collator.max_text_length - 1,
         "max_decode_len": config.evaluation.max_new_tokens,
         "epochs": "steps" if trainer.max_steps > 0 else trainer.num_train_epochs,
         "batch_size": trainer.global_batch_size,
@@ -226,7 +228,20 @@ def test_prompt_and_answer_are_worded_as_published(facts: dict[str, Any], name: 
     else:
         suffix = fill(entry["suffix"])
         assert text.suffixes == (suffix.lower() if entry["lowercase"] is True else suffix,)
-    assert config.collator.max_text_length == entry["text_len"]
+    assert config.collator.max_text_length == entry["text_len"] + 1
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "recipe", [*(f"{name}_full" for name in TRANSFERS), "pope", "nocaps", "countbenchqa"]
+)
+def test_images_are_antialiased_where_the_published_configs_do(facts: dict[str, Any], recipe: str) -> None:
+    name = recipe.removesuffix("_full")
+    published = facts["tasks"][TRANSFERS[name].task if name in TRANSFERS else name]["image"]
+    config = compose([f"recipe={recipe}", "image.resize=paper"])
+    for split, key in (("train", "antialias_train"), ("validation", "antialias_eval")):
+        if published[key] is not None:
+            assert choose_antialias(config, split) == {"": published[key]}
 
 
 @pytest.mark.parity
@@ -241,3 +256,44 @@ def test_a_recipe_to_evaluate_on_asks_as_published(facts: dict[str, Any], name: 
         assert config.evaluation.max_new_tokens == entry["max_decode_len"]
     if "beam" in entry["metric"]:
         assert f"beam n={config.evaluation.num_beams}" in entry["metric"]
+
+
+@pytest.mark.parametrize("recipe", sorted(known_recipes()))
+def test_a_header_says_how_many_text_tokens_there_are(recipe: str) -> None:
+    header = known_recipes()[recipe].read_text(encoding="utf-8").split("\ndefaults:")[0]
+    config = compose([f"recipe={recipe}"])
+    for count in re.findall(r"(\d+)\s+(?:#\s+)?text\s+(?:#\s+)?tokens", header):
+        assert int(count) == config.collator.max_text_length
+
+
+IMAGES = {
+    (True, True): "images",
+    (True, False): "images (antialiased by big_vision in training alone)",
+    (False, False): "images (never antialiased by big_vision)",
+}
+
+
+@pytest.mark.parametrize(
+    "recipe", [*(f"{name}_full" for name in TRANSFERS), "pope", "mmvp", "nocaps", "countbenchqa"]
+)
+def test_a_header_says_how_the_papers_images_differ(recipe: str) -> None:
+    text = known_recipes()[recipe].read_text(encoding="utf-8").split("\ndefaults:")[0]
+    _, named, deviations = re.sub(r"\s*\n#\s*", " ", text).partition("Deviations: ")
+    assert named
+    config = compose([f"recipe={recipe}", "image.resize=paper"])
+    train, validation = (choose_antialias(config, split) for split in ("train", "validation"))
+    assert train is not None
+    assert validation is not None
+    said = "images are read and" if recipe == "vqav2_full" else IMAGES[train[""], validation[""]]
+    assert re.match(rf"{re.escape(said)}(,| resized| as in)", deviations)
+    if recipe == "vqav2_full":
+        assert "image.resize=paper" in deviations
+    else:
+        assert "as in vqav2_full" in deviations
+
+
+@pytest.mark.parametrize("recipe", sorted(known_recipes()))
+def test_an_adapter_of_a_quantised_base_is_put_on_one(recipe: str) -> None:
+    text = known_recipes()[recipe].read_text(encoding="utf-8")
+    for line in re.findall(r"^#   python .*adapter=runs/\w+_qlora/.*$", text, re.MULTILINE):
+        assert compose(shlex.split(line)[5:]).peft.bits == 4

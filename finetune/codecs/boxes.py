@@ -29,6 +29,7 @@ _SEG = r"<seg[0-9]*>?"
 _RUN = re.compile(rf"(?:{_LOC})+")
 _SPACED_RUN = re.compile(rf"(?:{_LOC}\s*)+")
 _OBJECT = re.compile(rf"(?P<locs>(?:{_LOC}\s*)+)(?P<segs>(?:{_SEG}\s*)*)(?P<rest>.*)", re.DOTALL)
+_OFFICIAL = re.compile(rf"((?:<loc[0-9]{{4}}>){{4}})((?:<seg[0-9]{{3}}>){{{CODES_PER_MASK}}})")
 _BREAK = re.compile(r";|\n|<(?:bos|eos|pad)>")
 _NOT_IN_LABEL = re.compile(rf"<loc|<seg|{_BREAK.pattern}")
 
@@ -197,6 +198,38 @@ def decode_boxes(text: str, size: tuple[int, int], divisor: int = DIVISOR) -> Re
         objects += found
         leftovers += unread
     return Reading(objects, leftovers)
+
+
+def decode_official(text: str, size: tuple[int, int], divisor: int = DIVISOR) -> Reading:
+    """Read the one object of an answer as big_vision's evaluator of masks does, or nothing.
+
+    The answer must begin with four location tokens and sixteen of a mask, minima before maxima. What
+    follows is ignored.
+
+    Args:
+        text: what the model generated.
+        size: image height and width, pixels.
+        divisor: 1023, or 1024 for text that was written so.
+    """
+    found = read_official(text)
+    if found is None:
+        return Reading([], [Leftover(text, "no box and mask at the start, minima before maxima")])
+    bins, codes = found
+    box, _ = _place_box(bins, _check_size(size), divisor)
+    span = (0, 4 * len("<loc0000>") + CODES_PER_MASK * len("<seg000>"))
+    return Reading([TextObject("", box, codes, reordered=False, span=span)], [])
+
+
+def read_official(text: str) -> tuple[list[int], tuple[int, ...]] | None:
+    """Return the bins and codes that `decode_official` reads, or None where the answer is invalid."""
+    match = _OFFICIAL.match(text)
+    if match is None:
+        return None
+    bins, wrong_bin = _read_tokens(match[1], _LOCATION)
+    codes, wrong_code = _read_tokens(match[2], _SEGMENTATION)
+    if wrong_bin or wrong_code or bins[2] <= bins[0] or bins[3] <= bins[1]:
+        return None
+    return bins, tuple(codes)
 
 
 def _split(text: str) -> Iterator[tuple[int, int]]:

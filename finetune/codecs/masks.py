@@ -14,7 +14,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from finetune.codecs.boxes import DIVISOR, Reading, check_boxes, decode_boxes, encode_boxes
+from finetune.codecs.boxes import (
+    DIVISOR,
+    Reading,
+    check_boxes,
+    decode_boxes,
+    decode_official,
+    encode_boxes,
+)
 from finetune.codecs.coco_mask import read_runs
 from finetune.codecs.mask_vae import SIDE, MaskVae
 
@@ -126,7 +133,7 @@ def resize_crop(crop: np.ndarray) -> torch.Tensor:
 
 
 def decode_masks(
-    text: str, size: tuple[int, int], vae: MaskVae, divisor: int = DIVISOR
+    text: str, size: tuple[int, int], vae: MaskVae, divisor: int = DIVISOR, official: bool = False
 ) -> tuple[Reading, list[np.ndarray | None]]:
     """Read the objects of an answer with their masks.
 
@@ -135,12 +142,13 @@ def decode_masks(
         size: image height and width, pixels.
         vae: turns codes into a mask.
         divisor: 1023, or 1024 for text that was written so.
+        official: read as `decode_official` does, not as `decode_boxes`.
 
     Returns:
-        What `decode_boxes` returns, and for each of its objects a mask of (height, width) bool; None
+        What these return, and for each of its objects a mask of (height, width) bool; None
         where the text has no readable mask.
     """
-    reading = decode_boxes(text, size, divisor)
+    reading = (decode_official if official else decode_boxes)(text, size, divisor)
     rows = [row for row, found in enumerate(reading.objects) if found.codes is not None]
     masks: list[np.ndarray | None] = [None] * len(reading.objects)
     if rows:

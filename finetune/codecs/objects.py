@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finetune.codecs.boxes import DIVISOR, Reading, decode_boxes
+from finetune.codecs.boxes import DIVISOR, Reading, decode_boxes, decode_official
 
 
 class ObjectReader:
@@ -14,11 +14,15 @@ class ObjectReader:
     Args:
         divisor: what location tokens are divided by, 1023 or 1024.
         mask_vae: file of the mask VAE's weights; null: masks are not read, only boxes.
+        reading: `lenient` reads every object it can; `official` one mask as big_vision's evaluator does.
     """
 
-    def __init__(self, divisor: int = DIVISOR, mask_vae: str | None = None) -> None:
+    def __init__(
+        self, divisor: int = DIVISOR, mask_vae: str | None = None, reading: str = "lenient"
+    ) -> None:
         self.divisor = divisor
         self.mask_vae = mask_vae
+        self.is_official = reading == "official"
 
     @cached_property
     def _vae(self) -> Any:
@@ -61,12 +65,13 @@ class ObjectReader:
 
     def _decode(self, text: str, size: tuple[int, int]) -> tuple[Reading, list[Any]]:
         if self.mask_vae is None:
-            reading = decode_boxes(text, size, self.divisor)
+            decode = decode_official if self.is_official else decode_boxes
+            reading = decode(text, size, self.divisor)
             return reading, [None] * len(reading.objects)
         from finetune.codecs.coco_mask import encode_rle
         from finetune.codecs.masks import decode_masks
 
-        reading, masks = decode_masks(text, size, self._vae, self.divisor)
+        reading, masks = decode_masks(text, size, self._vae, self.divisor, self.is_official)
         return reading, [None if mask is None else encode_rle(mask) for mask in masks]
 
 

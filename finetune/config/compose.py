@@ -72,10 +72,13 @@ class RecipeSource(ConfigSource):
         file = self._file(config_path)
         if file is None:
             raise ConfigLoadError(f"No recipe {config_path}")
+        config = load_recipe(file)
+        if "image" in config and config.image is None:
+            del config.image  # `predict`'s, in runs of before `image.resize`
         return ConfigResult(
             provider=self.provider,
             path=self.full_path(),
-            config=load_recipe(file),
+            config=config,
             header={"package": "_global_"},
         )
 

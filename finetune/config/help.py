@@ -12,7 +12,7 @@ from typing import Any
 from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.compose import group_choices, known_recipes
 from finetune.config.ranges import expected
-from finetune.config.schema import RunConfig
+from finetune.config.schema import SPELLINGS, RunConfig
 
 GROUPS = (
     "model", "dataset", "task", "augmentation", "collator", "freeze", "peft", "trainer", "evaluation",
@@ -102,7 +102,10 @@ def _option(owner: type, field: Any, prefix: str, indent: int) -> list[str]:
     pad = " " * indent
     limits = expected(f"{prefix}{field.name}") if _is_number(field.type) else None
     kind = f"{kind}, {limits}" if limits else kind
-    lines = [f"{pad}{prefix}{field.name}={shown}   ({kind})".replace("(Optional)", "")]
+    names = {name: word for word, name in SPELLINGS.items()} if owner is RunConfig else {}
+    lines = [
+        f"{pad}{prefix}{names.get(field.name, field.name)}={shown}   ({kind})".replace("(Optional)", "")
+    ]
     text = field_texts(owner).get(field.name, "")
     return lines + [f"{pad}    {line.strip()}" for line in text.splitlines()]
 

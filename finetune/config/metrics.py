@@ -201,6 +201,13 @@ class ReferringMetric:
     """What location tokens are divided by where objects are read from text: 1023, or 1024."""
 
 
+class SegmentationReading(StrEnum):
+    """Readings of an answer with a mask."""
+
+    lenient = "lenient"
+    official = "official"
+
+
 @dataclass
 class SegmentationMetric:
     """Mean and cumulative IoU of masks, and the share above each threshold, in percent."""
@@ -210,3 +217,7 @@ class SegmentationMetric:
     """What location tokens are divided by where objects are read from text: 1023, or 1024."""
     mask_vae: str | None = None
     """Weights of the mask codec, where masks are read from text: `published`, or a file."""
+    reading: SegmentationReading = SegmentationReading.lenient
+    """`lenient` unites the masks of all objects that can be read, and puts exchanged corners right.
+    `official` is big_vision's: the answer must begin with one box and its mask, minima before maxima, and
+    nothing after it counts."""

@@ -16,16 +16,16 @@ _ANSWERS = ("evaluation.batch_size", "evaluation.max_new_tokens", "evaluation.nu
 _DATA = ("dataset", "dataset.*", "dataset@.*", "task", "task.*", "task@.*", "metric", "metric.*")
 
 READS: dict[str, tuple[str, ...]] = {
-    "train": ("(?!(image|prefix|out|predictions)$).*",),
-    "plan": ("(?!(image|prefix|out|predictions)$).*",),
+    "train": ("(?!(image|picture|prefix|out|predictions)$).*",),
+    "plan": ("(?!(image|picture|prefix|out|predictions)$).*",),
     "evaluate": (
         "run", "recipe", "run_name", "runs_dir", "overwrite", *_MODEL, *_DATA, *_PRECISION, *_STORED,
         *_ANSWERS, "evaluation.limit", "evaluation.loss", "evaluation.pictures", "image[.].*",
         "trainer.dataloader_num_workers",
     ),
     "predict": (
-        "run", "recipe", "image", "image[.].*", "prefix", "out", *_MODEL, "task", "task.*", *_PRECISION,
-        *_STORED, *_ANSWERS,
+        "run", "recipe", "image", "picture", "image[.].*", "prefix", "out", *_MODEL, "task", "task.*",
+        *_PRECISION, *_STORED, *_ANSWERS,
     ),
     "score": ("recipe", "metric", "metric.*", "predictions"),
 }  # fmt: skip

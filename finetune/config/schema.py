@@ -11,6 +11,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from finetune.config.images import ImageConfig
+
 
 class Dtype(StrEnum):
     """Floating-point formats of the weights."""
@@ -143,9 +145,10 @@ class CollatorConfig:
     max_text_length: int = 128
     """Tokens for BOS, prefix, newline, suffix and EOS together; image tokens come on top."""
     overflow: Overflow = Overflow.error
-    """Text over the budget: `error` names the example, `drop` leaves it out and counts it,
-    `shorten_prefix` cuts the end of the prefix, and leaves out examples of which a suffix alone is too
-    long. Image tokens, suffix and EOS are never cut."""
+    """Text over the budget: `error` names the example; `drop` leaves out the suffixes that do not fit, and
+    an example without any that does; `shorten_prefix` cuts the end of the prefix, and leaves out suffixes
+    that are too long on their own. What is left out is counted and listed in `skipped.jsonl`. Image
+    tokens, suffix and EOS are never cut."""
     suffix_choice: SuffixChoice = SuffixChoice.cycle
     """Of several accepted suffixes: the `first`, a `random` one each epoch, or each in turn, without
     replacement, over the epochs (`cycle`, the paper's way)."""
@@ -254,7 +257,7 @@ class TrainerConfig:
     optim: str = "adamw_torch"
     """adamw_torch, adamw_torch_fused, paged_adamw_8bit, sgd, or any other name of transformers."""
     weight_decay: float = 0.0
-    """AdamW's, on matrices of base weights and adapters; never on norms and biases.
+    """AdamW's, on matrices of base weights and adapters; never on norms, biases and SigLIP's positions.
     big_vision's own value is this one times the learning rate."""
     adam_beta1: float = 0.9
     """Decay of the mean of the gradients."""
@@ -325,6 +328,10 @@ class TrackerConfig:
     """wandb's online, offline or disabled; null leaves it to WANDB_MODE."""
 
 
+SPELLINGS = {"image": "picture"}
+"""Words of the command line for fields of another name: `image=FILE`, for `image.resize` has the name."""
+
+
 @dataclass
 class RunConfig:
     """One run."""
@@ -345,8 +352,8 @@ class RunConfig:
     """`evaluate`, `predict`: a finished run's folder."""
     adapter: str | None = None
     """`evaluate`, `predict`: Hub id or folder of an adapter for `model`."""
-    image: str | None = None
-    """`predict`: a picture, or a folder of them."""
+    picture: str | None = None
+    """`predict`: an image, or a folder of them."""
     prefix: str | None = None
     """`predict`: the prompt."""
     out: str | None = None
@@ -354,6 +361,7 @@ class RunConfig:
     predictions: str | None = None
     """`score`: a JSONL file of prediction rows, or `-` for standard input."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
     dataset: Any = MISSING
     task: Any = MISSING
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)

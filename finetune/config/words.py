@@ -23,7 +23,7 @@ from finetune.config.compose import (
     recipe_file,
 )
 from finetune.config.help import GROUPS
-from finetune.config.schema import RunConfig
+from finetune.config.schema import SPELLINGS, RunConfig
 from finetune.config.secrets import find_secret_variables, find_secrets
 from finetune.errors import UserError
 
@@ -175,6 +175,7 @@ def rewrite(word: str, is_sweep: bool = False) -> list[str]:
     if "=" not in word:
         return [word]
     sign = word[: word.index(key)]
+    key = SPELLINGS.get(key, key)
     if key == "recipe":
         return [f"recipe={_recipes(value, is_sweep)}"]
     if key == "run":

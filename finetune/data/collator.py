@@ -2,17 +2,20 @@ r"""From examples to a batch: `[image tokens] [BOS] prefix "\n" suffix [EOS]` an
 
 The pieces are tokenised apart, as in pre-training, so that a token never spans two of them.
 `token_type_ids` is 0 up to and including the newline and 1 after it: it is what gives image and prefix
-their bidirectional attention and hides the suffix from them. Without it nothing fails, and the answer
-leaks (PaliGemma 1) or the prefix turns causal (PaliGemma 2).
+their bidirectional attention and hides the suffix from them. Without it nothing fails: the answer leaks
+(PaliGemma 1 under sdpa, in a batch without padding), or the prefix turns causal (eager, or padding).
 """
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from PIL.Image import Resampling
 from transformers import PaliGemmaProcessor
 
+from finetune.data.resize import resize_as_paper
 from finetune.errors import UserError
 from finetune.example import Example
 
@@ -29,6 +32,7 @@ class Collator:
         shorten_prefix: cut the end of a prefix that does not fit, instead of an error.
         suffix_choice: `first`, `random` or `cycle` among several accepted suffixes.
         seed: of that choice, together with epoch and id.
+        resize: `bicubic` or `bilinear`, both Pillow's, or `paper`: big_vision's, as each example says.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class Collator:
         shorten_prefix: bool = False,
         suffix_choice: str = "first",
         seed: int = 0,
+        resize: str = "bicubic",
     ) -> None:
         self._tokenizer = processor.tokenizer
         self._image_processor = processor.image_processor
@@ -47,6 +52,7 @@ class Collator:
         self.shorten_prefix = shorten_prefix
         self.suffix_choice = suffix_choice
         self.seed = seed
+        self.resize = resize
         self.newline = self._tokenize("\n")
         self._reserved = {
             self.image_token_id,
@@ -114,33 +120,59 @@ class Collator:
             `pixel_values`: (pictures of all examples in order, 3, side, side) float32, -1 to 1.
         """
         images = [image for example in examples for image in example.images]
-        pixels = self._image_processor(images=images, return_tensors="pt")["pixel_values"]
+        if self.resize == "paper":
+            size = (self._image_processor.size["height"], self._image_processor.size["width"])
+            images = [
+                resize_as_paper(image, size, example.antialias)
+                for example in examples
+                for image in example.images
+            ]
+        # An image that is of the right size already stays as it is.
+        kernel = Resampling.BICUBIC if self.resize == "bicubic" else Resampling.BILINEAR
+        pixels = self._image_processor(images=images, resample=kernel, return_tensors="pt")["pixel_values"]
         return {"pixel_values": pixels}
 
     def encode(self, example: Example) -> tuple[list[int], list[int]]:
-        """Tokenise one example with the suffix of its epoch.
+        """Tokenise one example with the suffix of its epoch, among those that fit.
 
         Returns:
             Ids up to and including the newline, and ids of suffix and EOS.
         """
         if not example.suffixes:
             raise UserError(f"Example `{example.id}` has no suffix to train on.")
+        budget = self.max_text_length
+        if too_long := self.find_too_long(example.prefix, example.suffixes):
+            fitting = tuple(suffix for suffix in example.suffixes if suffix not in too_long)
+            if not fitting:
+                raise UserError(
+                    f"Example `{example.id}` needs {min(too_long.values())} text tokens, but "
+                    f"collator.max_text_length={budget}. Raise it, or choose "
+                    "collator.overflow=drop or shorten_prefix."
+                )
+            example = replace(example, suffixes=fitting)
         suffix = self.choose_suffix(example)
         after = [*self._tokenize(suffix, example), self._tokenizer.eos_token_id]
         before = self._encode_prefix(example)
         images = self.tokens_per_image * len(example.images)
-        budget = self.max_text_length
         excess = 0 if budget is None else len(before) - images + len(after) - budget
         if excess > 0:
-            keep = len(before) - len(self.newline) - excess
-            if not self.shorten_prefix or keep < images + 1:
-                raise UserError(
-                    f"Example `{example.id}` needs {excess} text tokens more than "
-                    f"collator.max_text_length={budget}. Raise it, or choose "
-                    "collator.overflow=drop or shorten_prefix."
-                )
-            before = before[:keep] + self.newline
+            before = before[: -len(self.newline) - excess] + self.newline
         return before, after
+
+    def find_too_long(self, prefix: str, suffixes: Sequence[str]) -> dict[str, int]:
+        """Return the suffixes that do not fit behind a prefix, and the text tokens that each would need.
+
+        Where prefixes are shortened only a suffix that is too long for an empty one does not fit.
+        """
+        if self.max_text_length is None:
+            return {}
+        prefix = "" if self.shorten_prefix else prefix
+        room = self.max_text_length - self.count_text_tokens("", "")
+        # No token is shorter than a byte: short texts need no tokeniser.
+        room -= len(prefix.encode())
+        doubtful = [suffix for suffix in dict.fromkeys(suffixes) if len(suffix.encode()) > room]
+        lengths = {suffix: self.count_text_tokens(prefix, suffix) for suffix in doubtful}
+        return {suffix: tokens for suffix, tokens in lengths.items() if tokens > self.max_text_length}
 
     def choose_suffix(self, example: Example) -> str:
         """Choose among the accepted suffixes, from (seed, epoch, id) alone.

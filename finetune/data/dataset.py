@@ -1,12 +1,13 @@
 """From a row to an `Example`, one at a time, in the workers that also make the batches."""
 
+import copy
 import random
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch.utils.data
 from datasets import Dataset
-from PIL import Image
+from PIL import ExifTags, Image
 
 from finetune.data.images import check_size, load_image
 from finetune.errors import UserError
@@ -38,6 +39,9 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             same in every epoch.
         augment: changes the pictures while training, those of one example all alike; null leaves them as
             they are.
+        antialias: for each part of a mixture, or for the one source under `""`, whether big_vision resizes
+            its images with antialiasing; images are then read as big_vision reads them. None: they are read
+            upright, on white.
 
     Raises:
         UserError: the rows lack a column.
@@ -50,6 +54,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         split: str,
         seed: int | None = None,
         augment: Augment | None = None,
+        antialias: Mapping[str, bool] | None = None,
     ) -> None:
         task.check_columns(rows.column_names)
         self.rows = rows
@@ -57,6 +62,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         self.split = split
         self.seed = seed
         self.augment = augment
+        self.antialias = antialias
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -91,6 +97,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             target=self.task.build_target(row),
             group=row["group"],
             epoch=epoch,
+            antialias=(self.antialias or {}).get(row.get(PART) or "", True),
         )
 
     def load_images(self, row: Mapping[str, Any], where: str) -> list[Image.Image]:
@@ -103,8 +110,17 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         Raises:
             UserError: one cannot be read.
         """
-        sources = row.get("images") or [row["image"]]
-        return [load_image(source, where) for source in sources]
+        as_stored = self.antialias is not None
+        images = [load_image(source, where, as_stored) for source in row.get("images") or [row["image"]]]
+        if as_stored and row.get("objects"):
+            for image in images:
+                if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                    raise UserError(
+                        f"{where}: its image is stored turned or mirrored (EXIF), which image.resize=paper "
+                        "ignores, but boxes and masks are meant upright. Turn the file, or choose "
+                        "image.resize=bicubic or bilinear."
+                    )
+        return images
 
     def _with_size(self, row: dict[str, Any], image: Image.Image) -> dict[str, Any]:
         """Check the size that the row was annotated with; where it has none it gets the picture's."""
@@ -115,7 +131,9 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
 
     def select(self, indices: list[int] | range) -> "ExampleDataset":
         """Return a part of it."""
-        return ExampleDataset(self.rows.select(indices), self.task, self.split, self.seed, self.augment)
+        part = copy.copy(self)
+        part.rows = self.rows.select(indices)
+        return part
 
     def iterate_rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows without their pictures: everything but these is quick to read."""
@@ -125,32 +143,38 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
                 yield _name_part(dict(zip(batch, values, strict=True)))
 
     def find_overflow(
-        self, count_tokens: Callable[[str, str], int], budget: int, prefix_is_cut: bool = False
-    ) -> dict[int, str]:
-        """Find the examples whose text is longer than the budget, without decoding a picture.
+        self, find_too_long: Callable[[str, Sequence[str]], dict[str, int]], budget: int
+    ) -> "Overflow":
+        """Find the texts that are longer than the budget, without decoding an image.
 
         Args:
-            count_tokens: length of prefix, newline and suffix with BOS and EOS.
-            budget: the most tokens allowed.
-            prefix_is_cut: prefixes are cut to what suffixes leave: only these can be too long.
-
-        Returns:
-            For each index what is wrong with it.
+            find_too_long: of a prefix and suffixes, the suffixes that do not fit and their tokens.
+            budget: the most tokens allowed, for the message.
         """
-        found: dict[int, str] = {}
+        found = Overflow({}, [])
         for index, row in enumerate(self.iterate_rows()):
             text: Text = self.task.measure_text(row)
             if not text.suffixes:
                 raise UserError(f"{self.split} example `{row['id']}` has no suffix to train on.")
-            prefix = "" if prefix_is_cut else text.prefix
-            longest = max(text.suffixes, key=lambda suffix: len(suffix.encode()))
-            # No token is shorter than a byte: short texts need no tokeniser.
-            if len(prefix.encode()) + len(longest.encode()) + 3 <= budget:
+            too_long = find_too_long(text.prefix, text.suffixes)
+            needs = {suffix: f"needs {count} text tokens of {budget}" for suffix, count in too_long.items()}
+            if len(too_long) == len(set(text.suffixes)):
+                shortest = min(too_long, key=too_long.__getitem__)
+                found.examples[index] = {"id": row["id"], "reason": needs[shortest]}
                 continue
-            tokens = max(count_tokens(prefix, suffix) for suffix in set(text.suffixes))
-            if tokens > budget:
-                found[index] = f"`{row['id']}` needs {tokens} text tokens of {budget}"
+            for suffix, need in needs.items():
+                reason = f"with this one of its {len(text.suffixes)} suffixes it {need}"
+                found.suffixes.append({"id": row["id"], "suffix": suffix, "reason": reason})
         return found
+
+
+class Overflow(NamedTuple):
+    """The texts that are too long."""
+
+    examples: dict[int, dict[str, str]]
+    """Index of each example without a suffix that fits: its `id`, and the `reason`."""
+    suffixes: list[dict[str, str]]
+    """`id`, `suffix` and `reason` of what does not fit where other suffixes of the example do."""
 
 
 def _name_part(row: dict[str, Any]) -> dict[str, Any]:

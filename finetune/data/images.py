@@ -22,15 +22,17 @@ MAX_PIXELS = 89_478_485
 _LONGEST_NAME = 1024  # what is longer is no path: the system would refuse it less kindly
 
 
-def load_image(source: str | Mapping[str, Any], where: str) -> Image.Image:
+def load_image(source: str | Mapping[str, Any], where: str, as_stored: bool = False) -> Image.Image:
     """Decode one picture.
 
     Args:
         source: a path, or what `datasets` stores: `{"bytes": ..., "path": ...}`.
         where: the row, for the error message.
+        as_stored: read it as TensorFlow's `decode_image` does: no EXIF rotation, and transparency is
+            dropped, so that the colours under it show; a GIF's is black.
 
     Returns:
-        RGB, with the EXIF rotation applied; transparency lies on white.
+        RGB; by default with the EXIF rotation applied, and transparency lies on white.
 
     Raises:
         UserError: the file is missing, empty, cut short, too large or not a picture.
@@ -48,6 +50,8 @@ def load_image(source: str | Mapping[str, Any], where: str) -> Image.Image:
                         f"{where}: {name} has {width} x {height} pixels, more than {MAX_PIXELS:,}. "
                         "Make it smaller, or leave the row out."
                     )
+                if as_stored:
+                    return _to_rgb_as_stored(image)
                 return _to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise UserError(f"{where}: no {name}; pass dataset.image_dir=FOLDER.") from error
@@ -124,6 +128,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         image = Image.alpha_composite(white, rgba)
+    return image.convert("RGB")
+
+
+def _to_rgb_as_stored(image: Image.Image) -> Image.Image:
+    """Return what TensorFlow's `decode_image` makes of a file, but for its JPEG decoder."""
+    if image.mode in {"I", "F"}:  # TensorFlow reads no such file
+        return _to_rgb(image)
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info:
+        is_gif, image = image.format == "GIF", image.convert("RGBA")
+        if is_gif:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
     return image.convert("RGB")
 
 

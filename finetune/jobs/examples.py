@@ -8,9 +8,11 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
+from PIL.Image import Resampling
 from transformers import PaliGemmaProcessor
 
 from finetune.config.datasets import MixtureDataset
+from finetune.config.images import Resize
 from finetune.config.schema import Overflow, RunConfig
 from finetune.data.augment import Augmentation
 from finetune.data.classes import ask_for_one_class, find_labels
@@ -20,6 +22,8 @@ from finetune.data.mixture import first_rows
 from finetune.data.rows import Splits
 from finetune.data.survey import Check, find_broken_images, survey_rows
 from finetune.errors import UserError
+from finetune.jobs.overflow import leave_out_overflow
+from finetune.jobs.pixels import choose_antialias
 from finetune.jobs.sources import name_source, option_values
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.tasks.mixture import PART
@@ -56,35 +60,23 @@ def build_train(
     """
     rows = _arrange_rows(config, limit_train(config, splits), task, training=True)
     augmentation = build_augmentation(config)
-    train = ExampleDataset(rows, task, "train", seed=config.seed, augment=augmentation)
+    train = ExampleDataset(
+        rows,
+        task,
+        "train",
+        seed=config.seed,
+        augment=augmentation,
+        antialias=choose_antialias(config, "train"),
+    )
 
     def check(row: Row, target: Mapping[str, Any]) -> None:
         if augmentation is not None:
             augmentation.check_row(row)
 
     train, skipped = _leave_out_faults(config, train, collator, check)
-    train, too_long = _leave_out_long(config, train, collator)
+    train, too_long = leave_out_overflow(config, train, collator)
     train, broken = _leave_out_broken_images(config, train)
     return train, [*skipped, *too_long, *broken]
-
-
-def _leave_out_long(
-    config: RunConfig, train: ExampleDataset, collator: Collator
-) -> tuple[ExampleDataset, Skipped]:
-    overflow, budget = config.collator.overflow, config.collator.max_text_length
-    shorten = overflow == Overflow.shorten_prefix
-    found = train.find_overflow(collator.count_text_tokens, budget, shorten)
-    if found and overflow == Overflow.error:
-        first = "; ".join(list(found.values())[:3])
-        raise UserError(
-            f"{len(found)} of {len(train)} train examples are too long: {first}. Raise "
-            "collator.max_text_length, or choose collator.overflow=drop or shorten_prefix."
-        )
-    if len(found) == len(train):
-        raise UserError(f"All {len(train)} train examples are longer than {budget} text tokens.")
-    if found:
-        log.warning("warning: left out %d of %d train examples: too long.", len(found), len(train))
-    return _leave_out(train, found)
 
 
 def build_validation(config: RunConfig, splits: Splits, task: Task) -> ExampleDataset:
@@ -94,7 +86,8 @@ def build_validation(config: RunConfig, splits: Splits, task: Task) -> ExampleDa
         UserError: a column is missing.
     """
     rows = _arrange_rows(config, splits.validation, task, training=False)
-    return ExampleDataset(first_rows(rows, config.evaluation.limit), task, "validation")
+    first = first_rows(rows, config.evaluation.limit)
+    return ExampleDataset(first, task, "validation", antialias=choose_antialias(config, "validation"))
 
 
 def check_validation(
@@ -241,5 +234,9 @@ def build_collators(config: RunConfig, processor: PaliGemmaProcessor) -> tuple[C
         shorten_prefix=config.collator.overflow == Overflow.shorten_prefix,
         suffix_choice=config.collator.suffix_choice,
         seed=config.seed,
+        resize=config.image.resize,
     )
-    return train, Collator(processor)
+    # What is saved with the weights resizes alike, as far as transformers can.
+    if config.image.resize != Resize.bicubic:
+        processor.image_processor.resample = Resampling.BILINEAR
+    return train, Collator(processor, resize=config.image.resize)

@@ -24,6 +24,7 @@ from finetune.evaluation.generate import Generation, generate_answers
 from finetune.example import Example
 from finetune.jobs.mask_codec import find_mask_vae
 from finetune.jobs.parts import half_precision, set_up_logging
+from finetune.jobs.pixels import choose_antialias
 from finetune.jobs.trained import load_trained, point_at_result
 from finetune.model.load import load_config, load_processor
 from finetune.report.draw import draw_prediction
@@ -42,9 +43,11 @@ def run(config: RunConfig, launch: Launch) -> None:
     folder = RunFolder(launch.folder)
     if config.prefix is None:
         raise UserError(f'Which prompt? prefix="..."{_prompt_of(folder) if config.run else "."}')
-    files = find_pictures(config.image)
+    files = find_pictures(config.picture)
     check_headers(files)
-    names = None if config.out is None else name_pictures(files, Path(str(config.image)), Path(config.out))
+    names = (
+        None if config.out is None else name_pictures(files, Path(str(config.picture)), Path(config.out))
+    )
     point_at_result(config, folder)
     reader = build_reader(config, folder)
     processor = load_processor(config.model.path, config.model.revision)
@@ -52,7 +55,7 @@ def run(config: RunConfig, launch: Launch) -> None:
     broken: list[str] = []
     size = config.evaluation.batch_size
     for start in range(0, len(files), size):
-        examples = _decode(files[start : start + size], str(config.prefix), broken)
+        examples = _decode(config, files[start : start + size], broken)
         answers = ask(config, model, processor, examples) if examples else []
         for example, answer in zip(examples, answers, strict=True):
             row = build_row(example, answer, reader)
@@ -70,7 +73,7 @@ def ask(
     config: RunConfig, model: nn.Module, processor: PaliGemmaProcessor, examples: Sequence[Example]
 ) -> list[Answer]:
     """Generate one answer to each example."""
-    collator, options = Collator(processor), config.evaluation
+    collator, options = Collator(processor, resize=config.image.resize), config.evaluation
     generation = Generation(
         max_new_tokens=options.max_new_tokens, num_beams=options.num_beams, batch_size=options.batch_size
     )
@@ -81,14 +84,19 @@ def ask(
         return generate_answers(model, on_device, processor.tokenizer, generation)
 
 
-def _decode(files: Sequence[Path], prefix: str, broken: list[str]) -> list[Example]:
+def _decode(config: RunConfig, files: Sequence[Path], broken: list[str]) -> list[Example]:
     """Decode some images; what cannot be decoded is added to `broken`, with the reason."""
+    antialias = choose_antialias(config, "validation")
     examples = []
     for file in map(str, files):
         try:
-            examples.append(Example(file, (load_image(file, "predict"),), prefix, ()))
+            image = load_image(file, "predict", as_stored=antialias is not None)
         except UserError as error:
             broken.append(str(error).removeprefix("predict: "))
+            continue
+        # Of a mixture's parts any may be asked.
+        smooth = all((antialias or {}).values())
+        examples.append(Example(file, (image,), str(config.prefix), (), antialias=smooth))
     return examples
 
 

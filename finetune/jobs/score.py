@@ -47,10 +47,15 @@ def run(config: RunConfig, launch: Launch) -> None:
         try:
             scored: Sequence[Row] = rows
             if isinstance(metric, Detection | Referring | Segmentation):
-                scored = DecodedRows(rows, ObjectReader(metric.divisor, _find_weights(metric)))
+                scored = DecodedRows(rows, _build_reader(metric))
             print(json.dumps(compute_by_group(metric, scored)))
         finally:
             rows.close()
+
+
+def _build_reader(metric: Detection | Referring | Segmentation) -> ObjectReader:
+    reading = metric.reading if isinstance(metric, Segmentation) else "lenient"
+    return ObjectReader(metric.divisor, _find_weights(metric), reading)
 
 
 def _find_weights(metric: Detection | Referring | Segmentation) -> str | None:
@@ -63,7 +68,7 @@ def _find_weights(metric: Detection | Referring | Segmentation) -> str | None:
 
 
 class DecodedRows(Sequence[Any]):
-    """Rows with the objects of their predicted text, where they bring none.
+    """Rows with the objects of their predicted text, where they bring none, or were read in another way.
 
     Args:
         rows: the rows.
@@ -79,7 +84,11 @@ class DecodedRows(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         row = self.rows[index]
-        return row if "prediction_objects" in row else {**row, "prediction_objects": self._decode(row)}
+        # Objects in the rows of an evaluation were read leniently, or not: the text shows what was written.
+        reads_again = self.reader.is_official and self.reader.mask_vae is not None and "prediction" in row
+        if "prediction_objects" in row and not reads_again:
+            return row
+        return {**row, "prediction_objects": self._decode(row)}
 
     def _decode(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         name = f"Row `{row.get('id')}`"

@@ -11,6 +11,7 @@ from datasets import Dataset
 from omegaconf import OmegaConf
 
 from finetune.config.datasets import MixtureDataset
+from finetune.config.metrics import SegmentationMetric
 from finetune.config.schema import RunConfig
 from finetune.data.classes import find_labels
 from finetune.data.mixture import first_rows, mix_splits, part_ranges
@@ -153,6 +154,12 @@ def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
             ]
             tasks[name] = _take_classes(call_target(part["task"], "task"), Splits(*rows))
     tasks = _find_codec(tasks, splits.train, codec)
+    if isinstance(config.metric, SegmentationMetric):
+        # What is scored is read as the metric reads it.
+        tasks = {
+            name: replace(task, reading=config.metric.reading) if isinstance(task, ObjectsTask) else task
+            for name, task in tasks.items()
+        }
     return MixedTask(tasks) if isinstance(config.dataset, MixtureDataset) else tasks[""]
 
 

@@ -23,8 +23,9 @@ def read_choice(text: str, reading: str = "lenient") -> str | None:
     Args:
         text: the answer, in either case.
         reading: `sentence` wants `The answer is B.` at the start; `letter` wants `B` and nothing else but
-            white space around it; `lenient` takes `B`, `B.`, `(B)`, `B. the text of the choice`, or `the
-            answer is B` anywhere, if it stands there once.
+            white space around it; `lenient` takes `The answer is B.` at the start, whatever follows, `B`,
+            `B.`, `(B)`, `B. the text of the choice`, or `the answer is B` anywhere, if it stands there
+            once.
 
     Source: `sentence`: big_vision evaluators/proj/paligemma/transfers/science_qa.py. `lenient`: the forms
         that LLaVA's eval_science_qa.py reads, and lower case. Neither guesses where it reads nothing,
@@ -37,7 +38,7 @@ def read_choice(text: str, reading: str = "lenient") -> str | None:
     lowered = lowered.strip()
     if reading == "letter":
         return lowered.upper() if _LETTER_ALONE.fullmatch(lowered) else None
-    first = _LETTER_FIRST.match(lowered)
+    first = _SENTENCE.match(lowered) or _LETTER_FIRST.match(lowered)
     if first:
         return first[1].upper()
     said = _SENTENCE_ANYWHERE.findall(lowered)

@@ -5,10 +5,12 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
+from finetune.codecs.boxes import read_official
 from finetune.errors import UserError
 from finetune.metrics.mask import Rle, check_sizes, mask_overlap, read_mask
-from finetune.metrics.row import DIVISORS, check_option, name_row, read_objects
+from finetune.metrics.row import DIVISORS, check_option, name_row, read_box, read_objects
 
+READINGS = ("lenient", "official")
 THRESHOLDS = (50, 60, 70, 80, 90)
 
 
@@ -39,11 +41,15 @@ class Segmentation:
     """Mean and cumulative IoU of masks, and precision at five IoUs, in percent.
 
     A row is one expression. Where it has several objects, or several are predicted, their masks are
-    united; a prediction without a mask is an empty one.
+    united; a prediction without a mask is an empty one. Under `official` only the first object that is
+    predicted counts, and only where `prediction`, if the row has it, begins with a box and a mask.
 
     Args:
         divisor: 1023 or 1024, for whoever decodes `prediction_objects` from text; not read here.
         mask_vae: the weights to decode masks with, for the same; not read here.
+        reading: `lenient` or `official`, for the same too.
+
+    Source: `official`: big_vision evaluators/proj/paligemma/transfers/segmentation.py.
     """
 
     higher_is_better: Mapping[str, bool] = {
@@ -52,10 +58,12 @@ class Segmentation:
         **{f"precision_{mark}": True for mark in THRESHOLDS},
     }
 
-    def __init__(self, divisor: int = 1023, mask_vae: str | None = None) -> None:
+    def __init__(self, divisor: int = 1023, mask_vae: str | None = None, reading: str = "lenient") -> None:
         check_option("divisor", divisor, DIVISORS)
+        check_option("reading", reading, READINGS)
         self.divisor = divisor
         self.mask_vae = mask_vae
+        self.reading = reading
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Return the row's IoU, 0 to 100.
@@ -63,15 +71,38 @@ class Segmentation:
         Raises:
             UserError: an object has no mask, or there is none, or `prediction_objects` is missing.
         """
-        shared, either = _row_overlap(row)
+        shared, either = self._overlap(row)
         return 100.0 * shared / either if either else 0.0
 
     def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Return the fields of `compute_mask_scores`."""
-        return compute_mask_scores([_row_overlap(row) for row in rows])
+        return compute_mask_scores([self._overlap(row) for row in rows])
+
+    def _overlap(self, row: Mapping[str, Any]) -> tuple[int, int]:
+        predicted = read_objects(row, "prediction_objects")
+        if self.reading == "official":
+            predicted = _keep_official(row, predicted)
+        return _row_overlap(row, predicted)
 
 
-def _row_overlap(row: Mapping[str, Any]) -> tuple[int, int]:
+def _keep_official(row: Mapping[str, Any], predicted: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the one object that counts, or none where big_vision calls the answer invalid."""
+    text = row.get("prediction")
+    first = predicted[:1]
+    if not isinstance(text, str):
+        boxes = [read_box(row, one) for one in first if one.get("box_xyxy") is not None]
+        return [] if any(box[2] <= box[0] or box[3] <= box[1] for box in boxes) else first
+    if read_official(text) is None:
+        return []
+    if not first or first[0].get("mask_rle") is None:
+        raise UserError(
+            f"{name_row(row)}: its `prediction` has a mask that `prediction_objects` lacks. To read it "
+            "as metric.reading=official does, pass metric.mask_vae=published, or a run's mask_vae.npz."
+        )
+    return first
+
+
+def _row_overlap(row: Mapping[str, Any], predicted: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     objects = read_objects(row, "objects")
     truths = [mask for one in objects if (mask := read_mask(row, one)) is not None]
     if not objects or len(truths) < len(objects):
@@ -79,7 +110,7 @@ def _row_overlap(row: Mapping[str, Any]) -> tuple[int, int]:
             f"{name_row(row)}: expected `objects` to have at least one object and each a `mask_rle`, but "
             f"{len(truths)} of {len(objects)} have one."
         )
-    found = [mask for one in read_objects(row, "prediction_objects") if (mask := read_mask(row, one))]
+    found = [mask for one in predicted if (mask := read_mask(row, one))]
     check_sizes(row, [*truths, *found])
     truth: Rle = coco_mask.merge(truths)
     if not found:

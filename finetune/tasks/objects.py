@@ -34,6 +34,7 @@ class ObjectsTask:
         negatives: of the classes that a picture lacks, how many are asked for in training under
             `classes=one`, for whoever makes the rows (`data/classes.py`); not read here.
         divisor: what location tokens are divided by when an answer is read: 1023 or 1024.
+        reading: of answers, `lenient` or `official`: the metric's, handed on by whoever builds both.
     """
 
     prompt: str
@@ -45,6 +46,7 @@ class ObjectsTask:
     masks: bool = False
     mask_vae: str | None = None
     divisor: int = 1023
+    reading: str = "lenient"
 
     def check_columns(self, columns: list[str]) -> None:
         """Raise if the rows lack a column that the task reads.
@@ -101,7 +103,7 @@ class ObjectsTask:
 
     @cached_property
     def _reader(self) -> ObjectReader:
-        return ObjectReader(self.divisor, self.mask_vae if self.masks else None)
+        return ObjectReader(self.divisor, self.mask_vae if self.masks else None, self.reading)
 
     def _wanted(self, row: Row) -> list[Mapping[str, Any]]:
         """Return the objects to write: no crowds, and only what is asked for."""

@@ -26,7 +26,8 @@ def build_parameter_groups(
     Args:
         model: whose parameters.
         learning_rate: of towers without an exception.
-        weight_decay: likewise; norms and biases never decay.
+        weight_decay: likewise; norms, biases and SigLIP's position table never decay: big_vision decays
+            what its layers call `kernel`.
         towers: exceptions by tower.
 
     Returns:
@@ -35,7 +36,8 @@ def build_parameter_groups(
     members: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            members[tower_of(name), parameter.ndim >= 2].append(parameter)
+            is_matrix = parameter.ndim >= 2 and "position_embedding" not in name
+            members[tower_of(name), is_matrix].append(parameter)
     groups = []
     for (tower, is_matrix), parameters in members.items():
         rates = towers.get(tower, TowerRates())

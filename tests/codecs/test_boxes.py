@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from finetune.codecs.boxes import Leftover, check_boxes, decode_boxes, encode_boxes
+from finetune.codecs.boxes import Leftover, check_boxes, decode_boxes, decode_official, encode_boxes
 
 SIZE = (480, 640)
 BOX = "<loc0100><loc0200><loc0300><loc0400>"
@@ -326,6 +326,43 @@ def test_decode_keeps_sixteen_codes(behind: str, label: str) -> None:
     reading = decode_boxes(f"{BOX}{SEGS}{behind} ; {BOX} dog", SIZE)
     assert reading.leftovers == []
     assert [(found.label, found.codes) for found in reading.objects] == [(label, CODES), ("dog", None)]
+
+
+@pytest.mark.parametrize(
+    "behind", ["", " cat", "<seg017>", f" ; {BOX}{SEGS}", "<loc0001>", "\n<eos>"], ids=repr
+)
+def test_the_official_reading_takes_the_first_twenty_tokens_and_nothing_else(behind: str) -> None:
+    reading = decode_official(BOX + SEGS + behind, (1023, 1023))
+    (found,) = reading.objects
+    assert found.box_xyxy == pytest.approx((200, 100, 400, 300))
+    assert (found.codes, found.label, found.span) == (CODES, "", (0, len(BOX + SEGS)))
+    assert reading.leftovers == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="nothing"),
+        pytest.param(BOX, id="no-codes"),
+        pytest.param(BOX + SEGS[:-8], id="fifteen-codes"),
+        pytest.param(BOX + SEGS[:-8] + "<loc0001>", id="another-token"),
+        pytest.param(BOX[:-9] + SEGS + "<seg000>", id="three-locations"),
+        pytest.param(BOX + "<loc0001>" + SEGS, id="five-locations"),
+        pytest.param(f"<loc0300><loc0200><loc0100><loc0400>{SEGS}", id="exchanged-rows"),
+        pytest.param(f"<loc0100><loc0400><loc0300><loc0200>{SEGS}", id="exchanged-columns"),
+        pytest.param(f"<loc0100><loc0200><loc0100><loc0400>{SEGS}", id="no-height"),
+        pytest.param(f"<loc0100><loc0200><loc0300><loc0200>{SEGS}", id="no-width"),
+        pytest.param(" " + BOX + SEGS, id="a-space-before"),
+        pytest.param(BOX + " " + SEGS, id="a-space-inside"),
+        pytest.param(f"left dog\n{BOX}{SEGS}", id="the-prompt-before"),
+        pytest.param(f"<loc1024>{BOX[9:]}{SEGS}", id="no-such-location"),
+        pytest.param(BOX + SEGS[:-8] + "<seg128>", id="no-such-code"),
+    ],
+)
+def test_the_official_reading_finds_nothing_in_any_other_answer(text: str) -> None:
+    reading = decode_official(text, (10, 10))
+    assert reading.objects == []
+    assert reading.leftovers[0].text == text
 
 
 def test_span_is_where_the_object_stands() -> None:

@@ -1,11 +1,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import PaliGemmaProcessor
 
 from finetune.data.collator import IGNORED, Collator
+from finetune.data.resize import resize_as_paper
 from finetune.errors import UserError
 from finetune.example import Example
 
@@ -92,7 +95,7 @@ def test_a_text_over_the_budget_is_an_error_that_names_the_example(
     example = make_example("yes", "answer en is there a red circle in the picture?", id="row-7")
     needed = Collator(processor).count_text_tokens(example.prefix, "yes")
     Collator(processor, max_text_length=needed).encode(example)
-    with pytest.raises(UserError, match=r"`row-7` needs 1 text tokens more"):
+    with pytest.raises(UserError, match=rf"`row-7` needs {needed} text tokens, but.*={needed - 1}"):
         Collator(processor, max_text_length=needed - 1).encode(example)
 
 
@@ -113,7 +116,7 @@ def test_a_suffix_that_alone_is_over_the_budget_is_an_error_even_when_shortening
     processor: PaliGemmaProcessor, make_example: MakeExample
 ) -> None:
     collator = Collator(processor, max_text_length=5, shorten_prefix=True)
-    with pytest.raises(UserError, match="text tokens more"):
+    with pytest.raises(UserError, match="text tokens, but collator.max_text_length=5"):
         collator.encode(make_example("a red circle and a blue square"))
 
 
@@ -168,6 +171,49 @@ def test_the_choice_depends_on_seed_epoch_and_id_alone(
 def test_first_is_always_the_first(processor: PaliGemmaProcessor, make_example: MakeExample) -> None:
     collator = Collator(processor, suffix_choice="first")
     assert {collator.choose_suffix(make_example(ANSWERS, epoch=e)) for e in range(5)} == {"a"}
+
+
+def test_images_are_resized_by_the_kernel_that_was_chosen(
+    processor: PaliGemmaProcessor, make_example: MakeExample
+) -> None:
+    def pixels(resize: str, *examples: Example) -> torch.Tensor:
+        scaled: torch.Tensor = Collator(processor, resize=resize).build_pixels(examples)["pixel_values"]
+        return scaled
+
+    def scale(image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(image, dtype=np.float32)).movedim(2, 0) / 127.5 - 1
+
+    smooth = make_example()
+    (image,) = smooth.images
+    large = image.resize((120, 90), Image.Resampling.NEAREST)
+    smooth, sharp = (replace(smooth, images=(large,), antialias=antialias) for antialias in (True, False))
+    expected = {
+        "bicubic": [large.resize((56, 56), Image.Resampling.BICUBIC)] * 2,
+        "bilinear": [large.resize((56, 56), Image.Resampling.BILINEAR)] * 2,
+        "paper": [resize_as_paper(large, (56, 56), antialias) for antialias in (True, False)],
+    }
+    for resize, images in expected.items():
+        assert torch.allclose(pixels(resize, smooth, sharp), torch.stack([scale(one) for one in images]))
+    assert torch.equal(
+        Collator(processor).build_pixels([smooth])["pixel_values"], pixels("bicubic", smooth)
+    )
+
+
+@pytest.mark.parametrize("choice", ["first", "random", "cycle"])
+@pytest.mark.parametrize("shorten", [True, False])
+def test_a_suffix_that_does_not_fit_is_left_out_alone(
+    processor: PaliGemmaProcessor, make_example: MakeExample, choice: str, shorten: bool
+) -> None:
+    answers = ("a circle that is red and large and round", "a", "b", "c")
+    prefix = "answer en what is shown?"
+    longest = Collator(processor).count_text_tokens("" if shorten else prefix, answers[0])
+    collator = Collator(
+        processor, max_text_length=longest - 1, shorten_prefix=shorten, suffix_choice=choice, seed=3
+    )
+    without = Collator(processor, suffix_choice=choice, seed=3)
+    for epoch in range(9):
+        suffix = collator.encode(make_example(answers, prefix, epoch=epoch))[1]
+        assert suffix == without.encode(make_example(answers[1:], prefix, epoch=epoch))[1]
 
 
 def test_an_example_without_a_suffix_cannot_be_trained_on(

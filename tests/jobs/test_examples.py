@@ -1,5 +1,6 @@
 import json
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from finetune.data.collator import Collator
 from finetune.data.digits import load_digits
 from finetune.data.mixture import count_parts
 from finetune.errors import UserError
+from finetune.example import Example
 from finetune.jobs.examples import (
     build_augmentation,
+    build_collators,
     build_train,
     build_validation,
     check_validation,
@@ -332,3 +335,45 @@ def test_every_image_is_decoded_beforehand_where_that_is_asked_for(
             left, skipped = check()
             assert left.rows["id"][:] == ["1", "3"]
             assert [line["id"] for line in skipped] == ["2"]
+
+
+@pytest.mark.parametrize("overflow", ["drop", "shorten_prefix"])
+def test_one_long_answer_among_several_costs_no_example(
+    processor: PaliGemmaProcessor, overflow: str
+) -> None:
+    long = " ".join(["square"] * 140)
+    splits = load_digits(56)
+    rows = splits.train.select(range(6))
+    first = rows[0]["id"]
+    answers = [["two", long, "2"], *([["two"]] * 4), [long]]
+    rows = rows.remove_columns("answers").add_column("answers", answers)
+    config = compose(["recipe=quickstart", f"collator.overflow={overflow}"])
+    task = build_task(config, splits)
+    collator, _ = build_collators(config, processor)
+    train, left_out = build_train(config, splits._replace(train=rows), task, collator)
+    assert len(train) == 5
+    assert [record.get("suffix") for record in left_out] == [None, long]
+    assert left_out[1]["id"] == first
+    assert "with this one of its 3 suffixes it needs" in left_out[1]["reason"]
+    chosen = {collator.choose_suffix(train[epoch, 0]) for epoch in range(20)}
+    assert long in chosen, "the example keeps what it is scored against"
+    ids = {tuple(collator.encode(train[epoch, 0])[1]) for epoch in range(20)}
+    assert ids == {tuple(collator.encode(replace(train[0], suffixes=(text,)))[1]) for text in ("two", "2")}
+
+    strict = compose(["recipe=quickstart", "collator.overflow=error"])
+    with pytest.raises(UserError, match=f"2 of 6 train examples are too long: .*`{first}` with this one"):
+        build_train(strict, splits._replace(train=rows), task, build_collators(strict, processor)[0])
+
+
+def test_a_text_of_the_papers_length_is_whole(processor: PaliGemmaProcessor) -> None:
+    config = compose(["recipe=vqav2_full"])
+    collator, _ = build_collators(config, processor)
+    image = Image.new("RGB", (4, 4))
+    for words in range(1, 60):
+        example = Example("x", (image,), " ".join(["circle"] * words), ("red",))
+        tokens = collator.count_text_tokens(example.prefix, "red")
+        before, after = collator.encode(example)
+        assert len(before) - collator.tokens_per_image + len(after) == min(tokens, 33)
+        if tokens <= 33:
+            assert (before, after) == Collator(processor).encode(example)
+    assert tokens > 33

@@ -10,6 +10,7 @@ from finetune.cli import main
 from finetune.codecs.coco_mask import decode_rle
 from finetune.data.canvas import load_canvases
 from finetune.data.images import load_image
+from finetune.data.resize import resize_as_paper
 from finetune.jobs.predict import name_pictures
 from tests.conftest import noise_image
 
@@ -151,3 +152,28 @@ def test_drawings_are_named_after_their_images_and_none_replaces_another(tmp_pat
     names = name_pictures(files, tmp_path / "in", tmp_path / "out")
     expected = ["a.jpg.png", "b/a.jpg.png", "a.png.png"]
     assert list(names.values()) == [tmp_path / "out" / name for name in expected]
+
+
+def test_a_run_asks_with_the_pixels_that_it_was_trained_on(
+    inside: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(inside / "runs/quickstart_detect", inside / "runs/paper")
+    config = inside / "runs/paper/config.yaml"
+    text = config.read_text()
+    assert "resize: bicubic" in text
+    config.write_text(text.replace("resize: bicubic", "resize: paper"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(inside / "turned.png", exif=exif)
+    resized = []
+
+    def resize(image: Image.Image, size: tuple[int, int], antialias: bool) -> Image.Image:
+        resized.append((image.size, size, antialias))
+        return resize_as_paper(image, size, antialias)
+
+    monkeypatch.setattr("finetune.data.collator.resize_as_paper", resize)
+    words = ["predict", "run=runs/paper", "image=turned.png", "prefix=detect all classes"]
+    assert command(*words)[0] == 0
+    assert resized == [((40, 20), (56, 56), True)]
+    assert command(*words, "image.resize=bicubic")[0] == 0
+    assert len(resized) == 1

@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+from finetune.codecs.mask_vae import MaskVae
+from finetune.codecs.objects import ObjectReader
+from finetune.codecs.train_mask_vae import save_mask_vae
+
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -62,6 +66,32 @@ def test_boxes_are_read_from_the_text_where_the_row_brings_none(
         "score", "metric=referring", write({**whole, "objects": BOXES[:1], "prediction": text})
     )
     assert json.loads(wrong)["accuracy_50"] == 100
+
+
+def test_an_official_reading_reads_the_text_again_where_it_can(
+    command: Command, write: Callable[..., str], tmp_path: Path
+) -> None:
+    vae = MaskVae()
+    vae.get_parameter("decoder.12.bias").data.fill_(100)  # every mask fills its box
+    save_mask_vae(vae, tmp_path / "vae.npz")
+    text = "<loc0000><loc0000><loc1023><loc1023>" + "<seg005>" * 16
+    (truth,) = ObjectReader(mask_vae=str(tmp_path / "vae.npz")).read(text, (20, 30))
+    whole = {"width": 30, "height": 20, "objects": [truth]}
+    rows = write(
+        {**whole, "id": "1", "group": "a", "prediction": text},
+        {**whole, "id": "2", "group": "b", "prediction": f"{text}<seg001>", "prediction_objects": []},
+        {**whole, "id": "3", "group": "c", "prediction": f" {text}", "prediction_objects": [truth]},
+        {**whole, "id": "4", "group": "d", "prediction_objects": [truth]},
+    )
+    weights = f"metric.mask_vae={tmp_path / 'vae.npz'}"
+    for reading, expected in (("lenient", [100, 0, 100, 100]), ("official", [100, 100, 0, 100])):
+        _, out, _ = command("score", "metric=segmentation", weights, f"metric.reading={reading}", rows)
+        groups = json.loads(out)["by_group"]
+        assert [groups[name]["mean_iou"] for name in "abcd"] == expected
+    code, _, err = command("score", "metric=segmentation", "metric.reading=official", rows)
+    assert code == 2
+    assert "Row `1`" in err
+    assert "metric.mask_vae=" in err
 
 
 @pytest.mark.parametrize(

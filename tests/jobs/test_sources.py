@@ -10,6 +10,7 @@ from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae
 from finetune.config.compose import compose
 from finetune.config.schema import RunConfig
+from finetune.data.digits import load_digits
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.jobs.mask_codec import keep_mask_vae, use_mask_vae
@@ -177,3 +178,15 @@ def test_labels_stand_in_the_recipe_and_nothing_else_changes(tmp_path: Path) -> 
     assert isinstance(before, dict)
     before["task"]["labels"] = ["1e-4", "no"]
     assert after == before
+
+
+@pytest.mark.parametrize("recipe", ["refcoco_seg_full", "refcoco_seg_qlora"])
+def test_the_metrics_reading_reaches_the_task(recipe: str) -> None:
+    words = [f"recipe={recipe}", "task.mask_vae=null", "task.labels=[cat]"]
+    splits = load_digits(56)
+    task = build_task(compose(words), splits)
+    assert isinstance(task, ObjectsTask)
+    assert task.reading == "official"
+    task = build_task(compose([*words, "metric.reading=lenient"]), splits)
+    assert isinstance(task, ObjectsTask)
+    assert task.reading == "lenient"

@@ -44,7 +44,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "torch.hub.load",
         "transformers.pipeline", "numpy.load", "hydra.utils.instantiate", "yaml.unsafe_load",
         "PIL.Image.open",
-        "finetune.run_folder.write_text", "finetune.cli.main", "target_own.system", "target_own.os.system",
+        "finetune.run.files.write_text", "finetune.cli.main", "target_own.system", "target_own.os.system",
         "target_own.run", "target_own.value", "target_own.Half.score", "target_own.nothing",
         "target_nowhere.load",
         "target_broken.load", "target_foreign.load", "system", "", 3, None, "a b.c", "os", "..x.y",

@@ -70,3 +70,40 @@ def test_two_empty_masks_have_an_iou_of_zero() -> None:
 def test_a_row_without_masks_is_refused_by_name(row: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"Row `s1`: .*{message}"):
         Segmentation().score(row)
+
+
+TEXT = "<loc0000><loc0000><loc1023><loc1023>" + "<seg000>" * 16
+
+
+@pytest.mark.parametrize(
+    ("prediction", "found", "lenient", "official"),
+    [
+        pytest.param(TEXT, [TRUTH], 100, 100, id="well-formed"),
+        pytest.param(TEXT + TEXT, [build_object(slice(0, 5), ALL), TRUTH], 100, 50, id="a-second-object"),
+        pytest.param("<loc1023><loc0000><loc0000>" + TEXT[27:], [TRUTH], 100, 0, id="exchanged-corners"),
+        pytest.param(" " + TEXT, [TRUTH], 100, 0, id="a-space-before"),
+        pytest.param("", [], 0, 0, id="nothing"),
+        pytest.param(None, [build_object(slice(0, 5), ALL), TRUTH], 100, 50, id="objects-without-text"),
+        pytest.param(None, [{**TRUTH, "box_xyxy": [9, 0, 1, 10]}], 100, 0, id="an-inverted-box"),
+        pytest.param(None, [{**TRUTH, "box_xyxy": [0, 0, 10, 10]}], 100, 100, id="a-box"),
+    ],
+)
+def test_the_official_reading_counts_the_first_object_of_a_valid_answer(
+    prediction: str | None, found: list[dict[str, Any]], lenient: float, official: float
+) -> None:
+    row = build_row(*found) | ({} if prediction is None else {"prediction": prediction})
+    assert Segmentation().score(row) == lenient
+    assert Segmentation(reading="official").score(row) == official
+    assert Segmentation(reading="official").compute([row])["mean_iou"] == official
+
+
+def test_a_mask_that_was_not_read_is_not_taken_for_a_wrong_one() -> None:
+    row = build_row({"label": "cat"}) | {"prediction": TEXT + "<seg001>"}
+    assert Segmentation().score(row) == 0
+    with pytest.raises(UserError, match=r"Row `s1`: .*has a mask that .* lacks.*metric.mask_vae="):
+        Segmentation(reading="official").score(row)
+
+
+def test_an_unknown_reading_is_refused() -> None:
+    with pytest.raises(UserError, match=r"metric.reading=offical is not known. Did you mean `official`"):
+        Segmentation(reading="offical")

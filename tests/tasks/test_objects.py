@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,17 @@ def test_rows_without_boxes_are_refused_at_once() -> None:
         ObjectsTask("x").check_columns(["id", "image", "width", "height"])
     with pytest.raises(UserError, match=r"column `label` \(task.classes=one"):
         ObjectsTask("x", classes="one").check_columns(["id", "image", "width", "height", "objects"])
+
+
+def test_answers_are_read_officially_where_the_metric_does(tmp_path: Path) -> None:
+    save_mask_vae(MaskVae(), tmp_path / "vae.npz")
+    task = ObjectsTask("{expression}", masks=True, mask_vae=str(tmp_path / "vae.npz"), write_label=False)
+    text = "<loc0000><loc0000><loc1023><loc1023>" + "<seg005>" * 16
+    target = {"width": 30, "height": 20}
+    (expected,) = task.read_answer(Answer(text, 1.0), target)["prediction_objects"]
+    official = replace(task, reading="official")
+    for behind in ("<seg001>", f" ; {text}"):
+        found = official.read_answer(Answer(text + behind, 1.0), target)["prediction_objects"]
+        assert found == [expected]
+        assert task.read_answer(Answer(text + behind, 1.0), target)["prediction_objects"] != [expected]
+    assert official.read_answer(Answer(f" {text}", 1.0), target) == {"prediction_objects": []}

@@ -32,3 +32,18 @@ def test_towers_may_have_their_own_rate_and_decay_and_vectors_never_decay(random
         "language_model.matrices": (1e-5, 0.0),
         "language_model.vectors": (1e-5, 0.0),
     }
+
+
+def test_what_big_vision_does_not_call_a_kernel_does_not_decay(random_model: Build) -> None:
+    model = random_model("gemma")
+    (decaying,) = (
+        group["params"]
+        for group in build_parameter_groups(
+            model, 1e-3, 0.0, {"vision_tower": TowerRates(weight_decay=0.1)}
+        )
+        if group["weight_decay"]
+    )
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {names[id(parameter)].rsplit(".", 2)[-2] for parameter in decaying} == {
+        *("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "patch_embedding")
+    }
