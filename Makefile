@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOWEST := .venv-lowest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test fast check fix
+.PHONY: help setup quickstart test fast test-lowest check fix
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## a virtual environment in .venv with everything pinned
 
@@ -28,6 +29,13 @@ test: setup  ## every test but those that need a GPU or the Hub
 
 fast: setup  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
+
+test-lowest:  ## the fast tests in .venv-lowest, on the lowest versions allowed (10 minutes)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "The lowest Python is 3.11: make PYTHON=python3.11 $@"; exit 1; }
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints-lowest.txt)"
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[wandb]' hypothesis jiwer pytest
+	$(LOWEST)/bin/python -m pytest -m "not slow and not gpu and not network and not parity"
 
 check: setup  ## format, lint, types
 	$(BIN)/ruff format --check .

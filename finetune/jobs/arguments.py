@@ -1,6 +1,5 @@
 """The configuration in transformers' words."""
 
-import os
 import tempfile
 from dataclasses import fields
 from typing import Any
@@ -100,9 +99,7 @@ def build_arguments(
             load_best_model_at_end=best is not None,
             metric_for_best_model=f"eval_{best}" if best else None,
             greater_is_better=better[best] if best else None,
-            report_to=[] if config.tracker.report_to == "none" else [config.tracker.report_to],
-            project=config.tracker.project,
-            run_name=folder.root.name,
+            report_to=[],  # curves go through jobs/tracker.py
             remove_unused_columns=False,
             label_names=["labels"],
             logging_nan_inf_filter=False,
@@ -137,14 +134,6 @@ def tower_rates(config: RunConfig) -> dict[str, TowerRates]:
     return {
         name: TowerRates(tower.learning_rate, tower.weight_decay) for name, tower in vars(towers).items()
     }
-
-
-def point_tracker(config: RunConfig, folder: RunFolder) -> None:
-    """Tell wandb, which reads its settings from the environment, where its files and curves go."""
-    if config.tracker.report_to == "wandb":
-        os.environ.setdefault("WANDB_DIR", str(folder.root.absolute()))
-        if config.tracker.mode is not None:
-            os.environ["WANDB_MODE"] = config.tracker.mode
 
 
 def part_weights(config: RunConfig, train: ExampleDataset) -> dict[str, tuple[int, float]]:

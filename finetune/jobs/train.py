@@ -26,7 +26,6 @@ from finetune.jobs.arguments import (
     build_arguments,
     check_best_metric,
     part_weights,
-    point_tracker,
     tower_rates,
 )
 from finetune.jobs.describe import describe_run
@@ -55,6 +54,7 @@ from finetune.jobs.resume import (
 )
 from finetune.jobs.sources import build_task, load_splits, record_data, warn_of_shared_examples
 from finetune.jobs.target import call_target
+from finetune.jobs.tracker import Tracker
 from finetune.metrics.metric import Metric
 from finetune.model.dropout import drop_residual_branches
 from finetune.model.freeze import checkpoint_activations, run_frozen_tower_without_graph
@@ -84,6 +84,8 @@ def run(config: RunConfig, launch: Launch) -> None:
     set_up_logging()
     folder = RunFolder(launch.folder)
     start = on_main(lambda: check_folder(config, folder, launch))
+    tracker = Tracker(config, launch)
+    on_main(tracker.check)
     warn_of_idle_gpus(launch)
     metric: Metric = call_target(config.metric, "metric")
     check_best_metric(config, metric)
@@ -108,7 +110,8 @@ def run(config: RunConfig, launch: Launch) -> None:
 
     texts = on_main(lambda: open_folder(folder, config, launch, dropped))
     trainer.before_save = lambda: folder.restore(texts)
-    with discarded_unless_trained(folder, trainer), explain_disk_errors(folder.root):
+    trainer.add_callback(tracker)
+    with discarded_unless_trained(folder, trainer), explain_disk_errors(folder.root), tracker.running():
         on_main(lambda: keep_mask_vae(task, folder.mask_vae))
         set_up_logging(folder.log)
         warn_of_shared_examples(splits)
@@ -121,6 +124,7 @@ def run(config: RunConfig, launch: Launch) -> None:
         log.info("the result is %s", result["why"])
         on_main(lambda: save_result(trainer.model, processor, config, folder))
         evaluation = evaluate(trainer.model, result["step"])
+        tracker.report(evaluation.scores)
         measured = measure_training(trainer)
         on_main(lambda: folder.restore(texts))
         if PartialState().is_main_process:
@@ -197,7 +201,6 @@ def build_trainer(
         log.info("step %d/%d  validation  %s", step, trainer.args.max_steps, format_scores(scores))
         return {name: value for name, value in scores.items() if not isinstance(value, dict)}
 
-    point_tracker(config, folder)
     arguments = build_arguments(config, folder, metric, len(train))
     trainer = PaliGemmaTrainer(
         model,

@@ -355,12 +355,6 @@ def test_ones_own_task_can_be_plugged_in(
     assert "counted_task.Counted cannot be called" in err
 
 
-def test_curves_go_to_wandb_without_an_account(inside: Path, command: Command) -> None:
-    code, _, err = command(*SHORT, *SMALL_EVALUATION, "tracker=wandb", "tracker.mode=offline")
-    assert code == 0, err
-    assert list((inside / "runs/quickstart/wandb").glob("offline-run-*"))
-
-
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of two megabytes."""

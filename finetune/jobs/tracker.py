@@ -1,0 +1,235 @@
+"""Curves and scores in Weights & Biases, for runs with `tracker=wandb`.
+
+A mistake in the settings ends the command before a file is written. A network or a server that fails
+later never ends a training: the curves go on to a file in the run's folder, which can be uploaded.
+"""
+
+import logging
+import os
+import secrets
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from omegaconf import OmegaConf
+from transformers import TrainerCallback
+
+from finetune.config.schema import RunConfig
+from finetune.errors import UserError
+from finetune.run.files import read_json, write_text
+from finetune.run.folder import Launch, RunFolder
+
+log = logging.getLogger(__name__)
+
+MODES = ("online", "offline", "disabled")
+
+_INIT_SECONDS = 30.0
+_FINISH_SECONDS = 60.0
+"""How long an unreachable server may hold up the start and the end of a run."""
+
+_UNREACHABLE = "did not respond in time"
+"""In wandb's message where no answer came; a server that refuses the key answers."""
+
+
+class Tracker(TrainerCallback):
+    """Logs one training to Weights & Biases; without `tracker=wandb` it does nothing.
+
+    Args:
+        config: of the run.
+        launch: names the run's folder.
+    """
+
+    def __init__(self, config: RunConfig, launch: Launch) -> None:
+        self._options = config.tracker
+        self._folder = RunFolder(launch.folder)
+        self._name = _run_name(launch.folder, Path(config.runs_dir))
+        self._mode: str | None = None
+        self._run: Any = None
+
+    def check(self) -> None:
+        """Check installation, settings and login; call it in the main process, before anything is written.
+
+        Raises:
+            UserError: wandb is not installed, a setting is wrong, nobody is logged in, or the server
+                refuses the key.
+        """
+        if self._options.report_to != "wandb":
+            return
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                "tracker=wandb needs wandb: pip install 'finetune-paligemma[wandb]', or leave it out "
+                "with tracker=none."
+            ) from error
+        logging.getLogger("wandb").addHandler(logging.NullHandler())
+        self._mode = _read_mode(wandb, self._options.mode)
+        try:
+            wandb.setup(wandb.Settings(mode=self._mode, project=self._options.project, silent=True))
+        except (ValueError, wandb.Error) as error:
+            raise UserError(f"tracker.project={self._options.project}: {error}") from error
+        if self._mode == "online" and not _is_online(wandb):
+            self._mode = "offline"
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Keep the run open in Weights & Biases while the block runs; a failed block marks it as failed.
+
+        A resumed run goes on where it was: its id is kept in its folder.
+        """
+        if self._mode in {None, "disabled"} or not PartialState().is_main_process:
+            yield
+            return
+        run = self._run = self._open()
+        exit_code = 1
+        try:
+            yield
+            exit_code = 0
+        finally:
+            self._attempt(lambda run: run.finish(exit_code=exit_code))
+            if run is not None:
+                _tear_down()
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Log one line of the training or one evaluation."""
+        ended = {name: value for name, value in (logs or {}).items() if name.startswith("train_")}
+        curve = {_curve_name(name): value for name, value in (logs or {}).items() if name not in ended}
+        self._attempt(lambda run: run.summary.update(ended))
+        self._attempt(lambda run: run.log({**curve, "train/global_step": state.global_step}))
+
+    def report(self, scores: dict[str, Any]) -> None:
+        """Add the final evaluation, as `final/NAME` in the run's summary."""
+        final = {f"final/{name}": value for name, value in scores.items() if not isinstance(value, dict)}
+        self._attempt(lambda run: run.summary.update(final))
+
+    def _open(self) -> Any:
+        """Start the run, offline where the server does not answer; null where even that fails."""
+        import wandb
+
+        modes: tuple[Any, ...] = (self._mode, "offline")
+        for mode in dict.fromkeys(modes):
+            try:
+                run = wandb.init(
+                    project=self._options.project,
+                    name=self._name,
+                    group=self._name.rpartition("/")[0] or None,
+                    id=self._read_id(),
+                    resume="allow",
+                    mode=mode,
+                    dir=str(self._folder.root),
+                    config=self._describe(),
+                    settings=wandb.Settings(
+                        silent=True,
+                        console="off",
+                        allow_val_change=True,
+                        # The words of the command line and the address of the repository may hold a token.
+                        x_disable_meta=True,
+                        disable_git=True,
+                        init_timeout=_INIT_SECONDS,
+                        finish_timeout=_FINISH_SECONDS,
+                        finish_timeout_raises=True,
+                    ),
+                )
+            except Exception as error:  # a tracker does not end a training, whatever its failure
+                log.warning("warning: wandb could not start (%s): %s", mode, error)
+                _tear_down()  # frees the id
+            else:
+                run.define_metric("*", step_metric="train/global_step")
+                log.info("curves: %s", run.url or f"offline; upload them with `{_sync_command(run)}`")
+                return run
+        return None
+
+    def _attempt(self, action: Callable[[Any], Any]) -> None:
+        """Do something with the open run; the first failure is the last attempt."""
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:  # a tracker does not end a training, whatever its failure
+            log.warning(
+                "warning: wandb failed (%s); the run goes on without it. `%s` uploads what it has.",
+                error or type(error).__name__,
+                _sync_command(self._run),
+            )
+            self._run = None
+
+    def _read_id(self) -> str:
+        """Return the id of this folder's run, a new one for a new folder."""
+        file = self._folder.root / "wandb" / "id"
+        if not file.is_file():
+            write_text(file, secrets.token_hex(4))
+        return file.read_text(encoding="utf-8")
+
+    def _describe(self) -> dict[str, Any]:
+        """Return what the run's folder says of it: its settings, and where it runs."""
+        settings = OmegaConf.to_container(OmegaConf.load(self._folder.config))
+        assert isinstance(settings, dict)
+        environment = read_json(self._folder.environment)
+        return {**settings, "environment": {k: v for k, v in environment.items() if k != "command"}}
+
+
+def _run_name(folder: Path, runs: Path) -> str:
+    """Return the folder's path inside the folder of runs: `NAME`, or `SWEEP/0`."""
+    name = os.path.relpath(folder, runs)
+    return folder.name if name.startswith("..") else Path(name).as_posix()
+
+
+def _curve_name(name: str) -> str:
+    return f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}"
+
+
+def _read_mode(wandb: Any, asked: str | None) -> str:
+    """Return the mode that is asked for, else the one of WANDB_MODE or wandb's settings files.
+
+    Raises:
+        UserError: there is no such mode.
+    """
+    older = {"run": "online", "dryrun": "offline"}
+    try:
+        mode = asked or wandb.setup(wandb.Settings(silent=True)).settings.mode
+    except ValueError as error:
+        mode = os.environ.get("WANDB_MODE")
+        if mode in {*MODES, *older}:
+            raise UserError(f"wandb refuses its own settings, its files or WANDB_*: {error}") from error
+    mode = older.get(str(mode), str(mode))
+    if mode not in MODES:
+        key = "tracker.mode" if asked else "WANDB_MODE"
+        raise UserError(f"{key}={mode}: expected {', '.join(MODES[:-1])} or {MODES[-1]}.")
+    return mode
+
+
+def _is_online(wandb: Any) -> bool:
+    """Log in; false where the server does not answer.
+
+    Raises:
+        UserError: nobody is logged in, or the server refuses the key.
+    """
+    instead = "or keep the curves in the run's folder with tracker.mode=offline."
+    try:
+        if wandb.login(prompt=False, verify=True):
+            return True
+    except wandb.errors.AuthenticationError as error:
+        if _UNREACHABLE in str(error):
+            log.warning("warning: wandb's server does not answer; the curves stay in the run's folder.")
+            return False
+        raise UserError(
+            f"tracker=wandb: {error}. Run `wandb login` again, set WANDB_API_KEY, {instead}"
+        ) from error
+    raise UserError(f"tracker=wandb: nobody is logged in. Run `wandb login`, set WANDB_API_KEY, {instead}")
+
+
+def _tear_down() -> None:
+    """End wandb's own process, so that a sweep's next member finds nothing of this run."""
+    import wandb
+
+    with suppress(Exception):  # where that process was killed
+        wandb.teardown()
+
+
+def _sync_command(run: Any) -> str:
+    return shlex.join(["wandb", "sync", os.path.relpath(Path(run.dir).parent)])
