@@ -45,12 +45,12 @@ ELSEWHERE = {"rsvqa_lr": "rsvqa", "rsvqa_hr": "rsvqa"}
 """Folder of a release -> the test that writes it, where that has another name."""
 
 TINY = [
-    *("model=tiny", "collator.max_text_length=1024", "evaluation.limit=2"),
+    *("model=tiny", "evaluation.limit=2"),
     *("evaluation.max_new_tokens=4", "evaluation.batch_size=2", "trainer.dataloader_num_workers=0"),
 ]
 STEP = [
     *("trainer.max_steps=1", "trainer.global_batch_size=2", "trainer.per_device_train_batch_size=2"),
-    "peft.bits=16",
+    *("peft.bits=16", "collator.max_text_length=1024"),
 ]
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,20 @@ def test_a_metric_that_lacks_a_method_is_one_message(own: Path) -> None:
         UserError, match=r"not a metric: it lacks `higher_is_better`. finetune/metrics/metric"
     ):
         call_target({"_target_": "target_own.Half"}, "metric")
+
+
+def test_a_recipe_of_somebody_else_runs_no_program(
+    own: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    (own / "given").mkdir()
+    text = "defaults:\n  - override /model: tiny\ndataset: {_target_: os.system, command: touch ran}\n"
+    (own / "given/config.yaml").write_text(text)
+    (own / "given/adapter").mkdir()
+    for words in (["evaluate", "run=given"], ["recipe=given/config.yaml"]):
+        code, _, err = command(*words)
+        assert code == 2
+        assert "_target_=os.system names a module of Python itself" in err
+    assert not (own / "ran").exists()
 
 
 def test_a_shipped_choice_keeps_its_target() -> None:

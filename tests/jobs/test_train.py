@@ -383,6 +383,11 @@ def test_a_sweep_leaves_a_whole_folder_for_each_value(inside: Path, command: Com
         run = inside / f"runs/quickstart_sweep/{number}"
         assert {path.name for path in run.iterdir()} == WHOLE_RUN | {"adapter"}
         assert read(run / "adapter/adapter_config.json")["r"] == rank
+        alone = read(run / "environment.json")["command"]
+        assert alone[-2:] == [f"peft.r={rank}", f"run_name=quickstart_sweep/{number}"]
+        assert "-m" not in alone[3:]
+        code, _, err = command("evaluate", f"run=runs/quickstart_sweep/{number}")
+        assert code == 0, err
 
 
 def test_any_model_and_adapter_can_be_scored(inside: Path, command: Command) -> None:
