@@ -50,7 +50,7 @@ from finetune.config.words import (
     split_flags,
     swept_values,
 )
-from finetune.errors import UserError, suggest
+from finetune.errors import UserError, guard_terminal, printable, suggest
 from finetune.run.folder import Launch
 
 JOBS = {
@@ -93,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: the words after `python -m finetune`; the process's own where None.
     """
+    guard_terminal()
     words = list(sys.argv[1:] if argv is None else argv)
     forget_own_recipes()
     with signals.listening():
@@ -112,7 +113,7 @@ def _answer(words: list[str]) -> int:
         sys.stdout.flush()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("FINETUNE_DEBUG") == "1":
-            traceback.print_exc()
+            print(printable(traceback.format_exc()), file=sys.stderr)
         message = str(error) if isinstance(error, UserError) else explain(error)
         _say(f"error: {message}")
         return USER_MISTAKE
@@ -129,7 +130,7 @@ def _answer(words: list[str]) -> int:
 def _say(text: str) -> None:
     """Print a message for the user, once however many processes there are."""
     if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def split_job(words: list[str]) -> tuple[str | None, list[str]]:
@@ -321,7 +322,9 @@ class Sweep:
             if os.getpid() != self.process:
                 raise
             self.failed.append(number)
-            print(f"error: {self._name(number, overrides)}: {error}", file=sys.stderr, flush=True)
+            print(
+                printable(f"error: {self._name(number, overrides)}: {error}"), file=sys.stderr, flush=True
+            )
 
     def report(self) -> None:
         """End with an error where a run failed.

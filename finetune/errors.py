@@ -1,6 +1,25 @@
-"""The one kind of error that is shown to a user without a traceback."""
+"""The one kind of error that is shown to a user without a traceback, and how text from data is shown."""
+
+import io
+import json
+import re
+import sys
+import traceback
+import warnings
+from reprlib import Repr
+from types import TracebackType
+from typing import Any
 
 _WORKER_PREFIX = "Caught UserError in"
+
+# A terminal obeys C0, DEL and C1; bidirectional marks and isolates change the order of what is read, and
+# zero-width characters hide. Joiners (U+200C, U+200D) stay: Persian and emoji are written with them.
+# Lone surrogates cannot be written as UTF-8.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+
+_SHORT = 80
 
 
 class UserError(Exception):
@@ -22,3 +41,63 @@ def suggest(name: str, known: list[str]) -> str:
 
     near = get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def describe(value: object) -> str:
+    """Return a value of any kind and size in at most 80 characters, for a message; `nothing` for None."""
+    if value is None:
+        return "nothing"
+    text = _REPR.repr(value)
+    return text if len(text) <= _SHORT else f"{text[: _SHORT - 3]}..."
+
+
+def printable(text: str) -> str:
+    r"""Return text with what a terminal would obey, hide or reorder written as escapes, such as `\x1b`.
+
+    Line breaks and tabs stay.
+    """
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def print_json(value: Any) -> None:
+    r"""Print a value as one line of JSON, safe on any terminal and in any encoding.
+
+    What `printable` would change, and what standard output cannot encode, is escaped as JSON does it,
+    such as `\u001b`, so that the value is read back unchanged.
+    """
+    utf = (sys.stdout.encoding or "").lower().startswith("utf")
+    text = json.dumps(value, ensure_ascii=not utf)
+    print(_UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text), flush=True)
+
+
+def guard_terminal() -> None:
+    """Keep what other code prints from failing or being obeyed: any encoding, warnings, tracebacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = _format_warning
+    sys.excepthook = _print_traceback
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return printable(_format_warning_plainly(message, category, filename, lineno, line))
+
+
+_format_warning_plainly = warnings.formatwarning
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    print(printable("".join(traceback.format_exception(kind, error, where))), end="", file=sys.stderr)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+# `repr` itself has no bound: it fails on what is nested deeper than the stack.
+_REPR = Repr()
+_REPR.maxlevel = 4
+_REPR.maxstring = _REPR.maxother = _SHORT

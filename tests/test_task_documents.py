@@ -16,7 +16,7 @@ from finetune.data.rows import Splits
 from finetune.jobs.examples import build_validation
 from finetune.jobs.sources import build_task
 from finetune.jobs.target import call_target
-from finetune.metrics.metric import Metric
+from finetune.metrics.metric import Metric, compute_by_group
 from finetune.tasks.objects import ObjectsTask
 from finetune.tasks.task import Answer, Task, Text
 from tests.conftest import REPOSITORY
@@ -122,3 +122,12 @@ def test_the_table_names_every_metric_it_can_and_only_recipes_that_there_are() -
         "custom",
     }
     assert {name for line in table() for name in line[3].split()} <= set(known_recipes())
+
+
+@pytest.mark.usefixtures("own_task")
+def test_the_documented_metric_scores_rows_and_sets() -> None:
+    metric: Metric = call_target({"_target_": "own_task.Within", "most": 2})
+    rows = [{"prediction": answer, "references": ["7"]} for answer in ("9", "10", "", "7")]
+    assert [metric.score(row) for row in rows] == [100, 0, 0, 100]
+    assert compute_by_group(metric, rows) == {"within": 50, "n": 4}
+    assert set(metric.higher_is_better) == {"within"}

@@ -178,7 +178,7 @@ class Region(StrEnum):
 
 @dataclass
 class DetectionMetric:
-    """COCO's average precision and recall, 0 to 1; one row is one picture."""
+    """COCO's average precision and recall, 0 to 1, or -1 where the set has no object of the size."""
 
     _target_: str = "finetune.metrics.detection.Detection"
     score: DetectionScore = DetectionScore.confidence

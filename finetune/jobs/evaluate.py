@@ -22,7 +22,9 @@ from finetune.jobs.pictures import write_pictures
 from finetune.jobs.sources import build_task, load_splits, name_source, record_data
 from finetune.jobs.target import call_target
 from finetune.jobs.trained import load_trained, point_at_result
+from finetune.metrics.doubts import Level
 from finetune.metrics.metric import Metric
+from finetune.metrics.observe import find_doubts
 from finetune.model.load import load_config, load_processor
 from finetune.processes import on_main
 from finetune.run.environment import describe_environment
@@ -62,6 +64,9 @@ def run(config: RunConfig, launch: Launch) -> None:
         on_main(lambda: open_folder(folder, config, launch))
     log.info("%s", describe_run(config, folder.root, None, validation))
     evaluation = build_evaluator(config, validation, collator, processor, metric)(model)
+    for doubt in find_doubts(metric, evaluation.rows, evaluation.scores):
+        if doubt.level != Level.note:
+            log.warning("warning: %s", doubt.text)
     scored = {
         "command": launch.command,
         "dataset": name_source(config.dataset, "validation"),

@@ -18,6 +18,7 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Pal
 from finetune.config.schema import PeftMethod, RunConfig
 from finetune.data.collator import Collator
 from finetune.data.dataset import ExampleDataset
+from finetune.errors import printable
 from finetune.evaluation.evaluate import Evaluation, evaluate
 from finetune.evaluation.generate import Generation
 from finetune.metrics.metric import Metric
@@ -37,6 +38,13 @@ class _BesideTheBar(logging.Handler):
         sys.stdout.flush()
 
 
+class _Printable(logging.Formatter):
+    """Shows a line without what a terminal would obey: names and texts in it come from data."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def set_up_logging(file: Path | None = None) -> None:
     """Send our lines to the terminal and, in the main process, to a file; libraries only warn."""
     main = PartialState().is_main_process
@@ -50,7 +58,7 @@ def set_up_logging(file: Path | None = None) -> None:
     if file is not None and main:
         handlers.append(logging.FileHandler(file, encoding="utf-8"))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Printable("%(message)s"))
         logger.addHandler(handler)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -13,6 +13,7 @@ from accelerate import PartialState
 from huggingface_hub import try_to_load_from_cache
 
 from finetune.config.schema import RunConfig
+from finetune.errors import printable
 from finetune.jobs.arguments import divide_run_batch
 from finetune.jobs.describe import describe_run
 from finetune.jobs.examples import build_collators, build_train, build_validation, check_validation
@@ -41,9 +42,9 @@ def run(config: RunConfig, launch: Launch) -> None:
         checkpoint = load_config(model.path, model.revision, model.resolution)
     base = build_meta_model(checkpoint, getattr(torch, model.dtype))
     learner = prepare_model(config, base)
-    print(f"{model.path}, {checkpoint.vision_config.image_size} pixels")
+    print(printable(f"{model.path}, {checkpoint.vision_config.image_size} pixels"))
     print(format_table(count_parameters(learner, planned=quantization(config))), flush=True)
-    print(_describe_data(config))
+    print(printable(_describe_data(config)))
 
 
 def _describe_data(config: RunConfig) -> str:

@@ -19,7 +19,7 @@ from finetune.codecs.objects import ObjectReader
 from finetune.config.schema import RunConfig
 from finetune.data.collator import Collator
 from finetune.data.images import PICTURE_SUFFIXES, load_image, read_size
-from finetune.errors import UserError
+from finetune.errors import UserError, print_json
 from finetune.evaluation.generate import Generation, generate_answers
 from finetune.example import Example
 from finetune.jobs.mask_codec import find_mask_vae
@@ -59,7 +59,7 @@ def run(config: RunConfig, launch: Launch) -> None:
         answers = ask(config, model, processor, examples) if examples else []
         for example, answer in zip(examples, answers, strict=True):
             row = build_row(example, answer, reader)
-            print(json.dumps(row, ensure_ascii=False), flush=True)
+            print_json(row)
             if names is not None:
                 with explain_disk_errors(names[example.id].parent):
                     names[example.id].parent.mkdir(parents=True, exist_ok=True)

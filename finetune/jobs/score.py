@@ -1,14 +1,16 @@
-"""Score anybody's predictions: rows in, one JSON object out.
+"""Score predictions of any model: rows in, one JSON object out.
 
 `predictions=FILE` names a JSONL file as `evaluate` writes it, `predictions=-` reads a pipe. Every field of
 the metric, the number of rows and the same by group go to standard output, messages to standard error.
-Rows stay on disk and are read one at a time.
+AP and AR are -1 where the set has no object of that size. Rows stay on disk and are read one at a time.
 
 Where a metric compares boxes or masks and a row has no `prediction_objects`, they are read from its
 `prediction`; masks with the weights of `metric.mask_vae`.
+
+Input of another kind is refused, or reported by a warning where it may be meant: boxes that are not corners
+in pixels, labels in another case, another model's syntax, ids that repeat, answers that are all empty.
 """
 
-import json
 import shutil
 import sys
 import tempfile
@@ -16,13 +18,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.codecs.coco_mask import MOST_PIXELS
 from finetune.codecs.objects import ObjectReader
 from finetune.config.schema import RunConfig
-from finetune.errors import UserError
+from finetune.errors import UserError, print_json, printable
 from finetune.jobs.target import call_target
 from finetune.metrics.detection import Detection
+from finetune.metrics.doubts import Doubt, Level
 from finetune.metrics.metric import Metric, compute_by_group
+from finetune.metrics.observe import Observer
 from finetune.metrics.referring import Referring
+from finetune.metrics.row import list_keys, name_row, read_prediction, read_size
 from finetune.metrics.rows import JsonlRows, Row
 from finetune.metrics.segmentation import Segmentation
 from finetune.run.folder import Launch
@@ -32,25 +38,58 @@ def run(config: RunConfig, launch: Launch) -> None:
     """Print the scores.
 
     Raises:
-        UserError: no file was named, or a row lacks what the metric needs.
+        UserError: no file was named, a row lacks what the metric needs, or the rows cannot be meant.
     """
     if config.predictions is None:
         raise UserError("Which predictions? predictions=FILE.jsonl, or predictions=- for a pipe.")
     metric: Metric = call_target(config.metric, "metric")
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(config.predictions)
-        if config.predictions == "-":
-            file = Path(folder) / "predictions.jsonl"
-            with file.open("wb") as spooled:
-                shutil.copyfileobj(sys.stdin.buffer, spooled)
-        rows = JsonlRows(file)
+        rows = _open_rows(config.predictions, Path(folder))
         try:
-            scored: Sequence[Row] = rows
-            if isinstance(metric, Detection | Referring | Segmentation):
-                scored = DecodedRows(rows, _build_reader(metric))
-            print(json.dumps(compute_by_group(metric, scored)))
+            scores, doubts = score_rows(metric, rows)
         finally:
             rows.close()
+    _report(doubts)
+    print_json(scores)
+
+
+def score_rows(metric: Metric, rows: Sequence[Row]) -> tuple[dict[str, Any], list[Doubt]]:
+    """Score rows as they are in a file, with objects or text to read them from.
+
+    Returns:
+        The scores, as `compute_by_group` returns them, and what is doubtful in the rows.
+
+    Raises:
+        UserError: a row lacks what the metric needs.
+    """
+    if isinstance(metric, Detection | Referring | Segmentation):
+        rows = DecodedRows(rows, _build_reader(metric), metric)
+    observer = Observer(metric)
+    scores = compute_by_group(metric, rows, observer.see)
+    return scores, observer.conclude(rows, scores)
+
+
+def _open_rows(predictions: str, folder: Path) -> JsonlRows:
+    if predictions != "-":
+        return JsonlRows(Path(predictions))
+    file = folder / "predictions.jsonl"
+    with file.open("wb") as spooled:
+        shutil.copyfileobj(sys.stdin.buffer, spooled)
+    return JsonlRows(file, "standard input")
+
+
+def _report(doubts: Sequence[Doubt]) -> None:
+    """Print notes and warnings.
+
+    Raises:
+        UserError: there is a mistake; the message has all of them.
+    """
+    mistakes = [doubt.text for doubt in doubts if doubt.level == Level.mistake]
+    if mistakes:
+        first, *more = mistakes
+        raise UserError("\n".join([f"{first[0].upper()}{first[1:]}", *more]))
+    for doubt in doubts:
+        print(printable(f"{doubt.level.value}: {doubt.text}"), file=sys.stderr, flush=True)
 
 
 def _build_reader(metric: Detection | Referring | Segmentation) -> ObjectReader:
@@ -71,13 +110,17 @@ class DecodedRows(Sequence[Any]):
     """Rows with the objects of their predicted text, where they bring none, or were read in another way.
 
     Args:
-        rows: the rows.
-        reader: reads them.
+        rows: the rows; each is read anew, and may be changed.
+        reader: reads the text.
+        metric: compares the objects.
     """
 
-    def __init__(self, rows: Sequence[Row], reader: ObjectReader) -> None:
+    def __init__(
+        self, rows: Sequence[Row], reader: ObjectReader, metric: Detection | Referring | Segmentation
+    ) -> None:
         self.rows = rows
         self.reader = reader
+        self.needs_masks = isinstance(metric, Segmentation) or getattr(metric, "region", "box") == "mask"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,18 +128,26 @@ class DecodedRows(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         row = self.rows[index]
         # Objects in the rows of an evaluation were read leniently, or not: the text shows what was written.
-        reads_again = self.reader.is_official and self.reader.mask_vae is not None and "prediction" in row
-        if "prediction_objects" in row and not reads_again:
-            return row
-        return {**row, "prediction_objects": self._decode(row)}
+        is_official = self.reader.is_official and self.reader.mask_vae is not None
+        if row.get("prediction_objects") is None or (is_official and "prediction" in row):
+            row["prediction_objects"] = self._decode(row)
+        return row
 
     def _decode(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        name = f"Row `{row.get('id')}`"
-        if not isinstance(row.get("prediction"), str):
+        name = name_row(row)
+        if row.get("prediction") is None:
             raise UserError(
-                f"{name} has neither `prediction_objects` nor a `prediction` to read them from."
+                f"{name} has neither `prediction_objects` nor a `prediction` to read them from; it has: "
+                f'{list_keys(row)}. Write a missing answer as "prediction_objects": [].'
             )
-        height, width = row.get("height"), row.get("width")
-        if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+        text, size = read_prediction(row), read_size(row)
+        if size is None:
             raise UserError(f"{name}: `height` and `width` in pixels are needed to read objects from text.")
-        return self.reader.read(row["prediction"], (height, width))
+        if self.needs_masks and size[0] * size[1] > MOST_PIXELS:
+            raise UserError(f"{name}: masks are read for images of at most {MOST_PIXELS:,} pixels.")
+        if self.needs_masks and self.reader.mask_vae is None and "<seg" in text:
+            raise UserError(
+                f"{name}: its masks are tokens, which metric.mask_vae= reads: `published`, or a file, such "
+                "as the mask_vae.npz of a run's folder."
+            )
+        return self.reader.read(text, size)

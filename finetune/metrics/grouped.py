@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.metrics.metric import mean_score
-from finetune.metrics.row import check_option, read_group, read_prediction, read_references
+from finetune.metrics.row import check_option, read_prediction, read_references, require_group
 from finetune.metrics.text import score_exact_match
 from finetune.metrics.yes_no import score_yes_no
 
@@ -48,6 +48,6 @@ class GroupedAccuracy:
         """
         groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for row in rows:
-            groups[read_group(row)].append(row)
+            groups[require_group(row)].append(row)
         average = sum(mean_score(self, members) for members in groups.values()) / len(groups)
         return {"overall": mean_score(self, rows), "average": average}

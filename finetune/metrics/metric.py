@@ -2,23 +2,26 @@
 
 from array import array
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from finetune.metrics.row import read_group
 from finetune.metrics.rows import Selection
 
 
 class Metric(Protocol):
     """Scores one prediction at a time and a set of them together.
 
-    A metric's fields are in percent unless its docstring says otherwise.
+    A metric's fields are in percent unless its docstring says otherwise. Before training it scores the
+    validation split once with empty answers (`compute_by_group`), so that a row, or a set, that lacks what
+    it needs is reported before any weight is loaded: what only a set shows belongs into `compute`.
     """
 
     higher_is_better: Mapping[str, bool]
     """Every field of `compute`, the main one first, and whether more of it is better."""
 
     def score(self, row: Mapping[str, Any]) -> float | None:
-        """Score one prediction row; null where only a set has a score.
+        """Score one prediction row; None where only a set has a score.
 
         Raises:
             UserError: the row lacks what the metric needs.
@@ -28,20 +31,31 @@ class Metric(Protocol):
         """Score a set of rows, which is not empty."""
 
 
-def compute_by_group(metric: Metric, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def compute_by_group(
+    metric: Metric,
+    rows: Sequence[Mapping[str, Any]],
+    see: Callable[[Mapping[str, Any]], None] | None = None,
+) -> dict[str, Any]:
     """Score a set and each of its groups.
 
     Args:
         metric: the metric.
-        rows: prediction rows; `group` may be null or missing.
+        rows: prediction rows, at least one; `group` may be None or missing.
+        see: called with each row once, before the set is scored, as rows on disk are read anew each time.
 
     Returns:
         The metric's fields, `n`, and `by_group` where any row has one.
+
+    Raises:
+        UserError: a row, or the set, lacks what the metric needs.
     """
     groups: dict[str, array[int]] = defaultdict(lambda: array("q"))
     for index, row in enumerate(rows):
-        if row.get("group") is not None:
-            groups[str(row["group"])].append(index)
+        group = read_group(row)
+        if group is not None:
+            groups[group].append(index)
+        if see is not None:
+            see(row)
     result: dict[str, Any] = {**metric.compute(rows), "n": len(rows)}
     if groups:
         result["by_group"] = {

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.errors import UserError
-from finetune.metrics.row import name_row, read_group, read_prediction, read_references
+from finetune.metrics.row import name_row, read_prediction, read_references, require_group
 from finetune.metrics.text import score_exact_match
 
 
@@ -33,7 +33,7 @@ class PairAccuracy:
         """
         pairs: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for row in rows:
-            pairs[read_group(row)].append(row)
+            pairs[require_group(row)].append(row)
         for group, members in pairs.items():
             if len(members) != 2:
                 raise UserError(

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune.metrics.row import read_prediction, read_references
+from finetune.metrics.row import read_group, read_prediction, read_references
 
 TOLERANCE = 0.05
 
@@ -85,8 +85,9 @@ class RelaxedAccuracy:
         for row in rows:
             score = self.score(row)
             overall += score
-            if row.get("group") is not None:
-                total = totals[row["group"]]
+            group = read_group(row)
+            if group is not None:
+                total = totals[group]
                 total[0] += score
                 total[1] += 1
         fields = {"relaxed_accuracy": overall / len(rows)}

@@ -1,17 +1,32 @@
 """What the metrics read from a prediction row, and a message that names the row where it is missing."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from numbers import Real
+from typing import Any, TypeGuard
 
-from finetune.errors import UserError, suggest
+from finetune.errors import UserError, describe, suggest
 
 DIVISORS = (1023, 1024)
 """What a location token may be divided by; boxes that are decoded already do not show which it was."""
 
+MOST_TEXT = 1_000_000
+"""Characters of one text; the time of edit distances grows with the square."""
+
+MOST_SIDE = 1_000_000
+"""Pixels of an image's height or width."""
+
+MOST_COORDINATE = 1e9
+"""Pixels; beyond, areas lose their precision."""
+
 
 def name_row(row: Mapping[str, Any]) -> str:
-    """Return the row's id for a message."""
-    return f"Row `{row.get('id')}`"
+    """Return what identifies the row in a message: its id, and its file and line where it has them."""
+    place = getattr(row, "place", None)
+    row_id = row.get("id")
+    if row_id is None:
+        return place or "A row without an `id`"
+    name = row_id if isinstance(row_id, str) and len(row_id) <= 80 else describe(row_id)
+    return f"Row `{name}` ({place})" if place else f"Row `{name}`"
 
 
 def read_prediction(row: Mapping[str, Any]) -> str:
@@ -21,11 +36,20 @@ def read_prediction(row: Mapping[str, Any]) -> str:
         UserError: there is none.
     """
     prediction = row.get("prediction")
-    if not isinstance(prediction, str):
+    if isinstance(prediction, str):
+        if len(prediction) > MOST_TEXT:
+            raise _too_long(row, "prediction", prediction)
+        return prediction
+    if "prediction" not in row:
         raise UserError(
-            f"{name_row(row)}: expected `prediction` to be a string, but got {_describe(prediction)}."
+            f"{name_row(row)}: expected `prediction` to be a string, but got nothing; the row has: "
+            f"{list_keys(row)}."
         )
-    return prediction
+    missing = ' Write a missing answer as "".' if prediction is None else _quote_number(prediction)
+    raise UserError(
+        f"{name_row(row)}: expected `prediction` to be a string, but got {_describe_json(prediction)}."
+        f"{missing}"
+    )
 
 
 def read_references(row: Mapping[str, Any]) -> list[str]:
@@ -35,29 +59,40 @@ def read_references(row: Mapping[str, Any]) -> list[str]:
         UserError: there are none, or they are not a list of strings.
     """
     references = row.get("references")
-    if (
-        not isinstance(references, Sequence)
-        or isinstance(references, str)
-        or not references
-        or not all(isinstance(reference, str) for reference in references)
-    ):
-        raise UserError(
-            f"{name_row(row)}: expected `references` to be a list of one string or more, but got "
-            f"{_describe(references)}."
-        )
+    if not isinstance(references, Sequence) or isinstance(references, str) or not references:
+        raise _no_references(row, references)
+    for reference in references:
+        if not isinstance(reference, str):
+            raise _no_references(row, references)
+        if len(reference) > MOST_TEXT:
+            raise _too_long(row, "references", reference)
     return list(references)
 
 
-def read_group(row: Mapping[str, Any]) -> str:
+def read_group(row: Mapping[str, Any]) -> str | None:
+    """Return the row's group as text, or None where it has none.
+
+    Raises:
+        UserError: it is a list or an object.
+    """
+    group = row.get("group")
+    if group is None or isinstance(group, str):
+        return group
+    if isinstance(group, Sequence | Mapping):
+        raise UserError(f"{name_row(row)}: expected `group` to be a string, but got {describe(group)}.")
+    return str(group)
+
+
+def require_group(row: Mapping[str, Any]) -> str:
     """Return the row's group.
 
     Raises:
         UserError: it has none.
     """
-    group = row.get("group")
+    group = read_group(row)
     if group is None:
         raise UserError(f"{name_row(row)}: this metric needs a `group` in every row, but it has none.")
-    return str(group)
+    return group
 
 
 def read_objects(row: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
@@ -67,11 +102,15 @@ def read_objects(row: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
         UserError: the key is missing, or is not a list of JSON objects.
     """
     objects = row.get(key)
-    if not isinstance(objects, Sequence) or not all(isinstance(one, Mapping) for one in objects):
+    if (
+        not isinstance(objects, Sequence)
+        or isinstance(objects, str)
+        or not all(isinstance(one, Mapping) for one in objects)
+    ):
         decode = " Decode them from `prediction` first." if key == "prediction_objects" else ""
+        got = describe(objects) if key in row else f"nothing; the row has: {list_keys(row)}"
         raise UserError(
-            f"{name_row(row)}: expected `{key}` to be a list of objects, but got "
-            f"{_describe(objects)}.{decode}"
+            f"{name_row(row)}: expected `{key}` to be a list of objects, but got {got}.{decode}"
         )
     return list(objects)
 
@@ -83,16 +122,49 @@ def read_box(row: Mapping[str, Any], one: Mapping[str, Any]) -> tuple[float, flo
         UserError: there is no box, or it is not four finite numbers.
     """
     box = one.get("box_xyxy")
-    try:
-        x0, y0, x1, y1 = (float(value) for value in box)  # type: ignore[union-attr]
-    except (TypeError, ValueError):
+    expected = "`box_xyxy` to be four numbers, x_min, y_min, x_max, y_max in pixels"
+    if box is None and one:
+        other = ": x_max is x + width where `bbox` is COCO's x, y, width, height" if "bbox" in one else ""
         raise UserError(
-            f"{name_row(row)}: expected `box_xyxy` to be four numbers, x_min, y_min, x_max, y_max in "
-            f"pixels, but got {_describe(box)}."
-        ) from None
-    if not all(abs(value) < float("inf") for value in (x0, y0, x1, y1)):
-        raise UserError(f"{name_row(row)}: `box_xyxy` is not finite: {_describe(box)}.")
+            f"{name_row(row)}: expected {expected}, but got nothing; the object has: "
+            f"{list_keys(one)}{other}."
+        )
+    if not isinstance(box, Sequence) or len(box) != 4 or not all(map(_is_number, box)):
+        raise UserError(f"{name_row(row)}: expected {expected}, but got {describe(box)}.")
+    # NaN is refused too; an integer that is too large for a float can be compared all the same.
+    if not all(abs(value) <= MOST_COORDINATE for value in box):
+        raise UserError(f"{name_row(row)}: `box_xyxy` is not finite or beyond any image: {describe(box)}.")
+    x0, y0, x1, y1 = map(float, box)
     return x0, y0, x1, y1
+
+
+def read_size(row: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the image's height and width in pixels, or None where the row does not have both.
+
+    Raises:
+        UserError: one of them is not a whole number of pixels.
+    """
+    for key in ("height", "width"):
+        side = row.get(key)
+        is_whole = isinstance(side, int) and not isinstance(side, bool)
+        if side is not None and not (is_whole and 0 < side <= MOST_SIDE):
+            raise UserError(
+                f"{name_row(row)}: expected `{key}` to be a whole number of pixels, 1 to {MOST_SIDE:,}, "
+                f"but got {describe(side)}."
+            )
+    height, width = row.get("height"), row.get("width")
+    return None if height is None or width is None else (height, width)
+
+
+def read_number(row: Mapping[str, Any], key: str, value: object) -> float:
+    """Return a number of an object or a row.
+
+    Raises:
+        UserError: it is not a finite number.
+    """
+    if not _is_number(value) or not abs(value) <= MOST_COORDINATE**2:
+        raise UserError(f"{name_row(row)}: expected `{key}` to be a number, but got {describe(value)}.")
+    return float(value)
 
 
 def check_option(option: str, value: object, known: Sequence[object]) -> None:
@@ -109,8 +181,44 @@ def check_option(option: str, value: object, known: Sequence[object]) -> None:
         )
 
 
-def _describe(value: object) -> str:
-    if value is None:
-        return "nothing"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _no_references(row: Mapping[str, Any], references: object) -> UserError:
+    got, hint = _describe_json(references), ""
+    if "references" not in row:
+        got = f"nothing; the row has: {list_keys(row)}"
+    elif isinstance(references, str):
+        hint = ' Put it in brackets: ["..."].'
+    elif isinstance(references, Sequence):
+        hint = next((_quote_number(one) for one in references if not isinstance(one, str)), "")
+    return UserError(
+        f"{name_row(row)}: expected `references` to be a list of one string or more, but got {got}.{hint}"
+    )
+
+
+def _too_long(row: Mapping[str, Any], key: str, text: str) -> UserError:
+    return UserError(
+        f"{name_row(row)}: expected texts of at most {MOST_TEXT:,} characters, but `{key}` has one of "
+        f"{len(text):,}. Cut it."
+    )
+
+
+def list_keys(row: Mapping[str, Any]) -> str:
+    """Return what a row or an object has instead of what is missing, for a message."""
+    names = [f"`{describe(name)[1:-1]}`" for name in list(row)[:12]]
+    listed = ", ".join([*names, "..."] if len(row) > 12 else names) or "nothing"
+    is_coco = {"images", "annotations"} <= set(row) or {"image_id", "bbox"} <= set(row)
+    coco = (
+        " (COCO's format; a row is one image, with `objects` and `prediction_objects`)" if is_coco else ""
+    )
+    return f"{listed}{coco}"
+
+
+def _describe_json(value: object) -> str:
+    return "null" if value is None else describe(value)
+
+
+def _quote_number(value: object) -> str:
+    return f' Write it as text: "{value}".' if _is_number(value) and len(describe(value)) < 20 else ""

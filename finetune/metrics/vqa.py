@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune.errors import UserError
 from finetune.metrics.metric import mean_score
-from finetune.metrics.row import check_option, read_prediction, read_references
+from finetune.metrics.row import check_option, name_row, read_prediction, read_references
 
 ANNOTATORS = 10
 
@@ -144,7 +144,7 @@ class VqaAccuracy:
             return score_n_of_3(prediction, references, lower=self.lower)
         if len(references) != ANNOTATORS:
             raise UserError(
-                f"VQA accuracy needs {ANNOTATORS} references, but `{row.get('id')}` has "
+                f"{name_row(row)}: VQA accuracy needs {ANNOTATORS} references, but it has "
                 f"{len(references)}. With other numbers of references: metric.convention=n_of_3 or "
                 "metric=exact_match."
             )

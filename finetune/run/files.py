@@ -28,7 +28,8 @@ _NOT_ALLOWED = {errno.EACCES, errno.EROFS, errno.EPERM}
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with _renamed(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        # A lone surrogate from data would fail; so escaped, JSON reads it back.
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -53,7 +54,7 @@ def read_json(path: Path) -> Any:
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object per line, the file whole or not at all."""
-    with _renamed(path) as partial, partial.open("w", encoding="utf-8") as file:
+    with _renamed(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 

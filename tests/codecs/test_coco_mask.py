@@ -115,6 +115,56 @@ def test_plain_run_lengths_go_down_the_columns() -> None:
             "Expected compressed run lengths, but got the character ' '.",
             id="not compressed",
         ),
+        pytest.param(
+            {"size": [6, 8], "counts": "o" * 1_000_000},
+            "Expected compressed run lengths, but a number in the string does not end.",
+            id="endless number",
+        ),
+        pytest.param(
+            {"size": [10**6, 10**6], "counts": [10**12]},
+            "Expected `size` to be at most 268,435,456 pixels, but got [1000000, 1000000].",
+            id="huge",
+        ),
+        pytest.param(
+            {"size": [-6, -8], "counts": [48]},
+            "Expected `size` to be height and width in whole pixels, but got [-6, -8].",
+            id="negative size",
+        ),
+        pytest.param(
+            {"size": [6.0, 8], "counts": [48]},
+            "Expected `size` to be height and width in whole pixels, but got [6.0, 8].",
+            id="float size",
+        ),
+        pytest.param(
+            {"size": [True, 8], "counts": [8]},
+            "Expected `size` to be height and width in whole pixels, but got [True, 8].",
+            id="bool size",
+        ),
+        pytest.param(
+            {"size": 48, "counts": [48]},
+            "Expected `size` to be height and width in whole pixels, but got 48.",
+            id="one size",
+        ),
+        pytest.param(
+            {"size": [6, 8], "counts": [48.0]},
+            "Expected `counts` to be a string or whole numbers, but got [48.0].",
+            id="float runs",
+        ),
+        pytest.param(
+            {"size": [6, 8], "counts": None},
+            "Expected `counts` to be a string or whole numbers, but got nothing.",
+            id="no counts",
+        ),
+        pytest.param(
+            {"size": [6, 8], "counts": "\ud800"},
+            "Expected compressed run lengths, but got the character 'í'.",
+            id="surrogate",
+        ),
+        pytest.param(
+            [[0, 0, 4, 0, 4, 4]],
+            "Expected run lengths to have `size`, height and width, and `counts`.",
+            id="polygons",
+        ),
     ],
 )
 def test_run_lengths_that_do_not_fit_are_refused(rle: dict[str, Any], message: str) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
@@ -65,6 +67,25 @@ def test_without_ground_truth_there_is_no_score() -> None:
 
 def test_without_predictions_the_score_is_zero() -> None:
     assert average_precision([build_row([build_object()], [])]) == 0
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "area": st.sampled_from([0.0, 1023.9, 1024.0, 9216.0, 9216.1, 2e10]),
+                "iscrowd": st.integers(0, 1),
+            }
+        ),
+        max_size=3,
+    )
+)
+@settings(deadline=None, max_examples=50)
+def test_without_predictions_the_score_is_the_evaluators(kinds: list[dict[str, Any]]) -> None:
+    truths = [build_object(**kind) for kind in kinds]
+    # A label that the ground truth lacks is left out by the evaluator, which then has nothing to match.
+    unknown = [build_object(label="dog", score=0.5)]
+    assert Detection().compute([build_row(truths, [])]) == Detection().compute([build_row(truths, unknown)])
 
 
 def test_labels_that_no_ground_truth_has_cost_nothing_and_labels_weigh_the_same() -> None:

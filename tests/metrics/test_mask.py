@@ -25,20 +25,26 @@ def test_an_object_may_have_no_mask() -> None:
     ("rle", "message"),
     [
         pytest.param(
-            {"size": [4, 5], "counts": [3, 4]}, r"sum to 7, but its size 4 x 5 has 20", id="short"
+            {"size": [4, 5], "counts": [3, 4]}, "sum to 20 pixels, but got 2 that sum to 7", id="short"
         ),
         pytest.param({"size": [4, 5], "counts": [30, -10]}, "sum to 20", id="negative"),
         pytest.param({"size": [5, 4], "counts": [20]}, "has height 5, but the row 4", id="other size"),
-        pytest.param({"size": [4, 5]}, "could not read it", id="no counts"),
-        pytest.param({"counts": "03"}, "could not read it", id="no size"),
-        pytest.param({"size": [4, 5], "counts": "\u00e9\u00e9"}, "could not read it", id="other letters"),
-        pytest.param({"size": [4, 5], "counts": "d"}, "could not read it", id="cut off"),
-        pytest.param([[0, 0, 4, 0, 4, 4]], "could not read it", id="polygons"),
+        pytest.param({"size": [4, 5]}, "to have `size`", id="no counts"),
+        pytest.param({"counts": "03"}, "to have `size`", id="no size"),
+        pytest.param({"size": [4, 5], "counts": "\u00e9\u00e9"}, "the character", id="other letters"),
+        pytest.param({"size": [4, 5], "counts": "d"}, "ends within a number", id="cut off"),
+        pytest.param([[0, 0, 4, 0, 4, 4]], "to have `size`", id="polygons"),
     ],
 )
 def test_runs_that_do_not_fill_the_picture_are_refused_by_name(rle: object, message: str) -> None:
-    with pytest.raises(UserError, match=rf"Row `m1`.*{message}"):
+    with pytest.raises(UserError, match=rf"Row `m1`: .*`mask_rle`.*{message}"):
         read_mask({"id": "m1", "height": 4, "width": 5}, {"mask_rle": rle})
+
+
+def test_a_mask_without_a_pixel_takes_no_memory_for_its_size() -> None:
+    mask = empty_mask((16_000, 16_000))
+    assert len(mask["counts"]) < 10
+    assert mask_overlap(mask, mask) == (0, 0)
 
 
 def test_overlap_counts_the_pixels_of_both_and_of_either() -> None:

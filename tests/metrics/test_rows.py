@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune.errors import UserError
 from finetune.metrics.metric import compute_by_group
+from finetune.metrics.row import name_row
 from finetune.metrics.rows import JsonlRows, Selection
 from finetune.metrics.text import ExactMatch
 
@@ -44,4 +46,16 @@ def test_rows_are_read_from_the_end_and_in_slices(tmp_path: Path) -> None:
     rows = JsonlRows(tmp_path / "x.jsonl")
     assert rows[-1] == {"n": 2}
     assert [row["n"] for row in rows[::2]] == [0, 2]
+    rows.close()
+
+
+def test_a_name_that_no_file_can_have_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="File name too long"):
+        JsonlRows(tmp_path / ("x" * 300))
+
+
+def test_rows_know_their_line_behind_blank_ones(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('\n{"n": 0}\n \n\n{"n": 1}\n\n{"n": 2, "id": "7"}')
+    rows = JsonlRows(tmp_path / "x.jsonl", "data")
+    assert [name_row(row) for row in rows] == ["data line 2", "data line 5", "Row `7` (data line 7)"]
     rows.close()

@@ -63,7 +63,7 @@ def test_normalisation_follows_the_official_table(answer: str, normal: str) -> N
 
 def test_other_than_ten_references_are_refused_by_name() -> None:
     row = {"id": "q1", "prediction": "x", "references": ["x"] * 9}
-    with pytest.raises(UserError, match=r"needs 10 references, but `q1` has 9"):
+    with pytest.raises(UserError, match=r"Row `q1`: .* needs 10 references, but it has 9"):
         VqaAccuracy().score(row)
 
 
