@@ -1,9 +1,11 @@
 """Small real things that many tests share: processor, random models, pictures, the command line."""
 
+import io
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +104,14 @@ def parity_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no parity data in {folder}; FINETUNE_PARITY_DATA may name another place")
     return folder
+
+
+@pytest.fixture
+def reported() -> Iterator[Callable[[], str]]:
+    """Read the lines that the package has logged, wherever its logger sends them."""
+    lines = io.StringIO()
+    handler = logging.StreamHandler(lines)
+    logger = logging.getLogger("finetune")
+    logger.addHandler(handler)
+    yield lines.getvalue
+    logger.removeHandler(handler)

@@ -20,6 +20,7 @@ from finetune.config.optimizers import check_optimizer
 from finetune.config.ranges import check_value, check_values, schema_of
 from finetune.config.schema import (
     AugmentationConfig,
+    Dtype,
     Learning,
     PeftMethod,
     RunConfig,
@@ -252,6 +253,11 @@ def _learning(config: RunConfig) -> Iterator[str]:
     towers = (freeze.vision_tower, freeze.multi_modal_projector, freeze.language_model)
     if all(tower == Learning.none for tower in towers) and not config.peft.modules_to_save:
         yield "Nothing would learn: `freeze` freezes all three towers."
+    if config.model.dtype == Dtype.float16 and config.trainer.bf16:
+        yield (
+            "model.dtype=float16 with trainer.bf16=true mixes two half precisions: choose trainer.fp16=true"
+            " trainer.bf16=false, or model.dtype=bfloat16."
+        )
     if freeze.last_n is not None and freeze.language_model == Learning.none:
         yield "freeze.last_n speaks of the language model, which freeze.language_model=none freezes."
 

@@ -22,6 +22,13 @@ class Dtype(StrEnum):
     float32 = "float32"
 
 
+class LearningDtype(StrEnum):
+    """Floating-point formats of what learns."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 class Attention(StrEnum):
     """Attention kernels that apply PaliGemma's prefix mask."""
 
@@ -95,7 +102,10 @@ class ModelConfig:
     resolution: int | None = None
     """Picture side in pixels (224, 448, 896); checked against the checkpoint. Null: whatever it has."""
     dtype: Dtype = Dtype.bfloat16
-    """Format of the weights. Adapters are always float32; `float32` here is for full fine-tuning."""
+    """Format of the frozen weights; what learns has its own, `learning_dtype`."""
+    learning_dtype: LearningDtype = LearningDtype.float32
+    """Format of what learns: the weights themselves, adapters, `peft.modules_to_save`. In bfloat16 an
+    update smaller than 1/256 of a weight vanishes: at small learning rates hardly any weight moves."""
     attention: Attention = Attention.auto
     """`auto`: sdpa for PaliGemma 1; eager for PaliGemma 2, whose attention soft-cap sdpa cannot compute.
     Flash attention ignores the prefix mask, so that a suffix would see its own answer: it is refused."""
@@ -301,8 +311,9 @@ class EvaluationConfig:
     """Evaluate only the first n examples; of a mixture as many of each part."""
     batch_size: int = 16
     """Examples generated at once on one device."""
-    max_new_tokens: int = 32
-    """Longest answer, in tokens."""
+    max_new_tokens: int | None = None
+    """Longest answer in tokens, EOS among them. Null: a quarter more than the longest reference of both
+    splits, at least 16; `predict` without a run: 128."""
     num_beams: int = 1
     """1 is greedy; more is beam search without length normalisation, as in the paper."""
     pictures: int = 10
@@ -351,7 +362,8 @@ class RunConfig:
     run: str | None = None
     """`evaluate`, `predict`: a finished run's folder."""
     adapter: str | None = None
-    """`evaluate`, `predict`: Hub id or folder of an adapter for `model`."""
+    """Hub id or folder of an adapter for `model`: `train` goes on with it, `evaluate` and `predict` use it.
+    A run's is in its folder: runs/NAME/adapter."""
     picture: str | None = None
     """`predict`: an image, or a folder of them."""
     prefix: str | None = None

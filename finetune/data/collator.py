@@ -2,8 +2,9 @@ r"""From examples to a batch: `[image tokens] [BOS] prefix "\n" suffix [EOS]` an
 
 The pieces are tokenised apart, as in pre-training, so that a token never spans two of them.
 `token_type_ids` is 0 up to and including the newline and 1 after it: it is what gives image and prefix
-their bidirectional attention and hides the suffix from them. Without it nothing fails: the answer leaks
-(PaliGemma 1 under sdpa, in a batch without padding), or the prefix turns causal (eager, or padding).
+their bidirectional attention and hides the suffix from them. Without it nothing fails: PaliGemma 1 under
+sdpa sees its own answer in a batch without padding; with padding, or eager (PaliGemma 2), the prefix turns
+causal.
 """
 
 import random

@@ -1,7 +1,7 @@
 """A whole split: generate, score, and gather from all processes, no example twice and none lost."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +34,8 @@ class Evaluation:
     """The result over a split."""
 
     scores: dict[str, Any]
-    """The metric's fields, `confidence`, `loss` where asked for, `n`, and `by_group`."""
+    """The metric's fields, `n`, `confidence`, `unfinished` (answers that were cut before EOS, in percent,
+    here and in `by_group`), and `loss` where asked for."""
     rows: list[dict[str, Any]]
     """Prediction rows, in the order of the split."""
 
@@ -124,6 +125,7 @@ def evaluate(
     rows = _gather(list(zip(own, rows, strict=True)))
     scores = compute_by_group(metric, rows)
     scores["confidence"] = sum(row["confidence"] for row in rows) / len(rows)
+    _count_unfinished(scores, rows)
     if compute_loss is not None:
         losses = _gather(list(zip(own, losses, strict=True)))
         scores["loss"] = sum(losses) / len(losses)
@@ -148,10 +150,20 @@ def _load_batches(
 def _finish_row(row: dict[str, Any], answer: Answer, task: Task, metric: Metric) -> dict[str, Any]:
     row |= {"prediction": answer.text, **task.read_answer(answer, row)}
     row["confidence"] = round(answer.confidence, 4)
+    if answer.unfinished:
+        row["unfinished"] = True
     score = metric.score(row)
     if score is not None:
         row["score"] = score
     return row
+
+
+def _count_unfinished(scores: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add the share of answers that were cut before EOS, in percent, of all rows and of each group."""
+    cut = [str(row.get("group")) for row in rows if row.get("unfinished")]
+    scores["unfinished"] = 100.0 * len(cut) / len(rows)
+    for group, fields in scores.get("by_group", {}).items():
+        fields["unfinished"] = 100.0 * cut.count(group) / fields["n"]
 
 
 def _gather(own: list[tuple[int, Any]]) -> list[Any]:

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
+from finetune.evaluation.beam import search_beams
 from finetune.tasks.task import Answer
+
+UNKNOWN_LENGTH = 128
+"""Tokens of the longest answer where no reference says more, as big_vision's own command line has it."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,9 @@ class Generation:
     batch_size: int = 16
     """Prompts at once."""
     max_new_tokens: int = 32
-    """Longest answer."""
+    """Longest answer, EOS among its tokens."""
     num_beams: int = 1
-    """1 is greedy; more is beam search by summed log-probability, without length normalisation
-    (big_vision's `beam_decode`)."""
+    """1 is greedy; more is big_vision's beam search."""
     workers: int = 0
     """Processes that decode pictures."""
 
@@ -52,34 +54,50 @@ def generate_answers(
         tokenizer: the checkpoint's.
         generation: greedy or beam search, and the longest answer.
     """
-    num_beams = generation.num_beams
-    recorder = _ChosenProbability()
-    sequences = model.generate(
-        **batch,
-        max_new_tokens=generation.max_new_tokens,
-        do_sample=False,
-        num_beams=num_beams,
-        length_penalty=0.0 if num_beams > 1 else None,
-        use_cache=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        logits_processor=LogitsProcessorList([recorder] if num_beams == 1 else []),
-    )
-    answers = sequences[:, batch["input_ids"].shape[1] :]
-    if num_beams == 1:
-        probabilities = torch.stack(recorder.steps, dim=1)
+    if generation.num_beams > 1:
+        answers, probabilities = search_beams(
+            model,
+            batch,
+            beams=generation.num_beams,
+            steps=generation.max_new_tokens,
+            end=tokenizer.eos_token_id,
+            pad=tokenizer.pad_token_id,
+        )
     else:
-        probabilities = _score_answers(model, batch, sequences)
+        answers, probabilities = _search_greedily(model, batch, tokenizer, generation)
     is_end = answers == tokenizer.eos_token_id
     # Tokens up to and including the first EOS.
     own = is_end.cumsum(1) - is_end.long() == 0
     confidences = (probabilities * own).sum(1) / own.sum(1)
     return [
-        _read_answer(row[mask & ~end], values[mask & ~end].tolist(), confidence, tokenizer)
+        _read_answer(row[mask & ~end], values[mask & ~end].tolist(), confidence, tokenizer)._replace(
+            unfinished=not bool(end.any())
+        )
         for row, values, mask, end, confidence in zip(
             answers, probabilities, own, is_end, confidences.tolist(), strict=True
         )
     ]
+
+
+def _search_greedily(
+    model: PreTrainedModel,
+    batch: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    generation: Generation,
+) -> tuple[Tensor, Tensor]:
+    """Return the likeliest token at each step, and its probability: (B, new tokens) each."""
+    recorder = _ChosenProbability()
+    sequences = model.generate(
+        **batch,
+        max_new_tokens=generation.max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        logits_processor=LogitsProcessorList([recorder]),
+    )
+    return sequences[:, batch["input_ids"].shape[1] :], torch.stack(recorder.steps, dim=1)
 
 
 def _read_answer(
@@ -92,26 +110,3 @@ def _read_answer(
     # A token alone does not show its space, nor a part of a character: each prefix is decoded.
     ends = [len(tokenizer.decode(ids[: n + 1], skip_special_tokens=False)) for n in range(len(ids))]
     return Answer(text, confidence, tuple(ends), tuple(probabilities))
-
-
-def _score_answers(model: PreTrainedModel, batch: Mapping[str, Any], sequences: Tensor) -> Tensor:
-    """Return the probability of every generated token: (B, new tokens).
-
-    A beam's tokens were chosen among several hypotheses; one more pass over prompt and answer costs
-    less memory than the logits of all beams and steps.
-    """
-    prompt = batch["input_ids"].shape[1]
-    answers = sequences[:, prompt:]
-    ones = torch.ones_like(answers)
-    keep = torch.zeros_like(sequences, dtype=torch.bool)
-    keep[:, prompt - 1 : -1] = True
-    logits = model(
-        input_ids=sequences,
-        pixel_values=batch["pixel_values"],
-        attention_mask=torch.cat([batch["attention_mask"], ones], 1),
-        token_type_ids=torch.cat([batch["token_type_ids"], ones], 1),
-        logits_to_keep=keep,
-        use_cache=False,
-    ).logits
-    chosen = logits.float().softmax(-1).gather(1, answers.reshape(-1, 1))
-    return chosen.reshape(answers.shape)

@@ -15,6 +15,7 @@ from accelerate import PartialState
 
 from finetune.config.schema import RunConfig
 from finetune.errors import UserError
+from finetune.jobs.answers import settle_longest_answer
 from finetune.jobs.describe import describe_run
 from finetune.jobs.examples import build_collators, build_validation, check_validation
 from finetune.jobs.parts import build_evaluator, format_scores, set_up_logging
@@ -58,6 +59,7 @@ def run(config: RunConfig, launch: Launch) -> None:
     validation = build_validation(config, splits, task)
     validation, refused = check_validation(config, validation, collator, metric)
     skipped = [*({"reason": fault} for fault in splits.skipped), *refused]
+    launch = settle_longest_answer(config, launch, processor, validation)
     model = load_trained(config, checkpoint)
     if config.run is None:
         launch = record_data(launch, task)

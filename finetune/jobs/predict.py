@@ -20,7 +20,7 @@ from finetune.config.schema import RunConfig
 from finetune.data.collator import Collator
 from finetune.data.images import PICTURE_SUFFIXES, load_image, read_size
 from finetune.errors import UserError, print_json
-from finetune.evaluation.generate import Generation, generate_answers
+from finetune.evaluation.generate import UNKNOWN_LENGTH, Generation, generate_answers
 from finetune.example import Example
 from finetune.jobs.mask_codec import find_mask_vae
 from finetune.jobs.parts import half_precision, set_up_logging
@@ -75,7 +75,9 @@ def ask(
     """Generate one answer to each example."""
     collator, options = Collator(processor, resize=config.image.resize), config.evaluation
     generation = Generation(
-        max_new_tokens=options.max_new_tokens, num_beams=options.num_beams, batch_size=options.batch_size
+        max_new_tokens=options.max_new_tokens or UNKNOWN_LENGTH,
+        num_beams=options.num_beams,
+        batch_size=options.batch_size,
     )
     device = next(model.parameters()).device
     batch = {**collator.build_prompt(examples), **collator.build_pixels(examples)}
@@ -180,6 +182,7 @@ def build_row(example: Example, answer: Answer, reader: ObjectReader) -> dict[st
         "prefix": example.prefix,
         "prediction": answer.text,
         "confidence": round(answer.confidence, 4),
+        **({"unfinished": True} if answer.unfinished else {}),
     }
     if "<loc" in answer.text:
         width, height = example.images[0].size

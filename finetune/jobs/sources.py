@@ -216,7 +216,7 @@ def _find_codec(tasks: Mapping[str, Task], train: Dataset, codec: bool) -> dict[
     return {**tasks, **{name: replace(task, mask_vae=file) for name, task in masked.items()}}
 
 
-RECORDED = re.compile(r"(.*\.)?task\.labels")
+RECORDED = re.compile(r"(.*\.)?task\.labels|evaluation\.max_new_tokens")
 """Keys of a run's `config.yaml` that hold what was taken from its data where the run was given null."""
 
 

@@ -22,6 +22,7 @@ from finetune.config.schema import RunConfig, Strategy
 from finetune.data.collator import Collator
 from finetune.data.dataset import ExampleDataset
 from finetune.errors import UserError
+from finetune.jobs.answers import settle_longest_answer
 from finetune.jobs.arguments import (
     build_arguments,
     check_best_metric,
@@ -98,7 +99,7 @@ def run(config: RunConfig, launch: Launch) -> None:
     validation = build_validation(config, splits, task)
     validation, refused = check_validation(config, validation, evaluation_collator, metric)
     dropped = [*({"reason": fault} for fault in splits.skipped), *dropped, *refused]
-    launch = record_data(launch, task)
+    launch = settle_longest_answer(config, record_data(launch, task), processor, validation, train)
     if config.resume:
         on_main(lambda: check_same_settings(folder.config, launch.recipe))
 

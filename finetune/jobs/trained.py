@@ -8,8 +8,9 @@ from transformers import PaliGemmaConfig
 from finetune.config.schema import RunConfig
 from finetune.errors import UserError
 from finetune.jobs.mask_codec import use_mask_vae
-from finetune.jobs.parts import load_base
-from finetune.model.load import load_adapter
+from finetune.jobs.parts import half_dtype, load_base
+from finetune.model.adapter import load_adapter
+from finetune.model.learning import check_one_format
 from finetune.run.folder import RunFolder
 
 
@@ -40,7 +41,11 @@ def point_at_result(config: RunConfig, folder: RunFolder) -> None:
 def load_trained(config: RunConfig, checkpoint: PaliGemmaConfig) -> nn.Module:
     """Load the config's model with its adapter, on this process's device, to be evaluated."""
     PartialState(cpu=not torch.cuda.is_available())
-    model: nn.Module = load_base(config, checkpoint).to(PartialState().device)
+    # Without run= nothing says which of the weights have learnt.
+    base = load_base(config, checkpoint, learnt=config.run is not None)
+    model: nn.Module = base.to(PartialState().device)
     if config.adapter is not None:
-        model = load_adapter(model, config.adapter)
+        model = load_adapter(base, config.adapter, config.peft.bits)
+    if half_dtype(config) is None:
+        check_one_format(model)
     return model.eval()

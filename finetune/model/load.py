@@ -2,8 +2,9 @@
 
 import json
 import logging
-import warnings
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -16,7 +17,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
@@ -25,6 +25,12 @@ from finetune.model.lora import Quantization
 from finetune.model.tiny import TINY_BASE
 
 log = logging.getLogger(__name__)
+
+LONGER_THAN_ANY_SEQUENCE = 2**24
+"""Tokens; a window of this length hides nothing."""
+
+_BUFFERS = ("position_ids", "rotary_emb.inv_freq")
+"""Ends of names that older versions of transformers stored although they follow from the config."""
 
 _LICENCE = "Accept its licence on its Hub page, then run `hf auth login` or set HF_TOKEN."
 
@@ -46,11 +52,8 @@ def load_config(path: str, revision: str | None = None, resolution: int | None =
         UserError: it cannot be reached, is no PaliGemma, or is of another resolution.
     """
     folder = resolve_path(path)
-    file = _find_config(folder, revision)
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} is not JSON ({error}). Download the checkpoint again.") from error
+    file = find_file(folder, "config.json", revision=revision)
+    raw = read_object(file)
     if raw.get("model_type") != "paligemma":
         raise UserError(
             f"`{path}` is no PaliGemma: its config.json says model_type={raw.get('model_type')!r}."
@@ -65,35 +68,65 @@ def load_config(path: str, revision: str | None = None, resolution: int | None =
     return config
 
 
-def _find_config(path: str, revision: str | None) -> Path:
+def read_object(file: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} is not JSON ({error}). Copy or download it again.") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{file}: expected a JSON object, got {type(raw).__name__}. Download it again.")
+    return raw
+
+
+def find_file(path: str, name: str, kind: str = "checkpoint", revision: str | None = None) -> Path:
+    """Return one file of a folder, or of a repository on the Hub, which is downloaded.
+
+    Args:
+        path: the folder or the Hub id.
+        name: of the file.
+        kind: what the user takes the path for, `checkpoint` or `adapter`; in messages.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        UserError: there is no such file, or it cannot be reached.
+    """
     folder = Path(path)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder} holds no checkpoint: there is no config.json in it.")
-        return folder / "config.json"
+        if not (folder / name).is_file():
+            inside = folder / kind / name
+            hint = f" Did you mean {inside.parent}?" if inside.is_file() else ""
+            raise UserError(f"{folder} holds no {kind}: there is no {name} in it.{hint}")
+        return folder / name
     log.info("looking up %s on the Hub", path)
     try:
-        return Path(hf_hub_download(path, "config.json", revision=revision))
+        return Path(hf_hub_download(path, name, revision=revision))
     except GatedRepoError as error:
-        raise UserError(f"The checkpoint `{path}` is gated. {_LICENCE}") from error
+        raise UserError(f"The {kind} `{path}` is gated. {_LICENCE}") from error
     except RevisionNotFoundError as error:
-        raise UserError(f"The checkpoint `{path}` has no revision `{revision}`.") from error
+        raise UserError(f"The {kind} `{path}` has no revision `{revision}`.") from error
     except RepositoryNotFoundError as error:
         raise UserError(
-            f"There is no checkpoint `{path}` on the Hub, nor a folder of that name; or it is "
+            f"There is no {kind} `{path}` on the Hub, nor a folder of that name; or it is "
             f"private. {_LICENCE}"
         ) from error
     except LocalEntryNotFoundError as error:
+        key = {"checkpoint": "model"}.get(kind, kind)
         raise UserError(
-            f"The checkpoint `{path}` is not in the local cache, and the Hub cannot be reached. Check "
-            "the network, or give a folder: model=FOLDER (model=tiny needs neither)."
+            f"The {kind} `{path}` is not in the local cache, and the Hub cannot be reached. Check "
+            f"the network, or give a folder: {key}=FOLDER"
+            f"{' (model=tiny needs neither)' if key == 'model' else ''}."
         ) from error
     except EntryNotFoundError as error:
-        raise UserError(f"`{path}` is no checkpoint: it has no config.json.") from error
+        raise UserError(f"`{path}` is no {kind}: it has no {name}.") from error
     except HFValidationError as error:
         raise UserError(f"`{path}` is neither a folder nor a Hub id (USER/NAME).") from error
     except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"The checkpoint `{path}` cannot be read from the Hub: {error}") from error
+        raise UserError(f"The {kind} `{path}` cannot be read from the Hub: {error}") from error
 
 
 def load_processor(path: str, revision: str | None = None) -> PaliGemmaProcessor:
@@ -148,13 +181,14 @@ def load_model(
         device: where quantised weights go; others are moved by the trainer.
 
     Raises:
-        UserError: weights are missing or do not fit.
+        UserError: weights are missing, unknown, of another shape, damaged, or pickles.
     """
-    if not final_logit_softcap:
-        config.text_config.final_logit_softcapping = None
+    folder = resolve_path(path)
+    _refuse_pickles(Path(folder))
+    use_as_big_vision(config, final_logit_softcap)
     try:
         model, info = PaliGemmaForConditionalGeneration.from_pretrained(
-            resolve_path(path),
+            folder,
             config=config,
             revision=revision,
             dtype=dtype,
@@ -166,48 +200,84 @@ def load_model(
             quantization_config=quantization.to_config() if quantization else None,
             device_map={"": device} if quantization and device else None,
             output_loading_info=True,
+            use_safetensors=True,
+            # Reported below, all of them at once.
+            ignore_mismatched_sizes=True,
         )
     except GatedRepoError as error:
         raise UserError(f"The checkpoint `{path}` is gated. {_LICENCE}") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"The weights of `{path}` cannot be loaded: {error}") from error
-    if info["missing_keys"]:
-        raise UserError(
-            f"`{path}` lacks weights, such as {sorted(info['missing_keys'])[0]}: it is incomplete, or "
-            "of another version. Download it again."
-        )
+        reason = " ".join(str(error).split())
+        raise UserError(f"The weights of `{path}` cannot be loaded: {reason}") from error
+    _check_all_loaded(path, info)
     if quantization is not None:
         quantization.assert_on(model)
         quantization.keep_gradients_on_cpu(model)
     return model
 
 
-def load_adapter(model: PaliGemmaForConditionalGeneration, path: str) -> PeftModel:
-    """Put a trained adapter on its base, and refuse one that does not fit.
+def use_as_big_vision(config: PaliGemmaConfig, final_logit_softcap: bool = False) -> None:
+    """Change what transformers adds to the architecture that the checkpoints were trained in.
+
+    Gemma 2 alternates full layers with layers that see the last 4,096 tokens. PaliGemma 2 was trained
+    without such a window, and 4,096 is the length of a picture of 896 pixels alone: in every second layer
+    the answer would not see the first patches.
 
     Args:
-        model: the base.
-        path: Hub id or folder of the adapter.
+        config: changed in place.
+        final_logit_softcap: keep PaliGemma 2's soft-cap on the logits.
+
+    Source: google-research/big_vision, models/ppp/gemma.py (`Attention`, which knows no window).
+    """
+    if not final_logit_softcap:
+        config.text_config.final_logit_softcapping = None
+    if getattr(config.text_config, "sliding_window", None) is not None:
+        config.text_config.sliding_window = LONGER_THAN_ANY_SEQUENCE
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Raise where a folder has weights as pickles only, which could run code when they are read."""
+    pickles = sorted(folder.glob("pytorch_model*.bin")) if folder.is_dir() else []
+    if pickles and not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{pickles[0]} is a pickle, which could run code when it is read: only safetensors are. "
+            "Save the checkpoint anew with save_pretrained, or download its safetensors files."
+        )
+
+
+def _check_all_loaded(path: str, info: dict[str, Any]) -> None:
+    """Check that file and model have the same weights; transformers leaves tied ones and buffers out.
 
     Raises:
-        UserError: there is no adapter, or its weights match no layer of this base.
+        UserError: lists what is missing, unexpected or of another shape.
     """
-    with warnings.catch_warnings():
-        # peft would go on with fresh adapters, which is the base model without a word.
-        warnings.filterwarnings("error", "Found missing adapter keys")
-        try:
-            return PeftModel.from_pretrained(model, path)
-        except UserWarning as error:
-            raise UserError(
-                f"The adapter `{path}` does not fit this base: it was made for other layers or by "
-                f"another version of transformers ({str(error)[:200]}...)."
-            ) from error
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"The adapter `{path}` cannot be loaded on this base: {error}") from error
+    unexpected = [name for name in info["unexpected_keys"] if not name.endswith(_BUFFERS)]
+    shapes = [
+        f"{name} ({list(found)} for {list(wanted)})" for name, found, wanted in info["mismatched_keys"]
+    ]
+    problems = list_differences(
+        missing=info["missing_keys"], unexpected=unexpected, of_another_shape=shapes
+    )
+    if problems:
+        raise UserError(
+            f"The weights of `{path}` do not fit its config.json: {problems}. The checkpoint is incomplete "
+            "or of another version: download it again."
+        )
+
+
+def list_differences(**groups: Iterable[str]) -> str:
+    """Say how many names each group has, and the first few; empty where none has any."""
+    counted = {label.replace("_", " "): sorted(names) for label, names in groups.items()}
+    return "; ".join(
+        f"{len(names)} {label}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        for label, names in counted.items()
+        if names
+    )
 
 
 def build_meta_model(config: PaliGemmaConfig, dtype: torch.dtype) -> PaliGemmaForConditionalGeneration:
     """Build the architecture without memory: shapes and names, no weights."""
+    use_as_big_vision(config)
     with torch.device("meta"):
         model = PaliGemmaForConditionalGeneration(config)
     return model.to(dtype)

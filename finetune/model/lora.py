@@ -14,6 +14,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PaliGemmaForConditionalGeneration
 
 from finetune.errors import UserError, suggest
+from finetune.model.copies import find_copied_modules, ties_embedding
 from finetune.model.freeze import TOWERS, FreezePolicy, count_layers, tower_of
 
 
@@ -143,25 +144,21 @@ def add_adapter(
     """Freeze the base and put an adapter beside each chosen layer.
 
     Returns:
-        The model with float32 adapters; only they and `modules_to_save` learn.
+        The model; only the adapters and the copies of `modules_to_save` learn.
 
     Raises:
-        UserError: see `find_targets`; or a name in `modules_to_save` is unknown.
+        UserError: see `find_targets` and `find_copied_modules`.
         RuntimeError: PEFT adapted other layers than asked.
     """
     targets = find_targets(model, policy, settings.target_modules)
-    names = {part for name, _ in model.named_modules() for part in name.split(".") if part}
-    for name in settings.modules_to_save:
-        if name not in names:
-            raise UserError(
-                f"peft.modules_to_save: no module is called `{name}`.{suggest(name, sorted(names))}"
-            )
+    copied = find_copied_modules(model, settings.modules_to_save, targets)
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=targets,
-        modules_to_save=list(settings.modules_to_save) or None,
+        modules_to_save=copied or None,
+        ensure_weight_tying=ties_embedding(model, copied),
         use_dora=settings.use_dora,
         use_rslora=settings.use_rslora,
         task_type="CAUSAL_LM",
@@ -172,7 +169,7 @@ def add_adapter(
 
 
 def assert_adapter(model: PeftModel, targets: Sequence[str]) -> None:
-    """Check that exactly the targets carry an adapter, and that adapters are float32.
+    """Check that exactly the targets carry an adapter.
 
     Raises:
         RuntimeError: they do not.
@@ -182,10 +179,3 @@ def assert_adapter(model: PeftModel, targets: Sequence[str]) -> None:
     if adapted != set(targets):
         difference = sorted(adapted ^ set(targets))[:5]
         raise RuntimeError(f"PEFT adapted other layers than asked, such as {difference}")
-    wrong = [
-        name
-        for name, parameter in model.named_parameters()
-        if "lora_" in name and parameter.dtype != torch.float32
-    ]
-    if wrong:
-        raise RuntimeError(f"adapters must be float32, but {wrong[0]} is not")

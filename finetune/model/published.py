@@ -1,7 +1,6 @@
 """The published architectures, so that a plan needs neither network nor licence.
 
-Source: the `config.json` of the checkpoints on the Hub; big_vision's vocabulary of 256,000 Gemma pieces,
-1,024 `<loc>` and 128 `<seg>`.
+Source: the `config.json` of the checkpoints on the Hub.
 """
 
 import re
@@ -9,6 +8,10 @@ import re
 from transformers import PaliGemmaConfig
 
 VOCABULARY = 257_152
+"""big_vision's: 256,000 of Gemma's pieces, 1,024 `<loc>` and 128 `<seg>`."""
+
+ROWS = 257_216
+"""Of the embedding in the converted checkpoints: the vocabulary, `<image>`, up to a multiple of 64."""
 
 _GEMMA = {
     "model_type": "gemma",
@@ -48,7 +51,7 @@ def published_config(path: str) -> PaliGemmaConfig | None:
         text |= {"final_logit_softcapping": 30.0}
     resolution = int(found[3])
     return PaliGemmaConfig(
-        text_config=text | {"vocab_size": VOCABULARY, "num_image_tokens": (resolution // 14) ** 2},
+        text_config=text | {"vocab_size": ROWS, "num_image_tokens": (resolution // 14) ** 2},
         vision_config={
             "model_type": "siglip_vision_model",
             "hidden_size": 1152,

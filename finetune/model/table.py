@@ -20,6 +20,9 @@ class TowerCount:
     """In adapters and in copies of `modules_to_save`."""
     quantized: int = 0
     dtypes: frozenset[str] = frozenset()
+    """Of the base model's weights."""
+    learning_dtypes: frozenset[str] = frozenset()
+    """Of what learns."""
 
 
 def count_parameters(model: nn.Module, planned: Quantization | None = None) -> dict[str, TowerCount]:
@@ -44,7 +47,9 @@ def count_parameters(model: nn.Module, planned: Quantization | None = None) -> d
             else:
                 kind = "nf4" if hasattr(parameter, "quant_state") else str(parameter.dtype)
                 count.dtypes |= {kind.removeprefix("torch.")}
-        count.learning += size if parameter.requires_grad else 0
+        if parameter.requires_grad:
+            count.learning += size
+            count.learning_dtypes |= {str(parameter.dtype).removeprefix("torch.")}
     return counts
 
 
@@ -63,15 +68,18 @@ def _size(parameter: nn.Parameter) -> tuple[int, bool]:
 
 def format_table(counts: dict[str, TowerCount]) -> str:
     """Lay the counts out as text."""
-    rows: list[tuple[str, ...]] = [("tower", "parameters", "learning", "adapter", "quantised", "dtype")]
+    rows: list[tuple[str, ...]] = [
+        ("tower", "parameters", "learning", "adapter", "quantised", "dtype", "learns in")
+    ]
     for tower, count in counts.items():
         numbers = (count.parameters, count.learning, count.adapter, count.quantized)
-        rows.append((tower, *(f"{n:,}" for n in numbers), "+".join(sorted(count.dtypes))))
+        formats = ("+".join(sorted(names)) or "-" for names in (count.dtypes, count.learning_dtypes))
+        rows.append((tower, *(f"{n:,}" for n in numbers), *formats))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
         cells = [f"{cell:>{width}}" for cell, width in zip(row[1:5], widths[1:5], strict=True)]
-        lines.append("  ".join([f"{row[0]:<{widths[0]}}", *cells, row[5]]))
+        lines.append("  ".join([f"{row[0]:<{widths[0]}}", *cells, f"{row[5]:<{widths[5]}}", row[6]]))
     learning = sum(count.learning for count in counts.values())
     total = sum(count.parameters + count.adapter for count in counts.values())
     lines.append(f"learning: {learning:,} of {total:,} parameters ({learning / total:.3%})")

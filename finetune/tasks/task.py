@@ -32,6 +32,8 @@ class Answer(NamedTuple):
     """Where each token ends in the text, characters; empty where the text has no location."""
     probabilities: tuple[float, ...] = ()
     """Of each of these tokens."""
+    unfinished: bool = False
+    """Whether it was cut at `evaluation.max_new_tokens`, before EOS."""
 
 
 class Task(Protocol):

@@ -18,6 +18,7 @@ Command = Callable[..., tuple[int, str, str]]
         ("peft.r=0", "peft.r=0: expected 1 to 65536"),
         ("peft.lora_dropout=1.5", "peft.lora_dropout=1.5"),
         ("trainer.bf16=true trainer.fp16=true", "choose one"),
+        ("model.dtype=float16", "mixes two half precisions: choose trainer.fp16=true"),
         ("trainer.learning_rate=0", "expected more than 0"),
         ("model.llm_dropout=1", "model.llm_dropout=1.0: expected 0 or more, and less than 1"),
         ("trainer.loss.label_smoothing=-1", "trainer.loss.label_smoothing=-1"),

@@ -1,7 +1,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -10,13 +10,20 @@ import huggingface_hub.file_download
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
+from finetune.data.collator import Collator
 from finetune.errors import UserError
-from finetune.model.freeze import FreezePolicy
-from finetune.model.load import choose_attention, load_adapter, load_config, load_model, load_processor
-from finetune.model.lora import AdapterSettings, add_adapter
+from finetune.example import Example
+from finetune.model.load import (
+    build_meta_model,
+    choose_attention,
+    load_config,
+    load_model,
+    load_processor,
+)
 from finetune.model.published import published_config
-from finetune.model.tiny import TINY_BASE
+from finetune.model.tiny import TINY_BASE, build_tiny_config
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -125,7 +132,55 @@ def test_missing_weights_are_an_error_that_names_one(checkpoint: Path) -> None:
     name = next(name for name in weights if name.endswith("layers.1.mlp.up_proj.weight"))
     del weights[name]
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"lacks weights, such as .*up_proj"):
+    with pytest.raises(UserError, match=r"do not fit its config.json: 1 missing: .*up_proj"):
+        load_model(str(checkpoint), load_config(str(checkpoint)))
+
+
+def change_weights(
+    folder: Path, change: Callable[[dict[str, torch.Tensor], str], object], end: str
+) -> None:
+    """Change the stored weight whose name has this end."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights, next(name for name in weights if name.endswith(end)))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_weights_that_the_architecture_does_not_know_are_an_error(checkpoint: Path) -> None:
+    def add(weights: dict[str, torch.Tensor], name: str) -> None:
+        for layer in (7, 8, 9, 10):
+            weights[name.replace(".1.", f".{layer}.")] = weights[name].clone()
+
+    change_weights(checkpoint, add, "layers.1.mlp.up_proj.weight")
+    with pytest.raises(UserError, match=r"4 unexpected: .*layers\.10\.mlp.*, \.\.\.\. The checkpoint"):
+        load_model(str(checkpoint), load_config(str(checkpoint)))
+
+
+def test_weights_of_another_shape_are_an_error_that_names_both(checkpoint: Path) -> None:
+    def cut(weights: dict[str, torch.Tensor], name: str) -> None:
+        weights[name] = weights[name][:100].clone()
+
+    change_weights(checkpoint, cut, "layers.1.mlp.up_proj.weight")
+    with pytest.raises(UserError, match=r"1 of another shape: .*up_proj.weight \(\[100, 128\] for"):
+        load_model(str(checkpoint), load_config(str(checkpoint)))
+
+
+def test_the_buffers_that_older_versions_stored_are_no_error(checkpoint: Path) -> None:
+    def add(weights: dict[str, torch.Tensor], name: str) -> None:
+        weights[name.replace("post_layernorm.weight", "embeddings.position_ids")] = torch.arange(64)[None]
+
+    change_weights(checkpoint, add, "post_layernorm.weight")
+    load_model(str(checkpoint), load_config(str(checkpoint)))
+
+
+def test_a_checkpoint_of_pickles_is_refused(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin is a pickle, which could run code"):
+        load_model(str(checkpoint), load_config(str(checkpoint)))
+
+
+def test_a_checkpoint_without_weights_is_one_message(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="cannot be loaded"):
         load_model(str(checkpoint), load_config(str(checkpoint)))
 
 
@@ -165,32 +220,41 @@ def test_the_final_soft_cap_is_off_unless_asked_for(checkpoint: Path, keep: bool
     )
 
 
-def test_an_adapter_comes_back_as_it_was_saved(tmp_path: Path) -> None:
-    policy = FreezePolicy("none", "none", "all")
-    adapted = add_adapter(load_model("tiny", load_config("tiny")), policy, AdapterSettings())
-    for name, parameter in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
-    adapted.save_pretrained(tmp_path / "adapter")
-    again = load_adapter(load_model("tiny", load_config("tiny")), str(tmp_path / "adapter"))
-    before, after = (
-        {name: p for name, p in model.named_parameters() if "lora_" in name} for model in (adapted, again)
+@pytest.mark.parametrize("side", [56, 63], ids=["as-long-as-an-image", "longer"])
+def test_paligemma_2_has_no_window(
+    processor: PaliGemmaProcessor,
+    make_example: Callable[..., Example],
+    tmp_path: Path,
+    side: int,
+) -> None:
+    """Gemma 2's window of 4,096 is the length of an image of 896 pixels: here 64 for 64 patches."""
+    torch.manual_seed(0)
+    config = build_tiny_config("gemma2", num_layers=2, hidden_size=64, tokenizer=processor.tokenizer)
+    config.text_config.sliding_window = (side // 7) ** 2
+    PaliGemmaForConditionalGeneration(config).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), load_config(str(tmp_path)), dtype=torch.float32).eval()
+    without = load_config(str(tmp_path))
+    without.text_config.layer_types = ["full_attention"] * 2
+    reference = load_model(str(tmp_path), without, dtype=torch.float32).eval()
+
+    collator = Collator(processor)
+    batch = collator([make_example("a red circle and a blue square")])
+    del batch["ids"]
+    with torch.no_grad():
+        assert torch.equal(model(**batch).logits, reference(**batch).logits)
+    prompt = {**collator.build_prompt([make_example()]), **collator.build_pixels([make_example()])}
+    one, other = (
+        learner.generate(
+            **prompt,
+            max_new_tokens=6,
+            min_new_tokens=6,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        for learner in (model, reference)
     )
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_an_adapter_that_matches_nothing_is_refused(tmp_path: Path) -> None:
-    policy = FreezePolicy("none", "none", "all")
-    adapted = add_adapter(load_model("tiny", load_config("tiny")), policy, AdapterSettings())
-    adapted.save_pretrained(tmp_path / "adapter")
-    file = tmp_path / "adapter/adapter_model.safetensors"
-    renamed = {name.replace("language_model", "old_name"): value for name, value in load_file(file).items()}
-    save_file(renamed, file, metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"does not fit this base"):
-        load_adapter(load_model("tiny", load_config("tiny")), str(tmp_path / "adapter"))
-
-
-def test_a_folder_without_an_adapter_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be loaded on this base"):
-        load_adapter(load_model("tiny", load_config("tiny")), str(tmp_path))
+    assert torch.equal(torch.stack(one.logits), torch.stack(other.logits))
+    assert (
+        build_meta_model(load_config(str(tmp_path)), torch.bfloat16).config.text_config.sliding_window > 1e6
+    )

@@ -9,9 +9,9 @@ from finetune.model.table import count_parameters
 @pytest.mark.parametrize(
     ("name", "parameters", "resolution"),
     [
-        ("google/paligemma-3b-pt-224", 2_923_335_408, 224),
-        ("google/paligemma-3b-mix-448", 2_924_220_144, 448),
-        ("google/paligemma2-3b-pt-224", 3_032_094_960, 224),
+        ("google/paligemma-3b-pt-224", 2_923_466_480, 224),
+        ("google/paligemma-3b-mix-448", 2_924_351_216, 448),
+        ("google/paligemma2-3b-pt-224", 3_032_242_416, 224),
         ("google/paligemma2-10b-pt-896", None, 896),
         ("google/paligemma2-28b-pt-224", None, 224),
     ],
