@@ -1,19 +1,24 @@
 """A data set in parquet, on the Hub or in a folder, by the names of its columns."""
 
-import ast
+from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, Image, List, Value, load_dataset
+import pyarrow as pa
+from datasets import Dataset, Image, List, config, load_dataset
 from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import constants
+from huggingface_hub.errors import HFValidationError
 
-from finetune.data.images import load_image
-from finetune.data.objects import OBJECTS, build_object
+from finetune.data.hub_rows import Shaper, holds_images
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 
-LISTS = ("answers", "captions", "choices")
-"""Our columns that hold a list of strings, whatever the data set has."""
+_SAVED = "dataset_dict.json"
+"""Written by `DatasetDict.save_to_disk`."""
+_NETWORK = {"httpx", "httpcore", "requests", "urllib3", "huggingface_hub", "aiohttp", "socket"}
+"""Packages whose errors are those of the network."""
 
 
 def load_hub(
@@ -39,7 +44,8 @@ def load_hub(
         objects: `boxes`, `labels`, `layout` and `relative`: where its boxes are.
 
     Raises:
-        UserError: no such data set, split or column, or no network.
+        UserError: no such data set, split or column, no access to it, no network; or a row that cannot be
+            used.
     """
     if path is None:
         raise UserError("Which data set? dataset.path=HUB_ID_OR_FOLDER is missing.")
@@ -47,7 +53,10 @@ def load_hub(
         None if split is None else _load_split(path, name, revision, split, data_files)
         for split in (train, validation)
     ]
-    shaped = [None if rows is None else _shape(rows, columns, objects, path) for rows in loaded]
+    shaped = [
+        None if rows is None else _shape(rows, columns, objects, path, str(split))
+        for rows, split in zip(loaded, (train, validation), strict=True)
+    ]
     assert shaped[1] is not None
     return Splits(shaped[1].select([]) if shaped[0] is None else shaped[0], shaped[1])
 
@@ -55,158 +64,99 @@ def load_hub(
 def _load_split(
     path: str, name: str | None, revision: str | None, split: str, files: Mapping[str, Any]
 ) -> Dataset:
+    if any((Path(path) / saved).is_file() for saved in (config.DATASET_STATE_JSON_FILENAME, _SAVED)):
+        raise UserError(
+            f"The folder {path} was written by `save_to_disk`. Write it again as parquet: "
+            "`datasets.load_from_disk(FOLDER)` and then `to_parquet`, or `push_to_hub`."
+        )
     try:
         return load_dataset(path, name, revision=revision, split=split, data_files=dict(files) or None)
-    except DatasetNotFoundError as error:
-        raise UserError(f"No data set `{path}`: {error}") from error
-    except ConnectionError as error:
-        raise UserError(
-            f"The data set `{path}` cannot be reached ({error}). Check the network, or give local files."
-        ) from error
-    except ValueError as error:  # an unknown split or configuration; the message lists those there are
-        raise UserError(f"Data set `{path}`, split `{split}`: {error}") from error
+    except Exception as error:  # of other people's files and of the network, any
+        raise UserError(_explain(path, split, error)) from error
+
+
+def _explain(path: str, split: str, error: Exception) -> str:
+    """Return what an error of `load_dataset` means, in one line, and what to do."""
+    cause = error if error.__cause__ is None or isinstance(error, DatasetNotFoundError) else error.__cause__
+    text = " ".join(str(cause).split())[:400]
+    if isinstance(error, DatasetNotFoundError | HFValidationError):
+        return (
+            f"No data set `{path}`: {text} Expected a folder, or OWNER/NAME on the Hub. If it is private "
+            "or gated, ask for access on its page, and log in: hf auth login."
+        )
+    if isinstance(error, RuntimeError) and "scripts are no longer supported" in text:
+        return (
+            f"The data set `{path}` has a loading script, which is never run ({text}). Use a copy in "
+            "parquet; the Hub may have made one: dataset.revision=refs/convert/parquet."
+        )
+    modules = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
+    if isinstance(error, ConnectionError | TimeoutError) or modules & _NETWORK:
+        return f"The data set `{path}` cannot be reached ({text}). Check the network, or give local files."
+    # Of an unknown split or configuration the message lists those there are.
+    if isinstance(error, FileNotFoundError | ValueError) and not isinstance(error, pa.ArrowException):
+        return f"Data set `{path}`, split `{split}`: {text}"
+    return (
+        f"Data set `{path}`, split `{split}`: its files cannot be read ({type(cause).__name__}: {text}). "
+        "Are they whole, and do all have the same columns?"
+    )
 
 
 def _shape(
-    rows: Dataset, columns: Mapping[str, str | None], objects: Mapping[str, Any], path: str
+    rows: Dataset,
+    columns: Mapping[str, str | None],
+    objects: Mapping[str, Any],
+    path: str,
+    split: str,
 ) -> Dataset:
     """Rename, drop what is not named, and bring ids, groups, lists and boxes into our form."""
     wanted = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
     for ours in ("image", "images"):
         if ours in rows.column_names and not {"image", "images"} & wanted.keys():
             wanted[ours] = ours
-    for ours, theirs in wanted.items():
-        if theirs not in rows.column_names:
+    boxes = {f"objects.{key}": objects[key] for key in ("boxes", "labels") if objects[key] is not None}
+    named = {f"columns.{ours}": theirs for ours, theirs in wanted.items()}
+    for ours, theirs in {**named, **boxes}.items():
+        known, column = rows.column_names, theirs.split(".")[0] if ours in boxes else theirs
+        if column not in known:
             raise UserError(
-                f"Data set `{path}` has no column `{theirs}` (columns.{ours}); it has: "
-                f"{', '.join(rows.column_names)}."
+                f"Data set `{path}` has no column `{theirs}` ({ours}); it has: {', '.join(known)}."
             )
-    for theirs in (objects["boxes"], objects["labels"]):
-        if theirs is not None and theirs.split(".")[0] not in rows.column_names:
-            raise UserError(
-                f"Data set `{path}` has no column `{theirs}` (objects); it has: "
-                f"{', '.join(rows.column_names)}."
-            )
+    if boxes and "image" not in wanted:
+        raise UserError(f"Data set `{path}`: boxes need the column `image`; name it: columns.image=NAME.")
     if isinstance(rows.features.get(wanted.get("image", "")), Image):
         # data/images.py decodes: one rule for rotation, modes and limits, whatever the source.
         rows = rows.cast_column(wanted["image"], Image(decode=False))
+    where = f"Data set `{path}`, split `{split}`"
     if "images" in wanted:
+        kind = rows.features[wanted["images"]]
+        if not isinstance(kind, List) or not holds_images(kind.feature):
+            raise UserError(f"{where}: column `{wanted['images']}`: expected lists of images, got {kind}.")
         rows = rows.cast_column(wanted["images"], List(Image(decode=False)))
-    shaper = _Shaper(wanted, objects, rows.features)
-    return rows.map(
-        shaper,
-        with_indices=True,
-        features=shaper.features,
-        remove_columns=rows.column_names,
-        desc="Reading rows",
-    )
+    shaper = Shaper(wanted, objects, rows.features, where, _find_folders(path))
+    try:
+        shaped = rows.map(
+            shaper,
+            with_indices=True,
+            features=shaper.features,
+            remove_columns=rows.column_names,
+            desc="Reading rows",
+        )
+    except (pa.ArrowException, OverflowError, TypeError, UnicodeError) as error:
+        raise UserError(
+            f"{where}: its values do not fit ({' '.join(str(error).split())[:300]})."
+        ) from error
+    if "id" in wanted:
+        twice = [value for value, count in Counter(shaped["id"][:]).items() if count > 1]
+        if twice:
+            raise UserError(
+                f"{where}: column `{wanted['id']}`: id `{twice[0]}` stands twice; ids must differ."
+            )
+    return shaped
 
 
-class _Shaper:
-    """One row of theirs to one of ours."""
-
-    def __init__(self, columns: Mapping[str, str], objects: Mapping[str, Any], theirs: Features) -> None:
-        self.columns = columns
-        self.objects = objects
-        self.theirs = theirs
-        text, number = Value("string"), Value("int32")
-        ours: dict[str, Any] = {"id": text, "group": text}
-        for name, their in columns.items():
-            kind = theirs[their]
-            ours[name] = List(text) if name in LISTS else text if isinstance(kind, ClassLabel) else kind
-        ours |= {"id": text, "group": text}
-        if "answer" in columns and not isinstance(ours["answer"], List):
-            ours["answer"] = number
-        if objects["boxes"] is not None:
-            ours |= {"width": number, "height": number, "objects": OBJECTS}
-        self.features = Features(ours)
-
-    def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any]:
-        found: dict[str, Any] = {"id": str(index), "group": None}
-        for name, their in self.columns.items():
-            value = row[their]
-            kind = self.theirs[their]
-            if isinstance(kind, ClassLabel) and value is not None:
-                value = kind.int2str(value)
-            if name in LISTS:
-                value = _texts(value)
-            elif name == "answer":
-                value = to_index(value, f"row `{found['id']}`")
-            elif name in {"id", "group"} and value is not None:
-                value = str(value)
-            found[name] = value
-        if self.objects["boxes"] is not None:
-            found |= self._build_objects(row, found["id"], found["image"])
-        return found
-
-    def _build_objects(self, row: dict[str, Any], row_id: str, picture: Any) -> dict[str, Any]:
-        where = f"row `{row_id}`"
-        width, height = load_image(picture, where).size
-        boxes = _reach(row, self.objects["boxes"]) or []
-        labels = _reach(row, self.objects["labels"]) if self.objects["labels"] else [""] * len(boxes)
-        names = _label_names(self.theirs, self.objects["labels"])
-        return {
-            "width": width,
-            "height": height,
-            "objects": [
-                build_object(
-                    names[label] if names and isinstance(label, int) else str(label),
-                    box,
-                    (height, width),
-                    where,
-                    layout=self.objects["layout"],
-                    relative=self.objects["relative"],
-                )
-                for label, box in zip(labels, boxes, strict=True)
-            ],
-        }
-
-
-def _reach(row: Mapping[str, Any], path: str) -> Any:
-    """Return what `objects.bbox` names; a list of structs gives the list of their fields."""
-    value: Any = row
-    for name in path.split("."):
-        value = [one[name] for one in value] if isinstance(value, list) else value[name]
-    return value
-
-
-def _label_names(features: Features, path: str | None) -> list[str] | None:
-    """Return the names of the class numbers at `objects.category`, where the features have them."""
-    kind: Any = features
-    for name in path.split(".") if path else []:
-        kind = (kind.feature if isinstance(kind, List) else kind)[name]
-    kind = kind.feature if isinstance(kind, List) else kind
-    return list(kind.names) if isinstance(kind, ClassLabel) else None
-
-
-def _texts(value: Any) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, str) and value.startswith("["):
-        try:  # a list written as a string, as A-OKVQA's copy has it
-            value = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            return [value]
-    if isinstance(value, list):
-        return [item["answer"] if isinstance(item, dict) else str(item) for item in value]
-    return [str(value)]
-
-
-def to_index(value: Any, where: str) -> int | None:
-    """Return a choice's index from 0.
-
-    Args:
-        value: a number, a number as text, or a letter; null: unknown.
-        where: the row, for the error message.
-
-    Raises:
-        UserError: it is none of these.
-    """
-    if value is None:
-        return None
-    text = str(value).strip().strip("()").upper()
-    if text.lstrip("-").isdigit():
-        return int(text)
-    if len(text) == 1 and text.isalpha():
-        return ord(text) - ord("A")
-    raise UserError(f"{where}: expected the index of the right choice, or its letter, got {value!r}.")
+def _find_folders(path: str) -> tuple[str, ...]:
+    """Return the folders that hold the images of a data set which names them by their paths."""
+    if Path(path).is_dir():
+        return (str(Path(path).resolve()),)
+    downloaded = Path(constants.HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}"
+    return tuple(str(Path(folder).resolve()) for folder in (downloaded, config.DOWNLOADED_DATASETS_PATH))

@@ -1,6 +1,7 @@
 """A published benchmark: the official files under one folder, or a copy on the Hub."""
 
 import importlib
+import inspect
 import pkgutil
 import re
 from collections.abc import Mapping
@@ -48,17 +49,24 @@ def load_release(
         return load_hub(**hub)
     if not Path(root).is_dir():
         raise UserError(f"No folder {root} (dataset.root).")
+    accepted = set(inspect.signature(module.read).parameters) - {"faults", "root", "split"}
+    for option in options:
+        if option not in accepted:
+            its = ", ".join(sorted(accepted)) or "none"
+            raise UserError(f"{release} has no option dataset.options.{option}; it has: {its}.")
     read: dict[str, Built] = {}
     names = [name for spec in (train, validation) if spec for name in split_names(spec)]
     for name in names:
         if name not in module.SPLITS:
-            hint, known = suggest(name, list(module.SPLITS)), ", ".join(module.SPLITS)
-            raise UserError(f"{release} has no split `{name}`.{hint} It has: {known}.")
+            hint, splits = suggest(name, list(module.SPLITS)), ", ".join(module.SPLITS)
+            raise UserError(f"{release} has no split `{name}`.{hint} It has: {splits}.")
     for name in names:
         if name not in read:
             read[name] = build_rows(
                 module.read, module.FEATURES, on_error, root=root, split=name, **options
             )
+            if len(read[name].rows) == 0 and not read[name].skipped:
+                raise UserError(f"{release} in {root}: the split `{name}` has no rows.")
     rows = {name: built.rows for name, built in read.items()}
     nothing = Dataset.from_dict({name: [] for name in module.FEATURES}, features=module.FEATURES)
     return Splits(
@@ -81,7 +89,7 @@ def select_split(rows: Mapping[str, Dataset], spec: str) -> Dataset:
     """
     try:
         parts = ReadInstruction.from_spec(spec).to_absolute({name: len(rows[name]) for name in rows})
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"Split `{spec}`: {error}") from error
     selected = [
         rows[part.splitname].select(

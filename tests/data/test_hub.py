@@ -1,17 +1,26 @@
+import os
+import re
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import Image as Picture
 from PIL import Image
 
 from finetune.data.hub import load_hub
+from finetune.data.images import encode_png
 from finetune.errors import UserError
+from tests.conftest import REPOSITORY
 
 
 def make_parquet(folder: Path, **columns: list[Any]) -> Path:
-    from datasets import Dataset, Features, List, Value
-    from datasets import Image as ImageFeature
-
     folder.mkdir(exist_ok=True)
     count = len(next(iter(columns.values())))
     pictures = [Image.new("RGB", (4, 4), (number, 0, 0)) for number in range(count)]
@@ -19,7 +28,7 @@ def make_parquet(folder: Path, **columns: list[Any]) -> Path:
     answers = List({"answer": Value("string")}) if isinstance(kind, list) else Value("string")
     features = Features(
         {
-            "picture": ImageFeature(),
+            "picture": Picture(),
             **{name: Value("string") for name in columns if name != "answers"},
             **({"answers": answers} if "answers" in columns else {}),
         }
@@ -80,3 +89,274 @@ def test_a_split_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
     folder = make_parquet(tmp_path / "copy", asked=["a?", "b?", "c?"], answers=["x", "y", "z"])
     with pytest.raises(UserError, match=r"split `val`.*train"):
         load_hub(**{**hub(folder), "validation": "val"})
+
+
+PNG = encode_png(Image.new("RGB", (20, 10)))
+PICTURE = {"bytes": PNG, "path": None}
+BOXES = {"boxes": "objects.bbox", "labels": "objects.category", "layout": "xywh", "relative": False}
+
+
+def load(folder: Path, rows: list[dict[str, Any]], schema: Any = None, **options: Any) -> Dataset:
+    """Write rows as parquet, and read them as the split `train`; columns keep their names."""
+    folder.mkdir(exist_ok=True)
+    names = [name for name in rows[0] if name not in {"objects", "image", "images"}]
+    table = (
+        pa.Table.from_pylist(rows)
+        if schema is None
+        else Dataset.from_list(rows, features=schema).data.table
+    )
+    pq.write_table(table, folder / "train-00000.parquet")
+    asked = {"train": None, "validation": "train", "columns": dict.fromkeys(names)} | options
+    asked["columns"] = {name: name for name in asked["columns"]}
+    return load_hub(**{**hub(folder), **asked}).validation
+
+
+def bad_row(row: dict[str, Any], **values: Any) -> list[dict[str, Any]]:
+    return [row, {**row, **values}]
+
+
+TEXTS = {
+    "image": PICTURE,
+    "id": "a",
+    "question": "what?",
+    "answers": ["x", "y"],
+    "answer": "1",
+    "choices": ["b", "c"],
+}
+OBJECTS = {"image": PICTURE, "objects": {"bbox": [[2.0, 1.0, 6.0, 4.0]], "category": ["cup"]}}
+
+
+@pytest.mark.parametrize(
+    ("values", "column"),
+    [
+        pytest.param({"image": None}, "image", id="no image"),
+        pytest.param({"image": {"bytes": None, "path": None}}, "image", id="an image of nothing"),
+        pytest.param(
+            {"image": {"bytes": None, "path": "/etc/passwd"}}, "image", id="a file of this machine"
+        ),
+        pytest.param(
+            {"image": {"bytes": None, "path": "../x.png"}}, "image", id="a file beside the folder"
+        ),
+        pytest.param(
+            {"image": {"bytes": None, "path": "http://127.0.0.1:9/x.png"}}, "image", id="an address"
+        ),
+        pytest.param({"id": None}, "id", id="no id"),
+        pytest.param({"id": " "}, "id", id="a blank id"),
+        pytest.param({"question": None}, "question", id="no question"),
+        pytest.param({"question": " "}, "question", id="a blank question"),
+        pytest.param({"answers": [""]}, "answers", id="an answer without text"),
+        pytest.param({"answers": ["x", None]}, "answers", id="an answer that is null"),
+        pytest.param({"choices": ["b", ""]}, "choices", id="a choice without text"),
+        pytest.param({"answer": "2"}, "answer", id="a choice too many"),
+        pytest.param({"answer": "-1"}, "answer", id="a negative choice"),
+        pytest.param({"answer": "B or C"}, "answer", id="two choices"),
+        pytest.param({"answer": "²"}, "answer", id="a small digit"),
+        pytest.param({"answer": "9" * 30}, "answer", id="a huge number"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_with_row_and_column(
+    tmp_path: Path, values: dict[str, Any], column: str
+) -> None:
+    (tmp_path / "x.png").write_bytes(PNG)
+    with pytest.raises(UserError) as error:
+        load(tmp_path / "copy", bad_row(TEXTS, **{"id": "b", **values}))
+    assert re.search(rf"split `train`, row 1: (column )?`{column}`", str(error.value)), error.value
+
+
+@pytest.mark.parametrize(
+    ("objects", "message"),
+    [
+        pytest.param(None, "expected a list", id="null"),
+        pytest.param({"bbox": None, "category": ["cup"]}, "`objects.bbox`: expected a list", id="no boxes"),
+        pytest.param(
+            {"bbox": [[2.0, 1.0, 6.0, 4.0]], "category": []}, "0 labels for 1 boxes", id="lengths"
+        ),
+        pytest.param({"bbox": [[2.0, 1.0]], "category": ["cup"]}, "box of four numbers", id="two numbers"),
+        pytest.param({"bbox": [None], "category": ["cup"]}, "box of four numbers", id="a box that is null"),
+        pytest.param({"bbox": [[2.0, 1.0, 6.0, 4.0]], "category": [None]}, "name or number", id="no label"),
+        pytest.param(
+            {"bbox": [[2.0, 1.0, 6.0, 4.0]], "category": [" "]}, "name or number", id="blank label"
+        ),
+    ],
+)
+def test_an_object_that_cannot_be_used_is_named_with_its_row(
+    tmp_path: Path, objects: Any, message: str
+) -> None:
+    with pytest.raises(UserError, match=f"row 1: .*{message}"):
+        load(tmp_path / "copy", bad_row(OBJECTS, objects=objects), objects=BOXES)
+
+
+@pytest.mark.parametrize("number", [-1, 2, None])
+def test_the_number_of_a_class_must_be_one_that_has_a_name(tmp_path: Path, number: int | None) -> None:
+    def write(category: int | None) -> Dataset:
+        objects = {"bbox": [[2.0, 1.0, 6.0, 4.0]], "category": [category]}
+        kind = {"bbox": List(List(Value("float32"))), "category": List(ClassLabel(names=["cup", "dog"]))}
+        schema = Features({"image": Picture(), "objects": kind})
+        table = Dataset.from_list([{"image": PICTURE, "objects": {**objects, "category": [1]}}], schema)
+        raw = pa.Table.from_pylist([{"image": PICTURE, "objects": objects}], table.data.schema)
+        (tmp_path / "copy").mkdir(exist_ok=True)
+        pq.write_table(
+            raw.replace_schema_metadata(table.data.schema.metadata), tmp_path / "copy/train.parquet"
+        )
+        return load_hub(
+            **{
+                **hub(tmp_path / "copy"),
+                "train": None,
+                "validation": "train",
+                "columns": {},
+                "objects": BOXES,
+            }
+        ).validation
+
+    with pytest.raises(UserError, match="(number of a class, from 0 to 1|Class label)"):
+        write(number)
+
+
+def test_boxes_get_the_names_of_their_classes(tmp_path: Path) -> None:
+    rows = load(tmp_path / "copy", [OBJECTS], objects=BOXES)
+    assert (rows[0]["width"], rows[0]["height"], rows[0]["objects"][0]["label"]) == (20, 10, "cup")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        pytest.param(
+            "image", "http://127.0.0.1:9/x.png", "column `image`: expected images", id="addresses"
+        ),
+        pytest.param("image", 7, "column `image`: expected images", id="numbers for images"),
+        pytest.param("images", ["x.png"], "column `images`: expected lists of images", id="lists of names"),
+        pytest.param("question", {"text": "what?"}, "column `question`: expected texts", id="structs"),
+        pytest.param("question", b"what?", "column `question`: expected texts", id="bytes"),
+        pytest.param("question", 7, "column `question`: expected texts", id="numbers"),
+        pytest.param("question", True, "column `question`: expected texts", id="true"),
+        pytest.param(
+            "answers", [["x"]], "row 0: column `answers`: expected texts, got a list", id="nested"
+        ),
+        pytest.param("answers", True, "row 0: column `answers`: expected texts, got true", id="yes or no"),
+        pytest.param(
+            "answers", [{"text": "x"}], "row 0: column `answers`: expected texts, got null", id="keys"
+        ),
+        pytest.param(
+            "id", [7], "row 0: `id`: expected a whole number or a text, got a list", id="list of ids"
+        ),
+        pytest.param("answer", [1], "row 0: column `answer`: expected the index", id="list of choices"),
+    ],
+)
+def test_a_column_of_another_kind_is_named(tmp_path: Path, column: str, value: Any, message: str) -> None:
+    row = {**TEXTS, column: value}
+    if column == "images":
+        del row["image"]
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "copy", [row])
+
+
+def test_texts_come_in_several_forms(tmp_path: Path) -> None:
+    forms: list[tuple[Any, list[str]]] = [
+        ("x", ["x"]), (7, ["7"]), (["x", "", "y"], ["x", "y"]), ("['x', 'y']", ["x", "y"]),
+        ("[1, 2]", ["[1, 2]"]), ("[cut", ["[cut"]), ([{"answer": "x"}], ["x"]), (None, []), ([], []),
+    ]  # fmt: skip
+    for number, (value, expected) in enumerate(forms):
+        rows = load(tmp_path / f"copy{number}", [{**TEXTS, "answers": value}])
+        assert rows["answers"][:] == [expected]
+
+
+def test_an_image_may_be_a_file_of_the_data_set(tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    (folder / "img").mkdir(parents=True)
+    (folder / "img/x.png").write_bytes(PNG)
+    for path in ("img/x.png", str(folder / "img/x.png")):
+        rows = load(folder, [{**TEXTS, "image": {"bytes": None, "path": path}}])
+        assert rows[0]["image"] == {"bytes": None, "path": str(folder / "img/x.png")}
+
+
+def test_an_id_that_stands_twice_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="column `id`: id `a` stands twice"):
+        load(tmp_path / "copy", [TEXTS, TEXTS])
+
+
+def test_folders_that_are_no_parquet_files_are_refused_in_one_line(tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    Dataset.from_list([{"a": 1}]).save_to_disk(str(saved))
+    both = tmp_path / "both"
+    DatasetDict({"train": Dataset.from_list([{"a": 1}])}).save_to_disk(str(both))
+    script = tmp_path / "script"
+    script.mkdir()
+    (script / "script.py").write_text("raise SystemExit('was run')")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "train.parquet").write_bytes(b"PAR1 and no more")
+    differing = tmp_path / "differing"
+    differing.mkdir()
+    for number, column in enumerate("ab"):
+        pq.write_table(pa.table({column: [1]}), differing / f"train-{number}.parquet")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    cases: dict[Path, str] = {
+        saved: "written by `save_to_disk`",
+        both: "written by `save_to_disk`",
+        script: "loading script, which is never run",
+        broken: "its files cannot be read",
+        differing: "its files cannot be read",
+        tmp_path / "nowhere": "Data set `.*nowhere`.*Couldn't find any data",
+        broken / "train.parquet": "train.parquet",
+        Path("a/b/c"): "Data set `a/b/c`.*Couldn't find",
+        Path("a b"): "ata set `a b`",
+        empty: "Data set `.*empty`",
+    }
+    for folder, message in cases.items():
+        with pytest.raises(UserError, match=message) as error:
+            load_hub(**hub(folder))
+        assert "\n" not in str(error.value)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers as the Hub does for a repository that is gone or private, or `gated`."""
+
+    def do_GET(self) -> None:
+        gated = "gated" in self.path
+        self.send_response(403 if gated else 401)
+        self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+ASK_ALL = """
+import sys
+from finetune.data.hub import load_hub
+from finetune.errors import UserError
+objects = {"boxes": None, "labels": None, "layout": "xywh", "relative": False}
+for path in sys.argv[1:]:
+    try:
+        load_hub(path, None, None, None, "train", {}, {}, objects)
+    except UserError as error:
+        print(str(error).replace("\\n", "TWO LINES"))
+"""
+
+
+def test_what_the_hub_refuses_is_one_line_each(tmp_path: Path) -> None:
+    """In a process of its own: the address of the Hub is read when its package is imported."""
+    paths = ["me/gone", "me/gated"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        addresses = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
+        said = [
+            subprocess.run(
+                [sys.executable, "-c", ASK_ALL, *asked],
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY), **addresses, **more},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.splitlines()
+            for asked, more in ((paths, {}), (["me/any"], {"HF_HUB_OFFLINE": "1"}))
+        ]
+        server.shutdown()
+    gone, gated, away = [*said[0], *said[1]]
+    assert re.search("No data set `me/gone`: .*hf auth login", gone)
+    assert re.search("No data set `me/gated`: .*gated.*hf auth login", gated)
+    assert re.search("`me/any` cannot be reached .*Check the network", away)

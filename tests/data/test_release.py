@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from datasets import Dataset
 
@@ -40,3 +42,18 @@ def test_an_unknown_release_or_split_lists_those_there_are(tmp_path: object) -> 
 def test_without_files_and_without_a_copy_the_folder_is_asked_for() -> None:
     with pytest.raises(UserError, match=r"Where is vqav2\? Pass dataset.root=FOLDER"):
         load_release("vqav2", None, "train", "val", {}, "error", NO_HUB)
+
+
+def test_an_option_of_another_release_lists_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"rsvqa has no option dataset.options.subsets; it has: numbers, subset"
+    ):
+        load_release("rsvqa", str(tmp_path), "train", "val", {"subsets": "lr"}, "error", NO_HUB)
+    with pytest.raises(UserError, match=r"dataset.options.numbers=yes: expected true or false"):
+        load_release("rsvqa", str(tmp_path), "train", "val", {"numbers": "yes"}, "error", NO_HUB)
+
+
+def test_a_split_without_rows_is_named(tmp_path: Path) -> None:
+    (tmp_path / "coco_pope_random.json").touch()
+    with pytest.raises(UserError, match="pope in .*: the split `random` has no rows"):
+        load_release("pope", str(tmp_path), None, "random", {}, "error", NO_HUB)

@@ -9,7 +9,7 @@ from datasets import Features, Value
 
 from finetune.data.faults import Faults
 from finetune.data.files import find_file, find_image_dir, load_files
-from finetune.data.hub import LISTS, to_index
+from finetune.data.hub_rows import LISTS, to_index
 from finetune.data.images import read_size, resolve_image
 from finetune.data.records import holds_bytes, list_columns, read_records
 from finetune.data.rows import PICTURE, Splits, text_features

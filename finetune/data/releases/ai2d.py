@@ -14,7 +14,7 @@ from PIL import ImageDraw, ImageFont
 
 from finetune.data.faults import Faults
 from finetune.data.images import encode_png, load_image, resolve_image
-from finetune.data.json_files import pick, read_json
+from finetune.data.json_files import Record, is_text, open_text, read_json
 from finetune.data.rows import PICTURE, text_features
 from finetune.errors import UserError
 
@@ -33,37 +33,41 @@ LARGEST_LETTER = 100
 def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
     """Read every question of the diagrams of one split; test's are listed, train has the others."""
     folder = Path(root)
-    listed = folder / "ai2d_test_ids.csv"
-    if not listed.is_file():
-        raise UserError(f"No file {listed}.")
-    test = set(listed.read_text(encoding="utf-8-sig").split())
+    with open_text(folder / "ai2d_test_ids.csv") as listed:
+        test = set(listed.read().split())
+    if not test or not all(name.isdigit() for name in test):
+        raise UserError(f"{folder / 'ai2d_test_ids.csv'}: expected a number a line. Copy the file again.")
     files = sorted((folder / "questions").glob("*.json"))
     if not files:
         raise UserError(f"No files {folder / 'questions'}/*.json.")
     for file in files:
         if (file.name.split(".")[0] in test) == (split == "test"):
-            yield from _read_diagram(faults, file, folder)
+            with faults.skipping():
+                yield from _read_diagram(faults, file, folder)
 
 
 def _read_diagram(faults: Faults, file: Path, folder: Path) -> Iterator[dict[str, Any]]:
-    name, asked = pick(read_json(file), str(file), "imageName", "questions")
+    diagram = Record(read_json(file), str(file))
+    name = diagram.text("imageName")
     lettered: bytes | None = None
-    for text, item in asked.items():
-        where = f"{file}: question `{text}`"
+    for text, values in diagram.record("questions").items():
         with faults.skipping():
-            keys = ("questionId", "answerTexts", "correctAnswer", "abcLabel")
-            question_id, choices, answer, has_letters = pick(item, where, *keys)
-            image: dict[str, Any] = {"bytes": None, "path": resolve_image(name, folder / "images", where)}
-            if has_letters:
-                lettered = lettered or _paint_letters(image["path"], folder / "annotations" / file.name)
+            item = Record(values, f"{file}: question `{text}`")
+            if not is_text(text):
+                raise UserError(f"{item.where}: expected the text of a question as the key.")
+            path = resolve_image(name, folder / "images", item.where)
+            image: dict[str, Any] = {"bytes": None, "path": path}
+            if item.boolean("abcLabel"):
+                lettered = lettered or _paint_letters(path, folder / "annotations" / file.name)
                 image = {"bytes": lettered, "path": None}
+            choices = item.texts("answerTexts")
             yield {
-                "id": question_id,
+                "id": item.identifier("questionId"),
                 "group": None,
                 "image": image,
                 "question": text,
                 "choices": choices,
-                "answer": int(answer),
+                "answer": item.integer("correctAnswer", range(len(choices))),
             }
 
 
@@ -74,10 +78,10 @@ def _paint_letters(image: str, file: Path) -> bytes:
     """
     picture = load_image(image, str(file))
     draw = ImageDraw.Draw(picture)
-    (texts,) = pick(read_json(file), str(file), "text")
-    for key, item in texts.items():
-        corners, letter = pick(item, f"{file}: text {key}", "rectangle", "replacementText")
-        (left, right), (top, bottom) = (sorted(side) for side in zip(*corners, strict=True))
+    for key, values in Record(read_json(file), str(file)).record("text").items():
+        item = Record(values, f"{file}: text `{key}`")
+        letter = item.text("replacementText")
+        left, top, right, bottom = _read_rectangle(item, picture.size)
         draw.rectangle((left, top, right, bottom), fill="white")
         _, _, wide, high = _load_font(LARGEST_LETTER).getbbox(letter)
         scale = min(1, (right - left) / max(wide, 1), (bottom - top) / max(high, 1))
@@ -86,6 +90,28 @@ def _paint_letters(image: str, file: Path) -> bytes:
         middle = ((left + right - ink[0] - ink[2]) / 2, (top + bottom - ink[1] - ink[3]) / 2)
         draw.text(middle, letter, fill="black", font=font)
     return encode_png(picture)
+
+
+def _read_rectangle(item: Record, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return x_min, y_min, x_max, y_max of two opposite corners, pixels; they overlap the picture.
+
+    Args:
+        item: the annotation of a text.
+        size: width and height of the picture, pixels.
+    """
+    corners = item.array("rectangle")
+    points = [
+        Record({"point": corner}, f"{item.where}: `rectangle`").numbers("point") for corner in corners
+    ]
+    if [len(point) for point in points] != [2, 2]:
+        raise UserError(f"{item.where}: `rectangle`: expected two corners of x and y, got {corners!r:.60}.")
+    (left, right), (top, bottom) = (sorted(side) for side in zip(*points, strict=True))
+    if left >= size[0] or top >= size[1] or right <= 0 or bottom <= 0:
+        raise UserError(
+            f"{item.where}: `rectangle`: {corners} is outside the image of {size[0]} x {size[1]} pixels."
+        )
+    # What is far outside is not seen, and Pillow cannot draw it.
+    return max(left, -size[0]), max(top, -size[1]), min(right, 2 * size[0]), min(bottom, 2 * size[1])
 
 
 @cache

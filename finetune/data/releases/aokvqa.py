@@ -26,15 +26,16 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
         UserError: names the file and the item.
     """
     folder, answered = Path(root), split != "test"
-    for item in iterate_records(folder / f"aokvqa_v1p0_{split}.json"):
+    for _, item in iterate_records(faults, folder / f"aokvqa_v1p0_{split}.json"):
         with faults.skipping():
-            name = f"{str(item['image_id']).zfill(12)}.jpg"
+            name = f"{item.integer('image_id', range(10**12)):012d}.jpg"
+            choices = item.texts("choices")
             yield {
-                "id": item["question_id"],
+                "id": item.identifier("question_id"),
                 "group": None,
                 "image": resolve_image(name, folder / f"{split}2017", item.where),
-                "question": item["question"],
-                "answers": item["direct_answers"] if answered else [],
-                "choices": item["choices"],
-                "answer": item["correct_choice_idx"] if answered else None,
+                "question": item.text("question"),
+                "answers": item.texts("direct_answers") if answered else [],
+                "choices": choices,
+                "answer": item.integer("correct_choice_idx", range(len(choices))) if answered else None,
             }

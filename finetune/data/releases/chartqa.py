@@ -25,12 +25,12 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
     """
     folder = Path(root) / split
     for source in ("human", "augmented"):
-        for number, item in enumerate(iterate_records(folder / f"{split}_{source}.json")):
+        for number, item in iterate_records(faults, folder / f"{split}_{source}.json"):
             with faults.skipping():
                 yield {
-                    "id": f"{source}-{number}",
+                    "id": f"{source}-{number - 1}",
                     "group": source,
-                    "image": resolve_image(item["imgname"], folder / "png", item.where),
-                    "question": item["query"],
-                    "answers": [item["label"]],
+                    "image": resolve_image(item.text("imgname"), folder / "png", item.where),
+                    "question": item.text("query"),
+                    "answers": [item.text("label")],
                 }

@@ -9,8 +9,9 @@ from typing import Any
 
 from finetune.data.faults import Faults
 from finetune.data.images import resolve_image
-from finetune.data.json_files import iterate_json_array, pick
+from finetune.data.json_files import iterate_records
 from finetune.data.rows import text_features
+from finetune.errors import UserError
 
 SPLITS = ("train", "restval", "val", "test")
 FEATURES = text_features(lists=("captions",))
@@ -19,15 +20,18 @@ FEATURES = text_features(lists=("captions",))
 def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
     """Yield one row a photo with all of its captions, five or more."""
     file = Path(root) / "dataset_coco.json"
-    keys = ("split", "cocoid", "filepath", "filename", "sentences")
-    for index, item in enumerate(iterate_json_array(file, "images")):
-        where = f"{file}: images[{index}]"
+    for _, item in iterate_records(faults, file, "images"):
         with faults.skipping():
-            own, image_id, folder, name, sentences = pick(item, where, *keys)
-            if own == split:
+            if item.text("split") not in SPLITS:
+                known = ", ".join(SPLITS)
+                raise UserError(
+                    f"{item.where}: `split`: expected one of {known}, got {item['split']!r:.60}."
+                )
+            if item["split"] == split:
+                name = f"{item.text('filepath')}/{item.text('filename')}"
                 yield {
-                    "id": str(image_id),
+                    "id": item.identifier("cocoid"),
                     "group": None,
-                    "image": resolve_image(f"{folder}/{name}", Path(root), where),
-                    "captions": [pick(sentence, where, "raw")[0] for sentence in sentences],
+                    "image": resolve_image(name, Path(root), item.where),
+                    "captions": [sentence.text("raw") for sentence in item.records("sentences")],
                 }

@@ -1,17 +1,21 @@
 """CountBenchQA: a counting question to each picture of CountBench that is still to be had.
 
-Under `root`: `train-*.parquet` of nielsr/countbench on the Hub, whose 540 rows lack 49 pictures, and
-`countbench_paired_questions.json` of big_vision, with a question to each row.
+Under `root`: `train-*.parquet` of nielsr/countbench on the Hub, whose 540 rows lack 49 images, and
+`countbench_paired_questions.json` of big_vision, with a question to each row. One more image, the gray one,
+is left out, as in big_vision.
 """
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, Image
+from datasets import Features
+from PIL import Image
 
 from finetune.data.faults import Faults
-from finetune.data.json_files import iterate_records
+from finetune.data.json_files import Record, check_file, iterate_json_array
+from finetune.data.records import read_records
 from finetune.data.rows import PICTURE, text_features
 from finetune.errors import UserError
 
@@ -20,30 +24,48 @@ FEATURES = Features({**text_features("question", lists=("answers",)), "image": P
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yield the questions that have a picture.
+    """Yield the questions that have a picture in color.
 
     Raises:
         UserError: a file is missing, or they are not of the same length.
     """
     folder = Path(root)
     file = folder / "countbench_paired_questions.json"
-    questions = list(iterate_records(file))
+    questions = list(iterate_json_array(file))
     tables = sorted(map(str, folder.glob("train-*.parquet")))
     if not tables:
         raise UserError(f"No train-*.parquet in {folder}.")
-    counted = Dataset.from_parquet(tables).cast_column("image", Image(decode=False))
+    for table in tables:
+        check_file(Path(table))
+    counted = [row for table in tables for _, row in read_records(faults, table)]
     if len(questions) != len(counted):
         raise UserError(
             f"{file} has {len(questions)} questions for {len(counted)} pictures. "
             "Do the two files belong together?"
         )
-    for index, (item, row) in enumerate(zip(questions, counted, strict=True)):
+    for index, (asked, row) in enumerate(zip(questions, counted, strict=True)):
         with faults.skipping():
-            if row["image"] is not None:
-                yield {
-                    "id": str(index),
-                    "group": None,
-                    "image": row["image"],
-                    "question": item["question"],
-                    "answers": [str(row["number"])],
-                }
+            item = Record(asked, f"{file} item {index + 1}")
+            if row["image"] is None or _is_gray(row.record("image")):
+                continue
+            yield {
+                "id": str(index),
+                "group": None,
+                "image": {"bytes": row["image"]["bytes"], "path": None},
+                "question": item.text("question"),
+                "answers": [str(row.integer("number", range(10**6)))],
+            }
+
+
+def _is_gray(image: Record) -> bool:
+    """Return whether a picture has one channel: big_vision leaves it out.
+
+    Source: big_vision `datasets/countbenchqa/countbenchqa.py`.
+    """
+    if not isinstance(image["bytes"], bytes):
+        raise UserError(f"{image.where}: expected the bytes of an image, got {image['bytes']!r:.60}.")
+    try:
+        with Image.open(BytesIO(image["bytes"])) as header:
+            return len(header.getbands()) == 1
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{image.where}: not an image that Pillow can read ({error}).") from error

@@ -25,11 +25,17 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
     """
     folder, answered = Path(root), split != "test"
     file = folder / f"{split}_v1.0{'_withQT' if answered else ''}.json"
-    return read_questions(faults, file, folder / split, "{image}", answered, key="questionId")
+    return read_questions(faults, file, folder / split, "image", "", answered, key="questionId")
 
 
 def read_questions(
-    faults: Faults, file: Path, folder: Path, image: str, answered: bool, key: str = "question_id"
+    faults: Faults,
+    file: Path,
+    folder: Path,
+    image: str,
+    ending: str,
+    answered: bool,
+    key: str = "question_id",
 ) -> Iterator[dict[str, Any]]:
     """Read the array `data` of a file, as those who read text in pictures lay their questions out.
 
@@ -37,19 +43,20 @@ def read_questions(
         faults: what to do with a question that cannot be used.
         file: the questions.
         folder: where the pictures are.
-        image: a picture's path in it, with the question's keys in braces.
+        image: the key of an image's path in it.
+        ending: what the path lacks of the file's name.
         answered: whether the questions have `answers`.
         key: the one of a question's id.
 
     Raises:
         UserError: names the file and the item.
     """
-    for item in iterate_records(file, "data"):
+    for _, item in iterate_records(faults, file, "data"):
         with faults.skipping():
             yield {
-                "id": str(item[key]),
+                "id": item.identifier(key),
                 "group": None,
-                "image": resolve_image(image.format_map(item), folder, item.where),
-                "question": item["question"],
-                "answers": item["answers"] if answered else [],
+                "image": resolve_image(f"{item.text(image)}{ending}", folder, item.where),
+                "question": item.text("question"),
+                "answers": item.texts("answers") if answered else [],
             }

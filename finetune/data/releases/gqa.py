@@ -33,10 +33,13 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
         for question_id, values in iterate_json_object(file):
             with faults.skipping():
                 item = Record(values, f"{file}: question {question_id}")
+                types = item.record("types") if item.get("types") is not None else Record({}, item.where)
                 yield {
                     "id": question_id,
-                    "group": (item.get("types") or {}).get("structural"),
-                    "image": resolve_image(f"{item['imageId']}.jpg", folder / "images", item.where),
-                    "question": item["question"],
-                    "answers": [item["answer"]],
+                    "group": types.optional_text("structural"),
+                    "image": resolve_image(
+                        f"{item.identifier('imageId')}.jpg", folder / "images", item.where
+                    ),
+                    "question": item.text("question"),
+                    "answers": [item.text("answer")],
                 }

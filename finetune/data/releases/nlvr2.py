@@ -12,9 +12,12 @@ from datasets import Features, List, Value
 
 from finetune.data.faults import Faults
 from finetune.data.images import resolve_image
-from finetune.data.json_files import iterate_json_lines, pick
+from finetune.data.json_files import check_file
+from finetune.data.records import read_json_lines
+from finetune.errors import UserError
 
 SPLITS = ("train", "dev", "test1")
+LABELS = ("True", "False")
 _TEXT = Value("string")
 FEATURES = Features(
     {
@@ -30,18 +33,21 @@ FEATURES = Features(
 def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
     """Yield one row a sentence, with the left and the right photo; answers are `True` and `False`."""
     folder = Path(root) / "images" / split
-    for where, item in iterate_json_lines(Path(root) / "data" / f"{split}.json"):
+    file = Path(root) / "data" / f"{split}.json"
+    check_file(file)
+    for _, item in read_json_lines(faults, str(file)):
         with faults.skipping():
-            identifier, sentence, label = pick(item, where, "identifier", "sentence", "label")
-            numbered = folder / str(item.get("directory", ""))
-            pair = identifier.rpartition("-")[0]
+            pair = item.text("identifier").rpartition("-")[0]
+            numbered = item.identifier("directory") if "directory" in item else ""
+            name = f"{numbered}/{pair}" if numbered and (folder / numbered).is_dir() else pair
+            if item.text("label") not in LABELS:
+                raise UserError(
+                    f"{item.where}: `label`: expected True or False, got {item['label']!r:.60}."
+                )
             yield {
-                "id": identifier,
+                "id": item["identifier"],
                 "group": None,
-                "images": [
-                    resolve_image(f"{pair}-img{side}.png", numbered if numbered.is_dir() else folder, where)
-                    for side in (0, 1)
-                ],
-                "question": sentence,
-                "answers": [label],
+                "images": [resolve_image(f"{name}-img{side}.png", folder, item.where) for side in (0, 1)],
+                "question": item.text("sentence"),
+                "answers": [item["label"]],
             }

@@ -3,14 +3,13 @@
 Under `root`: `nocaps_val_4500_captions.json` and Open Images' photos in `validation/`.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from finetune.data.faults import Faults
 from finetune.data.images import resolve_image
-from finetune.data.json_files import pick, read_json
+from finetune.data.json_files import Record, read_json
 from finetune.data.rows import text_features
 from finetune.errors import UserError
 
@@ -21,21 +20,30 @@ FEATURES = text_features(lists=("captions",))
 def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
     """Yield one row a photo with its ten captions; groups are the domains, where the file names them."""
     file = Path(root) / "nocaps_val_4500_captions.json"
-    images, annotations = pick(read_json(file), str(file), "images", "annotations")
-    captions: dict[int, list[str]] = defaultdict(list)
-    for index, item in enumerate(annotations):
+    content = Record(read_json(file), str(file))
+    images: dict[str, Record] = {}
+    for number, values in enumerate(content.array("images"), 1):
         with faults.skipping():
-            image_id, caption = pick(item, f"{file}: annotations[{index}]", "image_id", "caption")
-            captions[image_id].append(caption)
-    for index, item in enumerate(images):
-        where = f"{file}: images[{index}]"
+            item = Record(values, f"{file}: `images` item {number}")
+            image_id = item.identifier("id")
+            if image_id in images:
+                raise UserError(f"{item.where}: image {image_id} is there twice; ids must differ.")
+            images[image_id] = item
+    captions: dict[str, list[str]] = {image_id: [] for image_id in images}
+    for number, values in enumerate(content.array("annotations"), 1):
         with faults.skipping():
-            image_id, name = pick(item, where, "id", "file_name")
+            item = Record(values, f"{file}: `annotations` item {number}")
+            image_id = item.identifier("image_id")
             if image_id not in captions:
-                raise UserError(f"{where}: image {image_id} has no caption among the annotations.")
+                raise UserError(f"{item.where}: there is no image {image_id} in `images`.")
+            captions[image_id].append(item.text("caption"))
+    for image_id, item in images.items():
+        with faults.skipping():
+            if not captions[image_id]:
+                raise UserError(f"{item.where}: image {image_id} has no caption among the annotations.")
             yield {
-                "id": str(image_id),
-                "group": item.get("domain"),
-                "image": resolve_image(name, Path(root) / "validation", where),
+                "id": image_id,
+                "group": item.optional_text("domain"),
+                "image": resolve_image(item.text("file_name"), Path(root) / "validation", item.where),
                 "captions": captions[image_id],
             }

@@ -9,22 +9,28 @@ from typing import Any
 
 from finetune.data.faults import Faults
 from finetune.data.images import resolve_image
-from finetune.data.json_files import iterate_json_lines, pick
+from finetune.data.json_files import check_file
+from finetune.data.records import read_json_lines
 from finetune.data.rows import text_features
+from finetune.errors import UserError
 
+LABELS = ("yes", "no")
 SPLITS = ("random", "popular", "adversarial")
 FEATURES = text_features("question", lists=("answers",))
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
     """Yield one row a question; groups are the splits, which are scored one by one and averaged."""
-    for where, item in iterate_json_lines(Path(root) / f"coco_pope_{split}.json"):
+    file = Path(root) / f"coco_pope_{split}.json"
+    check_file(file)
+    for _, item in read_json_lines(faults, str(file)):
         with faults.skipping():
-            number, image, question, answer = pick(item, where, "question_id", "image", "text", "label")
+            if item.text("label").lower() not in LABELS:
+                raise UserError(f"{item.where}: `label`: expected yes or no, got {item['label']!r:.60}.")
             yield {
-                "id": f"{split}/{number}",
+                "id": f"{split}/{item.identifier('question_id')}",
                 "group": split,
-                "image": resolve_image(image, Path(root) / "val2014", where),
-                "question": question,
-                "answers": [answer],
+                "image": resolve_image(item.text("image"), Path(root) / "val2014", item.where),
+                "question": item.text("text"),
+                "answers": [item["label"]],
             }

@@ -1,17 +1,19 @@
 """RefCOCO, RefCOCO+ and RefCOCOg: expressions for one object of a photo, with its box and mask.
 
 Under `root`: `refcoco/refs(unc).p`, `refcoco+/refs(unc).p`, `refcocog/refs(umd).p`, in each folder its
-`instances.json`, and COCO's photos in `train2014/`.
+`instances.json`, where big_vision takes boxes and masks from COCO 2017's annotations, and COCO's photos in
+`train2014/`.
 """
 
 import pickle
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from finetune.data.faults import Faults
-from finetune.data.images import resolve_image
-from finetune.data.json_files import pick, read_json
+from finetune.data.images import check_size, read_size, resolve_image
+from finetune.data.json_files import Record, check_file, describe_value, read_json
 from finetune.data.objects import build_object, object_features
 from finetune.errors import UserError
 
@@ -33,79 +35,127 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
     folder = Path(root)
     if split != "combined_train":
         name, _, part = split.rpartition("_")
-        own = [one for one in _load_references(folder, name) if one["split"] == part]
-        yield from _join(faults, folder, name, own)
+        references = _load_references(faults, folder, name)
+        yield from _join(faults, folder, name, [one for one in references if one["split"] == part])
         return
-    references = {name: _load_references(folder, name) for name in _SETS}
+    loaded = {name: _load_references(faults, folder, name) for name in _SETS}
     held = {
-        one["image_id"] for several in references.values() for one in several if one["split"] != "train"
+        one.identifier("image_id")
+        for references in loaded.values()
+        for one in references
+        if one["split"] != "train"
     }
-    for name, several in references.items():
-        yield from _join(faults, folder, name, [one for one in several if one["image_id"] not in held])
+    for name, references in loaded.items():
+        kept = [one for one in references if one.identifier("image_id") not in held]
+        yield from _join(faults, folder, name, kept)
 
 
-def _join(
-    faults: Faults, folder: Path, name: str, references: list[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
+def _join(faults: Faults, folder: Path, name: str, references: list[Record]) -> Iterator[dict[str, Any]]:
     """Yield the sentences of some references of one set, with the object that each means."""
     file = (folder / _SETS[name][0]).with_name("instances.json")
-    parts = pick(read_json(file), str(file), "images", "annotations", "categories")
-    images, annotations, categories = ({item["id"]: item for item in items} for items in parts)
+    content = Record(read_json(file), str(file))
+    keys = ("images", "annotations", "categories")
+    images, annotations, categories = (_index(faults, content, key) for key in keys)
     for one in references:
         with faults.skipping():
-            where = f"{file}: annotation {one['ann_id']}"
-            if one["ann_id"] not in annotations or one["image_id"] not in images:
-                raise UserError(f"{where} of image {one['image_id']} is missing, but is referred to.")
-            keys = ("category_id", "bbox", "segmentation", "area")
-            category, box, segmentation, area = pick(annotations[one["ann_id"]], where, *keys)
-            width, height = pick(images[one["image_id"]], where, "width", "height")
-            # Without its mark of a crowd: what is referred to is learnt, whatever it is.
-            found = build_object(
-                categories[category]["name"],
-                box,
-                (height, width),
-                where,
-                layout="xywh",
-                segmentation=segmentation,
-                area=area,
-            )
+            image_id, annotation_id = one.identifier("image_id"), one.identifier("ann_id")
+            where = f"{file}: annotation {annotation_id}"
+            if annotation_id not in annotations or image_id not in images:
+                raise UserError(
+                    f"{one.where}: annotation {annotation_id} of image {image_id} is missing in {file}."
+                )
+            annotation, image = annotations[annotation_id], images[image_id]
+            if annotation.identifier("image_id") != image_id:
+                raise UserError(
+                    f"{where}: `image_id` is {annotation['image_id']}, but {one.where} has {image_id}."
+                )
             # The references' own file names have a suffix that no photo has.
-            photo = f"COCO_train2014_{one['image_id']:012d}.jpg"
+            photo = f"COCO_train2014_{one.integer('image_id', range(10**12)):012d}.jpg"
+            path = resolve_image(photo, folder / "train2014", where)
+            size = read_size(path, where)
+            check_size((image.integer("height"), image.integer("width")), size, image.where)
             row = {
                 "group": f"{name}_{one['split']}",
-                "image": resolve_image(photo, folder / "train2014", where),
-                "width": width,
-                "height": height,
-                "objects": [found],
+                "image": path,
+                "width": size[1],
+                "height": size[0],
+                "objects": [_build_object(annotation, categories, size)],
             }
-            for sentence in one["sentences"]:
-                yield {**row, "id": f"{name}/{sentence['sent_id']}", "expression": sentence["sent"]}
+            for sentence in one.records("sentences"):
+                row_id = f"{name}/{sentence.identifier('sent_id')}"
+                yield {**row, "id": row_id, "expression": sentence.text("sent")}
 
 
-def _load_references(folder: Path, name: str) -> list[dict[str, Any]]:
-    """Read a set's pickle, and check what is needed of it.
+def _index(faults: Faults, content: Record, key: str) -> dict[str, Record]:
+    """Return the items of a list by their ids."""
+    found: dict[str, Record] = {}
+    for number, values in enumerate(content.array(key), 1):
+        with faults.skipping():
+            item = Record(values, f"{content.where}: `{key}` item {number}")
+            item_id = item.identifier("id")
+            if item_id in found:
+                raise UserError(f"{item.where}: id {item_id} is there twice; ids must differ.")
+            found[item_id] = item
+    return found
+
+
+def _build_object(
+    annotation: Record, categories: dict[str, Record], size: tuple[int, int]
+) -> dict[str, Any]:
+    """Return the object of one annotation, without its mark of a crowd: it is learnt, whatever it is."""
+    category = annotation.identifier("category_id")
+    if category not in categories:
+        raise UserError(f"{annotation.where}: there is no category {category} in `categories`.")
+    if not annotation["segmentation"] or not isinstance(annotation["segmentation"], list | dict):
+        shown = describe_value(annotation["segmentation"])
+        raise UserError(
+            f"{annotation.where}: `segmentation`: expected polygons or run lengths, got {shown}."
+        )
+    return build_object(
+        categories[category].text("name"),
+        annotation.numbers("bbox"),
+        size,
+        annotation.where,
+        layout="xywh",
+        segmentation=annotation["segmentation"],
+        area=annotation.number("area"),
+    )
+
+
+def _load_references(faults: Faults, folder: Path, name: str) -> list[Record]:
+    """Read a set's pickle, and check what its splits are made by.
 
     Raises:
         UserError: there is no such file, or it holds anything but plain values.
     """
-    file = folder / _SETS[name][0]
-    if not file.is_file():
-        raise UserError(f"No file {file}.")
+    path, parts = _SETS[name]
+    file = folder / path
+    check_file(file)
     try:
-        with file.open("rb") as stream:
-            references = _PlainUnpickler(stream, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: not the pickle of the release ({error}); copy it again.") from error
-    if not isinstance(references, list):
-        raise UserError(f"{file}: expected a list of references, got {type(references).__name__}.")
-    for index, one in enumerate(references):
-        where = f"{file}: reference {index}"
-        for sentence in pick(one, where, "sentences", "split", "ann_id", "image_id")[0]:
-            pick(sentence, where, "sent", "sent_id")
+        stream = BytesIO(file.read_bytes())
+        loaded = _PlainUnpickler(stream, encoding="latin1").load()
+        if stream.read(1):
+            raise pickle.UnpicklingError("there is something behind its end")
+    except Exception as error:  # what a damaged pickle raises is not limited
+        raise UserError(
+            f"{file}: not the pickle of the release ({error!r:.200}); copy it again."
+        ) from error
+    if not isinstance(loaded, list):
+        raise UserError(f"{file}: expected a list of references, got {describe_value(loaded)}.")
+    references = []
+    for number, values in enumerate(loaded, 1):
+        with faults.skipping():
+            one = Record(values, f"{file}: reference {number}")
+            one.integer("image_id", range(10**12))
+            if one.text("split") not in parts:
+                known = ", ".join(parts)
+                raise UserError(f"{one.where}: `split`: expected one of {known}, got {one['split']!r:.60}.")
+            references.append(one)
     return references
 
 
-class _PlainUnpickler(pickle.Unpickler):
+# The one in C reserves memory for any number that a file names.
+class _PlainUnpickler(pickle._Unpickler):
     """Builds numbers, text and containers alone: a pickle can otherwise run anything."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:

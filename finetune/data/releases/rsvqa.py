@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune.data.faults import Faults
 from finetune.data.images import resolve_image
-from finetune.data.json_files import iterate_json_array, pick
+from finetune.data.json_files import iterate_records
 from finetune.data.rows import text_features
 from finetune.errors import UserError
 
@@ -18,6 +18,7 @@ SPLITS = ("train", "val", "test", "test_phili")
 FEATURES = text_features("question", lists=("answers",))
 _LAYOUTS = {"lr": ("LR", "Images_LR"), "hr": ("USGS", "Data")}
 _NUMERIC = ("count", "area")
+_TYPES = (*_NUMERIC, "presence", "comp", "rural_urban")
 
 
 def read(
@@ -36,51 +37,58 @@ def read(
     Raises:
         UserError: names the file, the question and the remedy.
     """
+    if not isinstance(numbers, bool):
+        raise UserError(f"dataset.options.numbers={numbers}: expected true or false.")
     if subset not in _LAYOUTS:
         raise UserError(f"dataset.options.subset={subset}: expected one of {', '.join(_LAYOUTS)}.")
     start, pictures = _LAYOUTS[subset]
     folder = Path(root)
     file = folder / f"{start}_split_{split}_questions.json"
-    given = _read_answers(faults, folder / f"{start}_split_{split}_answers.json")
-    for index, item in enumerate(iterate_json_array(file, "questions")):
-        where = f"{file}: questions[{index}]"
+    answers_file = folder / f"{start}_split_{split}_answers.json"
+    given = _read_answers(faults, answers_file)
+    for _, item in iterate_records(faults, file, "questions"):
         with faults.skipping():
-            if not pick(item, where, "active")[0]:
+            if not item.boolean("active"):
                 continue
-            keys = ("id", "img_id", "type", "question", "answers_ids")
-            question_id, image_id, kind, question, answer_ids = pick(item, where, *keys)
+            kind = item.text("type")
+            if kind not in _TYPES:
+                raise UserError(
+                    f"{item.where}: `type`: expected one of {', '.join(_TYPES)}, got {kind!r:.60}."
+                )
             if kind in _NUMERIC and not numbers:
                 continue
-            question_of, answer = given.get(answer_ids[0], (None, ""))
+            question_id, answer_id = item.identifier("id"), item.identifiers("answers_ids")[0]
+            question_of, answer = given.get(answer_id, (None, ""))
             if question_of != question_id:
-                raise UserError(f"{where}: its answer {answer_ids[0]} is not in the file of the answers.")
+                raise UserError(f"{item.where}: its answer {answer_id} is not in {answers_file}.")
             yield {
-                "id": str(question_id),
+                "id": question_id,
                 "group": kind,
-                "image": _find_image(image_id, folder / pictures, where),
-                "question": question,
-                "answers": [_to_range(answer, kind, subset)],
+                "image": _find_image(item.identifier("img_id"), folder / pictures, item.where),
+                "question": item.text("question"),
+                "answers": [_to_range(answer, kind, subset, f"{answers_file}: answer {answer_id}")],
             }
 
 
-def _read_answers(faults: Faults, file: Path) -> dict[int, tuple[int, str]]:
+def _read_answers(faults: Faults, file: Path) -> dict[str, tuple[str, str]]:
     """Return question and text of each answer, by its id."""
-    found = {}
-    for index, item in enumerate(iterate_json_array(file, "answers")):
-        where = f"{file}: answers[{index}]"
+    found: dict[str, tuple[str, str]] = {}
+    for _, item in iterate_records(faults, file, "answers"):
         with faults.skipping():
-            if pick(item, where, "active")[0]:
-                answer_id, question_id, answer = pick(item, where, "id", "question_id", "answer")
-                found[answer_id] = (question_id, str(answer))
+            if item.boolean("active"):
+                answer_id = item.identifier("id")
+                if answer_id in found:
+                    raise UserError(f"{item.where}: answer {answer_id} is there twice; ids must differ.")
+                found[answer_id] = (item.identifier("question_id"), item.identifier("answer"))
     return found
 
 
-def _find_image(image_id: int, folder: Path, where: str) -> str:
+def _find_image(image_id: str, folder: Path, where: str) -> str:
     names = [f"{image_id}.tif", f"{image_id}.png"]
     return resolve_image(next((n for n in names if (folder / n).is_file()), names[0]), folder, where)
 
 
-def _to_range(answer: str, kind: str, subset: str) -> str:
+def _to_range(answer: str, kind: str, subset: str, where: str) -> str:
     """Return the range of a number: of `hr`'s areas and `lr`'s counts; `hr`'s counts are small.
 
     Source: big_vision `datasets/rsvqa_{lr,hr}`, `bin_answer`.
@@ -88,7 +96,10 @@ def _to_range(answer: str, kind: str, subset: str) -> str:
     if (kind, subset) not in {("area", "hr"), ("count", "lr")}:
         return answer
     unit = " m2" if kind == "area" else ""
-    number = int(answer.removesuffix("m2"))
+    digits = answer.removesuffix("m2")
+    if not (digits.isascii() and digits.isdigit()):
+        raise UserError(f"{where}: expected a whole number as answer to its {kind}, got {answer!r:.60}.")
+    number = int(digits)
     if number == 0:
         return f"0{unit}"
     for low, high in ((1, 10), (11, 100), (101, 1000)):

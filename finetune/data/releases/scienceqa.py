@@ -11,7 +11,7 @@ from datasets import Features, Value
 
 from finetune.data.faults import Faults
 from finetune.data.images import resolve_image
-from finetune.data.json_files import pick, read_json
+from finetune.data.json_files import Record, describe_value, is_text, read_json
 from finetune.data.rows import text_features
 from finetune.errors import UserError
 
@@ -25,22 +25,27 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
     """Read the problems of one split in its order, but none without a picture; groups are subjects."""
     folder = Path(root)
     file = folder / "problems.json"
-    problems = read_json(file)
-    (numbers,) = pick(read_json(folder / "pid_splits.json"), str(folder / "pid_splits.json"), split)
-    keys = ("question", "choices", "answer", "hint", "image", "subject")
-    for number in numbers:
+    problems = Record(read_json(file), str(file))
+    splits = Record(read_json(folder / "pid_splits.json"), str(folder / "pid_splits.json"))
+    for place, number in enumerate(splits.array(split), 1):
         with faults.skipping():
+            if not is_text(number):
+                shown = describe_value(number)
+                raise UserError(f"{splits.where}: `{split}` item {place}: expected a text, got {shown}.")
             if number not in problems:
                 raise UserError(f"{file}: no problem {number}, which pid_splits.json has in `{split}`.")
-            where = f"{file}: problem {number}"
-            question, choices, answer, hint, image, subject = pick(problems[number], where, *keys)
-            if image:
-                yield {
-                    "id": number,
-                    "group": subject,
-                    "image": resolve_image(f"{split}/{number}/{image}", folder, where),
-                    "question": question,
-                    "hint": hint or NO_HINT,
-                    "choices": choices,
-                    "answer": answer,
-                }
+            item = Record(problems[number], f"{file}: problem {number}")
+            if item["image"] is None:
+                continue
+            choices = item.texts("choices")
+            if item["hint"] is None:
+                raise UserError(f"{item.where}: `hint`: expected a text, which may be empty, got null.")
+            yield {
+                "id": number,
+                "group": item.text("subject"),
+                "image": resolve_image(f"{split}/{number}/{item.text('image')}", folder, item.where),
+                "question": item.text("question"),
+                "hint": item.optional_text("hint") or NO_HINT,
+                "choices": choices,
+                "answer": item.integer("answer", range(len(choices))),
+            }

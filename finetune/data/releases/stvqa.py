@@ -22,4 +22,4 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
     """
     folder, train = Path(root), split == "train"
     images = folder / ("train_images" if train else "test_task3_images")
-    return docvqa.read_questions(faults, folder / f"{split}_task_3.json", images, "{file_path}", train)
+    return docvqa.read_questions(faults, folder / f"{split}_task_3.json", images, "file_path", "", train)

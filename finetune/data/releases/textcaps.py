@@ -9,8 +9,9 @@ from typing import Any
 
 from finetune.data.faults import Faults
 from finetune.data.images import resolve_image
-from finetune.data.json_files import iterate_json_array, pick
+from finetune.data.json_files import iterate_records
 from finetune.data.rows import text_features
+from finetune.errors import UserError
 
 SPLITS = ("train", "val")
 FEATURES = text_features(lists=("captions",))
@@ -19,18 +20,28 @@ FEATURES = text_features(lists=("captions",))
 def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
     """Yield one row a picture with all of its captions, each of which is a record of its own."""
     file = Path(root) / f"TextCaps_0.1_{split}.json"
-    captions: dict[tuple[str, str], list[str]] = {}
-    for index, item in enumerate(iterate_json_array(file, "data")):
+    captions: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
+    ids: dict[str, str] = {}
+    for _, item in iterate_records(faults, file, "data"):
         with faults.skipping():
-            keys = ("image_id", "image_name", "caption_str")
-            image_id, name, caption = pick(item, f"{file}: data[{index}]", *keys)
-            captions.setdefault((image_id, name), []).append(caption)
-    for (image_id, name), texts in captions.items():
+            image_id, name, caption = (
+                item.text("image_id"),
+                item.text("image_name"),
+                item.text("caption_str"),
+            )
+            if (names.setdefault(image_id, name), ids.setdefault(name, image_id)) != (name, image_id):
+                raise UserError(
+                    f"{item.where}: image {image_id} is `{name}` here, but before `{names[image_id]}` was "
+                    f"{image_id}, or `{name}` was {ids[name]}."
+                )
+            captions.setdefault(image_id, []).append(caption)
+    for image_id, texts in captions.items():
         with faults.skipping():
             where = f"{file}: image {image_id}"
             yield {
                 "id": image_id,
                 "group": None,
-                "image": resolve_image(f"{name}.jpg", Path(root) / "train_images", where),
+                "image": resolve_image(f"{names[image_id]}.jpg", Path(root) / "train_images", where),
                 "captions": texts,
             }

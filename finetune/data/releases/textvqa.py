@@ -24,5 +24,5 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
     folder, answered = Path(root), split != "test"
     images = folder / ("train_images" if answered else "test_images")
     return docvqa.read_questions(
-        faults, folder / f"TextVQA_0.5.1_{split}.json", images, "{image_id}.jpg", answered
+        faults, folder / f"TextVQA_0.5.1_{split}.json", images, "image_id", ".jpg", answered
     )

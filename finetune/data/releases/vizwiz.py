@@ -25,19 +25,19 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
         UserError: names the file and the item.
     """
     folder = Path(root)
-    for item in iterate_records(folder / "annotations" / f"{split}.json"):
+    for _, item in iterate_records(faults, folder / "annotations" / f"{split}.json"):
         with faults.skipping():
             yield {
-                "id": item["image"],
-                "group": item.get("answer_type"),
+                "id": item.text("image"),
+                "group": item.optional_text("answer_type"),
                 "image": resolve_image(item["image"], folder / split, item.where),
-                "question": item["question"],
+                "question": item.text("question"),
                 "answers": [] if split == "test" else _drop_empty(item),
             }
 
 
 def _drop_empty(item: Record) -> list[str]:
-    answers = [one["answer"] for one in item["answers"] if one["answer"]]
+    answers = [one.text("answer") for one in item.records("answers") if one["answer"] != ""]
     if not answers:
         raise UserError(f"{item.where}: none of its {len(item['answers'])} answers has any text.")
     return answers

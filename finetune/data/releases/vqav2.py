@@ -1,5 +1,6 @@
 """VQAv2: questions and annotations in two files, ten answers each, photos of COCO 2014."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 from finetune.data.faults import Faults
 from finetune.data.hub import load_hub
 from finetune.data.images import resolve_image
-from finetune.data.json_files import iterate_json_array
+from finetune.data.json_files import Record, check_file, describe_value, iterate_records, read_member
 from finetune.data.release import load_release
-from finetune.data.rows import Splits, build_rows, text_features
+from finetune.data.rows import Built, Splits, build_rows, text_features
 from finetune.errors import UserError
 
 SPLITS = ("train", "val")
@@ -35,16 +36,29 @@ def load_vqav2(
     Raises:
         UserError: names the file, the question and the remedy.
     """
+    given = (
+        {} if train is None or train["questions"] is None else {"train": train, "validation": validation}
+    )
+    for name, files in given.items():
+        for key, value in files.items():
+            if value is None and root is None:
+                raise UserError(f"dataset.{name}.{key}= is missing, as other files of VQAv2 are given.")
     if root is not None:
         split = None if train is None else "train"
         return load_release("vqav2", root, split, "val", {}, on_error, hub)
     if validation["questions"] is None:
         return load_hub(**hub)
-    second = build_rows(read_questions, FEATURES, on_error, **validation)
+    second = _build(validation, on_error)
     if train is None:
         return Splits(second.rows.select([]), second.rows, tuple(second.skipped))
-    first = build_rows(read_questions, FEATURES, on_error, **train)
+    first = _build(train, on_error)
     return Splits(first.rows, second.rows, (*first.skipped, *second.skipped))
+
+
+def _build(files: Mapping[str, Any], on_error: str) -> Built:
+    folder = os.path.realpath(files["image_dir"])
+    paths = ("questions", "annotations")
+    return build_rows(read_questions, FEATURES, on_error, paths=paths, **{**files, "image_dir": folder})
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
@@ -80,49 +94,63 @@ def read_questions(
         UserError: names the file, the question and the remedy.
     """
     for file in (questions, annotations):
-        if not Path(file).is_file():
-            raise UserError(f"No file {file}.")
+        check_file(Path(file))
     if not Path(image_dir).is_dir():
         raise UserError(f"No folder {image_dir}.")
-    asked = {item["question_id"]: item for item in iterate_json_array(Path(questions), "questions")}
     subset = subset or _find_subset(questions)
+    asked = _read_asked(faults, questions)
     empty = True
-    for item in iterate_json_array(Path(annotations), "annotations"):
+    for _, item in iterate_records(faults, Path(annotations), "annotations"):
         empty = False
         with faults.skipping():
             row = _join(item, asked, subset, Path(image_dir), annotations, questions)
-            yield {**row, "group": item.get(group)}
-    if empty:
-        raise UserError(f"{annotations}: no annotations.")
+            yield {**row, "group": item.optional_text(group)}
+    if empty and not faults.found:
+        raise UserError(f"{annotations}: no items in `annotations`.")
+
+
+def _read_asked(faults: Faults, questions: str) -> dict[str, tuple[int, str]]:
+    """Return image id and text of each question, by its id."""
+    asked: dict[str, tuple[int, str]] = {}
+    for _, item in iterate_records(faults, Path(questions), "questions"):
+        with faults.skipping():
+            question_id = item.identifier("question_id")
+            if question_id in asked:
+                raise UserError(f"{item.where}: question {question_id} is there twice; ids must differ.")
+            asked[question_id] = (item.integer("image_id", range(10**12)), item.text("question"))
+    return asked
 
 
 def _join(
-    item: dict[str, Any],
-    asked: dict[int, dict[str, Any]],
+    item: Record,
+    asked: Mapping[str, tuple[int, str]],
     subset: str,
     folder: Path,
     annotations: str,
     questions: str,
 ) -> dict[str, Any]:
-    question_id = item["question_id"]
-    where = f"{annotations}: question {question_id}"
+    question_id = item.identifier("question_id")
+    item.where = f"{annotations}: question {question_id}"
     if question_id not in asked:
-        raise UserError(f"{where} does not stand in {questions}. Do the two files belong together?")
-    if len(item["answers"]) != 10:
-        raise UserError(f"{where} has {len(item['answers'])} answers, not the ten that it is scored by.")
-    name = f"COCO_{subset}_{asked[question_id]['image_id']:012d}.jpg"
+        raise UserError(f"{item.where} is not in {questions}. Do the two files belong together?")
+    image_id, question = asked[question_id]
+    if item.integer("image_id") != image_id:
+        raise UserError(f"{item.where}: `image_id` is {item['image_id']}, but {image_id} in {questions}.")
+    answers = item.records("answers")
+    if len(answers) != 10:
+        raise UserError(f"{item.where} has {len(answers)} answers, not the ten that it is scored by.")
     return {
-        "id": str(question_id),
-        "image": resolve_image(name, folder, where),
-        "question": asked[question_id]["question"],
-        "answers": [answer["answer"] for answer in item["answers"]],
+        "id": question_id,
+        "image": resolve_image(f"COCO_{subset}_{image_id:012d}.jpg", folder, item.where),
+        "question": question,
+        "answers": [answer.text("answer") for answer in answers],
     }
 
 
 def _find_subset(questions: str) -> str:
-    """Return `train2014` or `val2014`: the file says so, near its beginning or its end."""
-    text = Path(questions).read_text(encoding="utf-8")
-    for subset in ("train2014", "val2014"):
-        if f'"data_subtype": "{subset}"' in text or f'"data_subtype":"{subset}"' in text:
-            return subset
-    raise UserError(f'{questions}: no `data_subtype` of "train2014" or "val2014".')
+    """Return `train2014` or `val2014`, as the file says."""
+    subset = read_member(Path(questions), "data_subtype")
+    if subset not in ("train2014", "val2014"):
+        shown = describe_value(subset)
+        raise UserError(f'{questions}: expected `data_subtype` "train2014" or "val2014", got {shown}.')
+    return subset

@@ -57,7 +57,7 @@ def test_the_prompt_is_the_papers(release: Path) -> None:
 
 def test_a_missing_photo_is_named_or_left_out(release: Path) -> None:
     (release / "val2014/COCO_val2014_000000000001.jpg").unlink()
-    with pytest.raises(UserError, match=r"images\[1\]: no image `val2014/COCO_val2014_000000000001.jpg`"):
+    with pytest.raises(UserError, match=r"item 2: no image `val2014/COCO_val2014_000000000001.jpg`"):
         load(release)
     splits = load(release, "skip")
     assert (len(splits.train), len(splits.validation), len(splits.skipped)) == (1, 1, 1)

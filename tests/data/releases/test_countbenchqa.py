@@ -16,11 +16,13 @@ QUESTIONS = "countbench_paired_questions.json"
 
 
 def write_release(root: Path) -> None:
-    """Three rows, the second without a picture, the third grey."""
-    pictures = [Image.new("RGB", (4, 4)), None, Image.new("L", (4, 4))]
+    """Four rows, the second without a picture, the third gray."""
+    pictures = [Image.new("RGB", (4, 4)), None, Image.new("L", (4, 4)), Image.new("RGBA", (4, 4))]
     features = Features({"image": Picture(), "text": Value("string"), "number": Value("int32")})
-    rows = {"image": pictures, "text": ["x"] * 3, "number": [10, 2, 3]}
-    write_tree(root, {QUESTIONS: [{"question": f"How many {what}?"} for what in ("cups", "dogs", "hats")]})
+    rows = {"image": pictures, "text": ["x"] * 4, "number": [10, 2, 3, 4]}
+    write_tree(
+        root, {QUESTIONS: [{"question": f"How many {what}?"} for what in ("cups", "dogs", "hats", "cows")]}
+    )
     Dataset.from_dict(rows, features=features).to_parquet(str(root / "train-00000-of-00001-cf54.parquet"))
 
 
@@ -30,7 +32,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_question_with_a_picture_is_answered_by_a_number(
+def test_a_question_with_a_picture_in_color_is_answered_by_a_number(
     root: Path, load_choice: Callable[..., tuple[Splits, ExampleDataset]]
 ) -> None:
     splits, examples = load_choice("countbenchqa", "vqa", root)
@@ -42,16 +44,16 @@ def test_a_question_with_a_picture_is_answered_by_a_number(
         "question": "How many cups?",
         "answers": ["10"],
     }
-    assert splits.validation["id"][:] == ["0", "2"]
-    assert (examples[1].prefix, examples[1].suffixes) == ("answer en How many hats?", ("3",))
+    assert splits.validation["id"][:] == ["0", "3"]
+    assert (examples[1].prefix, examples[1].suffixes) == ("answer en How many cows?", ("4",))
     assert examples[1].images[0].mode == "RGB"
 
 
 def test_a_question_without_its_text_is_an_error_or_left_out(
     root: Path, write_files: Callable[..., Path]
 ) -> None:
-    write_files({QUESTIONS: [{"question": "How many cups?"}, {}, {"text": "x"}]})
-    with pytest.raises(UserError, match=rf"{QUESTIONS} item 3: no `question`; the keys are: text"):
+    write_files({QUESTIONS: [{"question": "How many cups?"}, {}, {}, {"text": "x"}]})
+    with pytest.raises(UserError, match=rf"{QUESTIONS} item 4: no `question`; the keys are: text"):
         load_release("countbenchqa", str(root), None, "test", {}, "error", {})
     splits = load_release("countbenchqa", str(root), None, "test", {}, "skip", {})
     assert (len(splits.validation), len(splits.skipped)) == (1, 1)
@@ -61,7 +63,7 @@ def test_files_that_do_not_belong_together_are_refused(
     root: Path, write_files: Callable[..., Path]
 ) -> None:
     write_files({QUESTIONS: [{"question": "How many cups?"}]})
-    with pytest.raises(UserError, match="has 1 questions for 3 pictures"):
+    with pytest.raises(UserError, match="has 1 questions for 4 pictures"):
         load_release("countbenchqa", str(root), None, "test", {}, "error", {})
     next(root.glob("*.parquet")).unlink()
     with pytest.raises(UserError, match="No train-\\*.parquet in"):

@@ -63,7 +63,7 @@ def test_it_is_asked_as_an_open_question_in_the_papers_words_or_with_choices(tmp
 
 def test_an_answer_that_is_no_option_is_named_or_left_out(tmp_path: Path) -> None:
     root = write(tmp_path, [*ROWS[:2], (3, "What?", "(a) this (b) that", "(c)")])
-    with pytest.raises(UserError, match=r"Questions.csv: question 3: the right answer '\(c\)' is none of"):
+    with pytest.raises(UserError, match=r"Questions.csv line 4: the right answer '\(c\)' is none of"):
         load(root)
     splits = load(root, "skip")
     assert (len(splits.validation), len(splits.skipped)) == (2, 1)

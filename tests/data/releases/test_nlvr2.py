@@ -75,5 +75,5 @@ def test_faults_are_named_or_left_out(release: Path) -> None:
     assert len(load(release, "skip").skipped) == 2
     with (release / "data/train.json").open("a") as lines:
         lines.write('{"identifier": "tra')
-    with pytest.raises(UserError, match="train.json line 3: not whole JSON"):
-        load(release, "skip")
+    with pytest.raises(UserError, match="train.json line 3: not a whole JSON"):
+        load_release("nlvr2", str(release), "train", "train", {}, "error", {})

@@ -49,8 +49,20 @@ def test_a_row_is_a_photo_with_ten_captions_and_its_domain(release: Path) -> Non
 
 def test_a_photo_without_captions_is_named_or_left_out(release: Path) -> None:
     file = release / "nocaps_val_4500_captions.json"
-    file.write_text(file.read_text().replace('"image_id": 1,', '"image_id": 7,'))
-    with pytest.raises(UserError, match=r"images\[1\]: image 1 has no caption"):
+    content = json.loads(file.read_text())
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] != 1]
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="`images` item 2: image 1 has no caption"):
         load(release)
     splits = load(release, "skip")
     assert (len(splits.validation), len(splits.skipped)) == (1, 1)
+
+
+def test_a_caption_of_no_image_is_named_or_left_out(release: Path) -> None:
+    file = release / "nocaps_val_4500_captions.json"
+    file.write_text(file.read_text().replace('"image_id": 1, "id": 3', '"image_id": 7, "id": 3'))
+    with pytest.raises(UserError, match="`annotations` item 4: there is no image 7"):
+        load(release)
+    splits = load(release, "skip")
+    assert [len(texts) for texts in splits.validation["captions"]] == [10, 9]
+    assert len(splits.skipped) == 1

@@ -90,6 +90,14 @@ def test_the_prompt_is_the_bare_expression(release: Path) -> None:
     assert (example.prefix, example.suffixes) == ("thing 6", ("<loc0102><loc0102><loc0512><loc0409>",))
 
 
+def share_lists() -> list[Any]:
+    """Forty lists that would be 10^40 texts, if anything copied or showed them."""
+    values: Any = "x"
+    for _ in range(40):
+        values = [values] * 10
+    return [{"sentences": values}]
+
+
 class _Command:
     def __reduce__(self) -> Any:
         return os.mkdir, ("made-by-a-pickle",)
@@ -98,13 +106,31 @@ class _Command:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (
+            b"\x80\x02]r\xff\xff\xff\xff.",
+            "the split `refcoco_unc_val` has no rows",
+        ),
+        (b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little"), "not the pickle of the release"),
+        (pickle.dumps([]) * 2, "there is something behind its end"),
+        (
+            b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+            "reference 1: expected a JSON object, got list",
+        ),
+        (pickle.dumps(share_lists()), "reference 1: no `image_id`"),
         (pickle.dumps([_Command()]), r"it asks for \w+.mkdir"),
         (b"half", "not the pickle of the release"),
         (b"", "not the pickle of the release"),
-        (pickle.dumps({}), "expected a list of references, got dict"),
-        (pickle.dumps([{"sentences": []}]), "reference 0: no `split`"),
+        (pickle.dumps({}), "expected a list of references, got an object"),
+        (pickle.dumps([{"image_id": 1}]), "reference 1: no `split`"),
     ],
-    ids=["command", "no pickle", "empty", "no list", "no split"],
+    ids=[
+        *("a huge number in the memo", "a huge length", "two pickles", "deep", "shared lists"),
+        "command",
+        "no pickle",
+        "empty",
+        "no list",
+        "no split",
+    ],
 )
 def test_a_pickle_is_refused_unless_it_holds_plain_references(
     release: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str

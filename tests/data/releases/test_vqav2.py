@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,9 @@ def test_single_files_are_read_as_given(release: Path) -> None:
         ("no images", "No folder .*train2014"),
         ("half", "ends in the middle of the array `annotations`"),
         ("wrong file", "no array `annotations`"),
-        ("other questions", "question 7 does not stand in"),
+        ("other questions", "question 7 is not in"),
         ("no image", "question 0: no image `COCO_train2014_000000000000.jpg`"),
-        ("no subset", "no `data_subtype`"),
+        ("no subset", "expected `data_subtype`"),
     ],
 )
 def test_damage_is_named_with_its_file(release: Path, damage: str, message: str) -> None:
@@ -102,3 +103,74 @@ def test_damage_is_named_with_its_file(release: Path, damage: str, message: str)
             questions.write_text(questions.read_text().replace("train2014", "test2015"))
     with pytest.raises(UserError, match=message):
         load(release)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        pytest.param(
+            "questions",
+            '"question_id": 1000',
+            '"question_id": 0',
+            "item 2: question 0 is there twice",
+            id="twice",
+        ),
+        pytest.param(
+            "questions",
+            '"image_id": 1',
+            '"image_id": 2',
+            "question 1000: `image_id` is 1, but 2 in",
+            id="another image",
+        ),
+        pytest.param(
+            "annotations",
+            '"image_id": 1',
+            '"image_id": "1"',
+            "question 1000: `image_id`: expected a whole",
+            id="an id as text",
+        ),
+        pytest.param(
+            "annotations",
+            '"answer": "a3"',
+            '"answer": ""',
+            "question 2000: `answers` item 3: `answer`: expected a text",
+            id="no text",
+        ),
+        pytest.param(
+            "annotations",
+            '{"answer": "a3", "answer_confidence": "yes", "answer_id": 3}',
+            '"a3"',
+            "question 2000: `answers` item 3: expected a JSON object",
+            id="bare texts",
+        ),
+        pytest.param(
+            "annotations",
+            '{"answer": "a3", "answer_confidence": "yes", "answer_id": 3}, ',
+            "",
+            "question 2000 has 9 answers",
+            id="nine",
+        ),
+    ],
+)
+def test_questions_and_answers_that_do_not_fit_are_named_or_left_out(
+    release: Path, file: str, old: str, new: str, message: str
+) -> None:
+    name = {
+        "questions": "v2_OpenEnded_mscoco_train2014_questions",
+        "annotations": "v2_mscoco_train2014_annotations",
+    }
+    path = release / f"{name[file]}.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=message):
+        load(release)
+    splits = load_vqav2(str(release), NOTHING, NOTHING, "skip", {})
+    assert len(splits.train) == 2
+    assert re.search(message, splits.skipped[0])
+
+
+def test_a_file_that_is_not_given_is_asked_for(release: Path) -> None:
+    files = {**NOTHING, "questions": str(release / "v2_OpenEnded_mscoco_train2014_questions.json")}
+    with pytest.raises(UserError, match="dataset.train.annotations= is missing"):
+        load_vqav2(None, files, files, "error", {})

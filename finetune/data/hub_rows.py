@@ -1,0 +1,276 @@
+"""Rows of other people's parquet files in the form of ours, each value checked."""
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Features, Image, List, Value
+
+from finetune.data.images import load_image
+from finetune.data.json_files import Record, describe_value, is_text
+from finetune.data.objects import OBJECTS, build_object
+from finetune.data.rows import PICTURE
+from finetune.errors import UserError
+
+LISTS = ("answers", "captions", "choices")
+"""Our columns that hold a list of strings, whatever the data set has."""
+
+_ASKS = ("question", "expression")
+"""Our columns that hold a text in every row."""
+_TEXTS = ("string", "large_string", "string_view")
+
+
+def holds_images(kind: Any) -> bool:
+    """Whether a column holds images inside the rows, or the paths of those in its own folder."""
+    if isinstance(kind, Image):
+        return True
+    return isinstance(kind, dict) and {"bytes", "path"} <= kind.keys()
+
+
+class Shaper:
+    """One row of theirs to one of ours.
+
+    Args:
+        columns: our name -> theirs.
+        objects: `boxes`, `labels`, `layout` and `relative`: where its boxes are.
+        theirs: the features of their columns.
+        where: dataset and split, for error messages.
+        folders: those in which images may lie that a row names by a path.
+
+    Raises:
+        UserError: one of their columns is of a kind that ours cannot be made of.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, str],
+        objects: Mapping[str, Any],
+        theirs: Features,
+        where: str,
+        folders: tuple[str, ...],
+    ) -> None:
+        self.columns = columns
+        self.objects = objects
+        self.theirs = theirs
+        self.where = where
+        self.folders = folders
+        text, number = Value("string"), Value("int32")
+        ours: dict[str, Any] = {"id": text, "group": text}
+        for name, their in columns.items():
+            ours[name] = self._find_kind(name, theirs[their])
+        if objects["boxes"] is not None:
+            ours |= {"width": number, "height": number, "objects": OBJECTS}
+        self.features = Features(ours)
+        self.labels = _label_names(theirs, objects["labels"], where)
+
+    def _find_kind(self, name: str, kind: Any) -> Any:
+        """Return the feature of a column of ours.
+
+        Raises:
+            UserError: theirs is of another kind.
+        """
+        text = Value("string")
+        if name in LISTS:
+            return List(text)
+        if name in {"id", "group"}:
+            return text
+        if name == "answer":
+            return Value("int32")
+        if name == "image" and not holds_images(kind):
+            raise UserError(
+                f"{self.where}: column `{self.columns[name]}`: expected images inside the rows, got {kind}."
+                " Paths are read by dataset=table; what is behind an address is never fetched."
+            )
+        if name == "image":
+            return PICTURE
+        listed = isinstance(kind, List) and _is_textual(kind.feature)
+        other = name == "images" or (name not in _ASKS and (listed or _is_number(kind)))
+        if not _is_textual(kind) and not other:
+            raise UserError(f"{self.where}: column `{self.columns[name]}`: expected texts, got {kind}.")
+        return text if _is_textual(kind) else kind
+
+    def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any]:
+        """Return a row of ours.
+
+        Raises:
+            UserError: a value cannot be used.
+        """
+        found: dict[str, Any] = {"id": str(index), "group": None}
+        for name, their in self.columns.items():
+            found[name] = self._convert(
+                name, their, row[their], f"{self.where}, row {index}: column `{their}`"
+            )
+        where = f"{self.where}, row {index}"
+        choices, answer = found.get("choices"), found.get("answer")
+        if choices is not None and answer is not None and not 0 <= answer < len(choices):
+            raise UserError(f"{where}: `answer`: there is no choice {answer} among {len(choices)}.")
+        if self.objects["boxes"] is not None:
+            found |= self._build_objects(row, where, found["image"])
+        return found
+
+    def _convert(self, name: str, their: str, value: Any, where: str) -> Any:
+        """Return one value as our column holds it."""
+        kind = self.theirs[their]
+        if isinstance(kind, ClassLabel) and value is not None:
+            value = _name_class(value, kind.names, where)
+        if name == "image":
+            return self._check_image(value, where)
+        if name == "images":
+            if not value:
+                raise UserError(f"{where}: expected images, got {describe_value(value)}.")
+            return [self._check_image(one, where) for one in value]
+        if name in LISTS:
+            return _texts(value, where, all_needed=name == "choices")
+        if name == "answer":
+            answer = to_index(value, where)
+            if answer is not None and abs(answer) >= 1 << 31:
+                raise UserError(f"{where}: expected the index of a choice, got {describe_value(value)}.")
+            return answer
+        if name in _ASKS and not is_text(value):
+            raise UserError(f"{where}: expected a text, got {describe_value(value)}.")
+        if name == "id" or (name == "group" and value is not None):
+            return Record({their: value}, where.rpartition(": column ")[0]).identifier(their)
+        return value
+
+    def _check_image(self, value: Any, where: str) -> dict[str, Any]:
+        """Return bytes and path of an image whose file, if it is one, belongs to the data set."""
+        data, path = (None, None) if value is None else (value["bytes"], value["path"])
+        if data is not None:
+            return {"bytes": data, "path": path}
+        if not isinstance(path, str) or "\0" in path:
+            raise UserError(f"{where}: expected an image, got {describe_value(path)}.")
+        for folder in self.folders:
+            file = (Path(folder) / path).resolve()
+            if file.is_relative_to(folder) and file.is_file():
+                return {"bytes": None, "path": str(file)}
+        raise UserError(
+            f"{where}: the image `{path[:200]}` has no bytes, and is not a file of the data set itself. No "
+            "other file is read, and no address is fetched."
+        )
+
+    def _build_objects(self, row: dict[str, Any], where: str, picture: Any) -> dict[str, Any]:
+        width, height = load_image(picture, where).size
+        boxes = _reach(row, self.objects["boxes"], where)
+        named = self.objects["labels"] is not None
+        labels = _reach(row, self.objects["labels"], where) if named else [""] * len(boxes)
+        if len(labels) != len(boxes):
+            raise UserError(f"{where}: {len(labels)} labels for {len(boxes)} boxes.")
+        return {
+            "width": width,
+            "height": height,
+            "objects": [
+                build_object(
+                    self._name_label(label, f"{where}: `{self.objects['labels']}`") if named else "",
+                    box,
+                    (height, width),
+                    where,
+                    layout=self.objects["layout"],
+                    relative=self.objects["relative"],
+                )
+                for label, box in zip(labels, boxes, strict=True)
+            ],
+        }
+
+    def _name_label(self, label: Any, where: str) -> str:
+        if self.labels is not None:
+            return _name_class(label, self.labels, where)
+        if not is_text(label) and (not isinstance(label, int) or isinstance(label, bool)):
+            raise UserError(
+                f"{where}: expected the name or number of a class, got {describe_value(label)}."
+            )
+        return str(label)
+
+
+def _is_textual(kind: Any) -> bool:
+    return isinstance(kind, ClassLabel) or (isinstance(kind, Value) and kind.dtype in _TEXTS)
+
+
+def _is_number(kind: Any) -> bool:
+    return isinstance(kind, Value) and kind.dtype.startswith(("int", "uint", "float"))
+
+
+def _name_class(value: Any, names: list[str], where: str) -> str:
+    if not isinstance(value, int) or not 0 <= value < len(names):
+        shown = describe_value(value)
+        raise UserError(
+            f"{where}: expected the number of a class, from 0 to {len(names) - 1}, got {shown}."
+        )
+    return names[value]
+
+
+def _reach(row: Mapping[str, Any], path: str, where: str) -> list[Any]:
+    """Return what `objects.bbox` names; a list of structs gives the list of their fields."""
+    value: Any = row
+    for name in path.split("."):
+        value = [one and one[name] for one in value] if isinstance(value, list) else value and value[name]
+    if not isinstance(value, list):
+        shown = describe_value(value)
+        raise UserError(f"{where}: `{path}`: expected a list, empty where there is nothing, got {shown}.")
+    return value
+
+
+def _label_names(features: Features, path: str | None, where: str) -> list[str] | None:
+    """Return the names of the class numbers at `objects.category`, where the features have them."""
+    kind: Any = features
+    for name in path.split(".") if path else []:
+        kind = kind.feature if isinstance(kind, List) else kind
+        kind = kind[name]
+    kind = kind.feature if isinstance(kind, List) else kind
+    return list(kind.names) if isinstance(kind, ClassLabel) else None
+
+
+def _texts(value: Any, where: str, all_needed: bool) -> list[str]:
+    """Return a list of texts.
+
+    Args:
+        value: such a list, a single text, one written as a text, or objects with an `answer`; null: none.
+        where: row and column, for the error message.
+        all_needed: a text that is blank is an error; else it is left out beside others.
+    """
+    if value is None:
+        return []
+    if isinstance(value, str) and value.startswith("["):
+        value = _read_list(value)
+    items = value if isinstance(value, list) else [value]
+    items = [item.get("answer") if isinstance(item, dict) else item for item in items]
+    texts = [str(item) if _is_plain_number(item) else item for item in items]
+    wrong = [text for text in texts if not is_text(text) and (all_needed or text is None or text != "")]
+    kept = [text for text in texts if is_text(text)]
+    if wrong or (texts and not kept):
+        raise UserError(f"{where}: expected texts, got {describe_value(wrong[0] if wrong else texts[0])}.")
+    return kept
+
+
+def _is_plain_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _read_list(text: str) -> Any:
+    """Return a list of texts that is written as a text, as A-OKVQA's copy has it; else the text itself."""
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return text
+    return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else text
+
+
+def to_index(value: Any, where: str) -> int | None:
+    """Return a choice's index from 0.
+
+    Args:
+        value: a number, a number as text, or a letter; null: unknown.
+        where: the row, for the error message.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if value is None:
+        return None
+    text = str(value).strip().strip("()").upper()
+    if text.isascii() and text.removeprefix("-").isdigit() and len(text) < 1000:
+        return int(text)
+    if len(text) == 1 and "A" <= text <= "Z":
+        return ord(text) - ord("A")
+    shown = describe_value(value)
+    raise UserError(f"{where}: expected the index of the right choice, or its letter, got {shown}.")

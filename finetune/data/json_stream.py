@@ -1,0 +1,165 @@
+"""JSON piece by piece: the strict decoder, and a reader that holds one value of a file at a time."""
+
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from finetune.errors import UserError
+
+_CHUNK = 1 << 20
+_LONGEST_LITERAL = 16
+"""Characters: a literal or an escape that a piece of the file may cut is not longer."""
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+T = TypeVar("T")
+
+
+class StrictDecoder(json.JSONDecoder):
+    """Notes in `flaws` what the standard decoder accepts, or decides, without a word."""
+
+    def __init__(self) -> None:
+        super().__init__(object_pairs_hook=self._build)
+        self.flaws: list[str] = []
+
+    def _build(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            name = key[:60] if key.isprintable() else repr(key[:60])
+            self.flaws.append(f"the key `{name}` is in one object twice. Remove one of them.")
+        return values
+
+
+def explain_error(error: Exception) -> str:
+    """Return what the decoder's error means, and what to do."""
+    if isinstance(error, RecursionError):
+        return "nested too deep."
+    if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+        return f"there is text after its end ({error}): are two files in one?"
+    return f"not whole JSON ({error}). Correct it, or copy the file again."
+
+
+class JsonStream:
+    """Reads one JSON file from its beginning to its end, with only the value at hand in memory.
+
+    Args:
+        stream: the file.
+        file: its name, for error messages.
+        what: what is read of it, for error messages.
+    """
+
+    def __init__(self, stream: io.TextIOBase, file: Path, what: str) -> None:
+        self.stream = stream
+        self.file = file
+        self.what = what
+        self.decoder = StrictDecoder()
+        self.text = ""
+        self.position = 0
+        self.lines = 1
+        self.ended = False
+
+    def array(self, read: Callable[[], T]) -> Iterator[T]:
+        """Yield what `read` returns at each item."""
+        self._take("[")
+        if self.peek() == "]":
+            self._take("]")
+            return
+        while True:
+            yield read()
+            if self._take(",]") == "]":
+                return
+
+    def object(self) -> Iterator[str]:
+        """Yield each key; the caller reads or skips its value before the next one."""
+        self._take("{")
+        if self.peek() == "}":
+            self._take("}")
+            return
+        while True:
+            if self.peek() != '"':
+                self._fail("expected a key in double quotes")
+            key, _ = self.value()
+            self._take(":")
+            yield key
+            if self._take(",}") == "}":
+                return
+
+    def skip(self) -> None:
+        """Go past a value that nobody needs."""
+        start = self.peek()
+        if start == "[":
+            for _ in self.array(self.value):
+                pass
+        elif start == "{":
+            for _ in self.object():
+                self.value()
+        else:
+            self.value()
+
+    def value(self) -> tuple[Any, list[str]]:
+        """Return the value at hand, and what is wrong with it although it can be read."""
+        self.peek()
+        while True:
+            self.decoder.flaws = []
+            try:
+                value, end = self.decoder.raw_decode(self.text, self.position)
+            except json.JSONDecodeError as error:
+                # At the end of a piece it may be cut alone; a mistake further in front is one.
+                last = len(self.text.rstrip()) if self.ended else len(self.text) - _LONGEST_LITERAL
+                cut = error.msg.startswith("Unterminated") or error.pos >= last
+                if self.ended or not cut:
+                    self._fail(error.msg, cut)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{self._where()}: {explain_error(error)}") from error
+            else:
+                # A number may go on in the next piece.
+                if end < len(self.text) or self.ended:
+                    self.position = end
+                    return value, self.decoder.flaws
+            self._fill()
+
+    def peek(self) -> str:
+        """Return the next character that is not white space; an empty text at the end of the file."""
+        while True:
+            space = _SPACE.match(self.text, self.position)
+            self.position = space.end() if space else self.position
+            if self.position < len(self.text) or self.ended:
+                return self.text[self.position : self.position + 1]
+            self._fill()
+
+    def end(self) -> None:
+        """Check that nothing is left."""
+        if self.peek():
+            self._fail("there is text after its end: are two files in one?")
+
+    def _take(self, allowed: str) -> str:
+        character = self.peek()
+        if not character or character not in allowed:
+            self._fail(f"expected `{'` or `'.join(allowed)}`", cut=not character)
+        self.position += 1
+        return character
+
+    def _fill(self) -> None:
+        # Of a large value, twice as much each time: copying it then costs no more than reading it.
+        chunk = self.stream.read(max(_CHUNK, len(self.text) - self.position))
+        self.ended = not chunk
+        if "\0" in chunk:
+            raise UserError(f"{self.file}: not UTF-8: it has NUL characters. Save it as UTF-8.")
+        self.lines += self.text.count("\n", 0, self.position)
+        self.text, self.position = self.text[self.position :] + chunk, 0
+
+    def _where(self) -> str:
+        return f"{self.file} line {self.lines + self.text.count(chr(10), 0, self.position)}"
+
+    def _fail(self, problem: str, cut: bool = False) -> NoReturn:
+        if cut:
+            raise UserError(
+                f"{self.file}: ends in the middle of the {self.what} ({problem}); copy it again."
+            )
+        shown = repr(self.text[self.position : self.position + 30])
+        raise UserError(f"{self._where()}: not whole JSON at {shown} ({problem}). Correct the file.")
