@@ -143,7 +143,7 @@ def test_a_prompt_that_is_quoted_or_null_or_swept_is_hydras_own() -> None:
 
 def test_image_names_the_file_that_predict_asks_about(command: Command) -> None:
     assert rewrite("image=a, b.jpg") == ["picture='a, b.jpg'"]
-    assert rewrite("image=a,b", is_sweep=True) == ["picture=a,b"]
+    assert rewrite("image=a,b", is_sweep=True) == ["picture='a,b'"]  # a name, also in a sweep
     assert rewrite("image.resize=paper") == ["image.resize=paper"]
     assert "\n  image=null   (str | None)\n" in command("predict", "--help")[1]
     code, _, err = command("recipe=quickstart", "image.resize=bicubc")

@@ -30,7 +30,7 @@ def load_canvases(train: int, validation: int, size: int, digits: int) -> Splits
         digits: the most digits on one; at least one.
     """
     built = [
-        build_rows(compose, FEATURES, split=split, count=count, size=size, digits=digits)
+        build_rows(compose, FEATURES, paths=(), split=split, count=count, size=size, digits=digits)
         for split, count in (("train", train), ("validation", validation))
     ]
     return Splits(built[0].rows, built[1].rows)

@@ -6,16 +6,27 @@ from typing import Any
 
 from datasets import Dataset, Features, Value
 
+from finetune.errors import UserError
+
 
 def find_labels(rows: Dataset) -> tuple[str, ...]:
     """Return the classes of all objects but crowds, in alphabetical order.
 
     Args:
         rows: with a column `objects`.
+
+    Raises:
+        UserError: they have none.
     """
+    if "objects" not in rows.column_names:
+        raise UserError(
+            "The task reads the column `objects`, which the data lack; they have: "
+            f"{', '.join(rows.column_names)}. Boxes come from dataset=coco, voc, yolo, image_folder, hub "
+            "(boxes written as text are read with task=box_text)."
+        )
     found: set[str] = set()
     for objects in rows.select_columns("objects")["objects"]:
-        found.update(one["label"] for one in objects if not one["iscrowd"])
+        found.update(one["label"] for one in objects or () if not one["iscrowd"])
     return tuple(sorted(found))
 
 

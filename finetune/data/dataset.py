@@ -9,7 +9,7 @@ import torch.utils.data
 from datasets import Dataset
 from PIL import ExifTags, Image
 
-from finetune.data.images import check_size, load_image
+from finetune.data.images import check_link, check_size, load_image
 from finetune.errors import UserError
 from finetune.example import Example
 from finetune.tasks.mixture import PART
@@ -111,7 +111,10 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             UserError: one cannot be read.
         """
         as_stored = self.antialias is not None
-        images = [load_image(source, where, as_stored) for source in row.get("images") or [row["image"]]]
+        sources = row.get("images") or [row["image"]]
+        for source in sources:
+            check_link(source, where)
+        images = [load_image(source, where, as_stored) for source in sources]
         if as_stored and row.get("objects"):
             for image in images:
                 if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:

@@ -1,13 +1,18 @@
 """People's own files: two of them, or one and a share of its pictures to evaluate on."""
 
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from datasets import Features
 
+from finetune.data.images import PICTURE_SUFFIXES
 from finetune.data.rows import Reader, Splits, build_rows, hold_out
 from finetune.errors import UserError
+
+_LISTED = 12
+"""The most names of a folder in a message."""
 
 
 def load_files(
@@ -19,7 +24,7 @@ def load_files(
     on_error: str,
     **options: Any,
 ) -> Splits:
-    """Read both splits.
+    """Read both splits, each from a file of its own.
 
     Args:
         read: `(faults, file, **options)` to rows; the format's own.
@@ -33,13 +38,22 @@ def load_files(
     Raises:
         UserError: names the file and the place in it.
     """
+    sources = [
+        {"file": find_file(file, option), **options}
+        for option, file in (("train", train), ("validation", validation))
+        if option == "train" or file is not None
+    ]
+    for source in sources:
+        if options.get("image_dir") is not None:
+            source["image_dir"] = str(find_image_dir(source["file"], options["image_dir"]))
     return load_sources(
         read,
         features,
-        {"file": find_file(train), **options},
-        None if validation is None else {"file": find_file(validation), **options},
+        sources[0],
+        sources[1] if len(sources) > 1 else None,
         validation_fraction,
         on_error,
+        paths=("file",),
     )
 
 
@@ -50,6 +64,8 @@ def load_sources(
     validation: Mapping[str, Any] | None,
     validation_fraction: float | None,
     on_error: str,
+    *,
+    paths: tuple[str, ...],
 ) -> Splits:
     """Read both splits, where a format's reader needs more of each than its file.
 
@@ -60,12 +76,13 @@ def load_sources(
         validation: the same for those to evaluate on.
         validation_fraction: share of the pictures of `train`, where there are none.
         on_error: `error` or `skip`.
+        paths: names of the arguments that are files and folders, as in `build_rows`.
 
     Raises:
         UserError: the reader's own, or there are no rows.
     """
     sources = [source for source in (train, validation) if source is not None]
-    built = [build_rows(read, features, on_error, **source) for source in sources]
+    built = [build_rows(read, features, on_error, paths=paths, **source) for source in sources]
     for source, (rows, skipped) in zip(sources, built, strict=True):
         if len(rows) == 0:
             left = f" ({len(skipped)} were left out: {skipped[0]})" if skipped else ""
@@ -77,17 +94,50 @@ def load_sources(
     return held._replace(skipped=tuple(built[0].skipped))
 
 
-def find_file(file: str | None) -> str:
-    """Return a file or folder that is there.
+def find_file(file: str | None, option: str = "train", folder: bool = False) -> str:
+    """Return a file that is there.
+
+    Args:
+        file: as it was named.
+        option: of `dataset`, that names it.
+        folder: a folder will do.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not there, or is something else.
     """
     if file is None:
-        raise UserError("Which data? dataset.train=FILE is missing.")
-    if not Path(file).exists():
-        raise UserError(f"No file {file}. Paths are relative to the current folder.")
-    return file
+        raise UserError(f"Which data? dataset.{option}=FILE is missing.")
+    path = Path(file)
+    try:
+        kind = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        missing = isinstance(error, FileNotFoundError)
+        raise UserError(
+            f"No file {file} (dataset.{option}){'' if missing else f': {reason}'}. It is named on the "
+            "command line or in the recipe; paths are relative to the current folder."
+        ) from error
+    if stat.S_ISREG(kind) or (folder and stat.S_ISDIR(kind)):
+        return file
+    if not stat.S_ISDIR(kind):
+        raise UserError(
+            f"{file} (dataset.{option}) is a pipe or a device; expected a file. Copy it to one."
+        )
+    raise UserError(
+        f"{file} (dataset.{option}) is a folder; expected a file. {describe_folder(path)} Name one of them."
+    )
+
+
+def describe_folder(folder: Path) -> str:
+    """Return a sentence with the files of a folder that are no images, a few of them."""
+    try:
+        names = sorted(
+            path.name for path in folder.iterdir() if path.suffix.lower() not in PICTURE_SUFFIXES
+        )
+    except OSError as error:
+        return f"It cannot be read ({error.strerror})."
+    listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+    return f"It holds: {listed or 'no files but images'}."
 
 
 def find_image_dir(file: str, image_dir: str | None) -> Path:

@@ -55,7 +55,10 @@ def first_rows(rows: Dataset, count: int | None) -> Dataset:
 
 
 def _stack(parts: Mapping[str, Dataset]) -> Dataset:
-    parts = {name: rows for name, rows in parts.items() if len(rows)}
+    full = {name: rows for name, rows in parts.items() if len(rows)}
+    if not full:  # the caller reports an empty split
+        return next(iter(parts.values()))
+    parts = full
     if any(isinstance(rows.features.get("image"), dict) for rows in parts.values()):
         parts = {name: _hold_bytes(rows) for name, rows in parts.items()}
     kinds: dict[str, tuple[str, object]] = {}
@@ -65,7 +68,7 @@ def _stack(parts: Mapping[str, Dataset]) -> Dataset:
             if known != kind:
                 raise UserError(
                     f"Parts `{first}` and `{name}` cannot be mixed: column `{column}` is {known} in one "
-                    f"and {kind} in the other."
+                    f"and {kind} in the other. Rename it in one of them, or leave it out."
                 )
     named = [
         rows.add_column(PART, [name] * len(rows), feature=Value("string")) for name, rows in parts.items()

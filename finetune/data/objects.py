@@ -23,6 +23,12 @@ OBJECTS = List(
 """Under the names of prediction rows: pixels; `mask_rle` over the whole picture, null without a mask."""
 
 
+_TINY = 32
+"""Pixels of a picture's side up to which a box within its first pixel may be meant."""
+_LISTED = 30
+"""The most classes in a message."""
+
+
 def object_features(*columns: str) -> Features:
     """Columns of a source of boxes: `id`, `group`, `image`, `width`, `height`, `objects`, and these."""
     sizes = {"width": Value("int32"), "height": Value("int32")}
@@ -71,29 +77,68 @@ def build_object(
         iscrowd: 1 for a region of many, which is neither trained on nor counted as missed.
 
     Raises:
-        UserError: the box is no four numbers, not finite, inverted, empty or outside the picture, a
-            polygon has fewer than three points, or the run lengths are of another size.
+        UserError: the box is no four numbers, not finite, inverted, smaller than a pixel or outside the
+            picture, a polygon has fewer than three points or lies elsewhere, or the run lengths are of
+            another size.
     """
     height, width = size
+    place = f"{where}: object `{label}`"
     scale = (width, height, width, height) if relative else (1, 1, 1, 1)
     try:
         corners = [side * unit for side, unit in zip(_to_xyxy(box, layout), scale, strict=True)]
+        _check_pixels(corners, size, shares=not relative)
         check_boxes(np.array([corners]), size)
         return {
             "label": label,
             "box_xyxy": corners,
-            "iscrowd": int(iscrowd),
-            "area": None if area is None else float(area),
-            "mask_rle": _encode_mask(segmentation, size) if segmentation else None,
+            "iscrowd": _check_crowd(iscrowd),
+            "area": None if area is None else _check_area(area),
+            "mask_rle": _encode_mask(segmentation, size, corners) if segmentation else None,
         }
-    except (TypeError, ValueError, KeyError) as error:
-        raise UserError(f"{where}: object `{label}`: {error}") from error
+    except KeyError as error:
+        raise UserError(f"{place}: no `{error.args[0]}` in its mask.") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        problem = str(error).replace("Expected row 0 of `boxes_xyxy`", "Expected its box")
+        raise UserError(f"{place}: {problem}") from error
+
+
+def _check_pixels(corners: Sequence[float], size: tuple[int, int], shares: bool) -> None:
+    """Refuse a box that is probably given in shares of the picture, or hides what it marks.
+
+    Raises:
+        ValueError: it is smaller than a pixel in both directions, or all its numbers are 0 to 1.
+    """
+    x_min, y_min, x_max, y_max = corners
+    if shares and min(size) > _TINY and min(corners) >= 0 and 0 < max(corners) <= 1:
+        raise ValueError(
+            f"Expected its box in pixels, but all numbers of {[*corners]} are 0 to 1: shares of width and "
+            f"height? Multiply them by the picture's {size[1]} and {size[0]}."
+        )
+    if 0 < x_max - x_min < 1 and 0 < y_max - y_min < 1:
+        raise ValueError(
+            f"Expected its box to be a pixel or more, but it is {[*corners]} in pixels of the picture."
+        )
+
+
+def _check_crowd(value: Any) -> int:
+    if value not in (0, 1):
+        raise ValueError(f"Expected `iscrowd` to be 0 or 1, but got {value!r}.")
+    return int(value)
+
+
+def _check_area(value: Any) -> float:
+    area = float(value)
+    if not 0 <= area < float("inf"):
+        raise ValueError(f"Expected `area` to be a number of pixels, but got {value!r}.")
+    return area
 
 
 def _to_xyxy(box: Sequence[float], layout: str) -> tuple[float, float, float, float]:
     try:
+        if isinstance(box, str | Mapping) or any(isinstance(side, bool) for side in box):
+            raise TypeError
         a, b, c, d = map(float, box)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"Expected a box of four numbers, but got {box!r}.") from error
     if layout == "xywh":
         return a, b, a + c, b + d
@@ -104,6 +149,22 @@ def _to_xyxy(box: Sequence[float], layout: str) -> tuple[float, float, float, fl
     if layout == "yxyx":
         return b, a, d, c
     raise ValueError(f"layout={layout}: expected xywh, xyxy, cxcywh or yxyx.")
+
+
+def check_label(name: Any, what: str) -> str:
+    """Return the name of a class.
+
+    Args:
+        name: as a file has it; a number is taken as text.
+        what: file and place, for the error message.
+
+    Raises:
+        UserError: it is blank, or no text.
+    """
+    text = "" if isinstance(name, bool) or not isinstance(name, str | int | float) else str(name)
+    if not text.strip():
+        raise UserError(f"{what} has the name {name!r}; expected a text.")
+    return text
 
 
 def name_class(key: Any, names: Mapping[Any, str], where: str, kind: str = "class") -> str:
@@ -118,15 +179,48 @@ def name_class(key: Any, names: Mapping[Any, str], where: str, kind: str = "clas
     Raises:
         UserError: it is not among them.
     """
-    if key not in names:
-        known = ", ".join(f"{number} ({name})" for number, name in names.items()) or "none"
-        raise UserError(f"{where}: there is no {kind} {key!r} in the list. It has: {known}.")
+    try:
+        known = key in names
+    except TypeError:  # a list, an object
+        known = False
+    if not known:
+        listed = [f"{number} ({name})" for number, name in names.items()]
+        more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+        raise UserError(
+            f"{where}: there is no {kind} {key!r} in the list. It has: "
+            f"{', '.join(listed[:_LISTED]) or 'none'}{more}."
+        )
     return names[key]
 
 
 def _encode_mask(
-    segmentation: Sequence[Sequence[float]] | Mapping[str, Any], size: tuple[int, int]
+    segmentation: Sequence[Sequence[float]] | Mapping[str, Any],
+    size: tuple[int, int],
+    corners: Sequence[float],
 ) -> dict[str, Any]:
+    """Write a mask.
+
+    Raises:
+        ValueError: it cannot be read, or lies wholly outside its box.
+    """
     if isinstance(segmentation, Mapping):
-        return encode_rle(decode_rle(segmentation, size))
-    return encode_polygons(segmentation, size)
+        mask = decode_rle(segmentation, size)
+        rle = encode_rle(mask)
+        ys, xs = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+        ends = [xs[0], ys[0], xs[-1] + 1, ys[-1] + 1] if len(xs) else None
+    else:
+        rle = encode_polygons(segmentation, size)
+        points = np.concatenate([np.asarray(one, dtype=np.float64).reshape(-1, 2) for one in segmentation])
+        ends = [*points.min(0), *points.max(0)]
+    x_min, y_min, x_max, y_max = corners
+    if ends is not None and (
+        ends[0] > x_max
+        or ends[1] > y_max
+        or ends[2] < x_min
+        or ends[3] < y_min
+        or ends[2] < 0
+        or ends[3] < 0
+    ):
+        spans = [round(float(end), 2) for end in ends]
+        raise ValueError(f"Expected its mask to lie in its box {[*corners]}, but it spans {spans}.")
+    return rle

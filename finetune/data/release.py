@@ -63,7 +63,7 @@ def load_release(
     for name in names:
         if name not in read:
             read[name] = build_rows(
-                module.read, module.FEATURES, on_error, root=root, split=name, **options
+                module.read, module.FEATURES, on_error, paths=("root",), root=root, split=name, **options
             )
             if len(read[name].rows) == 0 and not read[name].skipped:
                 raise UserError(f"{release} in {root}: the split `{name}` has no rows.")

@@ -4,27 +4,30 @@ Every source returns `Splits` of rows with the columns `id`, `group`, `image` (o
 has several) and those its task reads.
 """
 
+import logging
+import os
 import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple, cast
 
+import pyarrow as pa
 from datasets import Dataset, Features, List, Value
-from datasets.exceptions import DatasetGenerationError
 
-from finetune.data.faults import Faults
-from finetune.data.images import PICTURE_SUFFIXES
+from finetune.data.cache import find_cache_dir, list_images, load_rows, lock_rows, make_key, store_rows
+from finetune.data.faults import Faults, UnusableError, reading
 from finetune.errors import UserError
 
+log = logging.getLogger(__name__)
+
 Reader = Callable[..., Iterator[dict[str, Any]]]
-"""`(faults, **arguments)` to rows; what `faults.skipping` catches is left out."""
+"""`(faults, **arguments)` to rows, a generator; what `faults.skipping` catches is left out."""
 
 PICTURE = {"bytes": Value("binary"), "path": Value("string")}
 """The column `image` where pictures lie inside the rows."""
 
-_FAULT = "__fault__"
-_NO_PATHS = {"group", "kind", "separator", "split", "subset"}
-"""Arguments of readers that are no paths, even where there is a file or folder of that name."""
+_BATCH_ROWS, _BATCH_BYTES = 1000, 64 << 20
+"""Rows and bytes at which what was read is written."""
 
 
 class Built(NamedTuple):
@@ -50,73 +53,137 @@ def text_features(*columns: str, lists: tuple[str, ...] = ()) -> Features:
     return Features({**dict.fromkeys(names, text), **{name: List(text) for name in lists}})
 
 
-def build_rows(read: Reader, features: Features, on_error: str = "error", **arguments: Any) -> Built:
+def build_rows(
+    read: Reader,
+    features: Features,
+    on_error: str = "error",
+    *,
+    paths: tuple[str, ...],
+    **arguments: Any,
+) -> Built:
     """Write what a reader yields to Arrow, once; the same files give the same rows again from the cache.
 
     Args:
         read: yields rows; gets `faults`, and the arguments by name.
         features: the columns.
         on_error: `error` or `skip`.
-        arguments: what the rows depend on; size and time of every file among them (also in a tuple), and
-            of every file in a folder among them that is no picture, count too.
+        paths: names of the arguments that are files or folders which the reader reads, or tuples of them;
+            their content counts. Not folders of images: images are looked at where the rows name them.
+        arguments: what the rows depend on.
+
+    Returns:
+        The rows, and what was left out, each with its reason.
 
     Raises:
-        UserError: the reader's own.
+        UserError: names the file and the place in it; or the cache cannot be written.
     """
-    sources = [value for name, value in arguments.items() if name not in _NO_PATHS]
-    values = [one for each in sources for one in (each if isinstance(each, tuple) else (each,))]
-    paths = [Path(value) for value in values if isinstance(value, str)]
-    stamp = tuple(mark for path in paths for mark in _stamp(path))
-    try:
-        rows = Dataset.from_generator(
-            _generate,
-            features=Features({**features, _FAULT: Value("string")}),
-            gen_kwargs={
-                "read": read,
-                "columns": tuple(features),  # a list would be taken for shards
-                "skip": on_error == "skip",
-                "stamp": stamp,
-                "arguments": arguments,
-            },
-        )
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise
-    except ValueError:
-        # What the reader raises arrives as above; this is the answer to one that yields nothing.
-        return Built(Dataset.from_dict({name: [] for name in features}, features=features), [])
-    faults = rows[_FAULT][:]
-    kept = [index for index, fault in enumerate(faults) if fault is None]
-    skipped = [fault for fault in faults if fault is not None]
-    rows = rows.remove_columns(_FAULT)
-    return Built(rows.select(kept) if skipped else rows, skipped)
-
-
-def _generate(
-    read: Reader, columns: tuple[str, ...], skip: bool, stamp: Any, arguments: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """Yield the rows, and each fault as a row of its own, so that the cache keeps both."""
-    faults = Faults(skip)
-    nothing = dict.fromkeys(columns)
+    named = [arguments[name] for name in paths]
+    sources = [str(path) for each in named for path in (each if isinstance(each, tuple) else (each,))]
+    skip = on_error == "skip"
     origin = " ".join(str(arguments[name]) for name in ("file", "root", "split") if name in arguments)
+    folder = find_cache_dir() / make_key(read, sources, skip, str(features), arguments)
+    found = load_rows(folder)
+    if isinstance(found, str):
+        with lock_rows(folder):
+            found = load_rows(folder)  # another process may have written them meanwhile
+            if isinstance(found, str):
+                _log_reading(origin if sources else "", found)
+                faults = Faults(skip, origin)
+                rows = _convert(read, faults, features, arguments)
+                store_rows(folder, features, _batch(rows), faults.found, faults.images)
+                found = load_rows(folder)
+                if isinstance(found, str):
+                    raise UserError(f"{origin} changes while it is read ({found}). Start again.")
+    return Built(*found)
+
+
+def _log_reading(origin: str, reason: str) -> None:
+    """Say once where rows are kept; nothing of what is made without files."""
+    if origin and reason:
+        log.info("%s: its cached rows are not used because %s; reading it again.", origin, reason)
+    elif origin:
+        log.info("Reading %s; its rows are kept in %s, which may be deleted.", origin, find_cache_dir())
+
+
+def _convert(
+    read: Reader, faults: Faults, features: Features, arguments: Mapping[str, Any]
+) -> Iterator[pa.StructArray]:
+    """Yield the rows as arrays of one; what Arrow cannot hold is a fault at its place in the reader.
+
+    Raises:
+        UserError: whatever the reader raises, with the file and the place.
+    """
+    kind = pa.struct(list(features.arrow_schema))
+    lists = [name for name, value in features.items() if isinstance(value, List)]
     seen: set[str] = set()
-    for row in read(faults, **arguments):
-        with faults.skipping():
-            if row["id"] in seen:
-                raise UserError(f"{origin}: id `{row['id']}` stands twice; ids must differ.")
-            seen.add(row["id"])
-            yield {**row, _FAULT: None}
-    yield from ({**nothing, _FAULT: fault} for fault in faults.found)
+
+    def convert(row: dict[str, Any]) -> pa.StructArray:
+        for name in lists:
+            if isinstance(row[name], str | Mapping):  # Arrow would take its letters or keys
+                raise UnusableError(f"`{name}` must be a list, got {str(row[name])[:80]!r}.")
+        values = {name: _write_number(row[name], value) for name, value in features.items()}
+        array = pa.array([values], type=kind)
+        if values["id"] in seen:
+            raise UnusableError(f"id `{values['id']}` stands twice; ids must differ.")
+        seen.add(values["id"])
+        return array
+
+    reader = cast(Generator[dict[str, Any], None, None], read(faults, **arguments))
+    with reading(faults.origin), suppress(StopIteration):
+        row = next(reader, None)
+        while row is not None:
+            try:
+                array = convert(row)
+            except Exception as error:
+                # Raised where the reader stands, whose own block knows the place.
+                row = reader.throw(error)
+            else:
+                yield array
+                row = next(reader, None)
 
 
-def _stamp(path: Path) -> Iterator[tuple[str, int, int]]:
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.suffix.lower() not in PICTURE_SUFFIXES and file.is_file():
-                yield from _stamp(file)
-    elif path.is_file():
-        yield (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+def _write_number(value: Any, kind: Any) -> Any:
+    """Return a number as text where the column holds text."""
+    if kind == Value("string") and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return value
+
+
+def _batch(rows: Iterator[pa.StructArray]) -> Iterator[pa.StructArray]:
+    """Join arrays of one row to larger ones."""
+    batch: list[pa.StructArray] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += row.nbytes
+        if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES:
+            yield pa.concat_arrays(batch)
+            batch, size = [], 0
+    if batch:
+        yield pa.concat_arrays(batch)
+
+
+def follow_links(splits: Splits) -> Splits:
+    """Write the paths of images without links, as every reader here does, where a function has not."""
+
+    def follow(rows: Dataset) -> Dataset:
+        text, several = Value("string"), List(Value("string"))
+        for name, kind in (("image", text), ("images", several)):
+            if rows.features.get(name) == kind and any(
+                os.path.realpath(one) != one for one in list_images(rows)
+            ):
+                rows = rows.map(_follow_row, fn_kwargs={"name": name}, desc="Following links")
+        return rows
+
+    return splits._replace(train=follow(splits.train), validation=follow(splits.validation))
+
+
+def _follow_row(row: dict[str, Any], name: str) -> dict[str, Any]:
+    value = row[name]
+    several = isinstance(value, list)
+    return {
+        name: [os.path.realpath(one) for one in value] if several else value and os.path.realpath(value)
+    }
 
 
 def hold_out(rows: Dataset, fraction: float, seed: int = 0) -> Splits:

@@ -47,8 +47,6 @@ def run(config: RunConfig, launch: Launch) -> None:
     folder = RunFolder(launch.folder)
     if config.run is None:
         on_main(lambda: folder.check(resume=False, overwrite=config.overwrite))
-    else:
-        on_main(folder.lock)
     read_metrics(folder.metrics if config.run else None)
     point_at_result(config, folder)
     checkpoint = load_config(config.model.path, config.model.revision, config.model.resolution)
@@ -60,6 +58,8 @@ def run(config: RunConfig, launch: Launch) -> None:
     validation, refused = check_validation(config, validation, collator, metric)
     skipped = [*({"reason": fault} for fault in splits.skipped), *refused]
     launch = settle_longest_answer(config, launch, processor, validation)
+    if config.run is not None:
+        on_main(folder.lock)
     model = load_trained(config, checkpoint)
     if config.run is None:
         launch = record_data(launch, task)

@@ -1,6 +1,7 @@
 """What a training leaves: the weights, why they are these, and what was measured."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -9,7 +10,7 @@ from transformers import PaliGemmaProcessor, PreTrainedModel
 from finetune.config.schema import PeftMethod, RunConfig
 from finetune.evaluation.evaluate import Evaluation
 from finetune.jobs.parts import Evaluator
-from finetune.run.files import write_folder
+from finetune.run.files import read_json, write_folder, write_json
 from finetune.run.folder import RunFolder
 from finetune.training.trainer import PaliGemmaTrainer
 
@@ -71,27 +72,30 @@ def measure_training(trainer: PaliGemmaTrainer) -> dict[str, Any]:
     }
 
 
-def collect_metrics(
+def write_metrics(
+    file: Path,
     trainer: PaliGemmaTrainer,
     measured: dict[str, Any],
     result: dict[str, Any],
     evaluation: Evaluation,
-    before: dict[str, Any],
-) -> dict[str, Any]:
-    """Lay out `metrics.json`: the final scores, the training, and each evaluation on the way.
+) -> None:
+    """Write `metrics.json`: the final scores, the training, and each evaluation on the way.
+
+    What `evaluate` added to it later is kept, and so is what a training measured that has taken all its
+    steps before.
 
     Args:
+        file: gets them.
         trainer: after training.
         measured: of `measure_training`.
         result: of `describe_result`.
         evaluation: of the result.
-        before: what `metrics.json` held; a finished run that is resumed takes no step of its own.
     """
+    before = read_json(file) if file.is_file() else {}
     if before.get("train", {}).get("steps") == measured["steps"]:
         log.info("the run had taken all its steps already; it was evaluated again")
         measured = before["train"]
-    later = {"evaluate": before["evaluate"]} if "evaluate" in before else {}
-    return {
+    metrics = {
         "final": evaluation.scores,
         "result": result,
         "train": measured,
@@ -100,5 +104,5 @@ def collect_metrics(
             for entry in trainer.state.log_history
             if any(name.startswith("eval_") for name in entry)
         ],
-        **later,
     }
+    write_json(file, metrics | {name: before[name] for name in ("evaluate",) if name in before})

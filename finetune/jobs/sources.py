@@ -15,7 +15,7 @@ from finetune.config.metrics import SegmentationMetric
 from finetune.config.schema import RunConfig
 from finetune.data.classes import find_labels
 from finetune.data.mixture import first_rows, mix_splits, part_ranges
-from finetune.data.rows import Splits, shared_examples
+from finetune.data.rows import Splits, follow_links, shared_examples
 from finetune.errors import UserError
 from finetune.jobs.mask_codec import find_mask_vae
 from finetune.jobs.target import call_target
@@ -59,7 +59,10 @@ def load_splits(config: RunConfig, training: bool = True) -> Splits:
 def _load_source(node: Any) -> Any:
     """Load one source, or each of a mixture's."""
     if not isinstance(node, MixtureDataset):
-        return call_target(node)
+        splits = call_target(node)
+        # Of rows that a function of the user's made, nothing has followed the links yet.
+        custom = isinstance(splits, Splits) and not is_dataclass(node)
+        return follow_links(splits) if custom else splits
     parts = {}
     for name, part in node.parts.items():
         splits = _load_source(part["source"])

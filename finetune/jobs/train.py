@@ -42,10 +42,10 @@ from finetune.jobs.parts import (
 from finetune.jobs.pictures import write_pictures
 from finetune.jobs.results import (
     LastEvaluations,
-    collect_metrics,
     describe_result,
     measure_training,
     save_result,
+    write_metrics,
 )
 from finetune.jobs.resume import (
     check_folder,
@@ -64,7 +64,7 @@ from finetune.model.table import count_parameters, format_table
 from finetune.processes import on_main
 from finetune.run.checkpoints import Checkpoint, list_checkpoints
 from finetune.run.environment import describe_environment
-from finetune.run.files import explain_disk_errors, read_json, write_json, write_jsonl, write_text
+from finetune.run.files import explain_disk_errors, write_json, write_jsonl, write_text
 from finetune.run.folder import Launch, RunFolder
 from finetune.training.callbacks import Progress, StopOnSignal, StopWithoutImprovement
 from finetune.training.trainer import PaliGemmaTrainer
@@ -118,8 +118,7 @@ def run(config: RunConfig, launch: Launch) -> None:
         warn_of_shared_examples(splits)
         log.info("%s", describe_run(config, folder.root, train, validation))
         log.info("%s", format_table(count_parameters(model)))
-        sizes = (len(train), len(validation), trainer.global_batch, trainer.args.max_steps)
-        log.info("%d train and %d validation examples, batch %d, %d steps", *sizes)
+        log.info("%s", describe_steps(trainer, validation))
         train_or_stop(trainer, start, config, folder, launch)
         result = describe_result(trainer)
         log.info("the result is %s", result["why"])
@@ -131,11 +130,18 @@ def run(config: RunConfig, launch: Launch) -> None:
         if PartialState().is_main_process:
             write_jsonl(folder.predictions / "validation.jsonl", evaluation.rows)
             write_pictures(folder.pictures, validation, evaluation.rows, config.evaluation.pictures)
-            before = read_json(folder.metrics) if folder.metrics.is_file() else {}
-            write_json(folder.metrics, collect_metrics(trainer, measured, result, evaluation, before))
+            write_metrics(folder.metrics, trainer, measured, result, evaluation)
     log.info("final  validation  %s", format_scores(evaluation.scores))
     log.info("%.0f seconds in all; the run is in %s", time.monotonic() - started, folder.root)
     folder.release()
+
+
+def describe_steps(trainer: PaliGemmaTrainer, validation: ExampleDataset) -> str:
+    """Return how many examples, in which batches, make how many steps."""
+    return (
+        f"{len(trainer.train_dataset)} train and {len(validation)} validation examples, batch "
+        f"{trainer.global_batch}, {trainer.args.max_steps} steps"
+    )
 
 
 def build_learner(config: RunConfig, checkpoint: PaliGemmaConfig) -> nn.Module:

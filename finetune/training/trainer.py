@@ -296,9 +296,18 @@ class PaliGemmaTrainer(Trainer):
             seal(self._checkpoint(self.state.global_step).folder)
             rotate(Path(self.args.output_dir), self.keep, self.state.best_global_step)
 
-    def _init_training_state(self, *args: Any) -> tuple[int, int]:
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,
+    ) -> tuple[int, int]:
         """Take up the sum of the losses where a checkpoint left it, and seed each process apart."""
-        position: tuple[int, int] = super()._init_training_state(*args)
+        position: tuple[int, int] = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
         self._began = time.monotonic()
         if (progress := self.state.stateful_callbacks.get(PROGRESS)) is not None:
             losses, processes = progress["losses"], self.accelerator.num_processes

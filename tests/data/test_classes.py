@@ -1,9 +1,11 @@
 from typing import Any
 
+import pytest
 from datasets import Dataset, Features, Value
 
 from finetune.data.classes import ask_for_one_class, find_labels
 from finetune.data.objects import object_features
+from finetune.errors import UserError
 
 
 def rows(*labels: list[str], crowd: str = "") -> Dataset:
@@ -28,6 +30,11 @@ def rows(*labels: list[str], crowd: str = "") -> Dataset:
 
 def test_classes_are_those_of_all_objects_but_crowds() -> None:
     assert find_labels(rows(["dog", "cat"], [], ["cat", "many"], crowd="many")) == ("cat", "dog")
+
+
+def test_rows_without_objects_have_no_classes() -> None:
+    with pytest.raises(UserError, match=r"column `objects`, which the data lack; they have: id\. Boxes"):
+        find_labels(Dataset.from_dict({"id": ["0"]}))
 
 
 def test_each_class_of_a_picture_is_a_row_of_its_own() -> None:

@@ -11,6 +11,7 @@ from finetune.data.digits import load_digits
 from finetune.errors import UserError
 from finetune.tasks.mixture import PART
 from finetune.tasks.text import TextTask
+from tests.conftest import noise_image
 
 VQA = TextTask("answer en {question}", "answers")
 
@@ -63,6 +64,15 @@ def test_overflow_is_found_exactly_where_the_tokens_are_too_many(
             assert {suffix for id_, suffix in suffixes if id_ == str(index)} == too_long
     assert (len(found.examples) == 0) == shorten
     assert len(found.examples) < len(questions)
+
+
+def test_a_picture_that_has_become_a_link_names_split_and_row(tmp_path: Path) -> None:
+    noise_image(0).save(tmp_path / "secret.png")
+    (tmp_path / "x.png").symlink_to("secret.png")
+    rows = {"id": ["q7"], "group": [None], "image": [str(tmp_path / "x.png")], "question": ["?"]}
+    dataset = ExampleDataset(Dataset.from_dict({**rows, "answers": [["x"]]}), VQA, "train")
+    with pytest.raises(UserError, match=r"train example `q7`: image .* has become a link to .*secret"):
+        dataset[0]
 
 
 def test_a_picture_that_is_broken_names_split_and_row(digits: ExampleDataset) -> None:

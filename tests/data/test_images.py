@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data.images import load_image, resolve_image
+from finetune.data.images import check_link, load_image, read_size, resolve_image
 from finetune.errors import UserError
 
 
@@ -29,6 +30,49 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert (loaded.mode, loaded.size) == ("RGB", (8, 8))
     if mode not in {"1", "P"}:  # these store fewer shades
         assert np.abs(np.asarray(loaded)[..., 0].astype(int) - grey).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        pytest.param(np.array([[0, 65535]], np.uint16), [0, 255], id="16 bits"),
+        pytest.param(np.array([[0, 32768, 40000]], np.uint16), [0, 128, 156], id="half of 16 bits"),
+        pytest.param(np.array([[0, 2048, 4095]], np.uint16), [0, 128, 255], id="12 bits"),
+        pytest.param(np.array([[0, 512, 1023]], np.uint16), [0, 128, 255], id="10 bits"),
+        pytest.param(np.array([[0, 128, 255]], np.uint16), [0, 128, 255], id="8 bits in 16"),
+        pytest.param(np.array([[0, 128, 255]], np.int32), [0, 128, 255], id="8 bits in 32"),
+        pytest.param(np.array([[0, 32768, 65535]], np.int32), [0, 128, 255], id="16 bits in 32"),
+        pytest.param(np.array([[0, 0.5, 1]], np.float32), [0, 128, 255], id="floats of 0 to 1"),
+        pytest.param(np.array([[0, 128, 255]], np.float32), [0, 128, 255], id="floats of 0 to 255"),
+        pytest.param(np.array([[0, 0]], np.float32), [0, 0], id="black"),
+    ],
+)
+def test_greys_of_more_than_8_bits_are_scaled(
+    tmp_path: Path, pixels: np.ndarray, expected: list[int]
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "x.tiff")
+    assert np.asarray(load_image(str(tmp_path / "x.tiff"), "row"))[0, :, 0].tolist() == expected
+    assert read_size(str(tmp_path / "x.tiff"), "row") == (1, len(expected))
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        pytest.param(np.array([[-1, 1]], np.float32), id="negative"),
+        pytest.param(np.array([[0, np.nan]], np.float32), id="not a number"),
+        pytest.param(np.array([[0, np.inf]], np.float32), id="infinite"),
+        pytest.param(np.array([[0, 300]], np.float32), id="floats above 255"),
+        pytest.param(np.array([[0, 65536]], np.int32), id="more than 16 bits"),
+        pytest.param(np.array([[-5, 100]], np.int32), id="negative whole numbers"),
+    ],
+)
+def test_greys_without_a_known_scale_are_refused_before_training(
+    tmp_path: Path, pixels: np.ndarray
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "x.tiff")
+    for read in (load_image, read_size):
+        with pytest.raises(UserError, match=r"row: image .*grey values from .* Convert it to 8 bits"):
+            read(str(tmp_path / "x.tiff"), "row")
 
 
 def test_transparency_lies_on_white(tmp_path: Path) -> None:
@@ -72,6 +116,7 @@ def make_bomb(path: Path, side: int = 12_000) -> None:
         ("bomb", "12000 x 12000 pixels"),
         ("huge bomb", "too large"),
         ("folder", "cannot be decoded"),
+        ("pipe", "cannot be decoded"),
     ],
 )
 def test_a_bad_picture_is_named_with_its_row_and_a_remedy(photo: Path, damage: str, message: str) -> None:
@@ -92,11 +137,15 @@ def test_a_bad_picture_is_named_with_its_row_and_a_remedy(photo: Path, damage: s
         case "folder":
             photo.unlink()
             photo.mkdir()
-    with pytest.raises(UserError) as error:
-        load_image(str(photo), "train example `7`")
-    assert str(error.value).startswith("train example `7`: ")
-    assert message in str(error.value)
-    assert photo.name in str(error.value)
+        case "pipe":
+            photo.unlink()
+            os.mkfifo(photo)
+    for read in (load_image, read_size):
+        with pytest.raises(UserError) as error:
+            read(str(photo), "train example `7`")
+        assert str(error.value).startswith("train example `7`: ")
+        assert message in str(error.value)
+        assert photo.name in str(error.value)
 
 
 def test_pictures_outside_the_folder_are_refused(tmp_path: Path) -> None:
@@ -114,3 +163,36 @@ def test_pictures_outside_the_folder_are_refused(tmp_path: Path) -> None:
 def test_a_missing_picture_says_where_it_was_sought(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"line 3: no image `x.png` under .* pass dataset.image_dir="):
         resolve_image("x.png", tmp_path, "line 3")
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "gif", "bmp", "tiff"])
+def test_what_stands_behind_a_whole_picture_does_not_matter(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"x.{ending}"
+    Image.new("RGB", (6, 8)).save(file)
+    assert read_size(str(file), "row") == (8, 6)
+    file.write_bytes(file.read_bytes() + b"more")
+    assert read_size(str(file), "row") == (8, 6)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_a_picture_that_is_cut_short_is_noticed_with_its_size(tmp_path: Path, ending: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    file = tmp_path / f"x.{ending}"
+    Image.fromarray(pixels).save(file)
+    file.write_bytes(file.read_bytes()[:-300])
+    with pytest.raises(UserError, match=r"row: image .*It may be cut short: copy it again"):
+        read_size(str(file), "row")
+
+
+def test_a_path_of_a_row_that_becomes_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    picture = tmp_path / "inside/x.png"
+    Image.new("RGB", (2, 2)).save(picture)
+    check_link(str(picture), "row")
+    check_link({"bytes": None, "path": str(picture)}, "row")
+    check_link({"bytes": b"", "path": "/nowhere/x.png"}, "row")
+    picture.rename(tmp_path / "y.png")
+    picture.symlink_to(tmp_path / "y.png")
+    for source in (str(picture), {"bytes": None, "path": str(picture)}):
+        with pytest.raises(UserError, match=r"row: image .*x\.png` has become a link to .*y\.png"):
+            check_link(source, "row")

@@ -29,6 +29,11 @@ def captions(tmp_path: Path) -> Splits:
     return Splits(rows, rows, ("line 2 is bad",))
 
 
+def test_parts_that_are_all_empty_make_an_empty_split(captions: Splits) -> None:
+    nothing = captions._replace(validation=captions.validation.select([]))
+    assert len(mix_splits({"a": nothing, "b": nothing}).validation) == 0
+
+
 def test_parts_with_other_columns_and_pictures_lie_in_one_table(captions: Splits) -> None:
     mixed = mix_splits({"digits": load_digits(56), "own": captions})
     assert count_parts(mixed.train) == {"digits": 1500, "own": 1}

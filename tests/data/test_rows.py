@@ -3,9 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from finetune.data.faults import Faults
-from finetune.data.rows import Splits, build_rows, hold_out, shared_examples, text_features
+from finetune.data.rows import Splits, build_rows, follow_links, hold_out, shared_examples, text_features
 from finetune.errors import UserError
 
 FEATURES = text_features("prefix", lists=("suffixes",))
@@ -27,13 +28,13 @@ def words(tmp_path: Path) -> Path:
 def test_a_fault_stops_the_reading_and_says_how_to_go_on(words: Path) -> None:
     words.write_text("a bad1 b")
     with pytest.raises(UserError, match=r"bad1\. Or leave out what is wrong: dataset\.on_error=skip"):
-        build_rows(read_words, FEATURES, file=str(words))
+        build_rows(read_words, FEATURES, paths=("file",), file=str(words))
 
 
 def test_skipped_faults_are_listed_also_when_the_rows_come_from_the_cache(words: Path) -> None:
     words.write_text("bad0 a bad1 b a")
     for _ in range(2):
-        rows, skipped = build_rows(read_words, FEATURES, "skip", file=str(words))
+        rows, skipped = build_rows(read_words, FEATURES, "skip", paths=("file",), file=str(words))
         assert rows["id"][:] == ["a", "b"]
         assert rows.column_names == list(FEATURES)
         assert sorted(skipped) == [
@@ -45,7 +46,7 @@ def test_skipped_faults_are_listed_also_when_the_rows_come_from_the_cache(words:
 
 def test_a_changed_file_is_read_again_also_inside_a_folder(tmp_path: Path) -> None:
     def read(folder: Path) -> int:
-        return len(build_rows(read_folder, FEATURES, file=str(folder)).rows)
+        return len(build_rows(read_folder, FEATURES, paths=("file",), file=str(folder)).rows)
 
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -59,7 +60,9 @@ def test_a_folder_that_is_called_as_a_split_or_a_separator_is_not_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read() -> list[str]:
-        rows = build_rows(read_lines, FEATURES, file="words.txt", split="train", separator=".").rows
+        rows = build_rows(
+            read_lines, FEATURES, paths=("file",), file="words.txt", split="train", separator="."
+        ).rows
         return [file["filename"] for file in rows.cache_files]
 
     monkeypatch.chdir(tmp_path)
@@ -81,20 +84,31 @@ def read_folder(faults: Faults, file: str) -> Iterator[dict[str, Any]]:
 
 def test_a_reader_that_yields_nothing_gives_no_rows(words: Path) -> None:
     words.write_text("")
-    assert len(build_rows(read_words, FEATURES, file=str(words)).rows) == 0
+    assert len(build_rows(read_words, FEATURES, paths=("file",), file=str(words)).rows) == 0
 
 
 def test_rows_of_one_picture_are_held_out_together(words: Path) -> None:
     words.write_text(" ".join(f"w{number}" for number in range(20)))
-    rows = build_rows(read_words, FEATURES, file=str(words)).rows
+    rows = build_rows(read_words, FEATURES, paths=("file",), file=str(words)).rows
     rows = rows.map(lambda row: {"image": f"{int(row['id'][1:]) // 4}.png"})
     train, validation, _ = hold_out(rows, 0.4)
     assert (len(train), len(validation)) == (12, 8)
     assert not set(train["image"][:]) & set(validation["image"][:])
 
 
+def test_links_of_rows_from_elsewhere_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "x.png").touch()
+    (tmp_path / "link.png").symlink_to("x.png")
+    link, target = str(tmp_path / "link.png"), str(tmp_path / "x.png")
+    one = Dataset.from_dict({"image": [link, target]})
+    several = Dataset.from_dict({"images": [[link], [target, link]]})
+    train, validation, _ = follow_links(Splits(one, several))
+    assert train["image"][:] == [target, target]
+    assert validation["images"][:] == [[target], [target, target]]
+
+
 def test_shared_examples_are_the_same_picture_with_the_same_text(words: Path) -> None:
     words.write_text("a b c")
-    rows = build_rows(read_words, FEATURES, file=str(words)).rows
+    rows = build_rows(read_words, FEATURES, paths=("file",), file=str(words)).rows
     other = rows.map(lambda row: {"prefix": "q" if row["id"] == "a" else "p"})
     assert shared_examples(Splits(rows, other)) == 2

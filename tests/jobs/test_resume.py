@@ -24,11 +24,13 @@ from finetune.training.trainer import PaliGemmaTrainer
 from tests.conftest import noise_image
 from tests.jobs.forked import at_call, kill_myself, run_forked
 
-SHORT = [
-    "recipe=quickstart", "trainer.max_steps=6", "trainer.save_steps=2", "trainer.global_batch_size=4",
+STEPS = [
+    "recipe=quickstart", "trainer.save_steps=2", "trainer.global_batch_size=4",
     "trainer.save_total_limit=2", "evaluation.limit=6", "evaluation.batch_size=3",
     "evaluation.strategy=steps", "evaluation.steps=2", "evaluation.metric_for_best_model=exact_match",
 ]  # fmt: skip
+
+SHORT = [*STEPS, "trainer.max_steps=6"]
 
 METHODS = {
     "none": ["peft=none", "freeze=none"],
@@ -206,7 +208,7 @@ def test_a_fault_in_the_middle_keeps_what_was_trained_and_the_run_goes_on_once_i
 @pytest.mark.slow
 def test_a_run_that_stopped_early_is_not_trained_on_when_it_is_resumed(inside: Path) -> None:
     words = [
-        *SHORT, *METHODS["lora"], "run_name=run", "trainer.max_steps=20", "trainer.learning_rate=1e-9",
+        *STEPS, *METHODS["lora"], "run_name=run", "trainer.max_steps=20", "trainer.learning_rate=1e-9",
         "evaluation.early_stopping_patience=2",
     ]  # fmt: skip
     assert run_forked(words, inside / "output") == 0, (inside / "output").read_text()
@@ -218,7 +220,7 @@ def test_a_run_that_stopped_early_is_not_trained_on_when_it_is_resumed(inside: P
 
 
 def test_resuming_refuses_what_would_start_a_finished_run_again(inside: Path) -> None:
-    words = [*SHORT, "run_name=run", "evaluation=default", "evaluation.metric_for_best_model=null"]
+    words = ["recipe=quickstart", "trainer.global_batch_size=4", "evaluation.limit=6", "run_name=run"]
     assert run_forked([*words, "trainer.max_steps=1"], inside / "output") == 0
     shutil.rmtree(inside / "runs/run/checkpoints")
     weights = (inside / "runs/run/adapter/adapter_model.safetensors").read_bytes()

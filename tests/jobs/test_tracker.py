@@ -24,6 +24,7 @@ from finetune.errors import UserError
 from finetune.jobs import tracker as module
 from finetune.jobs.tracker import Tracker
 from finetune.run.folder import Launch
+from finetune.run.lock import MARKER
 
 wandb = pytest.importorskip("wandb")
 
@@ -219,13 +220,14 @@ def test_a_mistake_ends_before_a_run_is_made_or_deleted(
         monkeypatch.setenv(name, value)
     old = tmp_path / "runs/quickstart"
     old.mkdir(parents=True)
+    (old / MARKER).write_text("{}")
     (old / "config.yaml").write_text("kept: true")
     code, _, err = command(*SHORT, "tracker=wandb", "overwrite=true", *words)
     assert code == 2
     assert re.search(message, err)
     assert "Traceback" not in err
     assert err.count("\n") == 1
-    assert [path.name for path in old.iterdir()] == ["config.yaml"]
+    assert (old / "config.yaml").read_text() == "kept: true"
 
 
 def test_where_wandb_is_missing_only_its_users_hear_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.faults import Faults
-from finetune.data.files import find_image_dir, load_files
+from finetune.data.files import describe_folder, find_file, find_image_dir, load_files
 from finetune.data.images import check_size, read_size, resolve_image
 from finetune.data.json_files import Record, read_json
-from finetune.data.objects import build_object, build_row, name_class, object_features
+from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 
@@ -39,16 +39,24 @@ def load_coco(
     return load_files(
         read_coco,
         FEATURES,
-        _find_in_folder(train),
-        _find_in_folder(validation),
+        _find_in_folder(train, "train"),
+        _find_in_folder(validation, "validation"),
         validation_fraction,
         on_error,
         image_dir=image_dir,
     )
 
 
-def _find_in_folder(file: str | None) -> str | None:
-    return str(Path(file) / _IN_FOLDER) if file is not None and Path(file).is_dir() else file
+def _find_in_folder(file: str | None, option: str) -> str | None:
+    if file is None or not Path(find_file(file, option, folder=True)).is_dir():
+        return file
+    found = Path(file) / _IN_FOLDER
+    if not found.is_file():
+        raise UserError(
+            f"{file} (dataset.{option}) has no {_IN_FOLDER}. {describe_folder(Path(file))} Name its JSON "
+            "file, and the folder of its images with dataset.image_dir=FOLDER."
+        )
+    return str(found)
 
 
 def read_coco(faults: Faults, file: str, image_dir: str | None) -> Iterator[dict[str, Any]]:
@@ -72,11 +80,14 @@ def read_instances(faults: Faults, file: str, image_dir: Path) -> Iterator[dict[
     content = Record(read_json(Path(file)), file)
     images = _index(faults, content, "images", "image")
     categories = _index(faults, content, "categories", "category")
-    names = {key: str(category["name"]) for key, category in categories.items()}
+    names = {}
+    for key, category in categories.items():
+        with faults.skipping():
+            names[key] = check_label(category["name"], category.where)
     annotations: dict[Any, list[Record]] = {key: [] for key in images}
     for one in _index(faults, content, "annotations", "annotation").values():
         with faults.skipping():
-            if one["image_id"] not in images:
+            if _read_key(one, "image_id") not in images:
                 raise UserError(f"{one.where}: there is no image {one['image_id']} in `images`.")
             annotations[one["image_id"]].append(one)
     for key, image in images.items():
@@ -94,11 +105,18 @@ def _index(faults: Faults, content: Record, kind: str, one: str) -> dict[Any, Re
     found: dict[Any, Record] = {}
     for number, item in enumerate(content[kind], 1):
         with faults.skipping():
-            key = Record(item, f"{content.where}: {one} number {number}")["id"]
+            key = _read_key(Record(item, f"{content.where}: {one} number {number}"), "id")
             if key in found:
                 raise UserError(f"{content.where}: {one} id {key} stands twice; ids must differ.")
             found[key] = Record(item, f"{content.where}: {one} {key}")
     return found
+
+
+def _read_key(item: Record, key: str) -> Any:
+    value = item[key]
+    if isinstance(value, bool) or not isinstance(value, int | str | float):
+        raise UserError(f"{item.where}: `{key}` must be a number or a text, got {str(value)[:80]!r}.")
+    return value
 
 
 def _read_objects(
@@ -116,7 +134,7 @@ def _read_objects(
                     layout="xywh",
                     segmentation=one.get("segmentation"),
                     area=one.get("area"),
-                    iscrowd=one.get("iscrowd") or 0,
+                    iscrowd=0 if one.get("iscrowd") is None else one["iscrowd"],
                 )
             )
     return objects

@@ -4,9 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.data.faults import Faults
+from finetune.data.faults import Faults, reading
 from finetune.data.files import find_file, find_image_dir, load_files
-from finetune.data.formats.jsonl import FEATURES, FEATURES_OF_SEVERAL, place_images
+from finetune.data.formats.jsonl import (
+    FEATURES,
+    FEATURES_OF_SEVERAL,
+    check_texts,
+    place_images,
+    read_name,
+)
 from finetune.data.json_files import Record, iterate_json_array
 from finetune.data.records import iterate_lines, read_json_lines
 from finetune.data.rows import Splits
@@ -15,6 +21,10 @@ from finetune.errors import UserError
 ASKS = ("human", "user")
 ANSWERS = ("gpt", "assistant", "model")
 PLACEHOLDER = "<image>"
+FOREIGN = ("<video>", "<audio>", "<bbox>", "<ref-object>", "<box>", "<quad>", "<point>")
+"""Marks of other programs for what PaliGemma does not read, or reads in another form."""
+BESIDE = ("objects", "videos", "audios", "rejected_response", "tools")
+"""Keys of other programs, likewise."""
 
 
 def load_conversations(
@@ -42,8 +52,9 @@ def load_conversations(
     Raises:
         UserError: names the file and the conversation.
     """
-    first = next(_read_records(Faults(skip=True), find_file(train)), None)
-    several = first is not None and len(_name_images(first[1])) > 1
+    with reading(file := find_file(train)):
+        first = next(_read_records(Faults(skip=True), file), None)
+        several = first is not None and len(_name_images(first[1])) > 1
     return load_files(
         read_conversations,
         FEATURES_OF_SEVERAL if several else FEATURES,
@@ -102,15 +113,38 @@ def _convert(
             f"{where}: it has a system turn, for which PaliGemma has no place. Leave such turns out: "
             "dataset.ignore_system=true."
         )
+    _check_foreign(record, turns)
     marks = sum(text.count(PLACEHOLDER) for _, text in turns)
     if marks not in {0, len(names)}:
         raise UserError(f"{where}: {marks} {PLACEHOLDER} for {len(names)} pictures.")
     images = place_images(names if several else names[0], folder, several, where)
-    head = {"group": None, **images}
+    row_id, head = read_name(record, "id") or number, {"group": None, **images}
     return [
-        {"id": f"{record.get('id', number)}/{turn}", **head, "prefix": question, "suffixes": [answer]}
+        {
+            "id": f"{row_id}/{turn}",
+            **head,
+            "prefix": question,
+            "suffixes": check_texts([answer], f"answer {turn}", where),
+        }
         for turn, (question, answer) in enumerate(_pair(turns, where), 1)
     ]
+
+
+def _check_foreign(record: Record, turns: Sequence[tuple[str, str]]) -> None:
+    """Refuse what would be trained on literally, or left out unseen.
+
+    Raises:
+        UserError: names the mark or the key.
+    """
+    mark = next((one for one in FOREIGN for _, text in turns if one in text), None)
+    key = next((one for one in BESIDE if record.get(one)), None)
+    if mark is not None or key is not None:
+        what = f"the placeholder {mark}" if mark else f"`{key}`"
+        raise UserError(
+            f"{record.where}: it has {what}, which is not filled in here. Write boxes into the texts as "
+            "PaliGemma does, `<locYMIN><locXMIN><locYMAX><locXMAX> label` with numbers of 0000 to 1023, or "
+            "as COCO's JSON (dataset=coco); videos as several images. Or leave such rows out."
+        )
 
 
 def _pair(turns: Sequence[tuple[str, str]], where: str) -> list[tuple[str, str]]:

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.data.faults import Faults
-from finetune.data.files import find_file, find_image_dir, load_files
+from finetune.data.faults import Faults, reading
+from finetune.data.files import describe_folder, find_file, find_image_dir, load_files
 from finetune.data.formats import jsonl
-from finetune.data.formats.jsonl import place_images, read_accepted, read_texts
+from finetune.data.formats.jsonl import place_images, read_accepted, read_name, read_texts
 from finetune.data.images import read_size, resolve_image
 from finetune.data.json_files import Record
-from finetune.data.objects import build_object, build_row, name_class, object_features
+from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
 from finetune.data.records import list_columns, read_records
 from finetune.data.rows import Splits, text_features
 from finetune.errors import UserError
@@ -52,13 +52,14 @@ def load_image_folder(
     Raises:
         UserError: names the file and the row.
     """
-    first = _find_metadata(find_file(train))
-    kind = _find_kind(first)
+    first = _find_metadata(find_file(train, folder=True))
+    with reading(first):
+        kind = _find_kind(first)
     return load_files(
         read_image_folder,
         FEATURES[kind],
         first,
-        None if validation is None else _find_metadata(find_file(validation)),
+        None if validation is None else _find_metadata(find_file(validation, "validation", True)),
         validation_fraction,
         on_error,
         image_dir=image_dir,
@@ -73,7 +74,9 @@ def _find_metadata(folder: str) -> str:
     found = [name for name in METADATA if (Path(folder) / name).is_file()]
     if len(found) != 1:
         got = " and ".join(found) or "none"
-        raise UserError(f"{folder}: expected one of {', '.join(METADATA)}, got {got}.")
+        raise UserError(
+            f"{folder}: expected one of {', '.join(METADATA)}, got {got}. {describe_folder(Path(folder))}"
+        )
     return str(Path(folder) / found[0])
 
 
@@ -106,11 +109,12 @@ def read_image_folder(
     folder = find_image_dir(file, image_dir)
     for number, row in read_records(faults, file):
         with faults.skipping():
-            row_id, image = str(row.get("id", number)), row["file_name"]
+            row_id, image = read_name(row, "id") or str(number), row["file_name"]
             if kind == "pairs":
                 yield {**read_texts(row, number), **place_images(image, folder, False, row.where)}
             elif kind == "captions":
                 path, captions = resolve_image(image, folder, row.where), read_accepted(row, "text")
+                read_size(path, row.where)  # for what is wrong with it
                 yield {"id": row_id, "group": None, "image": path, "captions": captions}
             else:
                 path = resolve_image(image, folder, row.where)
@@ -141,6 +145,7 @@ def _read_objects(
 
 def _name_category(category: Any, names: Sequence[str] | None, where: str) -> str:
     if isinstance(category, str):
+        check_label(category, f"{where}: its class")
         return category if names is None else name_class(category, {name: name for name in names}, where)
     if names is None:
         raise UserError(f"{where}: class {category!r} is a number: pass dataset.names=[...].")

@@ -6,8 +6,8 @@ from typing import Any
 
 from datasets import Features, List, Value
 
-from finetune.data.faults import Faults
-from finetune.data.files import find_image_dir, load_files
+from finetune.data.faults import Faults, reading
+from finetune.data.files import find_file, find_image_dir, load_files
 from finetune.data.images import read_size, resolve_image
 from finetune.data.json_files import Record
 from finetune.data.records import read_json_lines
@@ -44,7 +44,7 @@ def load_jsonl(
     Raises:
         UserError: names the file and the line.
     """
-    several = train is not None and has_several_images(train)
+    several = has_several_images(find_file(train))
     features = FEATURES_OF_SEVERAL if several else FEATURES
     return load_files(
         read_jsonl,
@@ -60,7 +60,8 @@ def load_jsonl(
 
 def has_several_images(file: str) -> bool:
     """Return whether the first row's `image` is a list."""
-    first = next(read_json_lines(Faults(skip=True), file), None) if Path(file).is_file() else None
+    with reading(file):
+        first = next(read_json_lines(Faults(skip=True), file), None)
     return first is not None and isinstance(first[1].get("image"), list)
 
 
@@ -82,26 +83,69 @@ def read_texts(row: Record, number: int | str) -> dict[str, Any]:
     Raises:
         UserError: a key is missing, or a value is no text.
     """
-    if not isinstance(row["prefix"], str):
-        raise UserError(f"{row.where}: `prefix` must be a string, got {row['prefix']!r}.")
+    prefix = row["prefix"]
+    if not isinstance(prefix, str):
+        raise UserError(f"{row.where}: `prefix` must be a string, got {prefix!r}.")
     return {
-        "id": str(row.get("id", number)),
-        "group": None if row.get("group") is None else str(row["group"]),
-        "prefix": row["prefix"],
-        "suffixes": read_accepted(row, "suffix"),
+        "id": read_name(row, "id") or str(number),
+        "group": read_name(row, "group"),
+        "prefix": prefix,
+        "suffixes": read_accepted(row, "suffix", asks_for_objects(prefix)),
     }
 
 
-def read_accepted(row: Record, key: str) -> list[str]:
-    """Return the accepted texts under a key, which may hold one string or a list of them.
+def asks_for_objects(prefix: Any) -> bool:
+    """Return whether an empty answer means something: there is no such object."""
+    return isinstance(prefix, str) and prefix.split(maxsplit=1)[:1] in (["detect"], ["segment"])
+
+
+def read_name(row: Record, key: str) -> str | None:
+    """Return an id or a group, a text or a number; None where there is none.
 
     Raises:
-        UserError: it holds something else, or nothing.
+        UserError: it holds something else.
+    """
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise UserError(f"{row.where}: `{key}` must be a text or a number, got {value!r}.")
+    return None if value is None else str(value)
+
+
+def read_accepted(row: Record, key: str, nothing: bool = False) -> list[str]:
+    """Return the accepted texts under a key, which may hold one string or a list of them.
+
+    Args:
+        row: the object.
+        key: its key.
+        nothing: an empty text is an answer: that there is no object of those asked for.
+
+    Raises:
+        UserError: it holds something else, or nothing, or a text is blank.
     """
     texts = [row[key]] if isinstance(row[key], str) else row[key]
     if not _is_texts(texts):
         raise UserError(
             f"{row.where}: `{key}` must be a string or a list of accepted strings, got {row[key]!r}."
+        )
+    return check_texts(texts, key, row.where, nothing)
+
+
+def check_texts(texts: list[str], key: str, where: str, nothing: bool = False) -> list[str]:
+    """Return accepted texts.
+
+    Args:
+        texts: one or more.
+        key: what holds them, for the error message.
+        where: file and place, likewise.
+        nothing: as in `read_accepted`.
+
+    Raises:
+        UserError: one is blank.
+    """
+    if not all(text.strip() for text in texts) and not (nothing and texts == [""]):
+        raise UserError(
+            f"{where}: `{key}` has an empty text: {texts!r}. Write the answer, or leave the row out. Only "
+            "a prefix that begins with `detect` or `segment` may have an empty answer: no such object."
         )
     return list(texts)
 
@@ -121,7 +165,10 @@ def place_images(image: Any, folder: Path, several: bool, where: str) -> dict[st
     if several and not _is_texts(image):
         raise UserError(f"{where}: `image` must be a list of files as in the first row, got {image!r}.")
     if several:
-        return {"images": [resolve_image(name, folder, where) for name in image]}
+        paths = [resolve_image(name, folder, where) for name in image]
+        for path in paths:
+            read_size(path, where)  # for what is wrong with them
+        return {"images": paths}
     path = resolve_image(image, folder, where)
     height, width = read_size(path, where)
     return {"image": path, "width": width, "height": height}

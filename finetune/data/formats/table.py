@@ -7,10 +7,12 @@ from typing import Any
 
 from datasets import Features, Value
 
-from finetune.data.faults import Faults
+from finetune.data.faults import Faults, reading
 from finetune.data.files import find_file, find_image_dir, load_files
+from finetune.data.formats.jsonl import asks_for_objects, check_texts
 from finetune.data.hub_rows import LISTS, to_index
 from finetune.data.images import read_size, resolve_image
+from finetune.data.json_files import Record
 from finetune.data.records import holds_bytes, list_columns, read_records
 from finetune.data.rows import PICTURE, Splits, text_features
 from finetune.errors import UserError
@@ -47,12 +49,8 @@ def load_table(
         UserError: names the file and the row, or the columns that there are.
     """
     file = find_file(train)
-    names = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
-    for name in list_columns(file):
-        if name not in names.values():
-            names.setdefault("suffixes" if name == "suffix" else name, name)
-    names.setdefault("image", "image")
-    inside = holds_bytes(file, names["image"])
+    with reading(file):
+        names, inside = _find_columns(file, columns)
     return load_files(
         read_table,
         _build_features(names, inside),
@@ -65,6 +63,16 @@ def load_table(
         separator=separator,
         inside=inside,
     )
+
+
+def _find_columns(file: str, columns: Mapping[str, str]) -> tuple[dict[str, str], bool]:
+    """Return our name -> the file's of every column, and whether pictures lie in the rows."""
+    names = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
+    for name in list_columns(file):
+        if name not in names.values():
+            names.setdefault("suffixes" if name == "suffix" else name, name)
+    names.setdefault("image", "image")
+    return names, holds_bytes(file, names["image"])
 
 
 def _build_features(names: Mapping[str, str], inside: bool) -> Features:
@@ -101,32 +109,47 @@ def read_table(
     there = list_columns(file)
     for ours, theirs in columns.items():
         if theirs not in there:
+            other = next((mark for mark in ";\t|" if len(there) == 1 and mark in there[0]), None)
+            hint = f" Is {other!r} between the columns? Save it with commas." if other else ""
             raise UserError(
                 f"{file} has no column `{theirs}` (dataset.columns.{ours}); it has: {', '.join(there)}."
+                f"{hint}"
             )
     for number, record in read_records(faults, file):
         with faults.skipping():
             row: dict[str, Any] = {"id": None, "group": None}
             for ours, theirs in columns.items():
-                row[ours] = _convert(ours, record[theirs], "choices" in columns, separator, record.where)
+                row[ours] = _convert(ours, record[theirs], columns, separator, record)
             image = _find_image(record[columns["image"]], inside, folder, record.where)
             height, width = read_size(image, record.where)
             row |= {"id": row["id"] or str(number), "image": image, "width": width, "height": height}
             yield row
 
 
-def _convert(name: str, value: Any, choices: bool, separator: str | None, where: str) -> Any:
+def _convert(
+    name: str, value: Any, columns: Mapping[str, str], separator: str | None, record: Record
+) -> Any:
+    where = record.where
     if name == "image":
         return None
-    if name == "answer" and choices:
+    if name == "answer" and "choices" in columns:
         return to_index(value, where)
     if name not in _LISTS:
-        return to_text(value, where)
+        text = to_text(value, where)
+        return text if name != "answer" or text is None else check_texts([text], name, where)[0]
     if value is None:
         return []
+    nothing = name == "suffixes" and asks_for_objects(record.get(columns.get("prefix", "")))
     if isinstance(value, str) and separator is not None:
-        return [part.strip() for part in value.split(separator)]
-    return [to_text(one, where) for one in (value if isinstance(value, list) else [value])]
+        return check_texts([part.strip() for part in value.split(separator)], name, where, nothing)
+    values = value if isinstance(value, list) else [value]
+    if any(one is None or isinstance(one, list | dict) for one in values):
+        raise UserError(
+            f"{where}: `{name}` must be a text or a list of texts, got {str(value)[:80]}. Answers that are "
+            "objects with an `answer` are read with dataset=hub."
+        )
+    texts = [to_text(one, where) for one in values]
+    return check_texts([text for text in texts if text is not None], name, where, nothing)
 
 
 def to_text(value: Any, where: str) -> str | None:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune.data.faults import Faults
-from finetune.data.files import find_file, find_image_dir, load_sources
+from finetune.data.faults import Faults, reading
+from finetune.data.files import describe_folder, find_file, find_image_dir, load_sources
 from finetune.data.images import PICTURE_SUFFIXES, check_size, read_size, resolve_image
 from finetune.data.objects import build_object, build_row, object_features
 from finetune.data.records import iterate_lines
@@ -15,6 +15,7 @@ from finetune.errors import UserError
 
 FEATURES = object_features()
 
+_DIFFICULT = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1, "unspecified": 0}
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -56,16 +57,51 @@ def load_voc(
         UserError: names the XML file and the object.
     """
     sources = [
-        {
-            "file": file,
-            "annotations": str(_find_annotations(Path(file))),
-            "image_dir": image_dir,
-            "one_based": one_based,
-        }
-        for file in map(find_file, [train] if validation is None else [train, validation])
+        {**_find_split(find_file(file, option, folder=True), image_dir), "one_based": one_based}
+        for option, file in (("train", train), ("validation", validation))
+        if option == "train" or file is not None
     ]
     second = None if validation is None else sources[1]
-    return load_sources(read_voc, FEATURES, sources[0], second, validation_fraction, on_error)
+    return load_sources(
+        read_voc, FEATURES, sources[0], second, validation_fraction, on_error, paths=("annotations",)
+    )
+
+
+def _find_split(file: str, image_dir: str | None) -> dict[str, Any]:
+    """Return the reader's arguments for one split.
+
+    Raises:
+        UserError: a folder is missing, or the list cannot be read.
+    """
+    with reading(file):
+        folder = _find_annotations(Path(file))
+        pictures = folder.parent / "JPEGImages" if folder.name == "Annotations" else folder
+        images = find_image_dir(file, image_dir or str(pictures))
+        listed = Path(file).is_file()
+        if listed:
+            names = [line.strip() for line in iterate_lines(file) if line.strip()]
+        else:
+            names = sorted(path.stem for path in folder.glob("*.xml"))
+            if not names:
+                raise UserError(
+                    f"{folder}: no XML files. {describe_folder(folder)} Expected a folder with "
+                    "Annotations/*.xml and JPEGImages/, or with XML files beside the pictures."
+                )
+        # Where image_dir is given, it may hold the pictures of other splits.
+        complete = not listed and image_dir is None
+        return {
+            "file": file,
+            "annotations": tuple(str(folder / f"{name}.xml") for name in names),
+            "image_dir": str(images),
+            "unannotated": tuple(_find_unannotated(images, folder, set(names)) if complete else ()),
+        }
+
+
+def _find_unannotated(images: Path, folder: Path, names: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield pictures and the XML file that each lacks."""
+    for path in sorted(images.iterdir()):
+        if path.suffix.lower() in PICTURE_SUFFIXES and path.stem not in names:
+            yield str(path), str(folder / f"{path.stem}.xml")
 
 
 def _find_annotations(file: Path) -> Path:
@@ -85,56 +121,48 @@ def _find_annotations(file: Path) -> Path:
 
 
 def read_voc(
-    faults: Faults, file: str, annotations: str, image_dir: str | None, one_based: bool
+    faults: Faults,
+    file: str,
+    annotations: tuple[str, ...],
+    image_dir: str,
+    unannotated: tuple[tuple[str, str], ...],
+    one_based: bool,
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row for every XML file, or for those that a list names.
+    """Yield a row for every XML file.
 
     Args:
         faults: what to do with a picture or an object that cannot be used.
         file: the folder, or the list.
-        annotations: folder of the XML files.
-        image_dir: folder of the pictures; null: `JPEGImages` beside `Annotations`, or the same.
+        annotations: the XML files.
+        image_dir: folder of the pictures.
+        unannotated: pictures without an XML file, and the file that each lacks.
         one_based: as in `load_voc`.
 
     Raises:
         UserError: names the XML file and the object.
     """
-    folder = Path(annotations)
-    pictures = folder.parent / "JPEGImages" if folder.name == "Annotations" else folder
-    images = find_image_dir(file, image_dir or str(pictures))
-    if Path(file).is_dir():
-        names = sorted(path.stem for path in folder.glob("*.xml"))
-        if image_dir is None:  # else the folder may hold the pictures of other splits
-            _find_unannotated(faults, images, folder)
-    else:
-        names = [line.strip() for line in iterate_lines(file) if line.strip()]
-    for name in names:
+    for path, expected in unannotated:
         with faults.skipping():
-            yield _read_picture(faults, folder / f"{name}.xml", images, one_based)
-
-
-def _find_unannotated(faults: Faults, images: Path, folder: Path) -> None:
-    for path in sorted(images.iterdir()):
+            raise UserError(
+                f"{path}: no {expected}. Where nothing is on the picture, write one without <object>."
+            )
+    for where in annotations:
         with faults.skipping():
-            expected = folder / f"{path.stem}.xml"
-            if path.suffix.lower() in PICTURE_SUFFIXES and not expected.is_file():
-                raise UserError(
-                    f"{path}: no {expected}. Where nothing is on the picture, write one without <object>."
-                )
+            yield _read_picture(faults, where, Path(image_dir), one_based)
 
 
-def _read_picture(faults: Faults, file: Path, images: Path, one_based: bool) -> dict[str, Any]:
-    root = _parse(file)
-    path = resolve_image(_text(root, "filename", file), images, str(file))
-    size = read_size(path, str(file))
+def _read_picture(faults: Faults, where: str, images: Path, one_based: bool) -> dict[str, Any]:
+    root = _parse(Path(where))
+    path = resolve_image(_text(root, "filename", where), images, where)
+    size = read_size(path, where)
     if root.find("size") is not None:
-        height, width = (_number(root, f"size/{side}", file) for side in ("height", "width"))
-        check_size((height, width), size, str(file))
+        height, width = (_number(root, f"size/{side}", where) for side in ("height", "width"))
+        check_size((height, width), size, where)
     objects = []
     for number, one in enumerate(root.findall("object"), 1):
         with faults.skipping():
-            objects.append(_read_object(one, size, f"{file} object {number}", one_based))
-    return build_row(file.stem, path, size, objects)
+            objects.append(_read_object(one, size, f"{where} object {number}", one_based))
+    return build_row(Path(where).stem, path, size, objects)
 
 
 def _parse(file: Path) -> ET.Element:
@@ -151,18 +179,20 @@ def _read_object(one: ET.Element, size: tuple[int, int], where: str, one_based: 
     box = [_number(one, f"bndbox/{corner}", where) for corner in CORNERS]
     if one_based:
         box = [box[0] - 1, box[1] - 1, box[2], box[3]]
-    difficult = one.findtext("difficult", "0").strip() == "1"
-    return build_object(_text(one, "name", where), box, size, where, iscrowd=int(difficult))
+    difficult = _DIFFICULT.get(one.findtext("difficult", "0").strip().lower())
+    if difficult is None:
+        raise UserError(f"{where}: <difficult> must be 0 or 1, got {one.findtext('difficult')!r}.")
+    return build_object(_text(one, "name", where), box, size, where, iscrowd=difficult)
 
 
-def _text(element: ET.Element, path: str, where: str | Path) -> str:
+def _text(element: ET.Element, path: str, where: str) -> str:
     text = (element.findtext(path) or "").strip()
     if not text:
         raise UserError(f"{where}: no <{path.replace('/', '><')}>.")
     return text
 
 
-def _number(element: ET.Element, path: str, where: str | Path) -> float:
+def _number(element: ET.Element, path: str, where: str) -> float:
     text = _text(element, path, where)
     try:
         return float(text)

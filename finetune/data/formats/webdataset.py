@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Features
 
-from finetune.data.faults import Faults
+from finetune.data.faults import Faults, reading
 from finetune.data.files import find_file, load_sources
 from finetune.data.formats import jsonl
 from finetune.data.formats.jsonl import read_texts
@@ -48,18 +48,21 @@ def load_webdataset(
         UserError: names the shard and the sample.
     """
     shards = [expand_shards(find_file(None) if train is None else train)]
-    shards += [] if validation is None else [expand_shards(validation)]
-    pairs = _has_pairs(shards[0][0])
+    shards += [] if validation is None else [expand_shards(validation, "validation")]
+    with reading(shards[0][0]):
+        pairs = _has_pairs(shards[0][0])
     sources = [
         {"file": file, "shards": files, "pairs": pairs}
         for file, files in zip((train, validation), shards, strict=False)
     ]
     features = FEATURES if pairs else FEATURES_OF_CAPTIONS
     second = sources[1] if len(sources) > 1 else None
-    return load_sources(read_webdataset, features, sources[0], second, validation_fraction, on_error)
+    return load_sources(
+        read_webdataset, features, sources[0], second, validation_fraction, on_error, paths=("shards",)
+    )
 
 
-def expand_shards(pattern: str) -> tuple[str, ...]:
+def expand_shards(pattern: str, option: str = "train") -> tuple[str, ...]:
     """Return the files that `{000..009}` and `*` stand for, in order.
 
     Raises:
@@ -72,10 +75,14 @@ def expand_shards(pattern: str) -> tuple[str, ...]:
             f"{pattern[: numbers.start()]}{number:0{len(first)}d}{pattern[numbers.end() :]}"
             for number in range(int(first), int(last) + 1)
         )
-        return tuple(file for name in names for file in expand_shards(name))
+        if int(first) > int(last):
+            raise UserError(f"{pattern} (dataset.{option}): expected the lower number first.")
+        return tuple(file for name in names for file in expand_shards(name, option))
     path = Path(pattern)
-    matches = Path(path.anchor).glob(str(path.relative_to(path.anchor))) if not path.exists() else [path]
-    return tuple(find_file(file) for file in sorted(map(str, matches)) or [pattern])
+    with reading(pattern):
+        found = [path] if path.exists() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+        matches = sorted(map(str, found))
+    return tuple(find_file(file, option) for file in matches or [pattern])
 
 
 def _has_pairs(shard: str) -> bool:
@@ -144,7 +151,7 @@ def _iterate_samples(faults: Faults, shard: str) -> Iterator[Sample]:
     """Yield the samples in order; a shard that is cut short is a fault behind its last whole member."""
     key: str | None = None
     members: list[tuple[str, bytes]] = []
-    problem, place = None, "at its beginning"
+    problem, place = None, ""
     try:
         with tarfile.open(shard) as tar:
             for member in tar:
@@ -164,9 +171,10 @@ def _iterate_samples(faults: Faults, shard: str) -> Iterator[Sample]:
             if tar.fileobj.read(_BLOCK) != bytes(_BLOCK):
                 problem = "no end mark"
     except _DAMAGE as error:
-        problem = str(error)
+        problem = str(error).partition("\n")[0]
     if members:
         yield key or "", members
     if problem is not None:
         with faults.skipping():
-            raise UserError(f"{shard}: cut short {place} ({problem}). Copy or pack it again.")
+            what = f"cut short {place}" if place else "not a tar file, or cut short at its beginning"
+            raise UserError(f"{shard}: {what} ({problem}). Copy or pack it again.")

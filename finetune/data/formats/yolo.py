@@ -1,5 +1,6 @@
 """YOLO: a `data.yaml`, and a text file a picture with class numbers and relative boxes or polygons."""
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -9,13 +10,15 @@ from typing import Any
 
 import yaml
 
-from finetune.data.faults import Faults
-from finetune.data.files import find_file, load_sources
+from finetune.data.faults import Faults, reading
+from finetune.data.files import describe_folder, find_file, find_image_dir, load_sources
 from finetune.data.images import PICTURE_SUFFIXES, read_size, resolve_image
-from finetune.data.objects import build_object, build_row, name_class, object_features
+from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
 from finetune.data.records import iterate_lines
 from finetune.data.rows import Splits
 from finetune.errors import UserError
+
+log = logging.getLogger(__name__)
 
 FEATURES = object_features()
 
@@ -40,23 +43,48 @@ def load_yolo(
         UserError: names the file and the line.
     """
     held_out = validation is None and validation_fraction is not None
-    second = None if held_out else _find_split(validation or train, "val", image_dir)
-    first = second if train is None and second else _find_split(train, "train", image_dir)
-    return load_sources(read_yolo, FEATURES, first, second, validation_fraction, on_error)
+    files = [_find_yaml(train or validation, "train"), _find_yaml(validation or train, "validation")]
+    with reading(files[1]):
+        second = None if held_out else _find_split(files[1], "val", image_dir)
+    with reading(files[0]):
+        # Without `train` nothing is trained on: both splits are the second.
+        first = second if train is None and second else _find_split(files[0], "train", image_dir)
+    if first["keypoints"]:
+        log.warning("warning: %s has keypoints (kpt_shape): they are left out, boxes are kept.", files[0])
+    return load_sources(
+        read_yolo, FEATURES, first, second, validation_fraction, on_error, paths=("labels",)
+    )
 
 
-def _find_split(file: str | None, key: str, image_dir: str | None) -> dict[str, Any]:
+def _find_yaml(file: str | None, option: str) -> str:
+    """Return the data.yaml, or the one in a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = Path(find_file(file, option, folder=True))
+    if not found.is_dir():
+        return str(found)
+    if not (found / "data.yaml").is_file():
+        raise UserError(
+            f"{found} (dataset.{option}) has no data.yaml. {describe_folder(found)} Name the YAML file "
+            "with `train`, `val` and `names`, or write it; docs/data.md shows one."
+        )
+    return str(found / "data.yaml")
+
+
+def _find_split(file: str, key: str, image_dir: str | None) -> dict[str, Any]:
     """Return the reader's arguments for one split.
 
     Raises:
         UserError: the data.yaml lacks something, or names what is not there.
     """
-    found = Path(find_file(file))
-    found = found / "data.yaml" if found.is_dir() else found
+    found = Path(file)
     content = _read_yaml(found)
     own = found.absolute().parent
     named = [own / str(content["path"])] if content.get("path") else []
-    roots = [Path(image_dir)] if image_dir else [root for root in (*named, own) if root.is_dir()]
+    given = [find_image_dir(file, image_dir)] if image_dir else []
+    roots = given or [root for root in (*named, own) if root.is_dir()]
     if not content.get(key):
         raise UserError(
             f"{found}: no `{key}`; the keys are: {', '.join(content)}. Name the pictures there"
@@ -65,15 +93,17 @@ def _find_split(file: str | None, key: str, image_dir: str | None) -> dict[str, 
     entries = content[key] if isinstance(content[key], list) else [content[key]]
     places = [_find_place(str(entry), roots, f"{found}: `{key}`") for entry in entries]
     pictures = [one for place in places for one in _list_pictures(place, roots, f"{found}: `{key}`")]
-    labels = {_find_label(Path(folder) / name) for _, folder, name in pictures}
+    labels = [_find_label(Path(folder) / name) for _, folder, name in pictures]
     beside = {place: _find_label(place / "any").parent for place in places if place.is_dir()}
     texts = {text for place, folder in beside.items() if folder != place for text in folder.rglob("*.txt")}
     return {
         "file": str(found),
         "names": _read_names(content, found),
         "pictures": tuple(pictures),
-        "label_dirs": tuple(sorted({str(label.parent) for label in labels})),
-        "orphans": tuple(sorted(str(text) for text in texts - labels if text.name != "classes.txt")),
+        "labels": tuple(map(str, labels)),
+        "orphans": tuple(sorted(str(text) for text in texts - {*labels} if text.name != "classes.txt")),
+        "keypoints": _count_keypoints(content, found),
+        "rotated": content.get("task") == "obb",
     }
 
 
@@ -90,14 +120,38 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _read_names(content: Mapping[str, Any], file: Path) -> dict[int, str]:
     names = content.get("names")
-    pairs = names.items() if isinstance(names, dict) else enumerate(names or [])
+    if not names:
+        raise UserError(f"{file}: no `names`; the keys are: {', '.join(content)}.")
+    if not isinstance(names, list | dict):
+        raise UserError(
+            f"{file}: `names` must be a list such as [cat, dog], or `number: name`, got {names!r}."
+        )
+    pairs = names.items() if isinstance(names, dict) else enumerate(names)
     try:
-        found = {int(number): str(name) for number, name in pairs}
+        found = {int(number): check_label(name, f"{file}: class {number}") for number, name in pairs}
     except ValueError as error:
         raise UserError(f"{file}: `names` must be a list, or `number: name`; {error}.") from error
-    if not found:
-        raise UserError(f"{file}: no `names`; the keys are: {', '.join(content)}.")
+    if str(content.get("nc", len(found))) != str(len(found)):
+        raise UserError(f"{file}: `nc` is {content['nc']}, but `names` has {len(found)} classes. Mend one.")
     return found
+
+
+def _count_keypoints(content: Mapping[str, Any], file: Path) -> int:
+    """Return how many numbers follow each box in the text files of a pose dataset.
+
+    Raises:
+        UserError: `kpt_shape` is not two numbers.
+    """
+    shape = content.get("kpt_shape")
+    if shape is None and content.get("task") != "pose":
+        return 0
+    try:
+        points, numbers = map(int, shape or ())
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{file}: `kpt_shape` of a pose dataset must be [points, 2 or 3], got {shape!r}."
+        ) from error
+    return points * numbers
 
 
 def _find_place(entry: str, roots: list[Path], where: str) -> Path:
@@ -160,8 +214,10 @@ def read_yolo(
     file: str,
     names: Mapping[int, str],
     pictures: tuple[tuple[str, str, str], ...],
-    label_dirs: tuple[str, ...],
+    labels: tuple[str, ...],
     orphans: tuple[str, ...],
+    keypoints: int,
+    rotated: bool,
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for every picture; without a text file, or with an empty one, it has no objects.
 
@@ -174,14 +230,15 @@ def read_yolo(
         names: the classes.
         pictures: where each is named, its folder, and its name in there; ids are paths from the
             data.yaml.
-        label_dirs: the folders of the text files, so that a changed one is read again.
+        labels: the text file of each picture, which need not be there.
         orphans: text files to which no picture belongs.
+        keypoints: numbers behind each box that are no part of it.
+        rotated: the points are corners of rotated boxes, no outline: without a mask.
 
     Raises:
         UserError: names the file and the line.
     """
-    labels = [_find_label(Path(folder) / name) for _, folder, name in pictures]
-    if pictures and not any(label.is_file() for label in labels):
+    if pictures and not any(Path(label).is_file() for label in labels):
         raise UserError(
             f"{file}: none of {len(pictures)} pictures has a text file with its objects; expected "
             f"{labels[0]} and so on."
@@ -191,32 +248,34 @@ def read_yolo(
             path = resolve_image(name, Path(folder), where)
             size = read_size(path, where)
             row_id = os.path.relpath(Path(folder) / name, Path(file).parent)
-            yield build_row(row_id, path, size, _read_objects(faults, label, names, size))
+            objects = []
+            for number, line in enumerate(iterate_lines(label) if Path(label).is_file() else (), 1):
+                with faults.skipping():
+                    if line.strip():
+                        place = f"{label} line {number}"
+                        one = _read_object(line.split(), names, size, place, keypoints)
+                        objects.append({**one, "mask_rle": None} if rotated else one)
+            yield build_row(row_id, path, size, objects)
     for orphan in orphans:
         with faults.skipping():
             raise UserError(f"{orphan}: no picture belongs to this text file.")
 
 
-def _read_objects(
-    faults: Faults, label: Path, names: Mapping[int, str], size: tuple[int, int]
-) -> list[dict[str, Any]]:
-    objects: list[dict[str, Any]] = []
-    lines = iterate_lines(str(label)) if label.is_file() else iter(())
-    for number, line in enumerate(lines, 1):
-        with faults.skipping():
-            if line.strip():
-                objects.append(_read_object(line.split(), names, size, f"{label} line {number}"))
-    return objects
-
-
 def _read_object(
-    values: list[str], names: Mapping[int, str], size: tuple[int, int], where: str
+    values: list[str], names: Mapping[int, str], size: tuple[int, int], where: str, keypoints: int
 ) -> dict[str, Any]:
     try:
         key, numbers = int(values[0]), [float(value) for value in values[1:]]
     except ValueError as error:
         raise UserError(f"{where}: expected a class number and its coordinates; {error}.") from error
     label = name_class(key, names, where)
+    if keypoints:
+        if len(numbers) != 4 + keypoints:
+            raise UserError(
+                f"{where}: expected four numbers (cx cy w h) and the {keypoints} of `kpt_shape`, got "
+                f"{len(numbers)} numbers."
+            )
+        numbers = numbers[:4]
     if len(numbers) == 4:
         return build_object(label, numbers, size, where, layout="cxcywh", relative=True)
     if len(numbers) < 6 or len(numbers) % 2:

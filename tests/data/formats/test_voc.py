@@ -95,7 +95,9 @@ def test_a_bad_object_is_named_or_left_out(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"size": SIZE.replace("20", "21")}, "annotated as 21.0 x 10.0 pixels", id="size"),
+        pytest.param(
+            {"size": SIZE.replace("20", "21")}, "expected a picture of 21.0 x 10.0 pixels", id="size"
+        ),
         pytest.param({"size": "<unclosed>"}, "b.xml: not an XML file of annotations: mismatched", id="xml"),
         pytest.param({"head": "<!DOCTYPE x [<!ENTITY y 'z'>]>"}, "document type", id="entities"),
     ],

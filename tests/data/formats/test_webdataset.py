@@ -92,9 +92,7 @@ def test_shards_are_named_by_numbers_or_a_pattern(tmp_path: Path, load: Callable
         ),
         pytest.param({"b.png": picture(), "b.json": b"{"}, "`b`: not a whole JSON object", id="half"),
         pytest.param({"b.png": picture(), "b.json": b"{}"}, "`b`: no `prefix`; the keys", id="no prefix"),
-        pytest.param(
-            {"b.png": b"", "b.json": PAIR}, "`b`: image `b.png` is not a picture", id="bad picture"
-        ),
+        pytest.param({"b.png": b"", "b.json": PAIR}, "`b`: image `b.png` is empty", id="bad picture"),
         pytest.param(
             {"b.png": picture(), "b.json": PAIR[:-1] + b', "id": "0/a"}'},
             "id `0/a` stands twice",
@@ -151,7 +149,7 @@ def test_a_cut_compressed_shard_and_a_block_of_something_else_are_faults(
 ) -> None:
     file = pack(tmp_path / "0.tar", pairs("a", "b"), "w:gz")
     file.write_bytes(file.read_bytes()[:-150])
-    with pytest.raises(UserError, match="0.tar: cut short"):
+    with pytest.raises(UserError, match="0.tar: .*cut short"):
         load("webdataset", file)
     whole = bytearray(pack(tmp_path / "1.tar", pairs("a", "b")).read_bytes())
     whole[512 * 4 : 512 * 5] = b"x" * 512
@@ -162,5 +160,5 @@ def test_a_cut_compressed_shard_and_a_block_of_something_else_are_faults(
 
 def test_what_is_no_tar_is_refused(tmp_path: Path, load: Callable[..., Splits]) -> None:
     (tmp_path / "0.tar").write_text("hello")
-    with pytest.raises(UserError, match="0.tar: cut short at its beginning"):
+    with pytest.raises(UserError, match="0.tar: not a tar file, or cut short at its beginning"):
         load("webdataset", tmp_path / "0.tar")

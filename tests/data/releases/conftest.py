@@ -45,7 +45,7 @@ def load_choice() -> Callable[..., tuple[Splits, ExampleDataset]]:
 
     def load(dataset: str, task: str, root: Path, *words: str) -> tuple[Splits, ExampleDataset]:
         config = compose([f"dataset={dataset}", f"task={task}", f"dataset.root={root}", *words])
-        splits = load_splits(config, training=False)
+        splits = load_splits(config, training=config.dataset.train is not None)
         rows = splits.train if len(splits.train) else splits.validation
         return splits, ExampleDataset(rows, build_task(config, splits), "train")
 

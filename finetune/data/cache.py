@@ -1,0 +1,217 @@
+"""The cache of rows: an Arrow file for each set of sources, and beside it what it was made of.
+
+Rows are read once. They are taken from the cache while the code, the options, every file that they come
+from and every image that they name are what they were; else they are read again. A file of the cache that
+is damaged is made anew.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from hashlib import blake2b
+from inspect import getsourcefile
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features
+from filelock import FileLock
+
+from finetune.data.images import PICTURE_SUFFIXES
+from finetune.errors import UserError
+
+_ROWS, _NOTES = "rows.arrow", "rows.json"
+_CHUNK = 1 << 20
+_WHOLE = 64 * _CHUNK
+"""Bytes up to which a file is compared by its whole content; larger ones (shards with images inside) by
+size, times, beginning and end."""
+
+
+def find_cache_dir() -> Path:
+    """Return the folder of all cached rows; deleting it is safe."""
+    return Path(datasets.config.HF_DATASETS_CACHE) / "finetune"
+
+
+def make_key(read: Callable[..., Any], paths: Iterable[str], *options: object) -> str:
+    """Return the name of the rows that a reader makes of some files.
+
+    Args:
+        read: the reader; its own code and that of this package count.
+        paths: files and folders that it reads, without images.
+        options: everything else that the rows depend on.
+    """
+    sources = sorted({Path(path).absolute() for path in paths})
+    # Images are looked for in the folder of the name, wherever the file itself is kept.
+    folders = {str(folder): os.path.realpath(folder) for folder in {path.parent for path in sources}}
+    digests = [(str(path), *_digest_path(path)) for path in sources]
+    # Options may name folders relatively too. What is made without files is the same everywhere.
+    place = str(Path.cwd()) if sources else ""
+    code = (_digest_code(getsourcefile(read) or ""), read.__module__, read.__qualname__)
+    return blake2b(
+        repr((code, place, sorted(folders.items()), digests, options)).encode(), digest_size=16
+    ).hexdigest()
+
+
+def load_rows(folder: Path) -> tuple[Dataset, list[str]] | str:
+    """Return the rows in a folder of the cache, or why there are none that can be used.
+
+    Args:
+        folder: one set of rows.
+
+    Returns:
+        The rows and the faults left out of them; or a reason, empty where there is nothing yet.
+    """
+    try:
+        notes = json.loads((folder / _NOTES).read_text(encoding="utf-8"))
+        if _digest_path(folder / _ROWS) != notes["digest"]:
+            return "they are damaged"
+        rows = Dataset.from_file(str(folder / _ROWS))
+        if stamp_images([*list_images(rows), *notes["refused"]]) != notes["images"]:
+            return "images changed"
+        return rows, [str(fault) for fault in notes["skipped"]]
+    except FileNotFoundError:
+        return "they are incomplete" if (folder / _ROWS).exists() else ""
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return "they are damaged"
+
+
+def store_rows(
+    folder: Path, features: Features, rows: Iterable[pa.StructArray], skipped: list[str], refused: list[str]
+) -> None:
+    """Write rows to a folder of the cache; the notes last, as the mark that they are whole.
+
+    Args:
+        folder: one set of rows.
+        features: their columns.
+        rows: arrays of rows; they are drawn while they are written.
+        skipped: faults, complete once all rows are drawn.
+        refused: paths of images of rows that were left out, likewise.
+
+    Raises:
+        UserError: the folder cannot be written. What drawing the rows raises passes through.
+    """
+    partial, final = folder / f"{_ROWS}.partial", folder / _ROWS
+    try:
+        (folder / _NOTES).unlink(missing_ok=True)
+        with partial.open("wb") as sink, pa.ipc.new_stream(sink, features.arrow_schema) as writer:
+            for array in rows:
+                writer.write_batch(pa.RecordBatch.from_struct_array(array))
+        partial.replace(final)
+        notes = {
+            "digest": _digest_path(final),
+            "images": stamp_images([*list_images(Dataset.from_file(str(final))), *refused]),
+            "refused": refused,
+            "skipped": skipped,
+        }
+        part = folder / f"{_NOTES}.partial"
+        part.write_text(json.dumps(notes), encoding="utf-8")
+        part.replace(folder / _NOTES)
+    except OSError as error:
+        raise _cannot_write(error) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock_rows(folder: Path) -> Iterator[None]:
+    """Let one process of this machine at a time write a set of rows.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock")
+        lock.acquire()
+    except OSError as error:
+        raise _cannot_write(error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _cannot_write(error: OSError) -> UserError:
+    return UserError(
+        f"The rows cannot be cached in {find_cache_dir()} ({error.strerror or error}). Make room there, "
+        "or name a folder that can be written: HF_DATASETS_CACHE=FOLDER in the environment."
+    )
+
+
+def list_images(rows: Dataset) -> list[str]:
+    """Return the paths of the images that rows name; none for those inside the rows."""
+    table: pa.Table = rows.data.table
+    found: list[str] = []
+    for name in {"image", "images"}.intersection(table.column_names):
+        column = table.column(name)
+        if pa.types.is_struct(column.type):
+            outside = pc.is_null(pc.struct_field(column, "bytes"))
+            column = pc.struct_field(column, "path").filter(outside)
+        elif pa.types.is_list(column.type):
+            column = pc.list_flatten(column)
+        found += pc.unique(column.drop_null()).to_pylist()
+    return found
+
+
+def stamp_images(paths: Iterable[str]) -> str:
+    """Return a digest of what images are now: size, time, and whether a link leads elsewhere."""
+    names = sorted(set(paths))
+    # As text: a `Path` for each of 200,000 images costs seconds.
+    folders = sorted({name.rpartition(os.sep)[0] for name in names})
+    stamp = blake2b("\n".join(map(os.path.realpath, folders)).encode(), digest_size=16)
+    for name in names:
+        try:
+            status = os.lstat(name)
+            link = stat.S_ISLNK(status.st_mode)
+            mark = f"{name} {os.path.realpath(name) if link else ''} {status.st_size} {status.st_mtime_ns}"
+        except (OSError, ValueError):
+            mark = f"{name} -"
+        stamp.update(mark.encode("utf-8", "surrogateescape"))
+    return stamp.hexdigest()
+
+
+def _digest_path(path: Path) -> list[str]:
+    """Return digests of a file; of a folder the names in it and digests of what are no images."""
+    if not path.is_dir():
+        return [_digest_file(path)]
+    found = [os.path.realpath(path)]
+    for top, inside, files in os.walk(path):
+        folder = Path(top)
+        inside.sort()
+        found += [os.path.realpath(folder / name) for name in inside if (folder / name).is_symlink()]
+        for name in sorted(files):
+            image = f".{name.rpartition('.')[2].lower()}" in PICTURE_SUFFIXES
+            found.append(f"{top} {name} {'' if image else _digest_file(folder / name)}")
+    return found
+
+
+def _digest_file(path: Path) -> str:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # never opened: a pipe would wait for ever
+            return f"mode {status.st_mode}"
+        digest = blake2b(digest_size=16)
+        with path.open("rb") as file:
+            if status.st_size > _WHOLE:
+                digest.update(f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}".encode())
+                digest.update(file.read(_CHUNK))
+                file.seek(-_CHUNK, os.SEEK_END)
+            while piece := file.read(_CHUNK):
+                digest.update(piece)
+        return digest.hexdigest()
+    except OSError as error:  # the reader says what is wrong
+        return f"error {error.errno}"
+
+
+@cache
+def _digest_code(reader: str) -> str:
+    """Return a digest of the code that makes rows, so that a new version reads them anew."""
+    package = Path(__file__).parent
+    files = sorted({*package.rglob("*.py"), *(package.parent / "codecs").glob("*.py"), Path(reader)})
+    return blake2b("".join(map(_digest_file, files)).encode(), digest_size=16).hexdigest()
