@@ -51,6 +51,14 @@ def noise_image(seed: int, width: int = 20, height: int = 14) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def break_inside(file: Path) -> None:
+    """Damage an image in its middle: its header and its end are whole, so that only decoding finds it."""
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 400] = bytes(400)
+    file.write_bytes(content)
+
+
 @pytest.fixture
 def make_example() -> Callable[..., Example]:
     def make(

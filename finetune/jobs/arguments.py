@@ -13,6 +13,7 @@ from finetune.config.schema import RunConfig, Strategy
 from finetune.data.dataset import ExampleDataset
 from finetune.data.mixture import count_parts
 from finetune.errors import UserError
+from finetune.jobs.target import call_target
 from finetune.metrics.metric import Metric
 from finetune.run.folder import RunFolder
 from finetune.training.optimizer import TowerRates
@@ -38,18 +39,20 @@ _SAME_NAMES = (
 """Options that are transformers' arguments as they stand."""
 
 
-def check_best_metric(config: RunConfig, metric: Metric) -> None:
-    """Check that the field which chooses the best checkpoint is one that is computed.
+def build_metric(config: RunConfig) -> Metric:
+    """Build the metric, and check that the field which chooses the best checkpoint is one that is computed.
 
     Raises:
         UserError: lists the fields there are.
     """
+    metric: Metric = call_target(config.metric, "metric")
     name = config.evaluation.metric_for_best_model
     known = [*metric.higher_is_better, "confidence", *(["loss"] if config.evaluation.loss else [])]
     if name is not None and name not in known:
         raise UserError(
             f"evaluation.metric_for_best_model={name}: the evaluation computes {', '.join(known)}."
         )
+    return metric
 
 
 def divide_run_batch(config: RunConfig, processes: int) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from finetune.errors import UserError
 from finetune.jobs.answers import settle_longest_answer
 from finetune.jobs.arguments import (
     build_arguments,
-    check_best_metric,
+    build_metric,
     part_weights,
     tower_rates,
 )
@@ -54,7 +54,6 @@ from finetune.jobs.resume import (
     resume_command,
 )
 from finetune.jobs.sources import build_task, load_splits, record_data, warn_of_shared_examples
-from finetune.jobs.target import call_target
 from finetune.jobs.tracker import Tracker
 from finetune.metrics.metric import Metric
 from finetune.model.dropout import drop_residual_branches
@@ -88,8 +87,7 @@ def run(config: RunConfig, launch: Launch) -> None:
     tracker = Tracker(config, launch)
     on_main(tracker.check)
     warn_of_idle_gpus(launch)
-    metric: Metric = call_target(config.metric, "metric")
-    check_best_metric(config, metric)
+    metric = build_metric(config)
     checkpoint = load_config(config.model.path, config.model.revision, config.model.resolution)
     processor = load_processor(config.model.path, config.model.revision)
     collator, evaluation_collator = build_collators(config, processor)
@@ -108,7 +106,6 @@ def run(config: RunConfig, launch: Launch) -> None:
     trainer = build_trainer(config, folder, model, collator, train, evaluate, metric)
     # Everything that can refuse its settings has read them; only now is an older run deleted.
     trainer.check_settings()
-
     texts = on_main(lambda: open_folder(folder, config, launch, dropped))
     trainer.before_save = lambda: folder.restore(texts)
     trainer.add_callback(tracker)
@@ -131,9 +128,9 @@ def run(config: RunConfig, launch: Launch) -> None:
             write_jsonl(folder.predictions / "validation.jsonl", evaluation.rows)
             write_pictures(folder.pictures, validation, evaluation.rows, config.evaluation.pictures)
             write_metrics(folder.metrics, trainer, measured, result, evaluation)
+    folder.release()
     log.info("final  validation  %s", format_scores(evaluation.scores))
     log.info("%.0f seconds in all; the run is in %s", time.monotonic() - started, folder.root)
-    folder.release()
 
 
 def describe_steps(trainer: PaliGemmaTrainer, validation: ExampleDataset) -> str:

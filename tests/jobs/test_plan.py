@@ -72,9 +72,8 @@ def test_a_plan_shows_model_device_data_and_the_first_prompt(command: Command, t
     ("last", "words", "message"),
     [
         pytest.param({"suffix": "red " * 200}, ["model=tiny"], "train examples are too long", id="long"),
-        pytest.param({"suffix": " "}, [], "Row `2`: its suffix has no text", id="blank"),
+        pytest.param({"suffix": " "}, [], "line 2: `suffix` has an empty text", id="blank"),
         pytest.param({}, ["task.prompt={nothing}"], "The task reads column `nothing`", id="column"),
-        pytest.param({}, ["task.prompt=answer {"], "a brace of the text is written twice", id="template"),
         pytest.param({}, ["metric=pair_accuracy"], "this metric needs a `group`", id="metric"),
     ],
 )

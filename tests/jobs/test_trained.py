@@ -17,10 +17,11 @@ from finetune.model.tiny import TINY_BASE
 
 Command = Callable[..., tuple[int, str, str]]
 
-SHORT = (
-    "recipe=quickstart", "trainer.max_steps=2", "trainer.global_batch_size=4", "evaluation.limit=6",
+STEPS = (
+    "recipe=quickstart", "trainer.global_batch_size=4", "evaluation.limit=6",
     "trainer.dataloader_num_workers=0", "trainer.warmup_steps=0",
 )  # fmt: skip
+SHORT = (*STEPS, "trainer.max_steps=2")
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_training_goes_on_from_an_adapter_and_the_run_says_so(inside: Path, comm
     code, _, err = command(*SHORT, "run_name=one")
     assert code == 0, err
     first = inside / "runs/one/adapter"
-    words = (*SHORT, "run_name=two", f"adapter={first}", "trainer.save_steps=1")
+    words = (*STEPS, "run_name=two", f"adapter={first}", "trainer.save_steps=1")
     code, out, err = command(*words, "trainer.max_steps=1", "trainer.learning_rate=1e-12")
     assert code == 0, err
     assert f"the adapter goes on from {first}" in out
@@ -137,7 +138,13 @@ def test_an_adapter_that_cannot_be_gone_on_with_is_one_message(inside: Path, com
 
 def test_an_adapter_trained_on_nf4_is_warned_of_on_other_weights(inside: Path, command: Command) -> None:
     command(*SHORT, "run_name=one")
-    words = ("evaluate", *SHORT, "adapter=runs/one/adapter", "overwrite=true")
+    words = (
+        "evaluate",
+        "recipe=quickstart",
+        "evaluation.limit=6",
+        "adapter=runs/one/adapter",
+        "overwrite=true",
+    )
     code, out, err = command(*words)
     assert code == 0, err
     assert "was trained on weights" not in out

@@ -134,7 +134,7 @@ def _join(
     if question_id not in asked:
         raise UserError(f"{item.where} is not in {questions}. Do the two files belong together?")
     image_id, question = asked[question_id]
-    if item.integer("image_id") != image_id:
+    if "image_id" in item and item.integer("image_id") != image_id:
         raise UserError(f"{item.where}: `image_id` is {item['image_id']}, but {image_id} in {questions}.")
     answers = item.records("answers")
     if len(answers) != 10:
