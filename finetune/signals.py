@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,6 +20,8 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 _PR_SET_PDEATHSIG = 1
+_SAME_SECONDS = 0.5
+"""Within this time a second signal is the first one again: launchers signal a process and its group."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -46,8 +49,13 @@ class _Listener:
         self.on_first: Callable[[signal.Signals], None] | None = None
         """Called at the first signal under `deferred`; None: a signal ends the command."""
         self.advice = ""
+        self._when = -_SAME_SECONDS
 
     def receive(self, number: int, frame: FrameType | None) -> None:
+        repeated = time.monotonic() - self._when < _SAME_SECONDS
+        self._when = time.monotonic()
+        if self.received is not None and repeated:
+            return
         if self.on_first is None or self.received is not None:
             raise Interrupted(number)
         self.received = signal.Signals(number)
@@ -100,6 +108,16 @@ def advise(text: str) -> None:
 def advice() -> str:
     """Return what was said last."""
     return _listener.advice
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Keep signals from data workers that start in the block, until each has called `ignore_in_worker`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_in_worker(*_: Any) -> None:

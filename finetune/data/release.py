@@ -65,8 +65,9 @@ def load_release(
             read[name] = build_rows(
                 module.read, module.FEATURES, on_error, paths=("root",), root=root, split=name, **options
             )
-            if len(read[name].rows) == 0 and not read[name].skipped:
-                raise UserError(f"{release} in {root}: the split `{name}` has no rows.")
+    for spec in filter(None, (train, validation)):
+        if not any(len(read[name].rows) or read[name].skipped for name in split_names(spec)):
+            raise UserError(f"{release} in {root}: the split `{spec}` has no rows.")
     rows = {name: built.rows for name, built in read.items()}
     nothing = Dataset.from_dict({name: [] for name in module.FEATURES}, features=module.FEATURES)
     return Splits(

@@ -140,7 +140,16 @@ def find_broken_images(
         worker_init_fn=signals.ignore_in_worker,
     )
     faults: dict[int, str] = {}
-    bar = tqdm(loader, desc=f"checking {examples.split} images", unit="batch", disable=None, leave=False)
+    with signals.held():
+        batches = iter(loader)
+    bar = tqdm(
+        batches,
+        desc=f"checking {examples.split} images",
+        total=len(loader),
+        unit="batch",
+        disable=None,
+        leave=False,
+    )
     for batch in bar:
         faults.update({index: fault for index, fault in batch if fault is not None})
     return faults

@@ -144,7 +144,9 @@ def _load_batches(
         worker_init_fn=signals.ignore_in_worker,
     )
     silent = None if PartialState().is_main_process else True
-    return tqdm(loader, desc="evaluate", unit="batch", disable=silent, leave=False)
+    with signals.held():
+        batches = iter(loader)
+    return tqdm(batches, desc="evaluate", total=len(loader), unit="batch", disable=silent, leave=False)
 
 
 def _finish_row(row: dict[str, Any], answer: Answer, task: Task, metric: Metric) -> dict[str, Any]:

@@ -47,6 +47,19 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
+class _LogFile(logging.FileHandler):
+    """The run's log. Where it cannot be written, the terminal says so once, and the run goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Give up the file, as on a full disk; what must be written reports that by itself."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        logging.getLogger("finetune").removeHandler(self)
+        print(f"warning: {self.baseFilename} cannot be written ({error})", file=sys.stderr)
+
+
 def set_up_logging(file: Path | None = None) -> None:
     """Send our lines to the terminal and, in the main process, to a file; libraries only warn."""
     main = PartialState().is_main_process
@@ -58,7 +71,7 @@ def set_up_logging(file: Path | None = None) -> None:
     logger.setLevel(logging.INFO if main else logging.ERROR)
     handlers: list[logging.Handler] = [_BesideTheBar()]
     if file is not None and main:
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers.append(_LogFile(file, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(_Printable("%(message)s"))
         logger.addHandler(handler)

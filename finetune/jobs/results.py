@@ -10,6 +10,7 @@ from transformers import PaliGemmaProcessor, PreTrainedModel
 from finetune.config.schema import PeftMethod, RunConfig
 from finetune.evaluation.evaluate import Evaluation
 from finetune.jobs.parts import Evaluator
+from finetune.run.checkpoints import digest_weights
 from finetune.run.files import read_json, write_folder, write_json
 from finetune.run.folder import RunFolder
 from finetune.training.trainer import PaliGemmaTrainer
@@ -39,10 +40,15 @@ class LastEvaluations:
 
 def save_result(
     model: PreTrainedModel, processor: PaliGemmaProcessor, config: RunConfig, folder: RunFolder
-) -> None:
-    """Save the adapter or the model, with the processor, whole or not at all."""
+) -> dict[str, str]:
+    """Save the adapter or the model, with the processor, whole or not at all.
+
+    Returns:
+        The digests of its weights.
+    """
     target = folder.model if config.peft.method == PeftMethod.none else folder.adapter
     write_folder(target, lambda path: (model.save_pretrained(path), processor.save_pretrained(path)))
+    return digest_weights(target)
 
 
 def describe_result(trainer: PaliGemmaTrainer) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def run(config: RunConfig, launch: Launch) -> None:
         train_or_stop(trainer, start, config, folder, launch)
         result = describe_result(trainer)
         log.info("the result is %s", result["why"])
-        on_main(lambda: save_result(trainer.model, processor, config, folder))
+        result["sha256"] = on_main(lambda: save_result(trainer.model, processor, config, folder))
         evaluation = evaluate(trainer.model, result["step"])
         tracker.report(evaluation.scores)
         measured = measure_training(trainer)
@@ -249,6 +249,9 @@ def train_or_stop(
     trainer.args.output_dir = str(folder.checkpoints)
     if start is not None and has_stopped_early(trainer, start):
         trainer.args.max_steps = start.step
+    signals.advise(
+        f"What was trained since the last checkpoint is lost. Go on with:\n  {resume_command(launch)}"
+    )
     try:
         with stop.listening(), progress.closing():
             trainer.train(resume_from_checkpoint=str(start.folder) if start else None)

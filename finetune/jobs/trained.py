@@ -11,6 +11,8 @@ from finetune.jobs.mask_codec import use_mask_vae
 from finetune.jobs.parts import half_dtype, load_base
 from finetune.model.adapter import load_adapter
 from finetune.model.learning import check_one_format
+from finetune.run.checkpoints import check_weights
+from finetune.run.files import read_json
 from finetune.run.folder import RunFolder
 
 
@@ -28,6 +30,12 @@ def point_at_result(config: RunConfig, folder: RunFolder) -> None:
         return
     if folder.mask_vae.is_file():
         use_mask_vae(config, folder.mask_vae)
+    digests = (
+        read_json(folder.metrics).get("result", {}).get("sha256") if folder.metrics.is_file() else None
+    )
+    for result in (folder.adapter, folder.model):
+        if digests is not None and result.is_dir():
+            check_weights(result, digests)
     if folder.adapter.is_dir():
         config.adapter = str(folder.adapter)
     elif folder.model.is_dir():

@@ -124,6 +124,31 @@ def _find_damage_of_best(checkpoint: Checkpoint, sealed: list[Checkpoint]) -> st
     return f"the best one so far, checkpoint-{step}, {problem}" if problem else None
 
 
+def digest_weights(folder: Path) -> dict[str, str]:
+    """Return the digest of each file of weights in a result's folder, by its name."""
+    return {path.name: _digest(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def check_weights(folder: Path, digests: dict[str, str]) -> None:
+    """Check that a result's weights are those that the run wrote.
+
+    Args:
+        folder: of the result.
+        digests: of `digest_weights`, when it was written.
+
+    Raises:
+        UserError: names the first file that differs.
+    """
+    now = digest_weights(folder)
+    for name in sorted(digests.keys() | now.keys()):
+        if digests.get(name) != now.get(name):
+            what = "is missing" if name not in now else "is not what the run wrote"
+            raise UserError(
+                f"{folder / name} {what}. Restore it, or train again. To use it as it is: adapter={folder} "
+                "or model= with that folder, without run=."
+            )
+
+
 def _digest(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:

@@ -152,7 +152,8 @@ class PaliGemmaTrainer(Trainer):
         mistake: str | None = None
         try:
             while len(batches) < num_batches:
-                batches.append(next(epoch_iterator))
+                with signals.held():  # workers start with the first batch
+                    batches.append(next(epoch_iterator))
         except StopIteration:
             pass
         except UserError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from finetune.data.digits import load_digits
 from finetune.training.order import ExampleStream
 from tests.conftest import REPOSITORY, break_inside, noise_image
 
@@ -19,10 +20,10 @@ SHORT = [
 ]  # fmt: skip
 
 
-def start(folder: Path, *words: str, restarts: int = 0) -> subprocess.Popen[str]:
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     launcher = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
-        "--standalone", "--max-restarts", str(restarts),
+        "--standalone",
     ]  # fmt: skip
     return subprocess.Popen(
         [*launcher, *words],
@@ -47,19 +48,22 @@ def test_processes_take_turns_in_one_order_and_drop_different_activations(tmp_pa
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert ranks[0]["masks"]
     assert not set(ranks[0]["masks"]) & set(ranks[1]["masks"])
-    stream = [index for _, index in ExampleStream([1500], 8, seed=0)]
+    ids = load_digits(56).train["id"]
+    stream = [ids[index] for _, index in ExampleStream([1500], 8, seed=0)]
     for step in range(2):
         drawn = sorted(one for rank in ranks for one in rank["ids"][step])
-        assert drawn == sorted(f"digit-{index}" for index in stream[4 * step : 4 * step + 4])
+        assert drawn == sorted(stream[4 * step : 4 * step + 4])
 
 
 @pytest.mark.slow
-def test_a_restarted_launch_goes_on_with_resume(tmp_path: Path) -> None:
+def test_one_command_starts_goes_on_after_a_killed_process_and_ends(tmp_path: Path) -> None:
     words = [*SHORT, "trainer.max_steps=4", "trainer.save_steps=1", "resume=true"]
-    script = str(REPOSITORY / "tests/jobs/probe.py")
-    code, output = finish(start(tmp_path, script, "die_once", ".", *words, restarts=1))
+    command = [str(REPOSITORY / "tests/jobs/probe.py"), "die_once", ".", *words]
+    code, output = finish(start(tmp_path, *command))
+    assert code != 0
+    assert "starting from the beginning" in output
+    code, output = finish(start(tmp_path, *command))
     assert code == 0, output
-    assert (tmp_path / "died").exists()
     metrics: Any = json.loads((tmp_path / "runs/quickstart/metrics.json").read_text())
     assert metrics["train"]["steps"] == 4
 

@@ -55,7 +55,7 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "before the result is saved": (TRAIN, "save_result", 1),
     "in the final save": (RESULTS, "write_folder", 1),
     "before the final evaluation is written": (TRAIN, "write_pictures", 1),
-    "before the metrics are written": (TRAIN, "collect_metrics", 1),
+    "before the metrics are written": (TRAIN, "write_metrics", 1),
 }
 
 ALL = [(method, moment) for method in METHODS for moment in MOMENTS]

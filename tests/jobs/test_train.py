@@ -537,7 +537,7 @@ def torchrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_share_a_folder(inside: Path, command: Command) -> None:
     words = [
-        "recipe=quickstart", "trainer.max_steps=2", "trainer.logging_steps=1", "trainer.bf16=false",
+        "recipe=quickstart", "trainer.max_steps=5", "trainer.logging_steps=1", "trainer.bf16=false",
         "model.dtype=float32", "peft=lora", "evaluation.limit=7", "evaluation.batch_size=2",
     ]  # fmt: skip
     two = torchrun(inside, *words, "trainer.global_batch_size=8")
@@ -545,9 +545,9 @@ def test_two_processes_train_as_one_and_share_a_folder(inside: Path, command: Co
     code, _, err = command(*words, "trainer.global_batch_size=8", "run_name=one")
     assert code == 0, err
     runs = [inside / "runs/quickstart", inside / "runs/one"]
-    histories = [read(run / "checkpoints/checkpoint-2/trainer_state.json")["log_history"] for run in runs]
+    histories = [read(run / "checkpoints/checkpoint-5/trainer_state.json")["log_history"] for run in runs]
     losses = [[entry["loss"] for entry in history if "loss" in entry] for history in histories]
-    assert len(losses[0]) == 2
+    assert len(losses[0]) == 5
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     rows = [(run / "predictions/validation.jsonl").read_text().splitlines() for run in runs]
     ids = [[json.loads(line)["id"] for line in lines] for lines in rows]
