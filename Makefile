@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test fast test-lowest check fix
+.PHONY: help setup quickstart test exhaustive fast test-lowest check fix
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,8 +24,11 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: setup  ## tune the tiny base on handwritten digits: no network, no GPU, no account
 	$(BIN)/python -m finetune recipe=quickstart overwrite=true
 
-test: setup  ## every test but those that need a GPU or the Hub
-	$(BIN)/python -m pytest -m "not gpu and not network"
+test: setup  ## the tests that need neither a GPU nor the Hub
+	$(BIN)/python -m pytest -m "not gpu and not network and not exhaustive"
+
+exhaustive: setup  ## every method killed at every moment, of which `test` has a part: six minutes
+	$(BIN)/python -m pytest -m exhaustive
 
 fast: setup  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
