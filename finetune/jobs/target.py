@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config.ranges import schema_of
+from finetune.config.schema import RunConfig
 from finetune.errors import UserError
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -58,6 +59,21 @@ def call_target(node: Any, kind: str | None = None) -> Any:
             f"finetune/{kind}s/{kind}.py describes what a {kind} has."
         )
     return part
+
+
+def check_targets(config: RunConfig) -> None:
+    """Find the parts that a config names outside of this package, before anything is looked up or read.
+
+    Raises:
+        UserError: see `find_target`.
+    """
+    nodes = [config.dataset, config.task, config.metric]
+    for part in getattr(config.dataset, "parts", {}).values():
+        nodes += [part.get("source"), part.get("task")]
+    for node in nodes:
+        target = node.get("_target_") if isinstance(node, dict) else getattr(node, "_target_", None)
+        if target is not None and schema_of(target) is None:
+            find_target(target)
 
 
 def find_target(target: Any) -> Any:

@@ -206,20 +206,21 @@ def test_damaged_rows_are_made_anew_with_one_line(
 
 
 @pytest.mark.parametrize("obstacle", ["a file", "a device", "full"])
-def test_a_cache_that_cannot_be_written_is_named(
-    folder: Path, cache: Path, request: pytest.FixtureRequest, obstacle: str
-) -> None:
+def test_a_cache_that_cannot_be_written_is_named(folder: Path, cache: Path, obstacle: str) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if obstacle == "a file":
         cache.parent.write_text("")
     elif obstacle == "a device":
         cache.parent.mkdir()
         cache.symlink_to("/dev/full")
     else:
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-        request.addfinalizer(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits))
-    with pytest.raises(UserError, match=rf"cannot be cached in {cache} .*HF_DATASETS_CACHE=FOLDER"):
-        load(folder / "train.jsonl")
+    try:
+        with pytest.raises(UserError, match=rf"cannot be cached in {cache} .*HF_DATASETS_CACHE=FOLDER"):
+            load(folder / "train.jsonl")
+    finally:
+        # Here, not in a fixture: the test runner itself writes to a file before those are torn down.
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_another_version_of_the_reader_reads_again(tmp_path: Path) -> None:

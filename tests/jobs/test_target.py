@@ -87,3 +87,15 @@ def test_a_recipe_of_somebody_else_runs_no_program(
 def test_a_shipped_choice_keeps_its_target() -> None:
     with pytest.raises(UserError, match="For a part of yours choose `custom`"):
         call_target(ExactMatchMetric(_target_="finetune.metrics.text.AnyMatch"), "metric")
+
+
+def test_a_recipe_that_names_other_code_is_refused_before_anything_is_looked_up(
+    tmp_path: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.yaml").write_text("dataset: {_target_: os.system, command: touch was_run}\n")
+    code, out, err = command("recipe=evil.yaml")
+    assert code == 2
+    assert "_target_=os.system names a module of Python itself" in err
+    assert "looking up" not in out
+    assert not (tmp_path / "was_run").exists()
