@@ -227,3 +227,23 @@ def test_resuming_refuses_what_would_start_a_finished_run_again(inside: Path) ->
     assert run_forked([*words, "trainer.max_steps=1", "resume=true"], inside / "output") == 2
     assert "has a result" in (inside / "output").read_text()
     assert (inside / "runs/run/adapter/adapter_model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "adapter_model.safetensors", "rng_state.pth", "scheduler.pt"]
+)
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(
+    inside: Path, uninterrupted: Callable[[str], Path], name: str
+) -> None:
+    words = [*SHORT, *METHODS["qlora"], "run_name=run", "resume=true"]
+    stop = partial(at_call, *MOMENTS["before the result is saved"], kill_myself)
+    assert run_forked(words, inside / "output", stop) == -signal.SIGKILL
+    newest = inside / "runs/run/checkpoints/checkpoint-6" / name
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    assert run_forked(words, inside / "output") == 0, (inside / "output").read_text()
+    reported = f"checkpoint-6 is damaged: {name} is not what was written"
+    assert (inside / "output").read_text().count(reported) == 1
+    assert_same(inside / "runs/run", uninterrupted("qlora"))
