@@ -5,6 +5,7 @@ is raised in all, so that none waits for another that is gone, and the main proc
 """
 
 from collections.abc import Callable
+from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
 
@@ -15,11 +16,15 @@ from finetune.errors import UserError
 
 T = TypeVar("T")
 
+_PATIENCE = timedelta(days=7)
+"""How long one process waits for another that works, on a download or a survey. One that died is noticed at
+once: its connection closes. torch's own 30 minutes would end a run whose data take longer to read."""
+
 
 @cache
 def _cpu_group() -> Any:
     """Return a group of all processes that speaks over the network: a GPU need not be waited for."""
-    return torch.distributed.new_group(backend="gloo")
+    return torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
 
 
 def share(value: T) -> list[T]:
