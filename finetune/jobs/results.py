@@ -1,6 +1,7 @@
 """What a training leaves: the weights, why they are these, and what was measured."""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,15 @@ def save_result(
         The digests of its weights.
     """
     target = folder.model if config.peft.method == PeftMethod.none else folder.adapter
-    write_folder(target, lambda path: (model.save_pretrained(path), processor.save_pretrained(path)))
+    card = target / "README.md"
+
+    def write(path: Path) -> None:
+        model.save_pretrained(path)
+        processor.save_pretrained(path)
+        if card.is_file():  # of a run that goes on; its user may have written in it
+            shutil.copyfile(card, path / card.name)
+
+    write_folder(target, write)
     return digest_weights(target)
 
 

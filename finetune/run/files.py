@@ -112,7 +112,8 @@ def flush(path: Path) -> None:
 
 
 _WEIGHTS = (
-    "*.safetensors", "*.safetensors.index.json", "README.md", "adapter_config.json", "config.json",
+    "adapter_model.safetensors", "model.safetensors", "model-?????-of-?????.safetensors",
+    "model.safetensors.index.json", "README.md", "adapter_config.json", "config.json",
     "generation_config.json", "processor_config.json", "preprocessor_config.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
 )  # fmt: skip
@@ -120,18 +121,19 @@ CHECKPOINT_FILES = (
     *_WEIGHTS, "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json",
     "training_args.bin", "complete",
 )  # fmt: skip
+_PICTURES = "[0-9][0-9][0-9]*.png"
 _WRITTEN = {
     ".": (
         "config.yaml", "environment.json", "metrics.json", "mask_vae.npz", "train.log",
         "skipped.jsonl", ".*.partial",
     ),
-    "predictions": ("*.jsonl", ".*.partial"),
-    "pictures": ("*.png", ".*.partial"),
+    "predictions": ("validation*.jsonl", ".*.partial"),
+    "pictures": (_PICTURES, ".*.partial"),
     "adapter": _WEIGHTS,
     ".adapter.partial": _WEIGHTS,
     "model": _WEIGHTS,
     ".model.partial": _WEIGHTS,
-    ".pictures.partial": ("*.png",),
+    ".pictures.partial": (_PICTURES,),
     "checkpoints": (),
     "checkpoints/checkpoint-[0-9]*": CHECKPOINT_FILES,
 }  # fmt: skip

@@ -219,6 +219,16 @@ def test_a_run_that_stopped_early_is_not_trained_on_when_it_is_resumed(inside: P
     assert read(inside / "runs/run")[1:] == before[1:]
 
 
+def test_a_run_that_goes_on_keeps_the_card_that_its_user_wrote(inside: Path) -> None:
+    words = ["recipe=quickstart", "trainer.global_batch_size=4", "evaluation.limit=6", "run_name=run"]
+    assert run_forked([*words, "trainer.max_steps=1"], inside / "output") == 0
+    card = inside / "runs/run/adapter/README.md"
+    card.write_text("---\nlicense: [\n---\nRead every digit of 1998's forms.\n")
+    assert run_forked([*words, "trainer.max_steps=2", "resume=true"], inside / "output") == 0
+    assert "Read every digit" in card.read_text()
+    assert json.loads((inside / "runs/run/metrics.json").read_text())["train"]["steps"] == 2
+
+
 def test_resuming_refuses_what_would_start_a_finished_run_again(inside: Path) -> None:
     words = ["recipe=quickstart", "trainer.global_batch_size=4", "evaluation.limit=6", "run_name=run"]
     assert run_forked([*words, "trainer.max_steps=1"], inside / "output") == 0

@@ -33,6 +33,8 @@ def make_run(tmp_path: Path) -> Callable[[], Path]:
 USERS = [
     "notes.txt", "adapter/notes.txt", "checkpoints/best.txt", "checkpoints/checkpoint-old/model.bin",
     "checkpoints/checkpoint-5/why.md", "pictures/mine.jpg", "predictions/other/x.jsonl", "config.yaml.bak",
+    "adapter/backup.safetensors", "checkpoints/checkpoint-5/model_before.safetensors", "pictures/mine.png",
+    "predictions/mine.jsonl",
 ]  # fmt: skip
 
 
