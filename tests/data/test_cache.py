@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -205,22 +207,36 @@ def test_damaged_rows_are_made_anew_with_one_line(
     assert readings() == []
 
 
-@pytest.mark.parametrize("obstacle", ["a file", "a device", "full"])
+@pytest.mark.parametrize("obstacle", ["a file", "a device"])
 def test_a_cache_that_cannot_be_written_is_named(folder: Path, cache: Path, obstacle: str) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if obstacle == "a file":
         cache.parent.write_text("")
-    elif obstacle == "a device":
+    else:
         cache.parent.mkdir()
         cache.symlink_to("/dev/full")
-    else:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    try:
-        with pytest.raises(UserError, match=rf"cannot be cached in {cache} .*HF_DATASETS_CACHE=FOLDER"):
-            load(folder / "train.jsonl")
-    finally:
-        # Here, not in a fixture: the test runner itself writes to a file before those are torn down.
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.raises(UserError, match=rf"cannot be cached in {cache} .*HF_DATASETS_CACHE=FOLDER"):
+        load(folder / "train.jsonl")
+
+
+def test_a_cache_that_is_full_is_named(folder: Path, tmp_path: Path) -> None:
+    words = [
+        "plan", "recipe=jsonl_qlora", "model=tiny", f"dataset.train={folder}/train.jsonl",
+        f"dataset.validation={folder}/train.jsonl",
+    ]  # fmt: skip
+    # In a process of its own: the limit is on every file that a process writes.
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune", *words],
+        env=os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: The rows cannot be cached in {tmp_path}/cache/finetune "), (
+        done.stderr
+    )
+    assert "HF_DATASETS_CACHE=FOLDER" in done.stderr
 
 
 def test_another_version_of_the_reader_reads_again(tmp_path: Path) -> None:
