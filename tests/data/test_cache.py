@@ -223,10 +223,11 @@ def test_a_cache_that_is_full_is_named(folder: Path, tmp_path: Path) -> None:
         "plan", "recipe=jsonl_qlora", "model=tiny", f"dataset.train={folder}/train.jsonl",
         f"dataset.validation={folder}/train.jsonl",
     ]  # fmt: skip
-    # In a process of its own: the limit is on every file that a process writes.
+    # In a process of its own: the limit is on every file that a process writes, compiled modules too.
+    limited = {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "finetune", *words],
-        env=os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")},
+        env=os.environ | limited,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
         capture_output=True,
         text=True,
