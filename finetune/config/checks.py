@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finetune.config.datasets import MixtureDataset, OwnFiles, Vqav2Dataset, YoloDataset
+from finetune.config.datasets import GROUP_OF_PART, MixtureDataset, OwnFiles, Vqav2Dataset, YoloDataset
 from finetune.config.extra import check_extra
 from finetune.config.optimizers import check_optimizer
 from finetune.config.ranges import check_value, check_values, schema_of
@@ -33,8 +33,6 @@ _LONGEST_NAME = 255
 
 _PART = re.compile(r"(dataset|task|metric|dataset\.parts\.[^.]+\.(source|task))\.")
 """Where a part of a run is described."""
-
-_GROUP_OF = {"source": "dataset", "task": "task"}
 
 
 def check(config: RunConfig, composed: DictConfig) -> None:
@@ -184,10 +182,10 @@ def _part(key: str, kind: str, node: Any) -> Iterator[str]:
             return
     if not is_dataclass(node):
         if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-            choose = f"'/{_GROUP_OF[kind]}@{key}: NAME'"
+            choose = f"'/{GROUP_OF_PART[kind]}@{key}: NAME'"
             yield f"{key}={node}: expected a choice, {choose} in a recipe's defaults."
         return
-    group = _GROUP_OF[kind]
+    group = GROUP_OF_PART[kind]
     problems = [*check_values(node, f"{group}."), *_task(node, group), *_dataset(node)]
     yield from (problem.replace(f"{group}.", f"{key}.") for problem in problems)
 

@@ -130,6 +130,10 @@ class CanvasDataset:
     """The most digits on one canvas."""
 
 
+GROUP_OF_PART = {"source": "dataset", "task": "task"}
+"""What a mixture's part is described by -> the group whose choices it takes."""
+
+
 @dataclass
 class MixtureDataset:
     """Several sources in one run, each with its own task."""

@@ -22,6 +22,7 @@ from finetune.config.compose import (
     known_recipes,
     recipe_file,
 )
+from finetune.config.datasets import GROUP_OF_PART
 from finetune.config.help import GROUPS
 from finetune.config.schema import SPELLINGS, RunConfig
 from finetune.config.secrets import find_secret_variables, find_secrets
@@ -143,7 +144,7 @@ def _keys_below(schema: type, prefix: str, kinds: tuple[Any, ...]) -> Iterator[s
 def _is_text(key: str) -> bool:
     part = _PART.match(key)
     if part:
-        key = {"source": "dataset", "task": "task"}[part[1]] + key[part.end() :]
+        key = GROUP_OF_PART[part[1]] + key[part.end() :]
     return key in keys_of(*_TEXT) or ".columns." in key
 
 

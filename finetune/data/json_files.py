@@ -257,10 +257,7 @@ def iterate_json_object(file: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         UserError: there is no such file or object, or the file is not whole JSON.
     """
-    with open_text(file) as stream:
-        reader = JsonStream(stream, file, "object at its top")
-        if reader.peek() != "{":
-            raise UserError(f"{file}: no object at its top. Is it the right file, and whole?")
+    with _open_json(file, "{", "object at its top") as reader:
         for key in reader.object():
             value, flaws = reader.value()
             _raise_first(flaws, f"{file}: `{key}`")
@@ -274,15 +271,35 @@ def read_member(file: Path, key: str) -> Any:
     Raises:
         UserError: there is no such file or object, or the file is not whole JSON.
     """
-    with open_text(file) as stream:
-        reader = JsonStream(stream, file, "object at its top")
-        if reader.peek() != "{":
-            raise UserError(f"{file}: no object at its top. Is it the right file, and whole?")
+    with _open_json(file, "{", "object at its top") as reader:
         for found in reader.object():
             if found == key:
                 return reader.value()[0]
             reader.skip()
     return None
+
+
+def _missing(file: Path, name: str) -> str:
+    return f"{file}: no {name}. Is it the right file, and whole?"
+
+
+@contextmanager
+def _open_json(file: Path, opening: str, name: str) -> Iterator[JsonStream]:
+    """Open a JSON file whose first character is known.
+
+    Args:
+        file: the JSON file.
+        opening: `{` or `[`.
+        name: what messages call what is looked for in it.
+
+    Raises:
+        UserError: there is no such file, or it begins with another character.
+    """
+    with open_text(file) as stream:
+        reader = JsonStream(stream, file, name)
+        if reader.peek() != opening:
+            raise UserError(_missing(file, name))
+        yield reader
 
 
 def _raise_first(flaws: list[str], where: str) -> None:
@@ -293,16 +310,10 @@ def _raise_first(flaws: list[str], where: str) -> None:
 def _iterate_array(file: Path, key: str | None) -> Iterator[tuple[Any, list[str]]]:
     """Yield the items of an array, and what is wrong with each."""
     name = "array at its top" if key is None else f"array `{key}`"
-    missing = f"{file}: no {name}. Is it the right file, and whole?"
-    with open_text(file) as stream:
-        reader = JsonStream(stream, file, name)
+    with _open_json(file, "[" if key is None else "{", name) as reader:
         if key is None:
-            if reader.peek() != "[":
-                raise UserError(missing)
             yield from reader.array(reader.value)
         else:
-            if reader.peek() != "{":
-                raise UserError(missing)
             times = 0
             for found in reader.object():
                 if found != key:
@@ -316,5 +327,5 @@ def _iterate_array(file: Path, key: str | None) -> Iterator[tuple[Any, list[str]
                     raise UserError(f"{file}: `{key}`: expected a list, got {value}.")
                 yield from reader.array(reader.value)
             if not times:
-                raise UserError(missing)
+                raise UserError(_missing(file, name))
         reader.end()

@@ -330,9 +330,8 @@ class PaliGemmaTrainer(Trainer):
     def _load_best_model(self) -> None:
         """Load the weights of the best step and read them back."""
         best = self._checkpoint(self.state.best_global_step)
-        raise_together(
-            find_damage(best) and f"The best checkpoint, {best.folder}, is damaged: {find_damage(best)}."
-        )
+        damage = find_damage(best)
+        raise_together(damage and f"The best checkpoint, {best.folder}, is damaged: {damage}.")
         load_weights(self.model, best.folder)
 
 
