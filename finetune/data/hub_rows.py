@@ -62,7 +62,7 @@ class Shaper:
         if objects["boxes"] is not None:
             ours |= {"width": number, "height": number, "objects": OBJECTS}
         self.features = Features(ours)
-        self.labels = _label_names(theirs, objects["labels"], where)
+        self.labels = _label_names(theirs, objects["labels"])
 
     def _find_kind(self, name: str, kind: Any) -> Any:
         """Return the feature of a column of ours.
@@ -210,7 +210,7 @@ def _reach(row: Mapping[str, Any], path: str, where: str) -> list[Any]:
     return value
 
 
-def _label_names(features: Features, path: str | None, where: str) -> list[str] | None:
+def _label_names(features: Features, path: str | None) -> list[str] | None:
     """Return the names of the class numbers at `objects.category`, where the features have them."""
     kind: Any = features
     for name in path.split(".") if path else []:

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from datasets import Dataset
 from PIL.Image import Resampling
 from transformers import PaliGemmaProcessor
@@ -26,6 +25,7 @@ from finetune.jobs.overflow import leave_out_overflow
 from finetune.jobs.pixels import choose_antialias
 from finetune.jobs.sources import name_source, option_values
 from finetune.metrics.metric import Metric, compute_by_group
+from finetune.processes import share
 from finetune.tasks.mixture import PART
 from finetune.tasks.objects import ObjectsTask, list_names
 from finetune.tasks.task import Answer, Row, Task
@@ -143,8 +143,8 @@ def _leave_out_broken_images(config: RunConfig, examples: ExampleDataset) -> tup
         return examples, []
     state = PartialState()
     part = range(state.process_index, len(examples), state.num_processes)
-    pairs = list(find_broken_images(examples, config.trainer.dataloader_num_workers, part).items())
-    faults = dict(sorted(gather_object(pairs) if state.num_processes > 1 else pairs))
+    found = share(find_broken_images(examples, config.trainer.dataloader_num_workers, part))
+    faults = dict(sorted(pair for faults in found for pair in faults.items()))
     _refuse(config, examples, faults)
     return _leave_out(examples, faults)
 
