@@ -239,7 +239,7 @@ def _run_job(
         recipe=write_recipe(composed, choices),
         command=[*_launcher(), "-m", "finetune", line.job, *words],
     )
-    importlib.import_module("finetune.jobs.target").check_targets(config)
+    importlib.import_module("finetune.assembly.custom").check_targets(config)
     quiet_libraries()
     importlib.import_module(f"finetune.jobs.{line.job}").run(config, launch)
 

@@ -6,13 +6,16 @@ from typing import Any
 
 from PIL import Image
 
+IGNORED = -100
+"""Label of a position that is not trained on."""
+
 
 @dataclass(frozen=True)
 class Example:
     """One picture (or several) with what is asked and what may be answered.
 
-    A source's row becomes an `Example` in `data/dataset.py`; the collator turns a list of them into a
-    batch, and evaluation scores the model's answer against `target`.
+    A source's row becomes an `Example` in `data/examples/dataset.py`; the collator turns a list of them
+    into a batch, and evaluation scores the model's answer against `target`.
     """
 
     id: str

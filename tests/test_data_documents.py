@@ -16,11 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
+from finetune.assembly.custom import call_target
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae
 from finetune.config.compose import compose, group_choices
 from finetune.config.words import rewrite
-from finetune.jobs.target import call_target
 from tests.conftest import REPOSITORY
 
 Command = Callable[..., tuple[int, str, str]]

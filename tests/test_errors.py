@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.errors import describe, guard_terminal, print_json, printable
-from finetune.jobs.parts import set_up_logging
 from finetune.run.files import write_json, write_jsonl
+from finetune.run.log import set_up_logging
 
 HOSTILE = "a\x1b[31m\x07\x9b2J\r\x7f\u202etxt\u2066\u200b\ud800-\udcffz"
 SHOWN = r"a\x1b[31m\x07\x9b2J\x0d\x7f\u202etxt\u2066\u200b\ud800-\udcffz"

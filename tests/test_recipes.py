@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from finetune.assembly.custom import call_target
+from finetune.assembly.pixels import choose_antialias
 from finetune.config.compose import compose, known_recipes
 from finetune.config.schema import RunConfig
-from finetune.jobs.pixels import choose_antialias
-from finetune.jobs.target import call_target
 
 
 class Transfer(NamedTuple):

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import pytest
 from datasets import Dataset
 
+from finetune.assembly.custom import call_target
+from finetune.assembly.examples import build_validation
+from finetune.assembly.sources import build_task
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae
 from finetune.config.compose import compose, group_choices, known_recipes
 from finetune.data.rows import Splits
-from finetune.jobs.examples import build_validation
-from finetune.jobs.sources import build_task
-from finetune.jobs.target import call_target
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.tasks.objects import ObjectsTask
 from finetune.tasks.task import Answer, Task, Text

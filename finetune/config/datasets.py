@@ -110,7 +110,7 @@ class YoloDataset(NamedPictures):
 class DigitsDataset:
     """scikit-learn's 1,797 handwritten digits: 1,500 to train on, 297 to test."""
 
-    _target_: str = "finetune.data.digits.load_digits"
+    _target_: str = "finetune.data.shipped.digits.load_digits"
     size: int = 56
     """Side in pixels to which the 8x8 scans are enlarged."""
 
@@ -119,7 +119,7 @@ class DigitsDataset:
 class CanvasDataset:
     """Handwritten digits composed on a canvas, with exact boxes and masks."""
 
-    _target_: str = "finetune.data.canvas.load_canvases"
+    _target_: str = "finetune.data.shipped.canvas.load_canvases"
     train: int = 4000
     """Canvases to train on, from the scans that `digits` trains on."""
     validation: int = 200
@@ -138,7 +138,7 @@ GROUP_OF_PART = {"source": "dataset", "task": "task"}
 class MixtureDataset:
     """Several sources in one run, each with its own task."""
 
-    _target_: str = "finetune.data.mixture.mix_splits"
+    _target_: str = "finetune.data.examples.mixture.mix_splits"
     parts: dict[str, Any] = field(default_factory=dict)
     """Name -> `source` (a dataset), `task`, and if wanted `weight` (its share of the examples drawn;
     default: as many as it has) and `limit` (train on its first n). The parts are scored as groups."""

@@ -1,4 +1,4 @@
-"""The options of the images; `finetune/data/resize.py` has what `paper` means."""
+"""The options of the images; `finetune/data/batches/resize.py` has what `paper` means."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -8,8 +8,8 @@ from typing import Any
 from datasets import ClassLabel, Features, Image, List, Value
 
 from finetune.data.images import load_image
-from finetune.data.json_files import Record, describe_value, is_text
 from finetune.data.objects import OBJECTS, build_object
+from finetune.data.reading.json import Record, describe_value, is_text
 from finetune.data.rows import PICTURE
 from finetune.errors import UserError
 

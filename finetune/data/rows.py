@@ -15,7 +15,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
 from finetune.data.cache import find_cache_dir, list_images, load_rows, lock_rows, make_key, store_rows
-from finetune.data.faults import Faults, UnusableError, reading
+from finetune.data.reading.faults import Faults, UnusableError, reading
 from finetune.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -14,11 +14,11 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from finetune import signals
-from finetune.data.collator import Collator
-from finetune.data.dataset import ExampleDataset
+from finetune.data.batches.collator import Collator
+from finetune.data.examples.dataset import ExampleDataset
 from finetune.errors import UserError
-from finetune.evaluation.generate import Generation, generate_answers
 from finetune.example import Example
+from finetune.generation.generate import Generation, generate_answers
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.processes import raise_together, share
 from finetune.tasks.task import Answer, Task

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from finetune.data.dataset import ExampleDataset
+from finetune.data.examples.dataset import ExampleDataset
 
 _AT_ONCE = 1024
 """Texts that are tokenised together."""

@@ -13,16 +13,17 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from finetune.assembly.answers import settle_longest_answer
+from finetune.assembly.custom import call_target
+from finetune.assembly.describe import describe_run
+from finetune.assembly.evaluator import build_evaluator
+from finetune.assembly.examples import build_collators, build_validation, check_validation
+from finetune.assembly.finished import load_trained, point_at_result
+from finetune.assembly.pictures import write_pictures
+from finetune.assembly.results import format_scores
+from finetune.assembly.sources import build_task, load_splits, name_source, record_data
 from finetune.config.schema import RunConfig
 from finetune.errors import UserError
-from finetune.jobs.answers import settle_longest_answer
-from finetune.jobs.describe import describe_run
-from finetune.jobs.examples import build_collators, build_validation, check_validation
-from finetune.jobs.parts import build_evaluator, format_scores, set_up_logging
-from finetune.jobs.pictures import write_pictures
-from finetune.jobs.sources import build_task, load_splits, name_source, record_data
-from finetune.jobs.target import call_target
-from finetune.jobs.trained import load_trained, point_at_result
 from finetune.metrics.doubts import Level
 from finetune.metrics.metric import Metric
 from finetune.metrics.observe import find_doubts
@@ -31,6 +32,7 @@ from finetune.processes import on_main
 from finetune.run.environment import describe_environment
 from finetune.run.files import explain_disk_errors, read_json, write_json, write_jsonl, write_text
 from finetune.run.folder import Launch, RunFolder
+from finetune.run.log import set_up_logging
 
 log = logging.getLogger(__name__)
 

@@ -12,20 +12,21 @@ import torch
 from accelerate import PartialState
 from huggingface_hub import try_to_load_from_cache
 
+from finetune.assembly.custom import call_target
+from finetune.assembly.describe import describe_run
+from finetune.assembly.examples import build_collators, build_train, build_validation, check_validation
+from finetune.assembly.model import prepare_model, quantization
+from finetune.assembly.sources import build_task, load_splits
+from finetune.assembly.trainer import divide_run_batch
 from finetune.config.schema import RunConfig
+from finetune.data.batches.order import count_steps
 from finetune.errors import printable
-from finetune.jobs.arguments import divide_run_batch
-from finetune.jobs.describe import describe_run
-from finetune.jobs.examples import build_collators, build_train, build_validation, check_validation
-from finetune.jobs.parts import prepare_model, quantization, set_up_logging
-from finetune.jobs.sources import build_task, load_splits
-from finetune.jobs.target import call_target
 from finetune.metrics.metric import Metric
 from finetune.model.load import build_meta_model, load_config, load_processor
 from finetune.model.published import published_config
 from finetune.model.table import count_parameters, format_table
 from finetune.run.folder import Launch
-from finetune.training.order import count_steps
+from finetune.run.log import set_up_logging
 
 
 def run(config: RunConfig, launch: Launch) -> None:

@@ -15,21 +15,22 @@ from typing import Any
 from torch import nn
 from transformers import PaliGemmaProcessor
 
+from finetune.assembly.finished import load_trained, point_at_result
+from finetune.assembly.mask_codec import find_mask_vae
+from finetune.assembly.model import half_precision
+from finetune.assembly.pixels import choose_antialias
 from finetune.codecs.objects import ObjectReader
 from finetune.config.schema import RunConfig
-from finetune.data.collator import Collator
+from finetune.data.batches.collator import Collator
 from finetune.data.images import PICTURE_SUFFIXES, load_image, read_size
 from finetune.errors import UserError, print_json
-from finetune.evaluation.generate import UNKNOWN_LENGTH, Generation, generate_answers
 from finetune.example import Example
-from finetune.jobs.mask_codec import find_mask_vae
-from finetune.jobs.parts import half_precision, set_up_logging
-from finetune.jobs.pixels import choose_antialias
-from finetune.jobs.trained import load_trained, point_at_result
+from finetune.generation.generate import UNKNOWN_LENGTH, Generation, generate_answers
 from finetune.model.load import load_config, load_processor
 from finetune.report.draw import draw_prediction
 from finetune.run.files import explain_disk_errors
 from finetune.run.folder import Launch, RunFolder
+from finetune.run.log import set_up_logging
 from finetune.tasks.task import Answer
 
 

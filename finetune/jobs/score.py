@@ -18,18 +18,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.assembly.custom import call_target
 from finetune.codecs.coco_mask import MOST_PIXELS
 from finetune.codecs.objects import ObjectReader
 from finetune.config.schema import RunConfig
 from finetune.errors import UserError, print_json, printable
-from finetune.jobs.target import call_target
 from finetune.metrics.detection import Detection
 from finetune.metrics.doubts import Doubt, Level
+from finetune.metrics.fields import list_keys, name_row, read_prediction, read_size
+from finetune.metrics.jsonl import JsonlRows, Row
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.metrics.observe import Observer
 from finetune.metrics.referring import Referring
-from finetune.metrics.row import list_keys, name_row, read_prediction, read_size
-from finetune.metrics.rows import JsonlRows, Row
 from finetune.metrics.segmentation import Segmentation
 from finetune.run.folder import Launch
 
@@ -101,7 +101,7 @@ def _find_weights(metric: Detection | Referring | Segmentation) -> str | None:
     setting = getattr(metric, "mask_vae", None)
     if setting is None:
         return None
-    from finetune.jobs.mask_codec import find_mask_vae  # torch: not for texts and boxes
+    from finetune.assembly.mask_codec import find_mask_vae  # torch: not for texts and boxes
 
     return str(find_mask_vae(setting))
 

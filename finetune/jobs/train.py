@@ -18,43 +18,38 @@ from torch import nn
 from transformers import PaliGemmaConfig, PrinterCallback, ProgressCallback, set_seed
 
 from finetune import signals
-from finetune.config.schema import RunConfig, Strategy
-from finetune.data.collator import Collator
-from finetune.data.dataset import ExampleDataset
-from finetune.errors import UserError
-from finetune.jobs.answers import settle_longest_answer
-from finetune.jobs.arguments import (
-    build_arguments,
-    build_metric,
-    part_weights,
-    tower_rates,
-)
-from finetune.jobs.describe import describe_run
-from finetune.jobs.examples import build_collators, build_train, build_validation, check_validation
-from finetune.jobs.mask_codec import keep_mask_vae
-from finetune.jobs.parts import (
-    build_evaluator,
-    format_scores,
-    load_base,
-    prepare_model,
-    set_up_logging,
-)
-from finetune.jobs.pictures import write_pictures
-from finetune.jobs.results import (
-    LastEvaluations,
+from finetune.assembly.answers import settle_longest_answer
+from finetune.assembly.describe import describe_run
+from finetune.assembly.evaluator import LastEvaluations, build_evaluator
+from finetune.assembly.examples import build_collators, build_train, build_validation, check_validation
+from finetune.assembly.mask_codec import keep_mask_vae
+from finetune.assembly.model import load_base, prepare_model
+from finetune.assembly.pictures import write_pictures
+from finetune.assembly.results import (
     describe_result,
+    format_scores,
     measure_training,
     save_result,
     write_metrics,
 )
-from finetune.jobs.resume import (
+from finetune.assembly.resume import (
     check_folder,
     check_same_settings,
     has_stopped_early,
     resume_command,
 )
-from finetune.jobs.sources import build_task, load_splits, record_data, warn_of_shared_examples
-from finetune.jobs.tracker import Tracker
+from finetune.assembly.sources import build_task, load_splits, record_data, warn_of_shared_examples
+from finetune.assembly.trackers import Tracker
+from finetune.assembly.trainer import (
+    build_arguments,
+    build_metric,
+    part_weights,
+    tower_rates,
+)
+from finetune.config.schema import RunConfig, Strategy
+from finetune.data.batches.collator import Collator
+from finetune.data.examples.dataset import ExampleDataset
+from finetune.errors import UserError
 from finetune.metrics.metric import Metric
 from finetune.model.dropout import drop_residual_branches
 from finetune.model.freeze import checkpoint_activations, run_frozen_tower_without_graph
@@ -65,6 +60,7 @@ from finetune.run.checkpoints import Checkpoint, list_checkpoints
 from finetune.run.environment import describe_environment
 from finetune.run.files import explain_disk_errors, write_json, write_jsonl, write_text
 from finetune.run.folder import Launch, RunFolder
+from finetune.run.log import set_up_logging
 from finetune.training.callbacks import Progress, StopOnSignal, StopWithoutImprovement
 from finetune.training.trainer import PaliGemmaTrainer
 

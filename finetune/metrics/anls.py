@@ -5,8 +5,8 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
+from finetune.metrics.fields import check_option, read_prediction, read_references
 from finetune.metrics.metric import mean_score
-from finetune.metrics.row import check_option, read_prediction, read_references
 
 CONVENTIONS = ("rrc", "paper")
 

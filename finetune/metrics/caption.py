@@ -5,8 +5,8 @@ from typing import Any
 
 from finetune.metrics.bleu import compute_bleu
 from finetune.metrics.cider import compute_cider_d
+from finetune.metrics.fields import check_option, read_prediction, read_references
 from finetune.metrics.rouge import compute_rouge_l
-from finetune.metrics.row import check_option, read_prediction, read_references
 from finetune.metrics.tokenizer import tokenize_ptb, tokenize_ptb_like, tokenize_whitespace
 
 TOKENIZERS = ("ptb_like", "whitespace", "ptb")

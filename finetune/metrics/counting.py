@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.errors import UserError
+from finetune.metrics.fields import name_row, read_prediction, read_references
 from finetune.metrics.metric import mean_score
-from finetune.metrics.row import name_row, read_prediction, read_references
 
 _WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "

@@ -10,8 +10,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from finetune.errors import UserError, describe
+from finetune.metrics.fields import DIVISORS, check_option, name_row, read_box, read_number, read_objects
 from finetune.metrics.mask import check_sizes, empty_mask, read_mask
-from finetune.metrics.row import DIVISORS, check_option, name_row, read_box, read_number, read_objects
 
 SCORES = ("confidence", "constant", "rank")
 REGIONS = ("box", "mask")

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 from finetune.errors import describe
-from finetune.metrics.row import name_row
+from finetune.metrics.fields import name_row
 
 
 class Level(Enum):

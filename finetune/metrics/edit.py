@@ -6,7 +6,7 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from finetune.metrics.row import read_prediction, read_references
+from finetune.metrics.fields import read_prediction, read_references
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune.metrics.fields import check_option, read_prediction, read_references, require_group
 from finetune.metrics.metric import mean_score
-from finetune.metrics.row import check_option, read_prediction, read_references, require_group
 from finetune.metrics.text import score_exact_match
 from finetune.metrics.yes_no import score_yes_no
 

@@ -7,7 +7,7 @@ from pycocotools import mask as coco_mask
 
 from finetune.codecs.coco_mask import compress_rle
 from finetune.errors import UserError
-from finetune.metrics.row import name_row, read_size
+from finetune.metrics.fields import name_row, read_size
 
 Rle = dict[str, Any]
 """`size`, height and width in pixels, and `counts`, compressed."""

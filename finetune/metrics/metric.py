@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from finetune.metrics.row import read_group
-from finetune.metrics.rows import Selection
+from finetune.metrics.fields import read_group
+from finetune.metrics.jsonl import Selection
 
 
 class Metric(Protocol):

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from finetune.metrics.doubts import Doubt, Level, Tally
+from finetune.metrics.fields import read_box, read_objects, read_size
 from finetune.metrics.layouts import find_layout
-from finetune.metrics.row import read_box, read_objects, read_size
 
 Box = tuple[float, float, float, float]
 

@@ -9,10 +9,10 @@ import numpy as np
 from finetune.errors import describe
 from finetune.metrics.detection import Detection
 from finetune.metrics.doubts import Doubt
+from finetune.metrics.fields import name_row
 from finetune.metrics.metric import Metric
 from finetune.metrics.object_doubts import ObjectDoubts
 from finetune.metrics.referring import Referring
-from finetune.metrics.row import name_row
 from finetune.metrics.segmentation import Segmentation
 from finetune.metrics.text_doubts import TextDoubts
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.errors import UserError
-from finetune.metrics.row import name_row, read_prediction, read_references, require_group
+from finetune.metrics.fields import name_row, read_prediction, read_references, require_group
 from finetune.metrics.text import score_exact_match
 
 

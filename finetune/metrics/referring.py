@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.errors import UserError
-from finetune.metrics.row import DIVISORS, check_option, name_row, read_box, read_objects
+from finetune.metrics.fields import DIVISORS, check_option, name_row, read_box, read_objects
 
 Box = Sequence[float]
 

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune.metrics.row import read_group, read_prediction, read_references
+from finetune.metrics.fields import read_group, read_prediction, read_references
 
 TOLERANCE = 0.05
 

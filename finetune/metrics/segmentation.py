@@ -7,8 +7,8 @@ from pycocotools import mask as coco_mask
 
 from finetune.codecs.boxes import read_official
 from finetune.errors import UserError
+from finetune.metrics.fields import DIVISORS, check_option, name_row, read_box, read_objects
 from finetune.metrics.mask import Rle, check_sizes, mask_overlap, read_mask
-from finetune.metrics.row import DIVISORS, check_option, name_row, read_box, read_objects
 
 READINGS = ("lenient", "official")
 THRESHOLDS = (50, 60, 70, 80, 90)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune.metrics.fields import read_prediction, read_references
 from finetune.metrics.metric import mean_score
-from finetune.metrics.row import read_prediction, read_references
 
 
 def score_exact_match(

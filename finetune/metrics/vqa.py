@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any
 
 from finetune.errors import UserError
+from finetune.metrics.fields import check_option, name_row, read_prediction, read_references
 from finetune.metrics.metric import mean_score
-from finetune.metrics.row import check_option, name_row, read_prediction, read_references
 
 ANNOTATORS = 10
 

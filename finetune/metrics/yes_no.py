@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.errors import UserError
+from finetune.metrics.fields import check_option, name_row, read_prediction, read_references
 from finetune.metrics.metric import mean_score
-from finetune.metrics.row import check_option, name_row, read_prediction, read_references
 
 READINGS = ("official", "exact")
 

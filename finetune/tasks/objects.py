@@ -32,7 +32,7 @@ class ObjectsTask:
         masks: write masks too.
         mask_vae: file of the mask VAE's weights.
         negatives: of the classes that a picture lacks, how many are asked for in training under
-            `classes=one`, for whoever makes the rows (`data/classes.py`); not read here.
+            `classes=one`, for whoever makes the rows (`data/examples/classes.py`); not read here.
         divisor: what location tokens are divided by when an answer is read: 1023 or 1024.
         reading: of answers, `lenient` or `official`: the metric's, handed on by whoever builds both.
     """

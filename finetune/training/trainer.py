@@ -15,15 +15,15 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerControl, TrainingArguments, get_scheduler
 
 from finetune import signals
-from finetune.data.collator import Collator
-from finetune.data.dataset import ExampleDataset
+from finetune.data.batches.collator import Collator
+from finetune.data.batches.order import ExampleStream
+from finetune.data.examples.dataset import ExampleDataset
 from finetune.errors import UserError
+from finetune.model.loss import compute_example_losses, count_items, supervised_positions
 from finetune.model.weights import load_weights
 from finetune.processes import raise_together, share
 from finetune.run.checkpoints import Checkpoint, find_damage, rotate, seal
-from finetune.training.loss import compute_example_losses, count_items, supervised_positions
 from finetune.training.optimizer import TowerRates, build_parameter_groups
-from finetune.training.order import ExampleStream
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from finetune.data.cache import find_cache_dir
-from finetune.data.faults import Faults
 from finetune.data.formats.jsonl import load_jsonl
 from finetune.data.images import resolve_image
+from finetune.data.reading.faults import Faults
 from finetune.data.rows import Built, Splits, build_rows, text_features
 from finetune.errors import UserError
 

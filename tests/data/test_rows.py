@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from finetune.data.faults import Faults
+from finetune.data.reading.faults import Faults
 from finetune.data.rows import Splits, build_rows, follow_links, hold_out, shared_examples, text_features
 from finetune.errors import UserError
 

@@ -5,16 +5,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PaliGemmaProcessor
 
-from finetune.data.collator import Collator
-from finetune.data.dataset import ExampleDataset
-from finetune.data.digits import load_digits
+from finetune.data.batches.collator import Collator
+from finetune.data.examples.dataset import ExampleDataset
+from finetune.data.shipped.digits import load_digits
 from finetune.errors import UserError
 from finetune.evaluation.evaluate import Evaluation, evaluate
-from finetune.evaluation.generate import Generation
+from finetune.generation.generate import Generation
 from finetune.metrics.text import ExactMatch
 from finetune.model.load import load_config, load_model
+from finetune.model.loss import compute_example_losses, supervised_positions
 from finetune.tasks.text import TextTask
-from finetune.training.loss import compute_example_losses, supervised_positions
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import pytest
 from datasets import Dataset
 from transformers import PaliGemmaProcessor
 
-from finetune.data.dataset import ExampleDataset
+from finetune.data.examples.dataset import ExampleDataset
 from finetune.evaluation.lengths import measure_references
 from finetune.tasks.objects import ObjectsTask
 from finetune.tasks.text import TextTask

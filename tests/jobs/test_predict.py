@@ -8,9 +8,9 @@ from PIL import Image
 
 from finetune.cli import main
 from finetune.codecs.coco_mask import decode_rle
-from finetune.data.canvas import load_canvases
+from finetune.data.batches.resize import resize_as_paper
 from finetune.data.images import load_image
-from finetune.data.resize import resize_as_paper
+from finetune.data.shipped.canvas import load_canvases
 from finetune.jobs.predict import name_pictures
 from tests.conftest import break_inside, noise_image
 
@@ -171,7 +171,7 @@ def test_a_run_asks_with_the_pixels_that_it_was_trained_on(
         resized.append((image.size, size, antialias))
         return resize_as_paper(image, size, antialias)
 
-    monkeypatch.setattr("finetune.data.collator.resize_as_paper", resize)
+    monkeypatch.setattr("finetune.data.batches.collator.resize_as_paper", resize)
     words = ["predict", "run=runs/paper", "image=turned.png", "prefix=detect all classes"]
     assert command(*words)[0] == 0
     assert resized == [((40, 20), (56, 56), True)]

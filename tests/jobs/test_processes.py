@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from finetune.data.digits import load_digits
-from finetune.training.order import ExampleStream
+from finetune.data.batches.order import ExampleStream
+from finetune.data.shipped.digits import load_digits
 from tests.conftest import REPOSITORY, break_inside, noise_image
 
 SHORT = [

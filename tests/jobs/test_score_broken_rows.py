@@ -18,11 +18,11 @@ from finetune.metrics.counting import Counting
 from finetune.metrics.detection import Detection
 from finetune.metrics.edit import EditRate
 from finetune.metrics.grouped import GroupedAccuracy
+from finetune.metrics.jsonl import JsonlRows
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.metrics.pair import PairAccuracy
 from finetune.metrics.referring import Referring
 from finetune.metrics.relaxed import RelaxedAccuracy
-from finetune.metrics.rows import JsonlRows
 from finetune.metrics.segmentation import Segmentation
 from finetune.metrics.text import AnyMatch, ExactMatch
 from finetune.metrics.vqa import VqaAccuracy

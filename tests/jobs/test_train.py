@@ -310,7 +310,7 @@ def test_ones_own_data_set_can_be_plugged_in(
     inside: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (inside / "own_data.py").write_text(
-        "from finetune.data.digits import load_digits\n"
+        "from finetune.data.shipped.digits import load_digits\n"
         "def load(count):\n"
         "    splits = load_digits(56)\n"
         "    return splits._replace(train=splits.train.select(range(count)))\n"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor, set_seed
 
-from finetune.data.collator import Collator
+from finetune.data.batches.collator import Collator
 from finetune.example import Example
 from finetune.model.dropout import drop_residual_branches
 from finetune.model.freeze import FreezePolicy, checkpoint_activations

@@ -5,11 +5,11 @@ import pytest
 import torch
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
+from finetune.assembly.model import freeze_policy
 from finetune.config.compose import compose, group_choices
-from finetune.data.collator import Collator
+from finetune.data.batches.collator import Collator
 from finetune.errors import UserError
 from finetune.example import Example
-from finetune.jobs.parts import freeze_policy
 from finetune.model.freeze import (
     FreezePolicy,
     apply_freeze,

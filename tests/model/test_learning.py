@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from finetune.data.collator import Collator
+from finetune.data.batches.collator import Collator
 from finetune.errors import UserError
-from finetune.evaluation.generate import Generation, generate_answers
 from finetune.example import Example
+from finetune.generation.generate import Generation, generate_answers
 from finetune.model.adapter import load_adapter
 from finetune.model.freeze import (
     FreezePolicy,

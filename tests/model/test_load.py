@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from finetune.data.collator import Collator
+from finetune.data.batches.collator import Collator
 from finetune.errors import UserError
 from finetune.example import Example
 from finetune.model.load import (

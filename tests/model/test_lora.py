@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from finetune.data.collator import Collator
+from finetune.data.batches.collator import Collator
 from finetune.errors import UserError
 from finetune.example import Example
 from finetune.model.freeze import FreezePolicy, tower_of

@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from finetune.data.collator import Collator
+from finetune.data.batches.collator import Collator
 from finetune.example import Example
-from finetune.training.loss import compute_example_losses, supervised_positions
+from finetune.model.loss import compute_example_losses, supervised_positions
 from tests.conftest import noise_image
 
 TOKENS = 50

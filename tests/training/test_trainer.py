@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor, TrainingArguments
 
-from finetune.data.collator import Collator
-from finetune.data.dataset import ExampleDataset
-from finetune.data.digits import load_digits
+from finetune.data.batches.collator import Collator
+from finetune.data.examples.dataset import ExampleDataset
+from finetune.data.shipped.digits import load_digits
 from finetune.errors import UserError
 from finetune.model.freeze import FreezePolicy, apply_freeze
 from finetune.run.checkpoints import COMPLETE, rotate

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
-from finetune.jobs.arguments import _SAME_NAMES
+from finetune.assembly.trainer import _SAME_NAMES
 from finetune.training.trainer import PaliGemmaTrainer
 
 OVERRIDDEN = sorted(name for name in vars(PaliGemmaTrainer) if callable(getattr(Trainer, name, None)))

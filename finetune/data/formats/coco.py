@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.data.faults import Faults
-from finetune.data.files import describe_folder, find_file, find_image_dir, load_files
+from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_files
 from finetune.data.images import check_size, read_size, resolve_image
-from finetune.data.json_files import Record, read_json
 from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
+from finetune.data.reading.faults import Faults
+from finetune.data.reading.json import Record, read_json
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.data.faults import Faults, reading
-from finetune.data.files import find_file, find_image_dir, load_files
 from finetune.data.formats.jsonl import (
     FEATURES,
     FEATURES_OF_SEVERAL,
@@ -13,8 +11,10 @@ from finetune.data.formats.jsonl import (
     place_images,
     read_name,
 )
-from finetune.data.json_files import Record, iterate_json_array
-from finetune.data.records import iterate_lines, read_json_lines
+from finetune.data.formats.splits import find_file, find_image_dir, load_files
+from finetune.data.reading.faults import Faults, reading
+from finetune.data.reading.json import Record, iterate_json_array
+from finetune.data.reading.tables import iterate_lines, read_json_lines
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 

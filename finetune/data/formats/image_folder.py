@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.data.faults import Faults, reading
-from finetune.data.files import describe_folder, find_file, find_image_dir, load_files
 from finetune.data.formats import jsonl
 from finetune.data.formats.jsonl import place_images, read_accepted, read_name, read_texts
+from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_files
 from finetune.data.images import read_size, resolve_image
-from finetune.data.json_files import Record
 from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
-from finetune.data.records import list_columns, read_records
+from finetune.data.reading.faults import Faults, reading
+from finetune.data.reading.json import Record
+from finetune.data.reading.tables import list_columns, read_records
 from finetune.data.rows import Splits, text_features
 from finetune.errors import UserError
 

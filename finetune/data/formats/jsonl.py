@@ -6,11 +6,11 @@ from typing import Any
 
 from datasets import Features, List, Value
 
-from finetune.data.faults import Faults, reading
-from finetune.data.files import find_file, find_image_dir, load_files
+from finetune.data.formats.splits import find_file, find_image_dir, load_files
 from finetune.data.images import read_size, resolve_image
-from finetune.data.json_files import Record
-from finetune.data.records import read_json_lines
+from finetune.data.reading.faults import Faults, reading
+from finetune.data.reading.json import Record
+from finetune.data.reading.tables import read_json_lines
 from finetune.data.rows import Splits, text_features
 from finetune.errors import UserError
 

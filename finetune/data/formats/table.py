@@ -7,13 +7,13 @@ from typing import Any
 
 from datasets import Features, Value
 
-from finetune.data.faults import Faults, reading
-from finetune.data.files import find_file, find_image_dir, load_files
 from finetune.data.formats.jsonl import asks_for_objects, check_texts
+from finetune.data.formats.splits import find_file, find_image_dir, load_files
 from finetune.data.hub_rows import LISTS, to_index
 from finetune.data.images import read_size, resolve_image
-from finetune.data.json_files import Record
-from finetune.data.records import holds_bytes, list_columns, read_records
+from finetune.data.reading.faults import Faults, reading
+from finetune.data.reading.json import Record
+from finetune.data.reading.tables import holds_bytes, list_columns, read_records
 from finetune.data.rows import PICTURE, Splits, text_features
 from finetune.errors import UserError
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune.data.faults import Faults, reading
-from finetune.data.files import describe_folder, find_file, find_image_dir, load_sources
+from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_sources
 from finetune.data.images import PICTURE_SUFFIXES, check_size, read_size, resolve_image
 from finetune.data.objects import build_object, build_row, object_features
-from finetune.data.records import iterate_lines
+from finetune.data.reading.faults import Faults, reading
+from finetune.data.reading.tables import iterate_lines
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from datasets import Features
 
-from finetune.data.faults import Faults, reading
-from finetune.data.files import find_file, load_sources
 from finetune.data.formats import jsonl
 from finetune.data.formats.jsonl import read_texts
+from finetune.data.formats.splits import find_file, load_sources
 from finetune.data.images import PICTURE_SUFFIXES, read_size
-from finetune.data.records import parse_object
+from finetune.data.reading.faults import Faults, reading
+from finetune.data.reading.tables import parse_object
 from finetune.data.rows import PICTURE, Splits, text_features
 from finetune.errors import UserError
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from finetune.data.faults import Faults, reading
-from finetune.data.files import describe_folder, find_file, find_image_dir, load_sources
+from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_sources
 from finetune.data.images import PICTURE_SUFFIXES, read_size, resolve_image
 from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
-from finetune.data.records import iterate_lines
+from finetune.data.reading.faults import Faults, reading
+from finetune.data.reading.tables import iterate_lines
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 

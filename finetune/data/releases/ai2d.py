@@ -12,9 +12,9 @@ from typing import Any
 from datasets import Features, Value
 from PIL import ImageDraw, ImageFont
 
-from finetune.data.faults import Faults
 from finetune.data.images import encode_png, load_image, resolve_image
-from finetune.data.json_files import Record, is_text, open_text, read_json
+from finetune.data.reading.faults import Faults
+from finetune.data.reading.json import Record, is_text, open_text, read_json
 from finetune.data.rows import PICTURE, text_features
 from finetune.errors import UserError
 

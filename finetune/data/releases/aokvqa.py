@@ -10,9 +10,9 @@ from typing import Any
 
 from datasets import Features, Value
 
-from finetune.data.faults import Faults
 from finetune.data.images import resolve_image
-from finetune.data.json_files import iterate_records
+from finetune.data.reading.faults import Faults
+from finetune.data.reading.json import iterate_records
 from finetune.data.rows import text_features
 
 SPLITS = ("train", "val", "test")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune.data.faults import Faults
 from finetune.data.formats.coco import read_instances
 from finetune.data.objects import object_features
+from finetune.data.reading.faults import Faults
 
 SPLITS = ("train", "val")
 FEATURES = object_features()

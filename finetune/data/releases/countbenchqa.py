@@ -13,9 +13,9 @@ from typing import Any
 from datasets import Features
 from PIL import Image
 
-from finetune.data.faults import Faults
-from finetune.data.json_files import Record, check_file, iterate_json_array
-from finetune.data.records import read_records
+from finetune.data.reading.faults import Faults
+from finetune.data.reading.json import Record, check_file, iterate_json_array
+from finetune.data.reading.tables import read_records
 from finetune.data.rows import PICTURE, text_features
 from finetune.errors import UserError
 

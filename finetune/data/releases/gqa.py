@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune.data.faults import Faults
 from finetune.data.images import resolve_image
-from finetune.data.json_files import Record, iterate_json_object
+from finetune.data.reading.faults import Faults
+from finetune.data.reading.json import Record, iterate_json_object
 from finetune.data.rows import text_features
 
 SPLITS = ("train_balanced", "val_balanced", "testdev_balanced", "train_all", "val_all", "testdev_all")

@@ -9,7 +9,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from finetune.data.faults import Faults
+from finetune.data.reading.faults import Faults
 from finetune.data.releases import docvqa
 
 SPLITS = ("train", "val", "test")

@@ -10,10 +10,10 @@ from typing import Any
 
 from datasets import Features, Value
 
-from finetune.data.faults import Faults
 from finetune.data.images import resolve_image
-from finetune.data.json_files import check_file
-from finetune.data.records import read_records
+from finetune.data.reading.faults import Faults
+from finetune.data.reading.json import check_file
+from finetune.data.reading.tables import read_records
 from finetune.data.rows import text_features
 from finetune.errors import UserError
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune.data.faults import Faults
 from finetune.data.images import resolve_image
-from finetune.data.json_files import check_file
-from finetune.data.records import read_json_lines
+from finetune.data.reading.faults import Faults
+from finetune.data.reading.json import check_file
+from finetune.data.reading.tables import read_json_lines
 from finetune.data.rows import text_features
 from finetune.errors import UserError
 

@@ -11,10 +11,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from finetune.data.faults import Faults
 from finetune.data.images import check_size, read_size, resolve_image
-from finetune.data.json_files import Record, check_file, describe_value, read_json
 from finetune.data.objects import build_object, object_features
+from finetune.data.reading.faults import Faults
+from finetune.data.reading.json import Record, check_file, describe_value, read_json
 from finetune.errors import UserError
 
 _SETS = {

@@ -9,9 +9,9 @@ from typing import Any
 
 from datasets import Features, Value
 
-from finetune.data.faults import Faults
 from finetune.data.images import resolve_image
-from finetune.data.json_files import Record, describe_value, is_text, read_json
+from finetune.data.reading.faults import Faults
+from finetune.data.reading.json import Record, describe_value, is_text, read_json
 from finetune.data.rows import text_features
 from finetune.errors import UserError
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune.data.faults import Faults
 from finetune.data.images import resolve_image
-from finetune.data.json_files import iterate_records
+from finetune.data.reading.faults import Faults
+from finetune.data.reading.json import iterate_records
 from finetune.data.rows import text_features
 
 SPLITS = ("train", "test")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune.data.faults import Faults
+from finetune.data.reading.faults import Faults
 from finetune.data.releases import docvqa
 
 SPLITS = ("train", "val", "test")

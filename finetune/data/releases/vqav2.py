@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.data.faults import Faults
 from finetune.data.hub import load_hub
 from finetune.data.images import resolve_image
-from finetune.data.json_files import Record, check_file, describe_value, iterate_records, read_member
+from finetune.data.reading.faults import Faults
+from finetune.data.reading.json import Record, check_file, describe_value, iterate_records, read_member
 from finetune.data.release import load_release
 from finetune.data.rows import Built, Splits, build_rows, text_features
 from finetune.errors import UserError

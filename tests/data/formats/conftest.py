@@ -8,10 +8,10 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
+from finetune.assembly.custom import call_target
 from finetune.config.choices import GROUP_SCHEMAS
 from finetune.data.rows import Splits
 from finetune.errors import UserError
-from finetune.jobs.target import call_target
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from datasets import Dataset
 from PIL import Image
 
 from finetune.codecs.coco_mask import decode_rle
-from finetune.data.dataset import ExampleDataset
+from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.objects import ObjectsTask

@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from finetune.data.dataset import ExampleDataset
+from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.choice import ChoiceTask

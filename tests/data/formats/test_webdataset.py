@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from finetune.data.dataset import ExampleDataset
+from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.formats.webdataset import expand_shards
 from finetune.data.rows import Splits
 from finetune.errors import UserError

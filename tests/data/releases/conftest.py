@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from finetune.assembly.sources import build_task, load_splits
 from finetune.config.compose import compose
-from finetune.data.dataset import ExampleDataset
+from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.rows import Splits
-from finetune.jobs.sources import build_task, load_splits
 
 
 def write_tree(root: Path, files: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data.dataset import ExampleDataset
+from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.images import load_image
 from finetune.data.release import load_release
 from finetune.data.rows import Splits

@@ -6,7 +6,7 @@ from datasets import Dataset, Features, Value
 from datasets import Image as Picture
 from PIL import Image
 
-from finetune.data.dataset import ExampleDataset
+from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.release import load_release
 from finetune.data.rows import Splits
 from finetune.errors import UserError

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finetune.data.faults import Faults
+from finetune.data.reading.faults import Faults
 from finetune.errors import UserError
 from tests.test_data_documents import ELSEWHERE
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from finetune.data.dataset import ExampleDataset
+from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.release import load_release
 from finetune.data.releases.infovqa import MOST_ITEMS, permute_items
 from finetune.data.rows import Splits

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from finetune.codecs.coco_mask import decode_rle
-from finetune.data.dataset import ExampleDataset
+from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.release import load_release
 from finetune.data.rows import Splits
 from finetune.errors import UserError

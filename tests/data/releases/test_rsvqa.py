@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finetune.data.dataset import ExampleDataset
+from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.release import load_release
 from finetune.data.rows import Splits
 from finetune.errors import UserError

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from finetune.config.compose import compose
-from finetune.data.dataset import ExampleDataset
+from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.release import load_release
 from finetune.data.rows import Splits
 from finetune.errors import UserError

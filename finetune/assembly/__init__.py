@@ -1,0 +1,1 @@
+"""From options to the parts of a run: data, model, trainer, evaluator."""

@@ -1,0 +1,59 @@
+"""A model that is finished: what a run left, or any checkpoint with any adapter."""
+
+import torch
+from accelerate import PartialState
+from torch import nn
+from transformers import PaliGemmaConfig
+
+from finetune.assembly.mask_codec import use_mask_vae
+from finetune.assembly.model import half_dtype, load_base
+from finetune.config.schema import RunConfig
+from finetune.errors import UserError
+from finetune.model.adapter import load_adapter
+from finetune.model.learning import check_one_format
+from finetune.run.checkpoints import check_weights
+from finetune.run.files import read_json
+from finetune.run.folder import RunFolder
+
+
+def point_at_result(config: RunConfig, folder: RunFolder) -> None:
+    """Make a finished run's result the config's model or adapter, and its mask VAE the task's.
+
+    Args:
+        config: with `run=`; without it nothing is changed.
+        folder: the run's.
+
+    Raises:
+        UserError: the run left neither adapter nor model.
+    """
+    if config.run is None:
+        return
+    if folder.mask_vae.is_file():
+        use_mask_vae(config, folder.mask_vae)
+    digests = (
+        read_json(folder.metrics).get("result", {}).get("sha256") if folder.metrics.is_file() else None
+    )
+    for result in (folder.adapter, folder.model):
+        if digests is not None and result.is_dir():
+            check_weights(result, digests)
+    if folder.adapter.is_dir():
+        config.adapter = str(folder.adapter)
+    elif folder.model.is_dir():
+        config.model.path, config.model.revision = str(folder.model), None
+    else:
+        raise UserError(
+            f"{folder.root} is not finished: it holds neither adapter/ nor model/. Go on with resume=true."
+        )
+
+
+def load_trained(config: RunConfig, checkpoint: PaliGemmaConfig) -> nn.Module:
+    """Load the config's model with its adapter, on this process's device, to be evaluated."""
+    PartialState(cpu=not torch.cuda.is_available())
+    # Without run= nothing says which of the weights have learnt.
+    base = load_base(config, checkpoint, learnt=config.run is not None)
+    model: nn.Module = base.to(PartialState().device)
+    if config.adapter is not None:
+        model = load_adapter(base, config.adapter, config.peft.bits)
+    if half_dtype(config) is None:
+        check_one_format(model)
+    return model.eval()

@@ -1,0 +1,155 @@
+"""The configuration in transformers' words."""
+
+import tempfile
+from dataclasses import fields
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import TrainingArguments
+
+from finetune.assembly.custom import call_target
+from finetune.config.datasets import MixtureDataset
+from finetune.config.schema import RunConfig, Strategy
+from finetune.data.batches.order import count_steps, divide_batch
+from finetune.data.examples.dataset import ExampleDataset
+from finetune.data.examples.mixture import count_parts
+from finetune.errors import UserError
+from finetune.metrics.metric import Metric
+from finetune.run.folder import RunFolder
+from finetune.training.optimizer import TowerRates
+
+_SAME_NAMES = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+    "logging_steps",
+    "save_total_limit",
+    "dataloader_num_workers",
+    "dataloader_prefetch_factor",
+)
+"""Options that are transformers' arguments as they stand."""
+
+
+def build_metric(config: RunConfig) -> Metric:
+    """Build the metric, and check that the field which chooses the best checkpoint is one that is computed.
+
+    Raises:
+        UserError: lists the fields there are.
+    """
+    metric: Metric = call_target(config.metric, "metric")
+    name = config.evaluation.metric_for_best_model
+    known = [*metric.higher_is_better, "confidence", *(["loss"] if config.evaluation.loss else [])]
+    if name is not None and name not in known:
+        raise UserError(
+            f"evaluation.metric_for_best_model={name}: the evaluation computes {', '.join(known)}."
+        )
+    return metric
+
+
+def divide_run_batch(config: RunConfig, processes: int) -> tuple[int, int]:
+    """Return the examples of one forward pass, and the forward passes of one step."""
+    return divide_batch(
+        config.trainer.global_batch_size,
+        config.trainer.per_device_train_batch_size,
+        config.trainer.gradient_accumulation_steps,
+        processes,
+    )
+
+
+def build_arguments(
+    config: RunConfig, folder: RunFolder, metric: Metric, examples: int
+) -> TrainingArguments:
+    """Translate the config into transformers' arguments.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        metric: says which way its fields are better.
+        examples: in the training split.
+    """
+    options, evaluation = config.trainer, config.evaluation
+    processes = PartialState().num_processes
+    size, accumulation = divide_run_batch(config, processes)
+    batch = size * accumulation * processes
+    per_epoch = count_steps(examples, batch, 1, 0)
+    evaluate_every = evaluation.steps if evaluation.strategy == Strategy.steps else per_epoch
+    best = evaluation.metric_for_best_model
+    # The best checkpoint can only be one that was saved when it was evaluated.
+    save_every = evaluate_every if best else options.save_steps or per_epoch
+    better = {**metric.higher_is_better, "confidence": True, "loss": False}
+    given = {"logging_first_step": True, **_read_extra(config)}
+    try:
+        arguments = TrainingArguments(
+            # Trainer makes this folder when it is built; the run's own is not touched before all is ready.
+            output_dir=tempfile.gettempdir(),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=count_steps(examples, batch, options.num_train_epochs, options.max_steps),
+            seed=config.seed,
+            eval_strategy="no" if evaluation.strategy == Strategy.no else "steps",
+            eval_steps=evaluate_every,
+            save_strategy="steps",
+            save_steps=save_every,
+            load_best_model_at_end=best is not None,
+            metric_for_best_model=f"eval_{best}" if best else None,
+            greater_is_better=better[best] if best else None,
+            report_to=[],  # curves go through assembly/trackers.py
+            remove_unused_columns=False,
+            label_names=["labels"],
+            logging_nan_inf_filter=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            ddp_find_unused_parameters=False,
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+            **{name: getattr(options, name) for name in _SAME_NAMES},
+            **given,
+        )
+        warmup = arguments.get_warmup_steps(arguments.max_steps)
+    except (ValueError, TypeError, ImportError, AttributeError, KeyError, RuntimeError) as error:
+        raise UserError(f"transformers refuses the trainer's settings: {error}") from error
+    if warmup > arguments.max_steps:
+        raise UserError(
+            f"trainer.warmup_steps={options.warmup_steps}: the run has {arguments.max_steps} steps. Give "
+            "fewer, or a share of all steps below 1."
+        )
+    return arguments
+
+
+def _read_extra(config: RunConfig) -> dict[str, Any]:
+    unknown = set(map(str, config.trainer.extra)) - {field.name for field in fields(TrainingArguments)}
+    if unknown:
+        raise UserError(f"trainer.extra: transformers has no argument {', '.join(sorted(unknown))}.")
+    return config.trainer.extra
+
+
+def tower_rates(config: RunConfig) -> dict[str, TowerRates]:
+    """Return the exceptions to learning rate and weight decay."""
+    towers = config.trainer.towers
+    return {
+        name: TowerRates(tower.learning_rate, tower.weight_decay) for name, tower in vars(towers).items()
+    }
+
+
+def part_weights(config: RunConfig, train: ExampleDataset) -> dict[str, tuple[int, float]]:
+    """Return size and weight of each part of a mixture; empty where the data is none.
+
+    Raises:
+        UserError: nothing of a part is left to train on.
+    """
+    if not isinstance(config.dataset, MixtureDataset):
+        return {}
+    sizes = count_parts(train.rows)
+    for name in config.dataset.parts:
+        if name not in sizes:
+            raise UserError(f"Part `{name}` of the mixture has no example to train on.")
+    weights = {name: part.get("weight") for name, part in config.dataset.parts.items()}
+    return {name: (size, float(weights[name] or size)) for name, size in sizes.items()}

@@ -1,0 +1,214 @@
+r"""From examples to a batch: `[image tokens] [BOS] prefix "\n" suffix [EOS]` and its masks.
+
+The pieces are tokenised apart, as in pre-training, so that a token never spans two of them.
+`token_type_ids` is 0 up to and including the newline and 1 after it: it is what gives image and prefix
+their bidirectional attention and hides the suffix from them. Without it nothing fails: PaliGemma 1 under
+sdpa sees its own answer in a batch without padding; with padding, or eager (PaliGemma 2), the prefix turns
+causal.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from PIL.Image import Resampling
+from transformers import PaliGemmaProcessor
+
+from finetune.data.batches.resize import resize_as_paper
+from finetune.errors import UserError
+from finetune.example import IGNORED, Example
+
+
+class Collator:
+    """Makes batches; picklable, so that it runs in the DataLoader's workers.
+
+    Args:
+        processor: the checkpoint's tokenizer and image processor.
+        max_text_length: tokens for BOS, prefix, newline, suffix and EOS; null: no limit.
+        shorten_prefix: cut the end of a prefix that does not fit, instead of an error.
+        suffix_choice: `first`, `random` or `cycle` among several accepted suffixes.
+        seed: of that choice, together with epoch and id.
+        resize: `bicubic` or `bilinear`, both Pillow's, or `paper`: big_vision's, as each example says.
+    """
+
+    def __init__(
+        self,
+        processor: PaliGemmaProcessor,
+        max_text_length: int | None = None,
+        shorten_prefix: bool = False,
+        suffix_choice: str = "first",
+        seed: int = 0,
+        resize: str = "bicubic",
+    ) -> None:
+        self._tokenizer = processor.tokenizer
+        self._image_processor = processor.image_processor
+        self.image_token_id: int = processor.image_token_id
+        self.tokens_per_image: int = processor.image_seq_length
+        self.max_text_length = max_text_length
+        self.shorten_prefix = shorten_prefix
+        self.suffix_choice = suffix_choice
+        self.seed = seed
+        self.resize = resize
+        self.newline = self._tokenize("\n")
+        self._reserved = {
+            self.image_token_id,
+            self._tokenizer.bos_token_id,
+            self._tokenizer.eos_token_id,
+            self._tokenizer.pad_token_id,
+        }
+        self._reserved_names: list[str] = self._tokenizer.convert_ids_to_tokens(sorted(self._reserved))
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Make a batch to train on, padded on the right.
+
+        Returns:
+            What `build_text` and `build_pixels` return, and the examples' `ids`.
+        """
+        ids = [example.id for example in examples]
+        return {**self.build_text(examples), **self.build_pixels(examples), "ids": ids}
+
+    def build_text(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """Lay out prefixes and suffixes, padded on the right.
+
+        Returns:
+            `input_ids`, `attention_mask`, `token_type_ids`, `labels`: (B, T) int64.
+
+        Raises:
+            UserError: an example has no suffix, is too long, or its text holds a reserved token.
+        """
+        rows = [self.encode(example) for example in examples]
+        length = max(len(before) + len(after) for before, after in rows)
+        pad: int = self._tokenizer.pad_token_id
+        batch: dict[str, list[list[int]]] = {
+            "input_ids": [],
+            "attention_mask": [],
+            "token_type_ids": [],
+            "labels": [],
+        }
+        for before, after in rows:
+            fill = length - len(before) - len(after)
+            batch["input_ids"].append(before + after + [pad] * fill)
+            batch["attention_mask"].append([1] * (length - fill) + [0] * fill)
+            # Pads count as suffix: were one ever attended to, nothing before it would see it.
+            batch["token_type_ids"].append([0] * len(before) + [1] * (length - len(before)))
+            batch["labels"].append([IGNORED] * len(before) + after + [IGNORED] * fill)
+        return {name: torch.tensor(rows) for name, rows in batch.items()}
+
+    def build_prompt(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """Lay out prefixes to generate from: no suffix, padded on the left, never cut.
+
+        Returns:
+            `input_ids`, `attention_mask`, `token_type_ids`: (B, T) int64.
+        """
+        rows = [self._encode_prefix(example) for example in examples]
+        length = max(map(len, rows))
+        pad: int = self._tokenizer.pad_token_id
+        return {
+            "input_ids": torch.tensor([[pad] * (length - len(row)) + row for row in rows]),
+            "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),
+            "token_type_ids": torch.zeros((len(rows), length), dtype=torch.long),
+        }
+
+    def build_pixels(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """Resize and scale the pictures.
+
+        Returns:
+            `pixel_values`: (pictures of all examples in order, 3, side, side) float32, -1 to 1.
+        """
+        images = [image for example in examples for image in example.images]
+        if self.resize == "paper":
+            size = (self._image_processor.size["height"], self._image_processor.size["width"])
+            images = [
+                resize_as_paper(image, size, example.antialias)
+                for example in examples
+                for image in example.images
+            ]
+        # An image that is of the right size already stays as it is.
+        kernel = Resampling.BICUBIC if self.resize == "bicubic" else Resampling.BILINEAR
+        pixels = self._image_processor(images=images, resample=kernel, return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixels}
+
+    def encode(self, example: Example) -> tuple[list[int], list[int]]:
+        """Tokenise one example with the suffix of its epoch, among those that fit.
+
+        Returns:
+            Ids up to and including the newline, and ids of suffix and EOS.
+        """
+        if not example.suffixes:
+            raise UserError(f"Example `{example.id}` has no suffix to train on.")
+        budget = self.max_text_length
+        if too_long := self.find_too_long(example.prefix, example.suffixes):
+            fitting = tuple(suffix for suffix in example.suffixes if suffix not in too_long)
+            if not fitting:
+                raise UserError(
+                    f"Example `{example.id}` needs {min(too_long.values())} text tokens, but "
+                    f"collator.max_text_length={budget}. Raise it, or choose "
+                    "collator.overflow=drop or shorten_prefix."
+                )
+            example = replace(example, suffixes=fitting)
+        suffix = self.choose_suffix(example)
+        after = [*self._tokenize(suffix, example), self._tokenizer.eos_token_id]
+        before = self._encode_prefix(example)
+        images = self.tokens_per_image * len(example.images)
+        excess = 0 if budget is None else len(before) - images + len(after) - budget
+        if excess > 0:
+            before = before[: -len(self.newline) - excess] + self.newline
+        return before, after
+
+    def find_too_long(self, prefix: str, suffixes: Sequence[str]) -> dict[str, int]:
+        """Return the suffixes that do not fit behind a prefix, and the text tokens that each would need.
+
+        Where prefixes are shortened only a suffix that is too long for an empty one does not fit.
+        """
+        if self.max_text_length is None:
+            return {}
+        prefix = "" if self.shorten_prefix else prefix
+        room = self.max_text_length - self.count_text_tokens("", "")
+        # No token is shorter than a byte: short texts need no tokeniser.
+        room -= len(prefix.encode())
+        doubtful = [suffix for suffix in dict.fromkeys(suffixes) if len(suffix.encode()) > room]
+        lengths = {suffix: self.count_text_tokens(prefix, suffix) for suffix in doubtful}
+        return {suffix: tokens for suffix, tokens in lengths.items() if tokens > self.max_text_length}
+
+    def choose_suffix(self, example: Example) -> str:
+        """Choose among the accepted suffixes, from (seed, epoch, id) alone.
+
+        `cycle` goes through all of them in an order drawn anew for each round, so that none is
+        repeated before each has been used.
+        """
+        count = len(example.suffixes)
+        if count == 1 or self.suffix_choice == "first":
+            return example.suffixes[0]
+        if self.suffix_choice == "random":
+            draw = random.Random(f"{self.seed} {example.epoch} {example.id}")
+            return example.suffixes[draw.randrange(count)]
+        round_, turn = divmod(example.epoch, count)
+        order = list(range(count))
+        random.Random(f"{self.seed} {round_} {example.id}").shuffle(order)
+        return example.suffixes[order[turn]]
+
+    def count_text_tokens(self, prefix: str, suffix: str) -> int:
+        """Return the length of BOS, prefix, newline, suffix and EOS."""
+        pieces = len(self._tokenize(prefix)) + len(self._tokenize(suffix))
+        return 2 + len(self.newline) + pieces
+
+    def find_reserved(self, text: str) -> str | None:
+        """Return a reserved token that stands in a text, such as `<image>`, or None."""
+        return next((name for name in self._reserved_names if name in text), None)
+
+    def _encode_prefix(self, example: Example) -> list[int]:
+        images = [self.image_token_id] * (self.tokens_per_image * len(example.images))
+        prefix = self._tokenize(example.prefix, example)
+        return [*images, self._tokenizer.bos_token_id, *prefix, *self.newline]
+
+    def _tokenize(self, text: str, example: Example | None = None) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        if example is not None and not self._reserved.isdisjoint(ids):
+            name = self._tokenizer.convert_ids_to_tokens(min(self._reserved.intersection(ids)))
+            raise UserError(
+                f"Example `{example.id}`: its text {text!r} contains the reserved token {name}. "
+                "Leave it out: image tokens, BOS and EOS are added here."
+            )
+        return ids

@@ -1,0 +1,1 @@
+"""From bytes to records, each with its place."""

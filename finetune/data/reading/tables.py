@@ -1,0 +1,187 @@
+"""Rows of text files and of parquet as they stand there: nothing guesses a type."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from finetune.data.reading.faults import Faults
+from finetune.data.reading.json import Record
+from finetune.errors import UserError
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+JSON_LINES = (".jsonl", ".ndjson")
+ENDINGS = (*DELIMITERS, *JSON_LINES, ".parquet")
+"""Of the files that `read_records` reads."""
+
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+
+
+def read_records(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
+    """Yield numbers, from 1, and rows of a CSV, TSV, JSON Lines or parquet file.
+
+    Values of CSV and TSV are the text between the delimiters: `007`, `NA` and an empty one stay what
+    they are.
+
+    Args:
+        faults: what to do with a line that cannot be read.
+        file: its ending says which it is.
+
+    Raises:
+        UserError: names the file and the line.
+    """
+    ending = Path(file).suffix.lower()
+    if ending in DELIMITERS:
+        return _read_delimited(faults, file, DELIMITERS[ending])
+    if ending in JSON_LINES:
+        return read_json_lines(faults, file)
+    if ending == ".parquet":
+        return _read_parquet(file)
+    raise UserError(f"{file}: expected a file that ends in {', '.join(ENDINGS)}.")
+
+
+def list_columns(file: str) -> list[str]:
+    """Return the names of a file's columns; of JSON Lines, the keys of the first object."""
+    if Path(file).suffix.lower() == ".parquet":
+        return list(_open_parquet(file).schema_arrow.names)
+    if Path(file).suffix.lower() in DELIMITERS:
+        return _read_names(_parse_delimited(file, DELIMITERS[Path(file).suffix.lower()]), file)
+    return next((list(row) for _, row in read_records(Faults(skip=True), file)), [])
+
+
+def holds_bytes(file: str, column: str) -> bool:
+    """Return whether a column is of parquet and holds bytes, or structs of bytes and path."""
+    if Path(file).suffix.lower() != ".parquet" or column not in list_columns(file):
+        return False
+    kind = _open_parquet(file).schema_arrow.field(column).type
+    return pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def iterate_lines(file: str) -> Iterator[str]:
+    """Yield the lines of a text with their ends, a byte order mark left out.
+
+    Raises:
+        UserError: one is not UTF-8.
+    """
+    for number, line in enumerate(_iterate_raw(file), 1):
+        yield check_utf8(line, f"{file} line {number}")
+
+
+def _iterate_raw(file: str) -> Iterator[str]:
+    """Yield lines in which each byte that is not UTF-8 is half of a surrogate pair."""
+    with Path(file).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        yield from lines
+
+
+def check_utf8(text: str, where: str) -> str:
+    """Return a text of `_iterate_raw`.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    if not text.isascii() and (found := _NOT_UTF8.search(text)):
+        byte = ord(found[0]) - 0xDC00
+        wide = ", as UTF-16 has it" if text[:1] in {"\udcff"} else ""
+        raise UserError(
+            f"{where}: not UTF-8 (byte 0x{byte:02x} at position {found.start()}{wide}). "
+            "Save the file as UTF-8."
+        )
+    return text
+
+
+def read_json_lines(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
+    """Yield number and object of every line that is not blank; one that is not whole is a fault."""
+    for number, line in enumerate(_iterate_raw(file), 1):
+        with faults.skipping():
+            if line.strip():
+                where = f"{file} line {number}"
+                yield number, parse_object(check_utf8(line, where), where)
+
+
+def parse_object(text: str | bytes, where: str) -> Record:
+    """Read one JSON object.
+
+    Raises:
+        UserError: it is not whole, not an object, nested too deeply, or has a key twice.
+    """
+    try:
+        return Record(json.loads(text, object_pairs_hook=_check_pairs), where)
+    except _TwiceError as error:
+        raise UserError(f"{where}: the key `{error}` stands twice in one object. Remove one.") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: nested too deeply to be read.") from error
+    except ValueError as error:
+        problem = getattr(error, "msg", error)
+        listed = text[:1] in {"[", b"["}
+        hint = "Conversations in a JSON list are read with dataset=conversations."
+        hint = hint if listed else "The file may be half-written."
+        raise UserError(f"{where}: not a whole JSON object ({problem}). {hint}") from error
+
+
+class _TwiceError(Exception):
+    """A key that an object has twice."""
+
+
+def _check_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise _TwiceError(next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number])))
+    return values
+
+
+def _read_delimited(faults: Faults, file: str, delimiter: str) -> Iterator[tuple[int, Record]]:
+    lines = _parse_delimited(file, delimiter)
+    names = _read_names(lines, file)
+    for number, (line, values) in enumerate(lines, 1):
+        with faults.skipping():
+            where = f"{file} line {line}"
+            check_utf8("\n".join(values), where)
+            if len(values) != len(names):
+                raise UserError(
+                    f"{where}: {len(values)} values for {len(names)} columns. Is a delimiter inside a "
+                    "value not in quotes?"
+                )
+            yield number, Record(dict(zip(names, values, strict=True)), where)
+
+
+def _read_names(lines: Iterator[tuple[int, list[str]]], file: str) -> list[str]:
+    number, names = next(lines, (0, []))
+    check_utf8("\n".join(names), f"{file} line {number}")
+    if len(set(names)) < len(names):
+        raise UserError(f"{file}: two columns have the same name: {', '.join(names)}. Rename one.")
+    return names
+
+
+def _parse_delimited(file: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and values of the lines that are not blank, the names of the columns first."""
+    # Strict: else a quote that nothing closes would swallow the rest of the file.
+    reader = csv.reader(_iterate_raw(file), delimiter=delimiter, strict=True)
+    try:
+        for values in reader:
+            if any(values):  # Excel leaves rows of empty cells behind
+                yield reader.line_num, values
+    except csv.Error as error:
+        raise UserError(f"{file} line {reader.line_num}: {error}.") from error
+
+
+def _read_parquet(file: str) -> Iterator[tuple[int, Record]]:
+    number = 0
+    try:
+        for batch in _open_parquet(file).iter_batches(batch_size=64):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, Record(row, f"{file} row {number}")
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: cannot be read behind row {number} ({error}); copy it again.") from error
+
+
+def _open_parquet(file: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: not a parquet file that can be read ({error}); copy it again.") from error
