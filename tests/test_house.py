@@ -16,10 +16,11 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "finetune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-EVERYWHERE = {"errors", "example"}
+EVERYWHERE = {"errors", "example", "option"}
 MAY_IMPORT = {
     "errors": set(),
     "example": set(),
+    "option": set(),
     "signals": set(),
     "processes": set(),
     "run": set(),

@@ -13,8 +13,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from finetune.config.ranges import schema_of
 from finetune.config.schema import RunConfig
+from finetune.config.values import schema_of
 from finetune.errors import UserError
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")

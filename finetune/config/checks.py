@@ -17,7 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune.config.datasets import GROUP_OF_PART, MixtureDataset, OwnFiles, Vqav2Dataset, YoloDataset
 from finetune.config.extra import check_extra
 from finetune.config.optimizers import check_optimizer
-from finetune.config.ranges import check_value, check_values, schema_of
 from finetune.config.schema import (
     AugmentationConfig,
     Dtype,
@@ -26,10 +25,14 @@ from finetune.config.schema import (
     RunConfig,
     Strategy,
 )
+from finetune.config.values import check_value, check_values, schema_of
 from finetune.errors import UserError
+from finetune.option import COUNT, Range
 
 _LONGEST_NAME = 255
 """Bytes of a name in a folder that every file system takes."""
+
+_PART_LIMITS = {"weight": Range(0, 1e9, above_least=True), "limit": COUNT}
 
 _PART = re.compile(r"(dataset|task|metric|dataset\.parts\.[^.]+\.(source|task))\.")
 """Where a part of a run is described."""
@@ -167,7 +170,8 @@ def _mixture(dataset: MixtureDataset) -> Iterator[str]:
         for key in part.keys() & {"weight", "limit"}:
             if isinstance(part[key], str | bool):
                 yield f"dataset.parts.{name}.{key}={part[key]}: expected a number."
-            yield from (f"dataset.parts.{name}.{problem}" for problem in check_value(key, part[key]))
+            problems = check_value(key, part[key], _PART_LIMITS[key])
+            yield from (f"dataset.parts.{name}.{problem}" for problem in problems)
         for key in part.keys() & {"source", "task"}:
             yield from _part(f"dataset.parts.{name}.{key}", key, part[key])
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from finetune.option import Range, option
+
 
 class OnError(StrEnum):
     """What a fault in the data does."""
@@ -20,7 +22,7 @@ class OwnFiles:
     """File or folder to train on."""
     validation: str | None = None
     """File or folder to evaluate on; instead of it, `validation_fraction`."""
-    validation_fraction: float | None = None
+    validation_fraction: float | None = option(None, Range(0, 1, above_least=True, below_most=True))
     """Share of `train` that is held out, between 0 and 1. Rows that share a picture stay together."""
     on_error: OnError = OnError.error
     """A fault in the data is an `error`; or `skip`: it is left out, counted, and listed in the run's
@@ -111,7 +113,7 @@ class DigitsDataset:
     """scikit-learn's 1,797 handwritten digits: 1,500 to train on, 297 to test."""
 
     _target_: str = "finetune.data.shipped.digits.load_digits"
-    size: int = 56
+    size: int = option(56, Range(8, 4096))
     """Side in pixels to which the 8x8 scans are enlarged."""
 
 
@@ -120,13 +122,13 @@ class CanvasDataset:
     """Handwritten digits composed on a canvas, with exact boxes and masks."""
 
     _target_: str = "finetune.data.shipped.canvas.load_canvases"
-    train: int = 4000
+    train: int = option(4000, Range(1, 1e6))
     """Canvases to train on, from the scans that `digits` trains on."""
-    validation: int = 200
+    validation: int = option(200, Range(1, 1e6))
     """Canvases to evaluate on, from the others."""
-    size: int = 56
+    size: int = option(56, Range(8, 4096))
     """Side of a canvas, pixels."""
-    digits: int = 2
+    digits: int = option(2, Range(1, 100))
     """The most digits on one canvas."""
 
 

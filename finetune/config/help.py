@@ -11,8 +11,8 @@ from typing import Any
 
 from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.compose import group_choices, known_recipes
-from finetune.config.ranges import expected
 from finetune.config.schema import SPELLINGS, RunConfig
+from finetune.option import limit_of
 
 GROUPS = (
     "model", "dataset", "task", "augmentation", "collator", "freeze", "peft", "trainer", "evaluation",
@@ -100,7 +100,7 @@ def _option(owner: type, field: Any, prefix: str, indent: int) -> list[str]:
         else getattr(field.type, "__name__", None) or str(field.type)
     )
     pad = " " * indent
-    limits = expected(f"{prefix}{field.name}") if _is_number(field.type) else None
+    limits = limit_of(field) if _is_number(field.type) else None
     kind = f"{kind}, {limits}" if limits else kind
     names = {name: word for word, name in SPELLINGS.items()} if owner is RunConfig else {}
     lines = [

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from finetune.option import OneOf, option
+
 
 @dataclass
 class ExactMatchMetric:
@@ -184,7 +186,7 @@ class DetectionMetric:
     score: DetectionScore = DetectionScore.confidence
     """`confidence`: each object's `score`, or the row's `confidence`; `constant`: all the same; `rank`: the
     first object of each picture before the second of any. Ties go by picture, then by order."""
-    divisor: int = 1023
+    divisor: int = option(1023, OneOf((1023, 1024)))
     """What location tokens are divided by where objects are read from text: 1023, or 1024."""
     region: Region = Region.box
     """`box` compares `box_xyxy`, `mask` compares `mask_rle`."""
@@ -197,7 +199,7 @@ class ReferringMetric:
     """Share of expressions whose box overlaps the true one by 0.5 and 0.75, and mean IoU, in percent."""
 
     _target_: str = "finetune.metrics.referring.Referring"
-    divisor: int = 1023
+    divisor: int = option(1023, OneOf((1023, 1024)))
     """What location tokens are divided by where objects are read from text: 1023, or 1024."""
 
 
@@ -213,7 +215,7 @@ class SegmentationMetric:
     """Mean and cumulative IoU of masks, and the share above each threshold, in percent."""
 
     _target_: str = "finetune.metrics.segmentation.Segmentation"
-    divisor: int = 1023
+    divisor: int = option(1023, OneOf((1023, 1024)))
     """What location tokens are divided by where objects are read from text: 1023, or 1024."""
     mask_vae: str | None = None
     """Weights of the mask codec, where masks are read from text: `published`, or a file."""

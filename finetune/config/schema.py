@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from finetune.config.images import ImageConfig
+from finetune.option import BELOW_ONE, COUNT, MAY_BE_EMPTY, RATE, SHARE, OneOf, Range, option
 
 
 class Dtype(StrEnum):
@@ -99,7 +100,7 @@ class ModelConfig:
     """Hub id or folder of a PaliGemma 1 or 2 checkpoint; `tiny` is the base shipped with the package."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
-    resolution: int | None = None
+    resolution: int | None = option(None, Range(1, 8192))
     """Picture side in pixels (224, 448, 896); checked against the checkpoint. Null: whatever it has."""
     dtype: Dtype = Dtype.bfloat16
     """Format of the frozen weights; what learns has its own, `learning_dtype`."""
@@ -111,7 +112,7 @@ class ModelConfig:
     Flash attention ignores the prefix mask, so that a suffix would see its own answer: it is refused."""
     final_logit_softcap: bool = False
     """Keep PaliGemma 2's soft-cap on the logits. The published transfers were trained without it."""
-    llm_dropout: float = 0.0
+    llm_dropout: float = option(0.0, BELOW_ONE)
     """Share of the outputs of Gemma's attention and MLP layers that is dropped in training, as some of the
     published transfers do."""
 
@@ -124,27 +125,27 @@ class AugmentationConfig:
     writing, and other colours may make an answer wrong.
     """
 
-    flip: float = 0.0
+    flip: float = option(0.0, SHARE)
     """Probability of a mirrored picture. A row whose text or labels name sides (`flip_words`) is never
     mirrored; writing in the picture is."""
     flip_words: list[str] | None = None
     """Words that name sides: those in ASCII as whole words, others anywhere in the text. Null: English ones
     such as left, right, leftmost, clockwise; captions in another language need their own."""
-    crop: float = 1.0
+    crop: float = option(1.0, Range(0, 1, above_least=True))
     """Smallest share of the area that a random crop keeps, of a ratio of sides up to 4/3 either way from
     the picture's; 1: no crop. A risk for captions, questions and documents: what they speak of may be
     cut away."""
-    min_visible: float = 0.3
+    min_visible: float = option(0.3, SHARE)
     """Objects of whose box less than this share is still seen are left out of the answer; where nothing
     asked for would be left, another crop is drawn, and after ten there is none."""
-    resize: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    resize: list[float] = option([1.0, 1.0], Range(0, 100, above_least=True))
     """Smallest and largest scale of the picture within its own size: below 1 it lies on grey, above 1 it
     is cropped."""
-    brightness: float = 0.0
+    brightness: float = option(0.0, SHARE)
     """Largest change as a share, either way: 0.2 draws a factor between 0.8 and 1.2."""
-    contrast: float = 0.0
+    contrast: float = option(0.0, SHARE)
     """Likewise."""
-    saturation: float = 0.0
+    saturation: float = option(0.0, SHARE)
     """Likewise."""
 
 
@@ -152,7 +153,7 @@ class AugmentationConfig:
 class CollatorConfig:
     """From examples to a batch."""
 
-    max_text_length: int = 128
+    max_text_length: int = option(128, Range(4, 1e6))
     """Tokens for BOS, prefix, newline, suffix and EOS together; image tokens come on top."""
     overflow: Overflow = Overflow.error
     """Text over the budget: `error` names the example; `drop` leaves out the suffixes that do not fit, and
@@ -174,7 +175,7 @@ class FreezeConfig:
     """The linear layer from SigLIP to Gemma: `all` or `none`."""
     language_model: Learning = Learning.all
     """Gemma: all of it (with the embeddings), its attention layers, or nothing."""
-    last_n: int | None = None
+    last_n: int | None = option(None, Range(1, 1e4))
     """Only the last n layers of the language model learn."""
 
 
@@ -184,11 +185,11 @@ class PeftConfig:
 
     method: PeftMethod = PeftMethod.none
     """`none`: the weights themselves learn. `lora`: low-rank adapters beside frozen weights."""
-    r: int = 8
+    r: int = option(8, Range(1, 65536))
     """Rank of the adapters."""
-    lora_alpha: float = 8.0
+    lora_alpha: float = option(8.0, Range(0, 1e6, above_least=True))
     """The adapter's output is multiplied by lora_alpha / r (rsLoRA: / sqrt(r))."""
-    lora_dropout: float = 0.0
+    lora_dropout: float = option(0.0, BELOW_ONE)
     """Dropout on the adapter's input."""
     target_modules: list[str] = field(
         default_factory=lambda: [
@@ -203,7 +204,7 @@ class PeftConfig:
     """DoRA: magnitude and direction are learnt apart."""
     use_rslora: bool = False
     """rsLoRA: scale by sqrt(r)."""
-    bits: int = 16
+    bits: int = option(16, OneOf((16, 8, 4)))
     """Bits of the frozen weights: 16 (as loaded), 8 (LLM.int8), 4 (NF4, which makes LoRA QLoRA)."""
     quantize: list[Tower] = field(default_factory=lambda: [Tower.language_model])
     """Towers whose linear layers are stored in `bits`. `lm_head` never is."""
@@ -218,7 +219,7 @@ class LossConfig:
     average: LossAverage = LossAverage.example
     """`example`: mean over an example's tokens, then over examples (the paper).
     `token`: mean over all tokens."""
-    label_smoothing: float = 0.0
+    label_smoothing: float = option(0.0, BELOW_ONE)
     """The paper's: the target keeps 1 - e, every other entry of the vocabulary gets e / (V - 1)."""
 
 
@@ -226,7 +227,7 @@ class LossConfig:
 class TowerOptimizer:
     """Exceptions for one tower."""
 
-    learning_rate: float | None = None
+    learning_rate: float | None = option(None, RATE)
     """Null: `trainer.learning_rate`."""
     weight_decay: float | None = None
     """Null: `trainer.weight_decay`."""
@@ -245,20 +246,20 @@ class TowerOptimizers:
 class TrainerConfig:
     """transformers.TrainingArguments under their own names, and what it has no field for."""
 
-    num_train_epochs: float = 3.0
+    num_train_epochs: float = option(3.0, Range(0, 1e6, above_least=True))
     """Passes over the training split; the number of steps is round(epochs * examples / batch)."""
-    max_steps: int = -1
+    max_steps: int = option(-1, Range(-1))
     """Optimiser steps; overrides the epochs where positive."""
-    global_batch_size: int | None = None
+    global_batch_size: int | None = option(None, COUNT)
     """Examples of one optimiser step over all devices, the same on one as on many. Null: what the next two
     and the number of devices make."""
-    per_device_train_batch_size: int = 8
+    per_device_train_batch_size: int = option(8, COUNT)
     """Examples in one forward pass on one device, at most."""
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: int = option(1, COUNT)
     """Forward passes in one optimiser step; follows from `global_batch_size` where that is given."""
-    limit: int | None = None
+    limit: int | None = option(None, COUNT)
     """Train on the first n rows only; of a mixture on as many of each part."""
-    learning_rate: float = 1e-5
+    learning_rate: float = option(1e-5, RATE)
     """Peak learning rate."""
     lr_scheduler_type: str = "cosine"
     """After the warm-up: cosine, linear, constant_with_warmup or any other name of transformers."""
@@ -269,11 +270,11 @@ class TrainerConfig:
     weight_decay: float = 0.0
     """AdamW's, on matrices of base weights and adapters; never on norms, biases and SigLIP's positions.
     big_vision's own value is this one times the learning rate."""
-    adam_beta1: float = 0.9
+    adam_beta1: float = option(0.9, BELOW_ONE)
     """Decay of the mean of the gradients."""
-    adam_beta2: float = 0.999
+    adam_beta2: float = option(0.999, BELOW_ONE)
     """Decay of the mean of their squares."""
-    adam_epsilon: float = 1e-8
+    adam_epsilon: float = option(1e-8, Range(0, 1, above_least=True))
     """Added to the denominator."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm; 0 switches it off."""
@@ -283,15 +284,15 @@ class TrainerConfig:
     """Compute in float16 under autocast, for GPUs without bfloat16."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
-    logging_steps: int = 10
+    logging_steps: int = option(10, COUNT)
     """Steps between two log lines."""
-    save_steps: int | None = None
+    save_steps: int | None = option(None, COUNT)
     """Steps between two checkpoints. Null: one at the end of each epoch."""
-    save_total_limit: int | None = 2
+    save_total_limit: int | None = option(2, COUNT)
     """Checkpoints that are kept, the best one besides."""
-    dataloader_num_workers: int = 4
+    dataloader_num_workers: int = option(4, Range(0, 1024))
     """Processes that decode pictures and make batches; 0 does it in the training process."""
-    dataloader_prefetch_factor: int | None = None
+    dataloader_prefetch_factor: int | None = option(None, Range(1, 1e6))
     """Batches that each of them prepares ahead."""
     loss: LossConfig = field(default_factory=LossConfig)
     towers: TowerOptimizers = field(default_factory=TowerOptimizers)
@@ -305,25 +306,25 @@ class EvaluationConfig:
 
     strategy: Strategy = Strategy.no
     """During training: `no`, every `steps`, or each `epoch`. The finished model is always evaluated."""
-    steps: int | None = None
+    steps: int | None = option(None, COUNT)
     """Steps between two evaluations under `strategy=steps`."""
-    limit: int | None = None
+    limit: int | None = option(None, COUNT)
     """Evaluate only the first n examples; of a mixture as many of each part."""
-    batch_size: int = 16
+    batch_size: int = option(16, Range(1, 1e6))
     """Examples generated at once on one device."""
-    max_new_tokens: int | None = None
+    max_new_tokens: int | None = option(None, Range(1, 1e6))
     """Longest answer in tokens, EOS among them. Null: a quarter more than the longest reference of both
     splits, at least 16; `predict` without a run: 128."""
-    num_beams: int = 1
+    num_beams: int = option(1, Range(1, 1e4))
     """1 is greedy; more is beam search without length normalisation, as in the paper."""
-    pictures: int = 10
+    pictures: int = option(10, Range(0, 1e6))
     """Predictions that are drawn into the run's `pictures/`, where answers name places."""
     loss: bool = True
     """Also compute the loss over the first accepted suffix."""
     metric_for_best_model: str | None = None
     """Field of the evaluation, such as `vqa_accuracy`, `confidence` or `loss`, by which the best
     checkpoint is chosen. Null: the last one is the result."""
-    early_stopping_patience: int | None = None
+    early_stopping_patience: int | None = option(None, COUNT)
     """Stop after this many evaluations without improvement."""
 
 
@@ -347,7 +348,7 @@ SPELLINGS = {"image": "picture"}
 class RunConfig:
     """One run."""
 
-    run_name: str | None = None
+    run_name: str | None = option(None, MAY_BE_EMPTY)
     """Name of the run's folder. Null: the recipe's."""
     runs_dir: str = "runs"
     """Folder of the runs."""
@@ -355,7 +356,7 @@ class RunConfig:
     """Continue the run in its folder from its last complete checkpoint."""
     overwrite: bool = False
     """Delete the run in its folder first."""
-    seed: int = 0
+    seed: int = option(0, Range(0, 2**32 - 1))
     """Seed of the order of the data, its augmentation, the choice of suffixes, the adapters and dropout."""
     check_images: bool = False
     """`train`, `evaluate`: decode every image of the data beforehand, and report those that cannot be."""
@@ -366,7 +367,7 @@ class RunConfig:
     A run's is in its folder: runs/NAME/adapter."""
     picture: str | None = None
     """`predict`: an image, or a folder of them."""
-    prefix: str | None = None
+    prefix: str | None = option(None, MAY_BE_EMPTY)
     """`predict`: the prompt."""
     out: str | None = None
     """`predict`: folder for the pictures with what was found drawn in."""

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from finetune.option import MAY_BE_EMPTY, OneOf, Range, option
+
 
 @dataclass
 class TextTask:
     """Text in, text out."""
 
     _target_: str = "finetune.tasks.text.TextTask"
-    prompt: str = "{prefix}"
+    prompt: str = option("{prefix}", MAY_BE_EMPTY)
     """The prefix, with the row's columns in braces, such as `answer en {question}`."""
     answers: str = "suffixes"
     """The column that holds the accepted suffixes."""
@@ -24,13 +26,13 @@ class ChoiceTask:
     """Multiple choice."""
 
     _target_: str = "finetune.tasks.choice.ChoiceTask"
-    prompt: str = "answer en {question} choose from: {choices}"
+    prompt: str = option("answer en {question} choose from: {choices}", MAY_BE_EMPTY)
     """The prefix: the row's columns in braces, and `{choices}` for all of them."""
-    choice: str = "({letter}) {text}"
+    choice: str = option("({letter}) {text}", MAY_BE_EMPTY)
     """How each choice is written in the prompt."""
-    separator: str = ", "
+    separator: str = option(", ", MAY_BE_EMPTY)
     """Between two choices."""
-    suffix: str = "{letter}"
+    suffix: str = option("{letter}", MAY_BE_EMPTY)
     """The answer: `{letter}` or `{text}` of the right choice, or a sentence with them."""
     shuffle: bool = False
     """Another order of the choices in each epoch of training; evaluation keeps the given one."""
@@ -61,14 +63,14 @@ class ObjectsTask:
     """Boxes, and masks inside them."""
 
     _target_: str = "finetune.tasks.objects.ObjectsTask"
-    prompt: str = "detect {labels}"
+    prompt: str = option("detect {labels}", MAY_BE_EMPTY)
     """The prefix: columns in braces, and `{labels}` for the classes asked for, joined by ` ; `."""
     labels: list[str] | None = None
     """The classes, in the order of the prompt. Null: all that the training split has."""
     classes: Classes = Classes.all
     """Classes that a prompt names: `all`; those `present` in the picture, which tells the model what
     is there; or `one`: every class of a picture is an example of its own."""
-    negatives: int = 0
+    negatives: int = option(0, Range(0, 1e6))
     """Under `classes=one`: of the classes that a picture lacks, how many are asked for while training,
     with an empty answer. Evaluation asks for all of them."""
     order: ObjectOrder = ObjectOrder.given
@@ -81,5 +83,5 @@ class ObjectsTask:
     mask_vae: str | None = None
     """Weights of the mask codec: `published` (big_vision's, downloaded at first use), `own` (trained on
     the training split's masks at first use), or a file."""
-    divisor: int = 1023
+    divisor: int = option(1023, OneOf((1023, 1024)))
     """What location tokens are divided by when an answer is read: 1023, or 1024."""

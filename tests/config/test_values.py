@@ -3,7 +3,7 @@
 The options are those of the schema, so that a new one is covered by itself.
 """
 
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -18,10 +18,10 @@ from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.compose import compose_words, to_run_config
 from finetune.config.help import job_help
 from finetune.config.messages import explain
-from finetune.config.ranges import CHOICES, MAY_BE_EMPTY, RANGES, expected
 from finetune.config.schema import RunConfig
 from finetune.config.words import check_words, rewrite
 from finetune.errors import UserError
+from finetune.option import MAY_BE_EMPTY, OneOf, Range, limit_of
 
 NOT_NUMBERS = ["nan", "inf", "-inf"]
 HUGE = ["1" + "0" * 30, "-1" + "0" * 30]
@@ -35,7 +35,7 @@ def options(schema: Any, prefix: str, choice: str | None = None) -> list[Any]:
             found += options(kind, f"{prefix}{field.name}.", choice)
         elif kind is not Any and field.name != "_target_":
             key = f"{prefix}{field.name}"
-            found.append(pytest.param(key, kind, choice, id=f"{choice or 'run'}: {key}"))
+            found.append(pytest.param(key, field, choice, id=f"{choice or 'run'}: {key}"))
     return found
 
 
@@ -75,8 +75,10 @@ def problems(composed: DictConfig, key: str, choice: str | None, value: str) -> 
     return ""
 
 
-def wrong_values(key: str, kind: Any) -> list[str]:
+def wrong_values(key: str, field: Field[Any]) -> list[str]:
     """What no option of a kind can mean."""
+    kind: Any = field.type
+    limit = limit_of(field)
     needed = type(None) not in getattr(kind, "__args__", ())
     inner = next((part for part in getattr(kind, "__args__", ()) if part is not type(None)), kind)
     null = ["null"] if needed and not str(kind).startswith("dict") and kind is not str else []
@@ -86,22 +88,22 @@ def wrong_values(key: str, kind: Any) -> list[str]:
         if str(kind).startswith("list"):
             return ["many", "-1", "[many]", "[-1,1]", "[nan,nan]", "[0.5,inf]", "[[1],[2]]", *null]
         below = ["-2", "-0.1"] if key == "trainer.max_steps" else ["-1", "-0.1"]
-        zero = ["0"] if 0 not in RANGES.get(key, RANGES["seed"]) or key in CHOICES else []
+        zero = ["0"] if isinstance(limit, Range | OneOf) and 0 not in limit else []
         return ["many", "true", "''", "[1]", "{a: 1}", *below, *zero, *NOT_NUMBERS, *HUGE, *null]
     if isinstance(inner, type) and issubclass(inner, StrEnum):
         return ["many", "-1", "7", *NOT_NUMBERS, *HUGE, "[a]"]
     if kind is str or kind == (str | None):
-        return [] if key in MAY_BE_EMPTY else [""]
+        return [] if limit == MAY_BE_EMPTY else [""]
     return ["3", "many", "nan", *([] if str(kind).startswith("dict") else ["['']", "{a: 1}"])]
 
 
-@pytest.mark.parametrize(("key", "kind", "choice"), OPTIONS)
+@pytest.mark.parametrize(("key", "field", "choice"), OPTIONS)
 def test_a_value_that_cannot_be_is_one_message_that_names_the_key(
-    composed: DictConfig, key: str, kind: Any, choice: str | None
+    composed: DictConfig, key: str, field: Field[Any], choice: str | None
 ) -> None:
     if key == "run":
         pytest.skip("a folder that must be there")
-    for value in wrong_values(key, kind):
+    for value in wrong_values(key, field):
         message = problems(composed, key, choice, value)
         assert key.rpartition(".")[2] in message, f"{key}={value} is accepted"
 
@@ -133,6 +135,9 @@ def test_a_value_that_can_be_is_accepted(composed: DictConfig, key: str, value: 
 
 def test_help_says_what_a_number_may_be() -> None:
     text = job_help("train", "")
-    for key in (*RANGES, *CHOICES):
-        if "." in key:
-            assert f"{expected(key)}" in text, key
+    limits = {param.values[0]: limit_of(param.values[1]) for param in OPTIONS}
+    ranges = {key: limit for key, limit in limits.items() if isinstance(limit, Range | OneOf)}
+    assert len(ranges) > 40
+    lines = text.splitlines()
+    for key, limit in ranges.items():
+        assert any(line.strip().startswith(f"{key}=") and str(limit) in line for line in lines), key

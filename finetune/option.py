@@ -1,0 +1,92 @@
+"""Options: fields of a dataclass that say beside their default which values they may have.
+
+Whatever has settings (a metric, a task, the freeze policy, a job) is a dataclass whose fields are its
+options. The string under a field is the option's only documentation, and `option` its only limit: `JOB
+--help` prints both, and `config/values.py` checks every value before anything is read or written.
+"""
+
+import math
+from dataclasses import Field, dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers between two ends, which are allowed themselves unless stated otherwise."""
+
+    least: float = 0
+    most: float = 1e9
+    above_least: bool = False
+    """`least` itself is not allowed."""
+    below_most: bool = False
+    """`most` itself is not allowed."""
+
+    def __contains__(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        low = value > self.least if self.above_least else value >= self.least
+        return low and (value < self.most if self.below_most else value <= self.most)
+
+    def __str__(self) -> str:
+        least, most = _number(self.least), _number(self.most)
+        if self.most == ANY_NUMBER.most:
+            return f"more than {least}" if self.above_least else f"at least {least}"
+        if not self.above_least and not self.below_most:
+            return f"{least} to {most}"
+        low = f"more than {least}" if self.above_least else f"{least} or more"
+        return f"{low}, and {'less than' if self.below_most else 'at most'} {most}"
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if value < 1e6 else f"{value:.0f}"
+
+
+ANY_NUMBER = Range()
+"""What a number without a range of its own may be: 0 or more."""
+COUNT = Range(1)
+SHARE = Range(0, 1)
+BELOW_ONE = Range(0, 1, below_most=True)
+RATE = Range(0, 1e3, above_least=True)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Whole numbers of which only these have a meaning."""
+
+    values: tuple[int, ...]
+
+    def __contains__(self, value: float) -> bool:
+        return value in self.values
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(map(str, self.values))
+
+
+MAY_BE_EMPTY = "may be empty"
+"""Limit of a text that may be empty; other texts may not."""
+
+Limit = Range | OneOf | str
+
+
+def option(default: T, limit: Limit) -> T:
+    """Declare a field of an options class together with its limit.
+
+    Args:
+        default: its value where none is given; a list is copied for each object.
+        limit: what a number (each number of a list) may be, or `MAY_BE_EMPTY` for a text.
+    """
+    metadata = {"limit": limit}
+    declared: Any
+    if isinstance(default, list):
+        declared = field(default_factory=lambda: list(default), metadata=metadata)
+    else:
+        declared = field(default=default, metadata=metadata)
+    return declared
+
+
+def limit_of(declared: Field[Any]) -> Limit | None:
+    """Return the limit that a field was declared with; None: any number from 0, any text not empty."""
+    limit: Limit | None = declared.metadata.get("limit")
+    return limit
