@@ -3,7 +3,6 @@
 Types, unknown keys and unknown choices fail earlier, while the config is composed.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -16,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finetune.config.datasets import GROUP_OF_PART, MixtureDataset, OwnFiles, Vqav2Dataset, YoloDataset
 from finetune.config.extra import check_extra
+from finetune.config.jobs import Job
 from finetune.config.optimizers import check_optimizer
 from finetune.config.schema import (
     AugmentationConfig,
@@ -25,12 +25,9 @@ from finetune.config.schema import (
     RunConfig,
     Strategy,
 )
-from finetune.config.values import check_value, check_values, schema_of
+from finetune.config.values import check_value, check_values, name_problems, schema_of
 from finetune.errors import UserError
 from finetune.option import COUNT, Range
-
-_LONGEST_NAME = 255
-"""Bytes of a name in a folder that every file system takes."""
 
 _PART_LIMITS = {"weight": Range(0, 1e9, above_least=True), "limit": COUNT}
 
@@ -38,7 +35,7 @@ _PART = re.compile(r"(dataset|task|metric|dataset\.parts\.[^.]+\.(source|task))\
 """Where a part of a run is described."""
 
 
-def check(config: RunConfig, composed: DictConfig) -> None:
+def check(config: Job, composed: DictConfig) -> None:
     """Raise one error that lists every setting that cannot be.
 
     Args:
@@ -74,23 +71,9 @@ def check_name(name: str) -> None:
     Raises:
         UserError: it leads out of `runs_dir`, or no file system takes it.
     """
-    problem = next(_name_problems(name), None)
+    problem = next(name_problems(name), None)
     if problem is not None:
         raise UserError(f"run_name={name[:80]!r}: {problem}")
-
-
-def _name_problems(name: str) -> Iterator[str]:
-    parts = name.split("/")
-    if not name.strip():
-        yield "expected a name that is not empty."
-    if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in name):
-        yield "expected a name without control characters."
-    if name.startswith("/") or Path(name).is_absolute():
-        yield "expected a name below runs_dir, not an absolute path: runs_dir=FOLDER run_name=NAME."
-    elif any(part in {"", ".", ".."} for part in parts):
-        yield "expected a name below runs_dir, without empty, `.` or `..` parts."
-    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
-        yield f"too long: a file system takes names of at most {_LONGEST_NAME} bytes."
 
 
 def _unknown_keys(composed: DictConfig, config: Any, prefix: str) -> Iterator[str]:
@@ -122,11 +105,6 @@ def _nested_targets(node: Any, prefix: str) -> Iterator[str]:
 
 
 def _run(config: RunConfig) -> Iterator[str]:
-    if config.resume and config.overwrite:
-        yield "resume=true keeps the run in the folder, overwrite=true deletes it: choose one."
-    if config.run_name is not None:
-        for problem in list(_name_problems(config.run_name))[:1]:
-            yield f"run_name={config.run_name[:80]!r}: {problem}"
     if config.tracker.report_to not in {"none", "wandb"}:
         yield f"tracker.report_to={config.tracker.report_to}: expected none or wandb."
     if config.tracker.mode not in {None, "online", "offline", "disabled"}:

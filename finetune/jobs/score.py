@@ -21,7 +21,7 @@ from typing import Any
 from finetune.assembly.custom import call_target
 from finetune.codecs.coco_mask import MOST_PIXELS
 from finetune.codecs.objects import ObjectReader
-from finetune.config.schema import RunConfig
+from finetune.config.jobs import Score
 from finetune.errors import UserError, print_json, printable
 from finetune.metrics.detection import Detection
 from finetune.metrics.doubts import Doubt, Level
@@ -34,7 +34,7 @@ from finetune.metrics.segmentation import Segmentation
 from finetune.run.folder import Launch
 
 
-def run(config: RunConfig, launch: Launch) -> None:
+def run(config: Score, launch: Launch) -> None:
     """Print the scores.
 
     Raises:
