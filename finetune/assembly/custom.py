@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune.config.schema import RunConfig
 from finetune.config.values import schema_of
+from finetune.data.options import Mixture
 from finetune.errors import UserError
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -68,8 +69,9 @@ def check_targets(config: RunConfig) -> None:
         UserError: see `find_target`.
     """
     nodes = [config.dataset, config.task, config.metric]
-    for part in getattr(config.dataset, "parts", {}).values():
-        nodes += [part.get("source"), part.get("task")]
+    if isinstance(config.dataset, Mixture):
+        for part in config.dataset.parts.values():
+            nodes += [part.source, part.task]
     for node in nodes:
         target = node.get("_target_") if isinstance(node, dict) else getattr(node, "_target_", None)
         if target is not None and schema_of(target) is None:

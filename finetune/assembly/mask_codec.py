@@ -10,8 +10,8 @@ from datasets import Dataset
 
 from finetune.codecs.mask_vae import fetch_mask_vae, load_mask_vae
 from finetune.codecs.train_mask_vae import crop_objects, save_mask_vae, train_mask_vae
-from finetune.config.datasets import MixtureDataset
 from finetune.config.schema import RunConfig
+from finetune.data.options import Mixture
 from finetune.errors import UserError
 from finetune.tasks.mixture import MixedTask
 from finetune.tasks.objects import ObjectsTask
@@ -86,8 +86,8 @@ def keep_mask_vae(task: Task, target: Path) -> None:
 def use_mask_vae(config: RunConfig, file: Path) -> None:
     """Make a run's own weights those of its task, or of each task of its mixture that has masks."""
     nodes = [config.task]
-    if isinstance(config.dataset, MixtureDataset):
-        nodes = [part["task"] for part in config.dataset.parts.values()]
+    if isinstance(config.dataset, Mixture):
+        nodes = [part.task for part in config.dataset.parts.values()]
     for node in nodes:
         if isinstance(node, dict):
             if node.get("masks"):

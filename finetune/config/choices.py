@@ -1,23 +1,24 @@
 """The groups whose options differ from choice to choice: dataset, task and metric."""
 
-from finetune.config import datasets, metrics, tasks
+from finetune.config import metrics, tasks
+from finetune.data import options
 
 GROUP_SCHEMAS: dict[str, dict[str, type]] = {
     "dataset": {
-        "canvas": datasets.CanvasDataset,
-        "coco": datasets.CocoDataset,
-        "conversations": datasets.ConversationsDataset,
-        "digits": datasets.DigitsDataset,
-        "hub": datasets.HubDataset,
-        "image_folder": datasets.ImageFolderDataset,
-        "jsonl": datasets.JsonlDataset,
-        "mixture": datasets.MixtureDataset,
-        "release": datasets.ReleaseDataset,
-        "table": datasets.TableDataset,
-        "voc": datasets.VocDataset,
-        "vqav2": datasets.Vqav2Dataset,
-        "webdataset": datasets.WebdatasetDataset,
-        "yolo": datasets.YoloDataset,
+        "canvas": options.Canvas,
+        "coco": options.Coco,
+        "conversations": options.Conversations,
+        "digits": options.Digits,
+        "hub": options.Hub,
+        "image_folder": options.ImageFolder,
+        "jsonl": options.Jsonl,
+        "mixture": options.Mixture,
+        "release": options.Release,
+        "table": options.Table,
+        "voc": options.Voc,
+        "vqav2": options.Vqav2,
+        "webdataset": options.Webdataset,
+        "yolo": options.Yolo,
     },
     "task": {
         "choice": tasks.ChoiceTask,

@@ -21,7 +21,7 @@ from finetune.assembly.examples import build_collators, build_validation, check_
 from finetune.assembly.finished import load_trained, point_at_result
 from finetune.assembly.pictures import write_pictures
 from finetune.assembly.results import format_scores
-from finetune.assembly.sources import build_task, load_splits, name_source, record_data
+from finetune.assembly.sources import build_source, build_task, load_splits, record_data
 from finetune.config.jobs import Evaluate
 from finetune.errors import UserError
 from finetune.metrics.doubts import Level
@@ -73,7 +73,7 @@ def run(config: Evaluate, launch: Launch) -> None:
             log.warning("warning: %s", doubt.text)
     scored = {
         "command": launch.command,
-        "dataset": name_source(config.dataset, "validation"),
+        "dataset": build_source(config.dataset).describe("validation"),
         "scores": evaluation.scores,
     }
     with explain_disk_errors(folder.root):

@@ -14,8 +14,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from datasets import Image as Picture
 from PIL import Image
 
-from finetune.data.hub import load_hub
 from finetune.data.images import encode_png
+from finetune.data.options import Hub
 from finetune.errors import UserError
 from tests.conftest import REPOSITORY
 
@@ -66,7 +66,7 @@ def test_a_copy_in_parquet_is_read_by_the_names_of_its_columns(tmp_path: Path) -
         answers=[[{"answer": "x"}, {"answer": "y"}]] * 3,
         kind=["other", "number", "other"],
     )
-    train, validation, _ = load_hub(**hub(folder, group="kind"))
+    train, validation, _ = Hub(**hub(folder, group="kind")).load()
     assert (len(train), len(validation)) == (2, 1)
     row = train[1]
     assert (row["id"], row["group"], row["question"], row["answers"]) == ("1", "number", "b?", ["x", "y"])
@@ -75,20 +75,20 @@ def test_a_copy_in_parquet_is_read_by_the_names_of_its_columns(tmp_path: Path) -
 
 def test_a_single_answer_becomes_a_list_of_one(tmp_path: Path) -> None:
     folder = make_parquet(tmp_path / "copy", asked=["a?", "b?", "c?"], answers=["x", "y", "z"])
-    train = load_hub(**hub(folder)).train
+    train = Hub(**hub(folder)).load().train
     assert train["answers"][:] == [["x"], ["y"]]
 
 
 def test_a_column_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
     folder = make_parquet(tmp_path / "copy", asked=["a?", "b?", "c?"], answers=["x", "y", "z"])
     with pytest.raises(UserError, match=r"no column `question` .*it has: picture, asked, answers"):
-        load_hub(**hub(folder, question="question"))
+        Hub(**hub(folder, question="question")).load()
 
 
 def test_a_split_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
     folder = make_parquet(tmp_path / "copy", asked=["a?", "b?", "c?"], answers=["x", "y", "z"])
     with pytest.raises(UserError, match=r"split `val`.*train"):
-        load_hub(**{**hub(folder), "validation": "val"})
+        Hub(**{**hub(folder), "validation": "val"}).load()
 
 
 PNG = encode_png(Image.new("RGB", (20, 10)))
@@ -108,7 +108,7 @@ def load(folder: Path, rows: list[dict[str, Any]], schema: Any = None, **options
     pq.write_table(table, folder / "train-00000.parquet")
     asked = {"train": None, "validation": "train", "columns": dict.fromkeys(names)} | options
     asked["columns"] = {name: name for name in asked["columns"]}
-    return load_hub(**{**hub(folder), **asked}).validation
+    return Hub(**{**hub(folder), **asked}).load().validation
 
 
 def bad_row(row: dict[str, Any], **values: Any) -> list[dict[str, Any]]:
@@ -198,15 +198,19 @@ def test_the_number_of_a_class_must_be_one_that_has_a_name(tmp_path: Path, numbe
         pq.write_table(
             raw.replace_schema_metadata(table.data.schema.metadata), tmp_path / "copy/train.parquet"
         )
-        return load_hub(
-            **{
-                **hub(tmp_path / "copy"),
-                "train": None,
-                "validation": "train",
-                "columns": {},
-                "objects": BOXES,
-            }
-        ).validation
+        return (
+            Hub(
+                **{
+                    **hub(tmp_path / "copy"),
+                    "train": None,
+                    "validation": "train",
+                    "columns": {},
+                    "objects": BOXES,
+                }
+            )
+            .load()
+            .validation
+        )
 
     with pytest.raises(UserError, match="(number of a class, from 0 to 1|Class label)"):
         write(number)
@@ -305,11 +309,11 @@ def test_folders_that_are_no_parquet_files_are_refused_in_one_line(tmp_path: Pat
     }
     for folder, message in cases.items():
         with pytest.raises(UserError, match=message) as error:
-            load_hub(**hub(folder))
+            Hub(**hub(folder)).load()
         assert "\n" not in str(error.value)
 
 
-class Hub(BaseHTTPRequestHandler):
+class HubServer(BaseHTTPRequestHandler):
     """Answers as the Hub does for a repository that is gone or private, or `gated`."""
 
     def do_GET(self) -> None:
@@ -342,7 +346,7 @@ for path in sys.argv[1:]:
 def test_what_the_hub_refuses_is_one_line_each(tmp_path: Path) -> None:
     """In a process of its own: the address of the Hub is read when its package is imported."""
     paths = ["me/gone", "me/gated"]
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), HubServer) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         addresses = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
         said = [
