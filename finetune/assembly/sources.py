@@ -10,15 +10,15 @@ from typing import Any
 from datasets import Dataset
 from omegaconf import OmegaConf
 
-from finetune.assembly.custom import call_target
+from finetune.assembly.custom import instantiate
 from finetune.assembly.mask_codec import find_mask_vae
 from finetune.config.datasets import MixtureDataset
-from finetune.config.metrics import SegmentationMetric
 from finetune.config.schema import RunConfig
 from finetune.data.examples.classes import find_labels
 from finetune.data.examples.mixture import first_rows, mix_splits, part_ranges
 from finetune.data.rows import Splits, follow_links, shared_examples
 from finetune.errors import UserError
+from finetune.metrics.segmentation import Segmentation
 from finetune.processes import main_first
 from finetune.run.folder import Launch
 from finetune.tasks.mixture import MixedTask
@@ -59,7 +59,7 @@ def load_splits(config: RunConfig, training: bool = True) -> Splits:
 def _load_source(node: Any) -> Any:
     """Load one source, or each of a mixture's."""
     if not isinstance(node, MixtureDataset):
-        splits = call_target(node)
+        splits = instantiate(node)
         # Of rows that a function of the user's made, nothing has followed the links yet.
         custom = isinstance(splits, Splits) and not is_dataclass(node)
         return follow_links(splits) if custom else splits
@@ -79,7 +79,7 @@ def _load_validation(node: Any) -> Any:
         values = option_values(node)
         if "validation_fraction" in values and values["validation"] is None and values["train"]:
             _check_share(values)
-        splits = call_target(_without_train(values))
+        splits = instantiate(_without_train(values))
         if not isinstance(splits, Splits):
             return splits
     # Where the validation split stood for the training split, its faults are listed twice.
@@ -147,7 +147,7 @@ def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
         UserError: the rows lack what a task reads, or parts of a mixture write masks with different codecs.
     """
     if not isinstance(config.dataset, MixtureDataset):
-        tasks = {"": _take_classes(call_target(config.task, "task"), splits)}
+        tasks = {"": _take_classes(instantiate(config.task, "task"), splits)}
     else:
         tasks = {}
         for name, part in config.dataset.parts.items():
@@ -155,9 +155,9 @@ def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
                 split.select(part_ranges(split).get(name, range(0)))
                 for split in (splits.train, splits.validation)
             ]
-            tasks[name] = _take_classes(call_target(part["task"], "task"), Splits(*rows))
+            tasks[name] = _take_classes(instantiate(part["task"], "task"), Splits(*rows))
     tasks = _find_codec(tasks, splits.train, codec)
-    if isinstance(config.metric, SegmentationMetric):
+    if isinstance(config.metric, Segmentation):
         # What is scored is read as the metric reads it.
         tasks = {
             name: replace(task, reading=config.metric.reading) if isinstance(task, ObjectsTask) else task

@@ -17,7 +17,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from finetune.config.choices import GROUP_SCHEMAS
+from finetune.config.choices import GROUP_SCHEMAS, build_node
 from finetune.config.recipe_file import load_recipe
 from finetune.config.schema import RunConfig
 from finetune.errors import UserError
@@ -106,19 +106,9 @@ def register() -> None:
     store.store(name="schema", node=RunConfig)
     for group, choices in GROUP_SCHEMAS.items():
         for name, schema in choices.items():
-            node = OmegaConf.structured(schema)
-            _open_dictionaries(node)
-            store.store(group=group, name=f"{name}_schema", node=node)
-
-
-def _open_dictionaries(node: DictConfig) -> None:
-    """Allow new keys under options such as `dataset.columns`, so that they need no `+`."""
-    for key in node:
-        value = None if OmegaConf.is_missing(node, key) else node[key]
-        if isinstance(value, DictConfig):
-            if OmegaConf.get_type(value) is dict:
-                OmegaConf.set_struct(value, False)
-            _open_dictionaries(value)
+            # A file of a choice's name would win over it; those of `dataset` inherit from it instead.
+            has_file = (CONF_DIR / group / f"{name}.yaml").is_file()
+            store.store(group=group, name=f"{name}_schema" if has_file else name, node=build_node(schema))
 
 
 def sweep_name(run_name: str | None, recipe: str | None) -> str:
@@ -178,8 +168,9 @@ def recipe_label(choice: str | None) -> str | None:
 
 
 def group_choices(group: str) -> list[str]:
-    """Return the names of a group's files."""
-    return sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
+    """Return the names of a group's choices: files, and classes that need none."""
+    files = (file.stem for file in (CONF_DIR / group).glob("*.yaml"))
+    return sorted({*files, *GROUP_SCHEMAS.get(group, ())})
 
 
 def compose(overrides: list[str]) -> RunConfig:
@@ -258,7 +249,8 @@ def write_recipe(composed: DictConfig, choices: dict[str, str]) -> str:
         if not isinstance(cast(dict[str, Any], values).get(key), dict):
             cast(dict[str, Any], values).pop(key, None)
     groups = sorted(group for group in choices if (CONF_DIR / group).is_dir())
-    overrides = [f"  - override /{group}: {choices[group]}" for group in groups]
+    parts = [f"  - /{place}: {choice}" for place, choice in choices.items() if "@dataset.parts." in place]
+    overrides = [*parts, *(f"  - override /{group}: {choices[group]}" for group in groups)]
     text = OmegaConf.to_yaml(OmegaConf.create(cast(dict[str, Any], _escaped(values))))
     return "\n".join(["# @package _global_", "defaults:", *overrides, text])
 

@@ -16,6 +16,7 @@ from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.config.choices import GROUP_SCHEMAS
+from finetune.config.former_parts import drop_former_targets
 from finetune.config.schema import RunConfig
 from finetune.config.secrets import find_secret_variables
 from finetune.errors import UserError, suggest
@@ -48,7 +49,9 @@ def load_recipe(file: Path) -> DictConfig:
     for problem in find_secret_variables(file.read_text(encoding="utf-8-sig")):
         raise UserError(f"{file}: {problem}")
     try:
-        config = OmegaConf.create(get_yaml_loader()("").construct_document(root))
+        values = get_yaml_loader()("").construct_document(root)
+        drop_former_targets(values)
+        config = OmegaConf.create(values)
     except yaml.YAMLError as error:
         raise UserError(f"{file}{_where(error)}") from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
