@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "processes": set(),
     "run": set(),
     "codecs": set(),
-    "config": {"data"},
+    "config": {"data", "metrics"},
     "metrics": {"codecs"},
     "model": set(),
     "report": {"codecs"},

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 from datasets import Dataset
 
-from finetune.assembly.custom import call_target
+from finetune.assembly.custom import instantiate
 from finetune.assembly.examples import build_validation
 from finetune.assembly.sources import build_task
 from finetune.codecs.mask_vae import MaskVae
@@ -93,7 +93,7 @@ def test_a_documented_row_becomes_its_prefix_and_suffixes(example: Documented, w
         for prefix, suffixes in texts
     ]
     assert shown == example.texts
-    metric: Metric = call_target(config.metric)
+    metric: Metric = instantiate(config.metric)
     right = score(task, metric, asked, [text.suffixes[0] for text in texts])
     if not (isinstance(task, ObjectsTask) and task.masks):  # weights that learnt nothing draw nothing
         wrong = score(task, metric, asked, [""] * len(asked))
@@ -126,7 +126,7 @@ def test_the_table_names_every_metric_it_can_and_only_recipes_that_there_are() -
 
 @pytest.mark.usefixtures("own_task")
 def test_the_documented_metric_scores_rows_and_sets() -> None:
-    metric: Metric = call_target({"_target_": "own_task.Within", "most": 2})
+    metric: Metric = instantiate({"_target_": "own_task.Within", "most": 2})
     rows = [{"prediction": answer, "references": ["7"]} for answer in ("9", "10", "", "7")]
     assert [metric.score(row) for row in rows] == [100, 0, 0, 100]
     assert compute_by_group(metric, rows) == {"within": 50, "n": 4}

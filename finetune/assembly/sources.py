@@ -9,15 +9,15 @@ from typing import Any
 from datasets import Dataset
 from omegaconf import OmegaConf
 
-from finetune.assembly.custom import call_target
+from finetune.assembly.custom import instantiate
 from finetune.assembly.mask_codec import find_mask_vae
-from finetune.config.metrics import SegmentationMetric
 from finetune.config.schema import RunConfig
 from finetune.data.examples.classes import find_labels
 from finetune.data.examples.mixture import part_ranges
 from finetune.data.options import Mixture, OnError, Part, Source
 from finetune.data.rows import Splits, follow_links, shared_examples
 from finetune.errors import UserError
+from finetune.metrics.segmentation import Segmentation
 from finetune.processes import main_first
 from finetune.run.folder import Launch
 from finetune.tasks.mixture import MixedTask
@@ -40,7 +40,7 @@ class CustomSource(Source):
         Raises:
             UserError: it cannot be called, or returns something else.
         """
-        splits = call_target(self.node)
+        splits = instantiate(self.node)
         if not isinstance(splits, Splits):
             raise UserError(f"dataset._target_ must return Splits(train, validation), got {splits!r}.")
         # Every reader here resolves links; a function of the user's own has not.
@@ -140,7 +140,7 @@ def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
     """
     parts: Mapping[str, Part] = {} if isinstance(config.dataset, dict) else config.dataset.mixed_parts()
     if not parts:
-        tasks = {"": _take_classes(call_target(config.task, "task"), splits)}
+        tasks = {"": _take_classes(instantiate(config.task, "task"), splits)}
     else:
         tasks = {}
         for name, part in parts.items():
@@ -148,9 +148,9 @@ def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
                 split.select(part_ranges(split).get(name, range(0)))
                 for split in (splits.train, splits.validation)
             ]
-            tasks[name] = _take_classes(call_target(part.task, "task"), Splits(*rows))
+            tasks[name] = _take_classes(instantiate(part.task, "task"), Splits(*rows))
     tasks = _find_codec(tasks, splits.train, codec)
-    if isinstance(config.metric, SegmentationMetric):
+    if isinstance(config.metric, Segmentation):
         # What is scored is read as the metric reads it.
         tasks = {
             name: replace(task, reading=config.metric.reading) if isinstance(task, ObjectsTask) else task

@@ -8,7 +8,7 @@ import torch
 from accelerate import PartialState
 from transformers import TrainingArguments
 
-from finetune.assembly.custom import call_target
+from finetune.assembly.custom import instantiate
 from finetune.config.schema import RunConfig, Strategy
 from finetune.data.batches.order import count_steps, divide_batch
 from finetune.data.examples.dataset import ExampleDataset
@@ -45,7 +45,7 @@ def build_metric(config: RunConfig) -> Metric:
     Raises:
         UserError: lists the fields there are.
     """
-    metric: Metric = call_target(config.metric, "metric")
+    metric: Metric = instantiate(config.metric, "metric")
     name = config.evaluation.metric_for_best_model
     known = [*metric.higher_is_better, "confidence", *(["loss"] if config.evaluation.loss else [])]
     if name is not None and name not in known:

@@ -93,6 +93,6 @@ def schema_of(target: str) -> type | None:
     """Return the dataclass of a shipped choice, by what its `_target_` names."""
     for schemas in GROUP_SCHEMAS.values():
         for schema in schemas.values():
-            if schema()._target_ == target:
+            if vars(schema).get("_target_") == target:
                 return schema
     return None

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 
 from finetune.data.hub_rows import Shaper, holds_images
-from finetune.data.options import HubSource
+from finetune.data.published import HubSource
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 

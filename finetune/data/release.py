@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset, ReadInstruction, concatenate_datasets
 
 from finetune.data import releases
-from finetune.data.options import Release
+from finetune.data.published import Release
 from finetune.data.rows import Built, Splits, build_rows
 from finetune.errors import UserError, suggest
 

@@ -14,7 +14,7 @@ import torch
 from accelerate import PartialState
 
 from finetune.assembly.answers import settle_longest_answer
-from finetune.assembly.custom import call_target
+from finetune.assembly.custom import instantiate
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import build_evaluator
 from finetune.assembly.examples import build_collators, build_validation, check_validation
@@ -45,7 +45,7 @@ def run(config: Evaluate, launch: Launch) -> None:
     """
     PartialState(cpu=not torch.cuda.is_available())
     set_up_logging()
-    metric: Metric = call_target(config.metric, "metric")
+    metric: Metric = instantiate(config.metric, "metric")
     folder = RunFolder(launch.folder)
     if config.run is None:
         on_main(lambda: folder.check(resume=False, overwrite=config.overwrite))

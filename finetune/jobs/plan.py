@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 from huggingface_hub import try_to_load_from_cache
 
-from finetune.assembly.custom import call_target
+from finetune.assembly.custom import instantiate
 from finetune.assembly.describe import describe_run
 from finetune.assembly.examples import build_collators, build_train, build_validation, check_validation
 from finetune.assembly.model import prepare_model, quantization
@@ -58,7 +58,7 @@ def _describe_data(config: Plan) -> str:
     collator, evaluation_collator = build_collators(config, load_processor(path, revision))
     splits = load_splits(config)
     task = build_task(config, splits, codec=False)
-    metric: Metric = call_target(config.metric, "metric")
+    metric: Metric = instantiate(config.metric, "metric")
     train, _ = build_train(config, splits, task, collator)
     validation = build_validation(config, splits, task)
     validation, _ = check_validation(config, validation, evaluation_collator, metric)

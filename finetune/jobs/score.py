@@ -18,12 +18,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.assembly.custom import call_target
+from finetune.assembly.custom import instantiate
 from finetune.codecs.coco_mask import MOST_PIXELS
 from finetune.codecs.objects import ObjectReader
 from finetune.config.jobs import Score
 from finetune.errors import UserError, print_json, printable
-from finetune.metrics.detection import Detection
+from finetune.metrics.detection import Detection, Region
 from finetune.metrics.doubts import Doubt, Level
 from finetune.metrics.fields import list_keys, name_row, read_prediction, read_size
 from finetune.metrics.jsonl import JsonlRows, Row
@@ -42,7 +42,7 @@ def run(config: Score, launch: Launch) -> None:
     """
     if config.predictions is None:
         raise UserError("Which predictions? predictions=FILE.jsonl, or predictions=- for a pipe.")
-    metric: Metric = call_target(config.metric, "metric")
+    metric: Metric = instantiate(config.metric, "metric")
     with tempfile.TemporaryDirectory() as folder:
         rows = _open_rows(config.predictions, Path(folder))
         try:
@@ -94,11 +94,12 @@ def _report(doubts: Sequence[Doubt]) -> None:
 
 def _build_reader(metric: Detection | Referring | Segmentation) -> ObjectReader:
     reading = metric.reading if isinstance(metric, Segmentation) else "lenient"
-    return ObjectReader(metric.divisor, _find_weights(metric), reading)
+    options = metric.options if isinstance(metric, Detection) else metric
+    return ObjectReader(options.divisor, _find_weights(options), reading)
 
 
-def _find_weights(metric: Detection | Referring | Segmentation) -> str | None:
-    setting = getattr(metric, "mask_vae", None)
+def _find_weights(options: object) -> str | None:
+    setting = getattr(options, "mask_vae", None)
     if setting is None:
         return None
     from finetune.assembly.mask_codec import find_mask_vae  # torch: not for texts and boxes
@@ -120,7 +121,9 @@ class DecodedRows(Sequence[Any]):
     ) -> None:
         self.rows = rows
         self.reader = reader
-        self.needs_masks = isinstance(metric, Segmentation) or getattr(metric, "region", "box") == "mask"
+        self.needs_masks = isinstance(metric, Segmentation) or (
+            isinstance(metric, Detection) and metric.options.region == Region.mask
+        )
 
     def __len__(self) -> int:
         return len(self.rows)

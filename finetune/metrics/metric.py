@@ -17,8 +17,9 @@ class Metric(Protocol):
     it needs is reported before any weight is loaded: what only a set shows belongs into `compute`.
     """
 
-    higher_is_better: Mapping[str, bool]
-    """Every field of `compute`, the main one first, and whether more of it is better."""
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        """Every field of `compute`, the main one first, and whether more of it is better."""
 
     def score(self, row: Mapping[str, Any]) -> float | None:
         """Score one prediction row; None where only a set has a score.

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from finetune.errors import describe
-from finetune.metrics.detection import Detection
+from finetune.metrics.detection import Detection, Region
 from finetune.metrics.doubts import Doubt
 from finetune.metrics.fields import name_row
 from finetune.metrics.metric import Metric
@@ -85,7 +85,7 @@ def find_doubts(
 
 def _build_part(metric: Metric) -> _Part:
     if isinstance(metric, Detection):
-        is_box = metric.region == "box"
+        is_box = metric.options.region == Region.box
         return ObjectDoubts(boxes=is_box, masks=not is_box, labels=True)
     if isinstance(metric, Referring):
         return ObjectDoubts(boxes=True, masks=False, labels=False)

@@ -12,6 +12,7 @@ from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae
 from finetune.config.compose import compose
 from finetune.config.schema import RunConfig
+from finetune.data.options import Part
 from finetune.data.rows import Splits
 from finetune.data.shipped.digits import load_digits
 from finetune.errors import UserError
@@ -146,7 +147,8 @@ def test_a_mixture_keeps_its_parts_classes_and_its_one_mask_codec(tmp_path: Path
     assert "labels" not in parts.digits.task
 
     # As it is read again, its parts are plain dictionaries.
-    config.dataset.parts = OmegaConf.to_container(parts)
+    container: Any = OmegaConf.to_container(parts)
+    config.dataset.parts = {name: Part(**part) for name, part in container.items()}
     use_mask_vae(config, tmp_path / "kept.npz")
     again = build_task(config, load_splits(config, training=False))
     assert isinstance(again, MixedTask)

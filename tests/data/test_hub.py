@@ -15,7 +15,8 @@ from datasets import Image as Picture
 from PIL import Image
 
 from finetune.data.images import encode_png
-from finetune.data.options import Hub
+from finetune.data.published import Hub, HubObjects
+from finetune.data.rows import Splits
 from finetune.errors import UserError
 from tests.conftest import REPOSITORY
 
@@ -37,6 +38,11 @@ def make_parquet(folder: Path, **columns: list[Any]) -> Path:
         str(folder / "train-00000.parquet")
     )
     return folder
+
+
+def load_hub(**options: Any) -> Splits:
+    """Load by the values that a recipe would have."""
+    return Hub(**{**options, "objects": HubObjects(**options["objects"])}).load()
 
 
 def hub(folder: Path, **options: Any) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def test_a_copy_in_parquet_is_read_by_the_names_of_its_columns(tmp_path: Path) -
         answers=[[{"answer": "x"}, {"answer": "y"}]] * 3,
         kind=["other", "number", "other"],
     )
-    train, validation, _ = Hub(**hub(folder, group="kind")).load()
+    train, validation, _ = load_hub(**hub(folder, group="kind"))
     assert (len(train), len(validation)) == (2, 1)
     row = train[1]
     assert (row["id"], row["group"], row["question"], row["answers"]) == ("1", "number", "b?", ["x", "y"])
@@ -75,20 +81,20 @@ def test_a_copy_in_parquet_is_read_by_the_names_of_its_columns(tmp_path: Path) -
 
 def test_a_single_answer_becomes_a_list_of_one(tmp_path: Path) -> None:
     folder = make_parquet(tmp_path / "copy", asked=["a?", "b?", "c?"], answers=["x", "y", "z"])
-    train = Hub(**hub(folder)).load().train
+    train = load_hub(**hub(folder)).train
     assert train["answers"][:] == [["x"], ["y"]]
 
 
 def test_a_column_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
     folder = make_parquet(tmp_path / "copy", asked=["a?", "b?", "c?"], answers=["x", "y", "z"])
     with pytest.raises(UserError, match=r"no column `question` .*it has: picture, asked, answers"):
-        Hub(**hub(folder, question="question")).load()
+        load_hub(**hub(folder, question="question"))
 
 
 def test_a_split_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
     folder = make_parquet(tmp_path / "copy", asked=["a?", "b?", "c?"], answers=["x", "y", "z"])
     with pytest.raises(UserError, match=r"split `val`.*train"):
-        Hub(**{**hub(folder), "validation": "val"}).load()
+        load_hub(**{**hub(folder), "validation": "val"})
 
 
 PNG = encode_png(Image.new("RGB", (20, 10)))
@@ -108,7 +114,7 @@ def load(folder: Path, rows: list[dict[str, Any]], schema: Any = None, **options
     pq.write_table(table, folder / "train-00000.parquet")
     asked = {"train": None, "validation": "train", "columns": dict.fromkeys(names)} | options
     asked["columns"] = {name: name for name in asked["columns"]}
-    return Hub(**{**hub(folder), **asked}).load().validation
+    return load_hub(**{**hub(folder), **asked}).validation
 
 
 def bad_row(row: dict[str, Any], **values: Any) -> list[dict[str, Any]]:
@@ -198,19 +204,15 @@ def test_the_number_of_a_class_must_be_one_that_has_a_name(tmp_path: Path, numbe
         pq.write_table(
             raw.replace_schema_metadata(table.data.schema.metadata), tmp_path / "copy/train.parquet"
         )
-        return (
-            Hub(
-                **{
-                    **hub(tmp_path / "copy"),
-                    "train": None,
-                    "validation": "train",
-                    "columns": {},
-                    "objects": BOXES,
-                }
-            )
-            .load()
-            .validation
-        )
+        return load_hub(
+            **{
+                **hub(tmp_path / "copy"),
+                "train": None,
+                "validation": "train",
+                "columns": {},
+                "objects": BOXES,
+            }
+        ).validation
 
     with pytest.raises(UserError, match="(number of a class, from 0 to 1|Class label)"):
         write(number)
@@ -309,7 +311,7 @@ def test_folders_that_are_no_parquet_files_are_refused_in_one_line(tmp_path: Pat
     }
     for folder, message in cases.items():
         with pytest.raises(UserError, match=message) as error:
-            Hub(**hub(folder)).load()
+            load_hub(**hub(folder))
         assert "\n" not in str(error.value)
 
 
@@ -332,12 +334,11 @@ class HubServer(BaseHTTPRequestHandler):
 
 ASK_ALL = """
 import sys
-from finetune.data.hub import load_hub
+from finetune.data.published import Hub
 from finetune.errors import UserError
-objects = {"boxes": None, "labels": None, "layout": "xywh", "relative": False}
 for path in sys.argv[1:]:
     try:
-        load_hub(path, None, None, None, "train", {}, {}, objects)
+        Hub(path=path, train=None, validation="train").load()
     except UserError as error:
         print(str(error).replace("\\n", "TWO LINES"))
 """

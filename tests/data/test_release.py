@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from finetune.data.options import Release
+from finetune.data.published import Release
 from finetune.data.release import select_split, split_names
 from finetune.errors import UserError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.images import resolve_image
-from finetune.data.options import Vqav2
+from finetune.data.published import Vqav2, Vqav2Files
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import Record, check_file, describe_value, iterate_records, read_member
 from finetune.data.rows import Built, Splits, build_rows, text_features
@@ -27,14 +27,18 @@ def load_vqav2(source: Vqav2) -> Splits:
         return source.as_release().load()
     if validation.questions is None:
         return source.hub.load()
-    second = _build(vars(validation), source.on_error)
-    if train.questions is None:
+    first = _build("train", train, source.on_error) if train.questions else None
+    second = _build("validation", validation, source.on_error)
+    if first is None:
         return Splits(second.rows.select([]), second.rows, tuple(second.skipped))
-    first = _build(vars(train), source.on_error)
     return Splits(first.rows, second.rows, (*first.skipped, *second.skipped))
 
 
-def _build(files: Mapping[str, Any], on_error: str) -> Built:
+def _build(split: str, given: Vqav2Files, on_error: str) -> Built:
+    files = vars(given)
+    for key, value in files.items():
+        if value is None:
+            raise UserError(f"dataset.{split}.{key}= is missing, as other files of VQAv2 are given.")
     folder = os.path.realpath(files["image_dir"])
     paths = ("questions", "annotations")
     return build_rows(read_questions, FEATURES, on_error, paths=paths, **{**files, "image_dir": folder})

@@ -7,7 +7,8 @@ from PIL import Image
 
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.images import load_image
-from finetune.data.options import OnError, Release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.choice import ChoiceTask

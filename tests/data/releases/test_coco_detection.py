@@ -9,7 +9,8 @@ from PIL import Image
 
 from finetune.codecs.coco_mask import decode_rle
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.options import OnError, Release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.objects import ObjectsTask

@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 
 from finetune.config.compose import CONF_DIR, compose
-from finetune.data.options import Release
+from finetune.data.published import Release
 from finetune.data.release import select_split, split_names
 
 NAMES = [

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finetune.data.options import OnError, Vqav2, Vqav2Files
+from finetune.data.options import OnError
+from finetune.data.published import Vqav2, Vqav2Files
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 
