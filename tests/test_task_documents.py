@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from finetune.assembly.custom import instantiate
 from finetune.assembly.examples import build_validation
+from finetune.assembly.mask_codec import use_mask_vae
 from finetune.assembly.sources import build_task
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae
@@ -81,8 +82,7 @@ def score(task: Task, metric: Metric, rows: list[dict[str, Any]], answers: list[
 @pytest.mark.parametrize("example", EXAMPLES, ids=[" ".join(one.words) for one in EXAMPLES])
 def test_a_documented_row_becomes_its_prefix_and_suffixes(example: Documented, weights: Path) -> None:
     config = compose(["dataset=digits", *example.words])
-    if getattr(config.task, "masks", False):
-        config.task.mask_vae = str(weights)
+    use_mask_vae(config, weights)
     rows = Dataset.from_list(example.rows)
     splits = Splits(rows, rows)
     task = build_task(config, splits)
@@ -95,7 +95,8 @@ def test_a_documented_row_becomes_its_prefix_and_suffixes(example: Documented, w
     assert shown == example.texts
     metric: Metric = instantiate(config.metric)
     right = score(task, metric, asked, [text.suffixes[0] for text in texts])
-    if not (isinstance(task, ObjectsTask) and task.masks):  # weights that learnt nothing draw nothing
+    # Weights that have learned nothing draw nothing.
+    if not (isinstance(task, ObjectsTask) and task.options.masks):
         wrong = score(task, metric, asked, [""] * len(asked))
         better = [
             right[name] > wrong[name] if metric.higher_is_better[name] else right[name] < wrong[name]

@@ -7,8 +7,7 @@ from accelerate import PartialState
 from finetune.assembly.sources import build_source
 from finetune.config.schema import RunConfig
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.tasks.mixture import MixedTask
-from finetune.tasks.objects import ObjectsTask, list_names
+from finetune.tasks.objects import list_names, object_tasks
 from finetune.tasks.task import Task
 
 
@@ -35,11 +34,10 @@ def describe_run(
 
 
 def _describe_classes(task: Task) -> list[str]:
-    tasks = task.tasks.items() if isinstance(task, MixedTask) else [("", task)]
     return [
-        f"{f'{name}: ' if name else ''}{len(one.labels)} classes: {list_names(one.labels)}"
-        for name, one in tasks
-        if isinstance(one, ObjectsTask) and one.labels
+        f"{f'{name}: ' if name else ''}{len(labels)} classes: {list_names(labels)}"
+        for name, part in object_tasks(task).items()
+        if (labels := part.options.labels)
     ]
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from accelerate import PartialState
@@ -17,7 +18,7 @@ from finetune.config.images import Resize
 from finetune.config.schema import Overflow, RunConfig
 from finetune.data.batches.collator import Collator
 from finetune.data.examples.augment import Augmentation
-from finetune.data.examples.classes import ask_for_one_class, find_labels
+from finetune.data.examples.classes import expand_per_class, find_labels
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.examples.mixture import first_rows
 from finetune.data.examples.survey import Check, find_broken_images, survey_rows
@@ -27,7 +28,7 @@ from finetune.errors import UserError
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.processes import share
 from finetune.tasks.mixture import PART
-from finetune.tasks.objects import ObjectsTask, list_names
+from finetune.tasks.objects import PromptClasses, list_names, object_tasks
 from finetune.tasks.task import Answer, Row, Task
 
 log = logging.getLogger(__name__)
@@ -182,10 +183,10 @@ def _refuse(config: RunConfig, examples: ExampleDataset, faults: Mapping[int, st
 
 def _explain_classes(config: RunConfig, examples: ExampleDataset) -> str:
     """Return what to do about classes that the training split lacks, from which the list was taken."""
-    task = examples.task
-    if not isinstance(task, ObjectsTask) or not task.write_label or config.task.labels is not None:
+    task = object_tasks(examples.task).get("")
+    if task is None or not task.options.write_label or config.task.labels is not None:
         return ""
-    labels = list(task.labels or ())
+    labels = task.options.labels or []
     unseen = [label for label in find_labels(examples.rows) if label not in labels]
     if not unseen:
         return ""
@@ -214,10 +215,10 @@ def _leave_out(examples: ExampleDataset, faults: Mapping[int, str]) -> tuple[Exa
 
 
 def _arrange_rows(config: RunConfig, rows: Dataset, task: Task, training: bool) -> Dataset:
-    if not isinstance(task, ObjectsTask) or task.classes != "one":
+    objects = object_tasks(task).get("")
+    if objects is None or objects.options.classes != PromptClasses.one:
         return rows
-    negatives = task.negatives if training else None
-    return ask_for_one_class(rows, task.labels or (), negatives)
+    return expand_per_class(rows, partial(objects.options.ask_classes, training=training))
 
 
 def build_augmentation(config: RunConfig) -> Augmentation | None:

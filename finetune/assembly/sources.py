@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import Dataset
@@ -17,12 +17,12 @@ from finetune.data.examples.mixture import part_ranges
 from finetune.data.options import Mixture, OnError, Part, Source
 from finetune.data.rows import Splits, follow_links, shared_examples
 from finetune.errors import UserError
-from finetune.metrics.segmentation import Segmentation
+from finetune.metrics.several import find_object_metric
 from finetune.processes import main_first
 from finetune.run.folder import Launch
 from finetune.tasks.mixture import MixedTask
-from finetune.tasks.objects import ObjectsTask, list_names
-from finetune.tasks.task import Task, template_columns
+from finetune.tasks.objects import ObjectsOptions, ObjectsTask, PromptClasses, list_names, object_tasks
+from finetune.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -104,26 +104,13 @@ def load_splits(config: RunConfig, training: bool = True) -> Splits:
     return splits
 
 
-def _needs_train(source: Source, task: Any) -> bool:
+def _needs_train(source: Source, task: object) -> bool:
     """Return whether a task takes its classes or its mask codec from the training split."""
     parts = source.mixed_parts().values() or [Part(source, task)]
-    return any(part.source.has_train and _learns_from_train(option_values(part.task)) for part in parts)
-
-
-def _learns_from_train(task: Mapping[str, Any]) -> bool:
-    classes = "labels" in task and task["labels"] is None and _reads_classes(task)
-    return classes or bool(task.get("masks") and task.get("mask_vae") == "own")
-
-
-def option_values(node: Any) -> dict[str, Any]:
-    """Return the options of a task by name; those of a custom one are a dictionary."""
-    return asdict(node) if is_dataclass(node) and not isinstance(node, type) else dict(node)
-
-
-def _reads_classes(task: Mapping[str, Any]) -> bool:
-    """Return whether the classes of a task of objects stand in its prompt or in its answers."""
-    named = "labels" in template_columns(task["prompt"])
-    return bool(named or task["write_label"] or task["classes"] == "one")
+    return any(
+        isinstance(part.task, ObjectsOptions) and part.task.needs_training_rows and part.source.has_train
+        for part in parts
+    )
 
 
 def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
@@ -140,55 +127,59 @@ def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
     """
     parts: Mapping[str, Part] = {} if isinstance(config.dataset, dict) else config.dataset.mixed_parts()
     if not parts:
-        tasks = {"": _take_classes(instantiate(config.task, "task"), splits)}
+        task: Task = instantiate(config.task, "task")
+        rows = {"": splits.train if len(splits.train) else splits.validation}
     else:
-        tasks = {}
-        for name, part in parts.items():
-            rows = [
-                split.select(part_ranges(split).get(name, range(0)))
-                for split in (splits.train, splits.validation)
-            ]
-            tasks[name] = _take_classes(instantiate(part.task, "task"), Splits(*rows))
+        task = MixedTask({name: instantiate(part.task, "task") for name, part in parts.items()})
+        rows = {name: _part_rows(splits, name) for name in parts}
+    tasks = {name: _take_classes(part, rows[name]) for name, part in object_tasks(task).items()}
     tasks = _find_codec(tasks, splits.train, codec)
-    if isinstance(config.metric, Segmentation):
-        # What is scored is read as the metric reads it.
-        tasks = {
-            name: replace(task, reading=config.metric.reading) if isinstance(task, ObjectsTask) else task
-            for name, task in tasks.items()
-        }
-    return MixedTask(tasks) if parts else tasks[""]
+    # What is scored is read as the metric reads it.
+    metric = find_object_metric(instantiate(config.metric, "metric"))
+    if metric is not None and metric.reader.official:
+        for name, part in tasks.items():
+            tasks[name] = replace(part, reader=replace(part.reader, official=True))
+    return MixedTask({**task.tasks, **tasks}) if isinstance(task, MixedTask) else tasks.get("", task)
 
 
-def _take_classes(task: Task, splits: Splits) -> Task:
-    """Give a task of objects the classes of the training split, unless it names its own."""
-    if not isinstance(task, ObjectsTask):
+def _part_rows(splits: Splits, part: str) -> Dataset:
+    """Return the rows of a mixture's part to train on, or those to evaluate on where there are none."""
+    train, validation = (
+        split.select(part_ranges(split).get(part, range(0))) for split in (splits.train, splits.validation)
+    )
+    return train if len(train) else validation
+
+
+def _take_classes(task: ObjectsTask, rows: Dataset) -> ObjectsTask:
+    """Give a task the classes of its rows, unless it names its own."""
+    options = task.options
+    if options.labels is not None and len(set(options.labels)) < len(options.labels):
+        raise UserError(f"task.labels names a class twice: {list_names(options.labels)}.")
+    if not options.needs_classes:
         return task
-    if task.labels is not None and len(set(task.labels)) < len(task.labels):
-        raise UserError(f"task.labels names a class twice: {list_names(task.labels)}.")
-    if task.labels is not None or not _reads_classes(vars(task)):
-        return task
-    rows = splits.train if len(splits.train) else splits.validation
-    replace(task, classes="all").check_columns(rows.column_names)  # the column of `one` is made later
+    # The column that `one` reads is made later.
+    whole = replace(options, classes=PromptClasses.all)
+    replace(task, options=whole).check_columns(rows.column_names)
     labels = find_labels(rows)
-    if not labels and task.write_label:
+    if not labels and options.write_label:
         raise UserError(
             "The classes are those of the training split, and no row of it has an object. Name them: "
             "task.labels=[cat,dog]."
         )
-    return replace(task, labels=labels)
+    return replace(task, options=replace(options, labels=list(labels)))
 
 
-def _find_codec(tasks: Mapping[str, Task], train: Dataset, codec: bool) -> dict[str, Task]:
+def _find_codec(tasks: Mapping[str, ObjectsTask], train: Dataset, codec: bool) -> dict[str, ObjectsTask]:
     """Replace the setting of the mask codec by its file, the same for all parts of a mixture."""
-    masked = {name: task for name, task in tasks.items() if isinstance(task, ObjectsTask) and task.masks}
-    settings = {task.mask_vae for task in masked.values()}
+    masked = {name: task for name, task in tasks.items() if task.options.masks}
+    settings = {task.options.mask_vae for task in masked.values()}
     if not settings:
         return dict(tasks)
     setting = settings.pop()
     if settings:
+        named = (f"{name}: task.mask_vae={task.options.mask_vae}" for name, task in masked.items())
         raise UserError(
-            "A run has one mask codec, but the parts of the mixture name several: "
-            f"{', '.join(f'{name}: task.mask_vae={task.mask_vae}' for name, task in masked.items())}."
+            f"A run has one mask codec, but the parts of the mixture name several: {', '.join(named)}."
         )
     if setting is None:
         raise UserError("Masks need task.mask_vae: published, own, or a file of weights.")
@@ -197,7 +188,8 @@ def _find_codec(tasks: Mapping[str, Task], train: Dataset, codec: bool) -> dict[
         ranges = part_ranges(train)
         rows = train.select([i for name in masked for i in ranges.get(name, ())]) if ranges else train
         file = str(main_first(lambda: find_mask_vae(setting, rows)))
-    return {**tasks, **{name: replace(task, mask_vae=file) for name, task in masked.items()}}
+    readers = {name: replace(task.reader, mask_vae=file) for name, task in masked.items()}
+    return {**tasks, **{name: replace(task, reader=readers[name]) for name, task in masked.items()}}
 
 
 RECORDED = re.compile(r"(.*\.)?task\.labels|evaluation\.max_new_tokens")
@@ -217,12 +209,11 @@ def record_data(launch: Launch, task: Task) -> Launch:
     Returns:
         The launch with `task.labels`, or those of each part's task, in its recipe.
     """
-    tasks = task.tasks if isinstance(task, MixedTask) else {"": task}
     recipe = OmegaConf.create(launch.recipe)
-    for name, one in tasks.items():
-        if isinstance(one, ObjectsTask) and one.labels is not None:
+    for name, part in object_tasks(task).items():
+        if part.options.labels is not None:
             node = recipe.dataset.parts[name].task if name else recipe.task
-            node.labels = list(one.labels)
+            node.labels = part.options.labels
     comments = [line for line in launch.recipe.splitlines() if line.startswith("#")]
     return replace(launch, recipe="\n".join([*comments, OmegaConf.to_yaml(recipe)]))
 

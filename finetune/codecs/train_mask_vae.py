@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from finetune.codecs.coco_mask import decode_rle
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.masks import crop_mask, resize_crop
+from finetune.codecs.rle import decode_rle
 
 _COMMITMENT = 0.25
 _DECAY = 0.95

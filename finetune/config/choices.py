@@ -2,7 +2,6 @@
 
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.config import tasks
 from finetune.data import options, published
 from finetune.metrics.anls import Anls
 from finetune.metrics.caption import Caption
@@ -18,6 +17,9 @@ from finetune.metrics.segmentation import Segmentation
 from finetune.metrics.text import AnyMatch, ExactMatch
 from finetune.metrics.vqa import VqaAccuracy
 from finetune.metrics.yes_no import YesNo
+from finetune.tasks.choice import ChoiceTask
+from finetune.tasks.objects import ObjectsOptions
+from finetune.tasks.text import TextTask
 
 GROUP_SCHEMAS: dict[str, dict[str, type]] = {
     "dataset": {
@@ -37,9 +39,9 @@ GROUP_SCHEMAS: dict[str, dict[str, type]] = {
         "yolo": options.Yolo,
     },
     "task": {
-        "choice": tasks.ChoiceTask,
-        "detection": tasks.ObjectsTask,
-        "text": tasks.TextTask,
+        "choice": ChoiceTask,
+        "detection": ObjectsOptions,
+        "text": TextTask,
     },
     "metric": {
         "any_match": AnyMatch,

@@ -7,9 +7,11 @@ import numpy as np
 from datasets import Features, List, Value
 
 from finetune.codecs.boxes import check_boxes
-from finetune.codecs.coco_mask import decode_rle, encode_polygons, encode_rle
+from finetune.codecs.coco_mask import encode_polygons, encode_rle
+from finetune.codecs.rle import decode_rle
 from finetune.data.rows import text_features
 from finetune.errors import UserError
+from finetune.example import Rle
 
 OBJECTS = List(
     {
@@ -197,7 +199,7 @@ def _encode_mask(
     segmentation: Sequence[Sequence[float]] | Mapping[str, Any],
     size: tuple[int, int],
     corners: Sequence[float],
-) -> dict[str, Any]:
+) -> Rle:
     """Write a mask.
 
     Raises:

@@ -11,9 +11,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError, describe
 from finetune.metrics.fields import check_choices, name_row, read_box, read_number, read_objects
 from finetune.metrics.mask import check_sizes, empty_mask, read_mask
+from finetune.metrics.metric import Compared
 from finetune.option import OneOf, option
 
 FIELDS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100")
@@ -235,6 +237,17 @@ class Detection:
     higher_is_better: ClassVar[Mapping[str, bool]] = dict.fromkeys(FIELDS, True)
 
     options: DetectionOptions = DetectionOptions()
+
+    @property
+    def compared(self) -> Compared:
+        """Labels, and boxes or masks."""
+        masks = self.options.region == Region.mask
+        return Compared(boxes=not masks, masks=masks, labels=True)
+
+    @property
+    def reader(self) -> ObjectReader:
+        """Reads boxes from text, and masks where there are weights for them."""
+        return ObjectReader(self.options.divisor, self.options.mask_vae)
 
     def score(self, row: Mapping[str, Any]) -> None:
         """Return None: only a set has an average precision.

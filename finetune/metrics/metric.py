@@ -3,8 +3,10 @@
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
+from finetune.codecs.objects import ObjectReader
 from finetune.metrics.fields import read_group
 from finetune.metrics.jsonl import Selection
 
@@ -30,6 +32,29 @@ class Metric(Protocol):
 
     def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Score a set of rows, which is not empty."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What of an object a metric compares."""
+
+    boxes: bool
+    masks: bool
+    labels: bool
+    """An object counts only for its own label."""
+
+
+@runtime_checkable
+class ObjectMetric(Metric, Protocol):
+    """A metric of boxes or masks, which are read from a row's text where the row has none."""
+
+    @property
+    def compared(self) -> Compared:
+        """What counts of an object."""
+
+    @property
+    def reader(self) -> ObjectReader:
+        """Reads objects from text as the metric's options say."""
 
 
 def compute_by_group(

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError
 from finetune.metrics.fields import check_choices, name_row, read_box, read_objects
+from finetune.metrics.metric import Compared
 from finetune.option import OneOf, option
 
 Box = Sequence[float]
@@ -54,6 +56,16 @@ class Referring:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def compared(self) -> Compared:
+        """Boxes alone."""
+        return Compared(boxes=True, masks=False, labels=False)
+
+    @property
+    def reader(self) -> ObjectReader:
+        """Reads boxes from text."""
+        return ObjectReader(self.divisor)
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Return the row's IoU, 0 to 100.

@@ -8,9 +8,12 @@ from typing import Any, ClassVar
 from pycocotools import mask as coco_mask
 
 from finetune.codecs.boxes import read_official
+from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError
+from finetune.example import Rle
 from finetune.metrics.fields import check_choices, name_row, read_box, read_objects
-from finetune.metrics.mask import Rle, check_sizes, mask_overlap, read_mask
+from finetune.metrics.mask import check_sizes, mask_overlap, read_mask
+from finetune.metrics.metric import Compared
 from finetune.option import OneOf, option
 
 THRESHOLDS = (50, 60, 70, 80, 90)
@@ -74,6 +77,17 @@ class Segmentation:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def compared(self) -> Compared:
+        """Masks alone."""
+        return Compared(boxes=False, masks=True, labels=False)
+
+    @property
+    def reader(self) -> ObjectReader:
+        """Reads masks from text."""
+        official = self.reading == SegmentationReading.official
+        return ObjectReader(self.divisor, self.mask_vae, official)
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Return the row's IoU, 0 to 100.

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from finetune.cli import main
-from finetune.codecs.coco_mask import decode_rle
+from finetune.codecs.rle import decode_rle
 from finetune.data.batches.resize import resize_as_paper
 from finetune.data.images import load_image
 from finetune.data.options import Canvas

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from finetune.codecs.coco_mask import decode_rle, encode_rle
+from finetune.codecs.coco_mask import encode_rle
 from finetune.codecs.masks import crop_mask
+from finetune.codecs.rle import decode_rle
 from finetune.data.examples.augment import Augmentation
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.objects import build_object, object_features
 from finetune.errors import UserError
-from finetune.tasks.objects import ObjectsTask
+from finetune.tasks.objects import ObjectsOptions
 from finetune.tasks.text import TextTask
 from tests.conftest import noise_image
 
@@ -366,7 +367,9 @@ def test_the_target_is_that_of_the_changed_picture(tmp_path: Path) -> None:
     paint(size, [one]).save(tmp_path / "0.png")
     row = make_row(size, one, image=str(tmp_path / "0.png"))
     rows = Dataset.from_list([row], features=object_features())
-    dataset = ExampleDataset(rows, ObjectsTask("detect red", labels=["red"]), "train", 0, SURE_FLIP)
+    dataset = ExampleDataset(
+        rows, ObjectsOptions("detect red", labels=["red"]).build(), "train", 0, SURE_FLIP
+    )
     example = dataset[0, 0]
     assert example.suffixes == ("<loc0000><loc0767><loc1023><loc1023> red",)
     assert example.target["objects"][0]["box_xyxy"] == [30, 0, 40, 30]

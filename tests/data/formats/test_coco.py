@@ -8,11 +8,11 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from finetune.codecs.coco_mask import decode_rle
+from finetune.codecs.rle import decode_rle
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.rows import Splits
 from finetune.errors import UserError
-from finetune.tasks.objects import ObjectsTask
+from finetune.tasks.objects import ObjectsOptions
 
 Content = dict[str, list[dict[str, Any]]]
 
@@ -70,7 +70,7 @@ def test_crowds_are_neither_written_nor_classes(
     content: Content, file: Path, load: Callable[..., Splits]
 ) -> None:
     file.write_text(json.dumps(content))
-    task = ObjectsTask("detect {labels}", ("cat", "dog"))
+    task = ObjectsOptions("detect {labels}", ["cat", "dog"]).build()
     example = ExampleDataset(load("coco", file).train, task, "train")[0]
     assert example.prefix == "detect cat ; dog"
     expected = "<loc0102><loc0102><loc0512><loc0409> cat ; <loc0000><loc0000><loc0409><loc0205> dog"

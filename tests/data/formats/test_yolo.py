@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from finetune.codecs.coco_mask import decode_rle
+from finetune.codecs.rle import decode_rle
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.codecs.coco_mask import decode_rle
+from finetune.codecs.rle import decode_rle
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.options import OnError
 from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
-from finetune.tasks.objects import ObjectsTask
+from finetune.tasks.objects import ObjectsOptions
 
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 17, "name": "cat"}]
 
@@ -77,7 +77,7 @@ def test_a_row_is_a_photo_with_its_objects_crowds_marked(release: Path) -> None:
 
 
 def test_the_answer_has_every_object_but_crowds(release: Path) -> None:
-    task = ObjectsTask("detect all classes", ("cat", "person"))
+    task = ObjectsOptions("detect all classes", ["cat", "person"]).build()
     example = ExampleDataset(load(release).train, task, "train")[0]
     assert example.prefix == "detect all classes"
     assert example.suffixes == ("<loc0102><loc0102><loc0512><loc0409> cat",)
@@ -150,7 +150,7 @@ def write_real_release(root: Path, folder: Path) -> list[dict[str, Any]]:
 def test_real_photos_are_read_with_their_masks(tmp_path: Path, parity_data: Path) -> None:
     cats = write_real_release(tmp_path, parity_data / "images")
     rows = Release("coco_detection", str(tmp_path), None, "val").load().validation
-    examples = ExampleDataset(rows, ObjectsTask("detect"), "validation")
+    examples = ExampleDataset(rows, ObjectsOptions("detect").build(), "validation")
     assert rows["id"][:] == ["142238", "439180", "39769"]
     assert sum(len(objects) for objects in rows["objects"]) == 50 + len(cats)
     for index in range(3):

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finetune.codecs.coco_mask import decode_rle
+from finetune.codecs.rle import decode_rle
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.options import OnError
 from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
-from finetune.tasks.objects import ObjectsTask
+from finetune.tasks.objects import ObjectsOptions
 
 FILES = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
 
@@ -86,7 +86,7 @@ def test_the_union_to_train_on_has_no_photo_of_another_split(release: Path) -> N
 
 
 def test_the_prompt_is_the_bare_expression(release: Path) -> None:
-    task = ObjectsTask("{expression}", write_label=False)
+    task = ObjectsOptions("{expression}", write_label=False).build()
     example = ExampleDataset(load(release, None, "refcoco_unc_testA").validation, task, "validation")[0]
     assert (example.prefix, example.suffixes) == ("thing 6", ("<loc0102><loc0102><loc0512><loc0409>",))
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from finetune.codecs.coco_mask import decode_rle
+from finetune.codecs.rle import decode_rle
 from finetune.data.images import load_image
 from finetune.data.options import Canvas
 from finetune.data.shipped.canvas import INK
