@@ -2,12 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from PIL import Image
 
 IGNORED = -100
 """Label of a position that is not trained on."""
+
+
+class SceneObject(TypedDict, total=False):
+    """One object of an image, annotated or predicted."""
+
+    label: str
+    box_xyxy: list[float]
+    """x_min, y_min, x_max, y_max, pixels."""
+    iscrowd: int
+    """1 for a crowd region: not trained on, ignored in scoring."""
+    area: float | None
+    """Pixels, as annotated; None: unknown."""
+    mask_rle: Mapping[str, object] | None
+    """COCO's compressed run lengths over the whole image; None: no mask."""
+    score: float
+    """Confidence of a prediction."""
 
 
 @dataclass(frozen=True)

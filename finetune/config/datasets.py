@@ -231,7 +231,7 @@ class Vqav2Files:
 class Vqav2Dataset:
     """VQAv2: the official files (`root=`, or file by file), or a copy on the Hub."""
 
-    _target_: str = "finetune.data.releases.vqav2.load_vqav2"
+    _target_: str = "finetune.data.release.load_vqav2"
     root: str | None = None
     """Folder with the release's own file names: questions, annotations, `train2014/`, `val2014/`."""
     train: Vqav2Files = field(default_factory=Vqav2Files)

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features
 from filelock import FileLock
 
-from finetune.data.images import PICTURE_SUFFIXES
+from finetune.data.images import IMAGE_SUFFIXES
 from finetune.errors import UserError
 
 _ROWS, _NOTES = "rows.arrow", "rows.json"
@@ -186,7 +186,7 @@ def _digest_path(path: Path) -> list[str]:
         inside.sort()
         found += [os.path.realpath(folder / name) for name in inside if (folder / name).is_symlink()]
         for name in sorted(files):
-            image = f".{name.rpartition('.')[2].lower()}" in PICTURE_SUFFIXES
+            image = f".{name.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES
             found.append(f"{top} {name} {'' if image else _digest_file(folder / name)}")
     return found
 

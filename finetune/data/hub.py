@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, Image, List, config, load_dataset
@@ -11,7 +10,7 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 
-from finetune.data.hub_rows import Shaper, holds_images
+from finetune.data.hub_rows import BoxColumns, Shaper, holds_images
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 
@@ -28,8 +27,8 @@ def load_hub(
     train: str | None,
     validation: str,
     columns: Mapping[str, str | None],
-    data_files: Mapping[str, Any],
-    objects: Mapping[str, Any],
+    data_files: Mapping[str, object],
+    objects: BoxColumns,
 ) -> Splits:
     """Load two splits and give their columns our names.
 
@@ -41,7 +40,7 @@ def load_hub(
         validation: split to evaluate on.
         columns: our name -> the data set's; `id`, `group` and `image` need not be there.
         data_files: split -> files that the data set's card does not list.
-        objects: `boxes`, `labels`, `layout` and `relative`: where its boxes are.
+        objects: where its boxes are.
 
     Raises:
         UserError: no such data set, split or column, no access to it, no network; or a row that cannot be
@@ -62,7 +61,7 @@ def load_hub(
 
 
 def _load_split(
-    path: str, name: str | None, revision: str | None, split: str, files: Mapping[str, Any]
+    path: str, name: str | None, revision: str | None, split: str, files: Mapping[str, object]
 ) -> Dataset:
     if any((Path(path) / saved).is_file() for saved in (config.DATASET_STATE_JSON_FILENAME, _SAVED)):
         raise UserError(
@@ -104,7 +103,7 @@ def _explain(path: str, split: str, error: Exception) -> str:
 def _shape(
     rows: Dataset,
     columns: Mapping[str, str | None],
-    objects: Mapping[str, Any],
+    objects: BoxColumns,
     path: str,
     split: str,
 ) -> Dataset:
@@ -113,7 +112,8 @@ def _shape(
     for ours in ("image", "images"):
         if ours in rows.column_names and not {"image", "images"} & wanted.keys():
             wanted[ours] = ours
-    boxes = {f"objects.{key}": objects[key] for key in ("boxes", "labels") if objects[key] is not None}
+    places = {"objects.boxes": objects["boxes"], "objects.labels": objects["labels"]}
+    boxes = {key: place for key, place in places.items() if place is not None}
     named = {f"columns.{ours}": theirs for ours, theirs in wanted.items()}
     for ours, theirs in {**named, **boxes}.items():
         known, column = rows.column_names, theirs.split(".")[0] if ours in boxes else theirs
@@ -149,7 +149,7 @@ def _shape(
         twice = [value for value, count in Counter(shaped["id"][:]).items() if count > 1]
         if twice:
             raise UserError(
-                f"{where}: column `{wanted['id']}`: id `{twice[0]}` stands twice; ids must differ."
+                f"{where}: column `{wanted['id']}`: id `{twice[0]}` is duplicated; ids must be unique."
             )
     return shaped
 

@@ -3,19 +3,20 @@
 import os
 import stat
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from finetune.errors import UserError
+from finetune.errors import UserError, describe
 
-PICTURE_SUFFIXES = frozenset(
-    ".bmp .gif .jpe .jpeg .jpg .png .ppm .pgm .tif .tiff .webp .avif .heic".split()
-)
+IMAGE_SUFFIXES = frozenset(".bmp .gif .jpe .jpeg .jpg .png .ppm .pgm .tif .tiff .webp .avif .heic".split())
 """Names of files that are pictures."""
 
 MAX_PIXELS = 89_478_485
@@ -43,71 +44,123 @@ class ImageError(UserError):
         self.path = path
 
 
-def load_image(source: str | Mapping[str, Any], where: str, as_stored: bool = False) -> Image.Image:
-    """Decode one picture.
+@dataclass(frozen=True)
+class Picture:
+    """An image that a row names or holds; nothing is read before `size` or `load` is called."""
 
-    Args:
-        source: a path, or what `datasets` stores: `{"bytes": ..., "path": ...}`.
-        where: the row, for the error message.
-        as_stored: read it as TensorFlow's `decode_image` does: no EXIF rotation, and transparency is
-            dropped, so that the colours under it show; a GIF's is black.
+    source: str | Mapping[str, object]
+    """A path, or what `datasets` stores: `{"bytes": ..., "path": ...}`."""
+    where: str
+    """The row, for error messages."""
 
-    Returns:
-        RGB; by default with the EXIF rotation applied, and transparency lies on white.
+    @property
+    def path(self) -> str | None:
+        """The path of the file; of an image inside its row, the name that it had."""
+        path = self.source if isinstance(self.source, str) else self.source.get("path")
+        return None if path is None else str(path)
 
-    Raises:
-        UserError: the file is missing, empty, cut short, too large or not a picture.
-    """
-    path, data, name = _split_source(source)
-    try:
-        with _open(path, data) as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(stream) as image:
-                _check_pixels(image)
-                if as_stored:
-                    return _to_rgb_as_stored(image)
-                return _to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError) as error:
-        raise _explain(error, path, data, where, name) from error
+    @property
+    def data(self) -> bytes | None:
+        """The content of the file, if it is inside the row."""
+        data = None if isinstance(self.source, str) else self.source.get("bytes")
+        if data is not None and not isinstance(data, bytes):
+            raise ImageError(f"{self.where}: expected the bytes of an image, got {describe(data)}.")
+        return data
+
+    @property
+    def key(self) -> str:
+        """Identifies the content without decoding it: the path, or a digest of the bytes."""
+        return str(self.path) if self.data is None else blake2b(self.data, digest_size=16).hexdigest()
+
+    def load(self, as_stored: bool = False) -> Image.Image:
+        """Decode the image.
+
+        Args:
+            as_stored: read it as TensorFlow's `decode_image` does: no EXIF rotation, and transparency is
+                dropped, so that the colors under it show; a GIF's is black.
+
+        Returns:
+            RGB; by default with the EXIF rotation applied, and transparency on white.
+
+        Raises:
+            UserError: the file is missing, empty, cut short, too large or not an image.
+        """
+        with self._open() as (image, _):
+            return _to_rgb_as_stored(image) if as_stored else _to_rgb(ImageOps.exif_transpose(image))
+
+    def size(self) -> tuple[int, int]:
+        """Return height and width with the EXIF rotation applied, pixels, from the header alone.
+
+        An image that seems to be cut short, or whose values may not fit into 8 bits, is also decoded.
+
+        Raises:
+            UserError: the file is missing, empty, cut short, too large or not an image.
+        """
+        with self._open() as (image, stream):
+            width, height = image.size
+            # Not a PNG's own `getexif`, which decodes the whole image first.
+            turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8}
+            doubtful = image.mode[0] in "IF" or _seems_cut(stream, image.format or "")
+        if doubtful:
+            self.load()
+        return (width, height) if turned else (height, width)
+
+    def check_link(self) -> None:
+        """Refuse a file that has become a link since the row was read, perhaps to outside its folder.
+
+        Paths in rows have no links: `resolve_image` has followed them.
+
+        Raises:
+            UserError: the file, or a folder above it, is now a link.
+        """
+        path = self.path
+        if self.data is not None or path is None or not Path(path).is_absolute():
+            return
+        if (target := os.path.realpath(path)) != path:
+            text = (
+                f"{self.where}: image `{path}` has become a link to {target}. Put the image itself there."
+            )
+            raise ImageError(text, path)
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Image.Image, IO[bytes]]]:
+        """Open the image, and the stream that it is read from.
+
+        Raises:
+            UserError: as in `load`; what the block raises of its kind is explained too.
+        """
+        try:
+            with _open_stream(self.path, self.data) as stream, warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(stream) as image:
+                    _check_pixels(image)
+                    yield image, stream
+        except (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError) as error:
+            raise self._explain(error) from error
+
+    def _explain(self, error: Exception) -> ImageError:
+        path, data = self.path, self.data
+        name = f"image `{path}`" if path else "the image"
+        subject = f"{self.where}: {name}"
+        if isinstance(error, FileNotFoundError):
+            text = f"{self.where}: no {name}; pass dataset.image_dir=FOLDER."
+        elif isinstance(error, UnidentifiedImageError):
+            empty = data == b"" or (data is None and Path(str(path)).stat().st_size == 0)
+            what = "is empty (0 bytes)" if empty else "is not a picture that Pillow can read"
+            text = f"{subject} {what}. Replace the file, or leave the row out."
+        elif isinstance(error, Image.DecompressionBombError):
+            text = f"{subject} is too large: {error} Make it smaller, or leave the row out."
+        elif isinstance(error, _ScaleError):
+            text = f"{subject} {error}"
+        elif isinstance(error, OSError) and error.errno is not None:
+            reason = error.strerror
+            text = f"{subject} cannot be read ({reason}). Check the name, the link and the permissions."
+        else:
+            text = f"{subject} cannot be decoded ({error}). It may be cut short: copy it again."
+        return ImageError(text, path if data is None else None)
 
 
-def read_size(source: str | Mapping[str, Any], where: str) -> tuple[int, int]:
-    """Return a picture's height and width as it stands upright, from its header alone.
-
-    A picture that seems to be cut short, or whose values may not fit into 8 bits, is decoded to find out.
-
-    Args:
-        source: as in `load_image`.
-        where: the row, for the error message.
-
-    Raises:
-        UserError: the file is empty, too large, cut short or not a picture.
-    """
-    path, data, name = _split_source(source)
-    try:
-        with _open(path, data) as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(stream) as image:
-                _check_pixels(image)
-                width, height = image.size
-                # Not a PNG's own `getexif`, which decodes the whole picture first.
-                turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8}
-                doubtful = image.mode[0] in "IF" or _seems_cut(stream, image.format or "")
-    except (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError) as error:
-        raise _explain(error, path, data, where, name) from error
-    if doubtful:
-        load_image(source, where)
-    return (width, height) if turned else (height, width)
-
-
-def _split_source(source: str | Mapping[str, Any]) -> tuple[str | None, bytes | None, str]:
-    """Return path, bytes, and what to call the picture."""
-    path = source if isinstance(source, str) else source.get("path")
-    data = None if isinstance(source, str) else source.get("bytes")
-    return path, data, f"image `{path}`" if path else "the image"
-
-
-def _open(path: str | None, data: bytes | None) -> IO[bytes]:
+def _open_stream(path: str | None, data: bytes | None) -> IO[bytes]:
     if data is not None:
         return BytesIO(data)
     if path is None:
@@ -134,26 +187,7 @@ def _seems_cut(stream: IO[bytes], kind: str) -> bool:
     return stream.read() != end
 
 
-def _explain(error: Exception, path: str | None, data: bytes | None, where: str, name: str) -> ImageError:
-    subject = f"{where}: {name}"
-    if isinstance(error, FileNotFoundError):
-        text = f"{where}: no {name}; pass dataset.image_dir=FOLDER."
-    elif isinstance(error, UnidentifiedImageError):
-        empty = data == b"" or (data is None and Path(str(path)).stat().st_size == 0)
-        what = "is empty (0 bytes)" if empty else "is not a picture that Pillow can read"
-        text = f"{subject} {what}. Replace the file, or leave the row out."
-    elif isinstance(error, Image.DecompressionBombError):
-        text = f"{subject} is too large: {error} Make it smaller, or leave the row out."
-    elif isinstance(error, _ScaleError):
-        text = f"{subject} {error}"
-    elif isinstance(error, OSError) and error.errno is not None:
-        text = f"{subject} cannot be read ({error.strerror}). Check the name, the link and the permissions."
-    else:
-        text = f"{subject} cannot be decoded ({error}). It may be cut short: copy it again."
-    return ImageError(text, path if data is None else None)
-
-
-def check_size(annotated: tuple[Any, Any], size: tuple[int, int], where: str) -> None:
+def check_size(annotated: tuple[object, object], size: tuple[int, int], where: str) -> None:
     """Refuse a row that was annotated on a picture of another size.
 
     Args:
@@ -233,28 +267,7 @@ def _to_bytes(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled.astype(np.uint8))
 
 
-def check_link(source: str | Mapping[str, Any], where: str) -> None:
-    """Refuse a path of a row that leads elsewhere since the row was read, to a file outside its folder.
-
-    Args:
-        source: as in `load_image`. Paths in rows have no links: `resolve_image` has followed them.
-        where: the row, for the error message.
-
-    Raises:
-        UserError: the file, or a folder above it, is now a link.
-    """
-    path = source if isinstance(source, str) else source.get("path")
-    inside = not isinstance(source, str) and source.get("bytes") is not None
-    if inside or path is None or not Path(path).is_absolute() or os.path.realpath(path) == path:
-        return
-    raise ImageError(
-        f"{where}: image `{path}` has become a link to {os.path.realpath(path)}. Put "
-        "the image itself there.",
-        path,
-    )
-
-
-def resolve_image(name: str, image_dir: Path, where: str) -> str:
+def resolve_image(name: object, image_dir: Path, where: str) -> str:
     """Return the path of a picture that must lie inside a folder.
 
     Raises:

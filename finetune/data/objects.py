@@ -1,6 +1,6 @@
 """The column `objects`: what lies where in a picture, as every source of boxes and masks gives it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,9 @@ from datasets import Features, List, Value
 
 from finetune.codecs.boxes import check_boxes
 from finetune.codecs.coco_mask import decode_rle, encode_polygons, encode_rle
-from finetune.data.rows import text_features
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
+from finetune.example import SceneObject
 
 OBJECTS = List(
     {
@@ -35,9 +36,7 @@ def object_features(*columns: str) -> Features:
     return Features({**text_features(*columns), **sizes, "objects": OBJECTS})
 
 
-def build_row(
-    row_id: str, image: str, size: tuple[int, int], objects: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def build_row(row_id: str, image: str, size: tuple[int, int], objects: Sequence[SceneObject]) -> Row:
     """Write one picture and its objects as a row without a group.
 
     Args:
@@ -53,16 +52,16 @@ def build_row(
 
 def build_object(
     label: str,
-    box: Sequence[float],
+    box: object,
     size: tuple[int, int],
     where: str,
     *,
     layout: str = "xyxy",
     relative: bool = False,
-    segmentation: Sequence[Sequence[float]] | Mapping[str, Any] | None = None,
-    area: float | None = None,
-    iscrowd: int = 0,
-) -> dict[str, Any]:
+    segmentation: object = None,
+    area: object = None,
+    iscrowd: object = 0,
+) -> SceneObject:
     """Check one object and write it as an item of the column.
 
     Args:
@@ -120,22 +119,24 @@ def _check_pixels(corners: Sequence[float], size: tuple[int, int], shares: bool)
         )
 
 
-def _check_crowd(value: Any) -> int:
+def _check_crowd(value: object) -> int:
     if value not in (0, 1):
         raise ValueError(f"Expected `iscrowd` to be 0 or 1, but got {value!r}.")
-    return int(value)
+    return int(value == 1)
 
 
-def _check_area(value: Any) -> float:
-    area = float(value)
+def _check_area(value: object) -> float:
+    area = float(value) if isinstance(value, str | int | float) else -1.0
     if not 0 <= area < float("inf"):
         raise ValueError(f"Expected `area` to be a number of pixels, but got {value!r}.")
     return area
 
 
-def _to_xyxy(box: Sequence[float], layout: str) -> tuple[float, float, float, float]:
+def _to_xyxy(box: object, layout: str) -> tuple[float, float, float, float]:
     try:
-        if isinstance(box, str | Mapping) or any(isinstance(side, bool) for side in box):
+        if not isinstance(box, Iterable) or isinstance(box, str | Mapping):
+            raise TypeError
+        if any(isinstance(side, bool) for side in box):
             raise TypeError
         a, b, c, d = map(float, box)
     except (TypeError, ValueError, OverflowError) as error:
@@ -151,7 +152,7 @@ def _to_xyxy(box: Sequence[float], layout: str) -> tuple[float, float, float, fl
     raise ValueError(f"layout={layout}: expected xywh, xyxy, cxcywh or yxyx.")
 
 
-def check_label(name: Any, what: str) -> str:
+def check_label(name: object, what: str) -> str:
     """Return the name of a class.
 
     Args:
@@ -167,7 +168,7 @@ def check_label(name: Any, what: str) -> str:
     return text
 
 
-def name_class(key: Any, names: Mapping[Any, str], where: str, kind: str = "class") -> str:
+def name_class(key: object, names: Mapping[Any, str], where: str, kind: str = "class") -> str:
     """Return the name of a class.
 
     Args:
@@ -179,25 +180,19 @@ def name_class(key: Any, names: Mapping[Any, str], where: str, kind: str = "clas
     Raises:
         UserError: it is not among them.
     """
-    try:
-        known = key in names
-    except TypeError:  # a list, an object
-        known = False
-    if not known:
-        listed = [f"{number} ({name})" for number, name in names.items()]
-        more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-        raise UserError(
-            f"{where}: there is no {kind} {key!r} in the list. It has: "
-            f"{', '.join(listed[:_LISTED]) or 'none'}{more}."
-        )
-    return names[key]
+    if isinstance(key, Hashable) and key in names:
+        return names[key]
+    listed = [f"{number} ({name})" for number, name in names.items()]
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    raise UserError(
+        f"{where}: there is no {kind} {key!r} in the list. It has: "
+        f"{', '.join(listed[:_LISTED]) or 'none'}{more}."
+    )
 
 
 def _encode_mask(
-    segmentation: Sequence[Sequence[float]] | Mapping[str, Any],
-    size: tuple[int, int],
-    corners: Sequence[float],
-) -> dict[str, Any]:
+    segmentation: object, size: tuple[int, int], corners: Sequence[float]
+) -> Mapping[str, object]:
     """Write a mask.
 
     Raises:
@@ -208,10 +203,14 @@ def _encode_mask(
         rle = encode_rle(mask)
         ys, xs = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
         ends = [xs[0], ys[0], xs[-1] + 1, ys[-1] + 1] if len(xs) else None
-    else:
+    elif isinstance(segmentation, Sequence):
         rle = encode_polygons(segmentation, size)
-        points = np.concatenate([np.asarray(one, dtype=np.float64).reshape(-1, 2) for one in segmentation])
+        points = np.concatenate(
+            [np.asarray(part, dtype=np.float64).reshape(-1, 2) for part in segmentation]
+        )
         ends = [*points.min(0), *points.max(0)]
+    else:
+        raise ValueError(f"Expected its mask to be polygons or run lengths, but got {segmentation!r}.")
     x_min, y_min, x_max, y_max = corners
     if ends is not None and (
         ends[0] > x_max

@@ -2,18 +2,31 @@
 
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
-from datasets import Dataset, ReadInstruction, concatenate_datasets
+from datasets import Dataset, Features, ReadInstruction, concatenate_datasets
 
 from finetune.data import releases
 from finetune.data.hub import load_hub
-from finetune.data.rows import Built, Splits, build_rows
+from finetune.data.releases import vqav2
+from finetune.data.rows import Reader, Splits, build_rows
 from finetune.errors import UserError, suggest
+
+
+class Release(Protocol):
+    """What a module in `finetune/data/releases/` has."""
+
+    SPLITS: tuple[str, ...]
+    """The names of the official splits."""
+    FEATURES: Features
+    """The columns."""
+    read: Reader
+    """`(faults, root, split, **options)` to rows."""
 
 
 def load_release(
@@ -21,14 +34,11 @@ def load_release(
     root: str | None,
     train: str | None,
     validation: str,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
     on_error: str,
     hub: Mapping[str, Any],
 ) -> Splits:
     """Load both splits; files win over the Hub.
-
-    A release is a module in `finetune/data/releases/` with `SPLITS` (the names of the official ones),
-    `FEATURES` (the columns) and `read(faults, root, split, **options)`, which yields rows.
 
     Args:
         release: its name.
@@ -49,31 +59,91 @@ def load_release(
         return load_hub(**hub)
     if not Path(root).is_dir():
         raise UserError(f"No folder {root} (dataset.root).")
-    accepted = set(inspect.signature(module.read).parameters) - {"faults", "root", "split"}
-    for option in options:
-        if option not in accepted:
-            its = ", ".join(sorted(accepted)) or "none"
-            raise UserError(f"{release} has no option dataset.options.{option}; it has: {its}.")
-    read: dict[str, Built] = {}
-    names = [name for spec in (train, validation) if spec for name in split_names(spec)]
-    for name in names:
-        if name not in module.SPLITS:
-            hint, splits = suggest(name, list(module.SPLITS)), ", ".join(module.SPLITS)
-            raise UserError(f"{release} has no split `{name}`.{hint} It has: {splits}.")
-    for name in names:
-        if name not in read:
-            read[name] = build_rows(
-                module.read, module.FEATURES, on_error, paths=("root",), root=root, split=name, **options
-            )
-    for spec in filter(None, (train, validation)):
-        if not any(len(read[name].rows) or read[name].skipped for name in split_names(spec)):
+    specs = [spec for spec in (train, validation) if spec is not None]
+    names = list(dict.fromkeys(name for spec in specs for name in split_names(spec)))
+    _check_request(str(release), module, names, options)
+    built = {
+        name: build_rows(
+            module.read,
+            module.FEATURES,
+            on_error,
+            paths=("root",),
+            origin=f"{root} {name}",
+            root=root,
+            split=name,
+            **options,
+        )
+        for name in names
+    }
+    for spec in specs:
+        if not any(len(built[name].rows) or built[name].skipped for name in split_names(spec)):
             raise UserError(f"{release} in {root}: the split `{spec}` has no rows.")
-    rows = {name: built.rows for name, built in read.items()}
+    rows = {name: each.rows for name, each in built.items()}
     nothing = Dataset.from_dict({name: [] for name in module.FEATURES}, features=module.FEATURES)
     return Splits(
         select_split(rows, train) if train else nothing,
         select_split(rows, validation),
-        tuple(fault for built in read.values() for fault in built.skipped),
+        tuple(fault for each in built.values() for fault in each.skipped),
+    )
+
+
+def _check_request(release: str, module: Release, names: list[str], options: Mapping[str, object]) -> None:
+    """Refuse options and splits that a release does not have."""
+    accepted = set(inspect.signature(module.read).parameters) - {"faults", "root", "split"}
+    for option in options:
+        if option not in accepted:
+            listed = ", ".join(sorted(accepted)) or "none"
+            raise UserError(f"{release} has no option dataset.options.{option}; it has: {listed}.")
+    for name in names:
+        if name not in module.SPLITS:
+            hint, splits = suggest(name, list(module.SPLITS)), ", ".join(module.SPLITS)
+            raise UserError(f"{release} has no split `{name}`.{hint} It has: {splits}.")
+
+
+def load_vqav2(
+    root: str | None,
+    train: Mapping[str, str | None] | None,
+    validation: Mapping[str, str | None],
+    on_error: str,
+    hub: Mapping[str, Any],
+) -> Splits:
+    """Load VQAv2 as any other release, or from official files that are named one by one.
+
+    Its own function, because `dataset.train` is not the name of a split here, but names the files.
+
+    Args:
+        root: folder with the official file names.
+        train: `questions`, `annotations` and `image_dir` of the training split; None: no training split.
+        validation: the same of the validation split.
+        on_error: `error` or `skip`.
+        hub: arguments of `load_hub`.
+
+    Raises:
+        UserError: names the file, the question and the remedy.
+    """
+    named = {"validation": validation} if train is None else {"train": train, "validation": validation}
+    files = {f"{name}.{key}": file for name, split in named.items() for key, file in split.items()}
+    if root is not None or not any(files.values()):
+        return load_release("vqav2", root, None if train is None else "train", "val", {}, on_error, hub)
+    for key, file in files.items():
+        if file is None:
+            raise UserError(f"dataset.{key}= is missing, as other files of VQAv2 are given.")
+    built = {
+        name: build_rows(
+            vqav2.read_questions,
+            vqav2.FEATURES,
+            on_error,
+            paths=("questions", "annotations"),
+            origin=str(split["questions"]),
+            **{**split, "image_dir": os.path.realpath(str(split["image_dir"]))},
+        )
+        for name, split in named.items()
+    }
+    rows = built["validation"].rows
+    return Splits(
+        built["train"].rows if "train" in built else rows.select([]),
+        rows,
+        tuple(fault for each in built.values() for fault in each.skipped),
     )
 
 
@@ -101,9 +171,9 @@ def select_split(rows: Mapping[str, Dataset], spec: str) -> Dataset:
     return selected[0] if len(selected) == 1 else concatenate_datasets(selected)
 
 
-def _find(release: str | None) -> Any:
+def _find(release: str | None) -> Release:
     known = sorted(module.name for module in pkgutil.iter_modules(releases.__path__))
     if release not in known:
         hint = suggest(release, known) if release else ""
         raise UserError(f"No release dataset.release={release}.{hint} Known: {', '.join(known)}.")
-    return importlib.import_module(f"finetune.data.releases.{release}")
+    return cast(Release, importlib.import_module(f"finetune.data.releases.{release}"))

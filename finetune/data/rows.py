@@ -9,7 +9,7 @@ import os
 import random
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
@@ -20,7 +20,10 @@ from finetune.errors import UserError
 
 log = logging.getLogger(__name__)
 
-Reader = Callable[..., Iterator[dict[str, Any]]]
+Row = Mapping[str, object]
+"""One row of a source, by column."""
+
+Reader = Callable[..., Iterator[Row]]
 """`(faults, **arguments)` to rows, a generator; what `faults.skipping` catches is left out."""
 
 PICTURE = {"bytes": Value("binary"), "path": Value("string")}
@@ -59,7 +62,8 @@ def build_rows(
     on_error: str = "error",
     *,
     paths: tuple[str, ...],
-    **arguments: Any,
+    origin: str = "",
+    **arguments: object,
 ) -> Built:
     """Write what a reader yields to Arrow, once; the same files give the same rows again from the cache.
 
@@ -69,6 +73,7 @@ def build_rows(
         on_error: `error` or `skip`.
         paths: names of the arguments that are files or folders which the reader reads, or tuples of them;
             their content counts. Not folders of images: images are looked at where the rows name them.
+        origin: what messages call the source as a whole.
         arguments: what the rows depend on.
 
     Returns:
@@ -80,7 +85,6 @@ def build_rows(
     named = [arguments[name] for name in paths]
     sources = [str(path) for each in named for path in (each if isinstance(each, tuple) else (each,))]
     skip = on_error == "skip"
-    origin = " ".join(str(arguments[name]) for name in ("file", "root", "split") if name in arguments)
     folder = find_cache_dir() / make_key(read, sources, skip, str(features), arguments)
     found = load_rows(folder)
     if isinstance(found, str):
@@ -106,7 +110,7 @@ def _log_reading(origin: str, reason: str) -> None:
 
 
 def _convert(
-    read: Reader, faults: Faults, features: Features, arguments: Mapping[str, Any]
+    read: Reader, faults: Faults, features: Features, arguments: Mapping[str, object]
 ) -> Iterator[pa.StructArray]:
     """Yield the rows as arrays of one; what Arrow cannot hold is a fault at its place in the reader.
 
@@ -115,20 +119,20 @@ def _convert(
     """
     kind = pa.struct(list(features.arrow_schema))
     lists = [name for name, value in features.items() if isinstance(value, List)]
-    seen: set[str] = set()
+    seen: set[object] = set()
 
-    def convert(row: dict[str, Any]) -> pa.StructArray:
+    def convert(row: Row) -> pa.StructArray:
         for name in lists:
             if isinstance(row[name], str | Mapping):  # Arrow would take its letters or keys
                 raise UnusableError(f"`{name}` must be a list, got {str(row[name])[:80]!r}.")
         values = {name: _write_number(row[name], value) for name, value in features.items()}
         array = pa.array([values], type=kind)
         if values["id"] in seen:
-            raise UnusableError(f"id `{values['id']}` stands twice; ids must differ.")
+            raise UnusableError(f"id `{values['id']}` is duplicated; ids must be unique.")
         seen.add(values["id"])
         return array
 
-    reader = cast(Generator[dict[str, Any], None, None], read(faults, **arguments))
+    reader = cast(Generator[Row, None, None], read(faults, **arguments))
     with reading(faults.origin), suppress(StopIteration):
         row = next(reader, None)
         while row is not None:
@@ -142,7 +146,7 @@ def _convert(
                 row = next(reader, None)
 
 
-def _write_number(value: Any, kind: Any) -> Any:
+def _write_number(value: object, kind: object) -> object:
     """Return a number as text where the column holds text."""
     if kind == Value("string") and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
@@ -178,12 +182,11 @@ def follow_links(splits: Splits) -> Splits:
     return splits._replace(train=follow(splits.train), validation=follow(splits.validation))
 
 
-def _follow_row(row: dict[str, Any], name: str) -> dict[str, Any]:
+def _follow_row(row: Mapping[str, str | list[str] | None], name: str) -> Row:
     value = row[name]
-    several = isinstance(value, list)
-    return {
-        name: [os.path.realpath(one) for one in value] if several else value and os.path.realpath(value)
-    }
+    if isinstance(value, list):
+        return {name: [os.path.realpath(path) for path in value]}
+    return {name: value and os.path.realpath(value)}
 
 
 def hold_out(rows: Dataset, fraction: float, seed: int = 0) -> Splits:

@@ -292,8 +292,8 @@ ERRORS: dict[str, Exception] = {
 @pytest.mark.parametrize("kind", [*WRONG, *ERRORS])
 def test_whatever_goes_wrong_with_a_record_is_a_fault_with_its_place(kind: str) -> None:
     with pytest.raises(UserError, match=r"^x item 2: .*dataset\.on_error=skip\.$"):
-        build_rows(read_wrong, FEATURES, paths=(), file="x", kind=kind)
-    rows, skipped = build_rows(read_wrong, FEATURES, "skip", paths=(), file="x", kind=kind)
+        build_rows(read_wrong, FEATURES, paths=(), origin="x", file="x", kind=kind)
+    rows, skipped = build_rows(read_wrong, FEATURES, "skip", paths=(), origin="x", file="x", kind=kind)
     assert rows["id"][:] == ["x item 0", "x item 1", "x item 3"]
     assert len(skipped) == 1
     assert skipped[0].startswith("x item 2: ")
@@ -308,7 +308,7 @@ def read_nothing(faults: Faults, file: str) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("on_error", ["error", "skip"])
 def test_whatever_goes_wrong_outside_a_record_names_the_file(on_error: str) -> None:
     with pytest.raises(UserError, match=r"^x: .*RuntimeError: all is lost"):
-        build_rows(read_nothing, FEATURES, on_error, paths=(), file="x")
+        build_rows(read_nothing, FEATURES, on_error, paths=(), origin="x", file="x")
 
 
 def test_numbers_are_written_as_text(tmp_path: Path) -> None:

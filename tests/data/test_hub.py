@@ -270,7 +270,7 @@ def test_an_image_may_be_a_file_of_the_data_set(tmp_path: Path) -> None:
 
 
 def test_an_id_that_stands_twice_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="column `id`: id `a` stands twice"):
+    with pytest.raises(UserError, match="column `id`: id `a` is duplicated"):
         load(tmp_path / "copy", [TEXTS, TEXTS])
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from finetune.cli import main
 from finetune.codecs.coco_mask import decode_rle
 from finetune.data.batches.resize import resize_as_paper
-from finetune.data.images import load_image
+from finetune.data.images import Picture
 from finetune.data.shipped.canvas import load_canvases
 from finetune.jobs.predict import name_pictures
 from tests.conftest import break_inside, noise_image
@@ -30,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pictures" / "more").mkdir(parents=True)
     for row in load_canvases(1, 3, 56, 2).validation:
         place = "more" if row["id"].endswith("2") else "."
-        load_image(row["image"], "").save(folder / "pictures" / place / f"{row['id']}.png")
+        Picture(row["image"], "").load().save(folder / "pictures" / place / f"{row['id']}.png")
     return folder
 
 

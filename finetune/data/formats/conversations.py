@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from finetune.data.formats.jsonl import (
     FEATURES,
@@ -13,9 +12,10 @@ from finetune.data.formats.jsonl import (
 )
 from finetune.data.formats.splits import find_file, find_image_dir, load_files
 from finetune.data.reading.faults import Faults, reading
-from finetune.data.reading.json import Record, iterate_json_array
+from finetune.data.reading.json import iterate_json_array
+from finetune.data.reading.record import Record
 from finetune.data.reading.tables import iterate_lines, read_json_lines
-from finetune.data.rows import Splits
+from finetune.data.rows import Row, Splits
 from finetune.errors import UserError
 
 ASKS = ("human", "user")
@@ -23,7 +23,7 @@ ANSWERS = ("gpt", "assistant", "model")
 PLACEHOLDER = "<image>"
 FOREIGN = ("<video>", "<audio>", "<bbox>", "<ref-object>", "<box>", "<quad>", "<point>")
 """Marks of other programs for what PaliGemma does not read, or reads in another form."""
-BESIDE = ("objects", "videos", "audios", "rejected_response", "tools")
+FOREIGN_KEYS = ("objects", "videos", "audios", "rejected_response", "tools")
 """Keys of other programs, likewise."""
 
 
@@ -62,7 +62,7 @@ def load_conversations(
         validation,
         validation_fraction,
         on_error,
-        image_dir=image_dir,
+        image_dir,
         ignore_system=ignore_system,
         several=several,
     )
@@ -70,7 +70,7 @@ def load_conversations(
 
 def read_conversations(
     faults: Faults, file: str, image_dir: str | None, ignore_system: bool, several: bool
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Yield a row for every question with an answer; ids are `<id>/<turn>`, from 1.
 
     Args:
@@ -99,9 +99,7 @@ def _read_records(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
             yield number, Record(item, f"{file} item {number}")
 
 
-def _convert(
-    record: Record, number: int, folder: Path, ignore_system: bool, several: bool
-) -> list[dict[str, Any]]:
+def _convert(record: Record, number: int, folder: Path, ignore_system: bool, several: bool) -> list[Row]:
     where, names, turns = record.where, _name_images(record), _read_turns(record)
     if (len(names) > 1) != several:
         expected = "several pictures, as the first has" if several else "one picture"
@@ -136,8 +134,8 @@ def _check_foreign(record: Record, turns: Sequence[tuple[str, str]]) -> None:
     Raises:
         UserError: names the mark or the key.
     """
-    mark = next((one for one in FOREIGN for _, text in turns if one in text), None)
-    key = next((one for one in BESIDE if record.get(one)), None)
+    mark = next((mark for mark in FOREIGN for _, text in turns if mark in text), None)
+    key = next((key for key in FOREIGN_KEYS if record.get(key)), None)
     if mark is not None or key is not None:
         what = f"the placeholder {mark}" if mark else f"`{key}`"
         raise UserError(
@@ -149,15 +147,15 @@ def _check_foreign(record: Record, turns: Sequence[tuple[str, str]]) -> None:
 
 def _pair(turns: Sequence[tuple[str, str]], where: str) -> list[tuple[str, str]]:
     """Return the questions and their answers."""
-    said = [
+    spoken = [
         (role, text.replace(PLACEHOLDER, "").strip() if PLACEHOLDER in text else text)
         for role, text in turns
         if role != "system"
     ]
-    asked, answered = said[::2], said[1::2]
+    asked, answered = spoken[::2], spoken[1::2]
     order = [role in ASKS for role, _ in asked] + [role in ANSWERS for role, _ in answered]
-    if not said or len(asked) != len(answered) or not all(order):
-        roles = ", ".join(role for role, _ in said) or "none"
+    if not spoken or len(asked) != len(answered) or not all(order):
+        roles = ", ".join(role for role, _ in spoken) or "none"
         raise UserError(
             f"{where}: expected {' or '.join(ASKS)} and {' or '.join(ANSWERS)} by turns, got: {roles}."
         )
@@ -172,39 +170,40 @@ def _read_turns(record: Record) -> list[tuple[str, str]]:
             f"{record.where}: no list `conversations` or `messages`; the keys are: "
             f"{', '.join(record) or 'none'}."
         )
-    found = [("system", str(record["system"]))] if record.get("system") else []
+    roles = [("system", str(record["system"]))] if record.get("system") else []
     for number, turn in enumerate(turns, 1):
         place = f"{record.where} turn {number}"
         turn = Record(turn, place)
         role, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
         if not isinstance(role, str):
             raise UserError(f"{place}: no `from` or `role`; the keys are: {', '.join(turn)}.")
-        found.append((role, _join_parts(content, place)))
-    return found
+        roles.append((role, _join_parts(content, place)))
+    return roles
 
 
-def _join_parts(content: Any, where: str) -> str:
+def _join_parts(content: object, where: str) -> str:
     """Return the text of a turn, which may be a list of parts."""
     if isinstance(content, str):
         return content
     texts = []
     for part in content if isinstance(content, list) else [content]:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "text" and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        elif kind != "image":
+        values = part if isinstance(part, dict) else {}
+        if values.get("type") == "text" and isinstance(values.get("text"), str):
+            texts.append(values["text"])
+        elif values.get("type") != "image":
             raise UserError(
                 f"{where}: expected a text, or a list of text and image parts, got {content!r}."
             )
     return "\n".join(texts)
 
 
-def _name_images(record: Mapping[str, Any]) -> list[Any]:
+def _name_images(record: Mapping[str, object]) -> list[object]:
     """Return the names of the pictures: `image`, `images`, or those that parts of messages name."""
-    found = record.get("image") or record.get("images")
-    if not found:
+    names = record.get("image") or record.get("images")
+    if not names:
         turns = record.get("messages")
-        contents = [turn.get("content") for turn in turns or [] if isinstance(turn, dict)]
+        turns = turns if isinstance(turns, list) else []
+        contents = [turn.get("content") for turn in turns if isinstance(turn, dict)]
         parts = [part for content in contents if isinstance(content, list) for part in content]
         return [part["image"] for part in parts if isinstance(part, dict) and part.get("image")]
-    return found if isinstance(found, list) else [found]
+    return names if isinstance(names, list) else [names]

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from finetune.data.formats import jsonl
 from finetune.data.formats.jsonl import place_images, read_accepted, read_name, read_texts
 from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_files
-from finetune.data.images import read_size, resolve_image
+from finetune.data.images import Picture, resolve_image
 from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
 from finetune.data.reading.faults import Faults, reading
-from finetune.data.reading.json import Record
+from finetune.data.reading.record import Record
 from finetune.data.reading.tables import list_columns, read_records
-from finetune.data.rows import Splits, text_features
+from finetune.data.rows import Row, Splits, text_features
 from finetune.errors import UserError
+from finetune.example import SceneObject
 
 FEATURES = {
     "pairs": jsonl.FEATURES,
@@ -62,7 +62,7 @@ def load_image_folder(
         None if validation is None else _find_metadata(find_file(validation, "validation", True)),
         validation_fraction,
         on_error,
-        image_dir=image_dir,
+        image_dir,
         kind=kind,
         names=None if names is None else list(names),
     )
@@ -93,7 +93,7 @@ def _find_kind(file: str) -> str:
 
 def read_image_folder(
     faults: Faults, file: str, image_dir: str | None, kind: str, names: Sequence[str] | None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Yield a row for every picture that the metadata names.
 
     Args:
@@ -114,17 +114,17 @@ def read_image_folder(
                 yield {**read_texts(row, number), **place_images(image, folder, False, row.where)}
             elif kind == "captions":
                 path, captions = resolve_image(image, folder, row.where), read_accepted(row, "text")
-                read_size(path, row.where)  # for what is wrong with it
+                Picture(path, row.where).size()  # for what is wrong with it
                 yield {"id": row_id, "group": None, "image": path, "captions": captions}
             else:
                 path = resolve_image(image, folder, row.where)
-                size = read_size(path, row.where)
+                size = Picture(path, row.where).size()
                 yield build_row(row_id, path, size, _read_objects(faults, row, size, names))
 
 
 def _read_objects(
     faults: Faults, row: Record, size: tuple[int, int], names: Sequence[str] | None
-) -> list[dict[str, Any]]:
+) -> list[SceneObject]:
     objects = row["objects"]
     boxes, categories = (
         objects.get(key) if isinstance(objects, dict) else None for key in ("bbox", "categories")
@@ -134,16 +134,16 @@ def _read_objects(
             f"{row.where}: `objects` must be {{bbox: [[x, y, width, height], ...], categories: [...]}}, as "
             f"many of either, got {objects!r}."
         )
-    found = []
+    items = []
     for number, (box, category) in enumerate(zip(boxes, categories, strict=True), 1):
         with faults.skipping():
             place = f"{row.where} object {number}"
             label = _name_category(category, names, place)
-            found.append(build_object(label, box, size, place, layout="xywh"))
-    return found
+            items.append(build_object(label, box, size, place, layout="xywh"))
+    return items
 
 
-def _name_category(category: Any, names: Sequence[str] | None, where: str) -> str:
+def _name_category(category: object, names: Sequence[str] | None, where: str) -> str:
     if isinstance(category, str):
         check_label(category, f"{where}: its class")
         return category if names is None else name_class(category, {name: name for name in names}, where)

@@ -3,11 +3,10 @@
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from datasets import Features
 
-from finetune.data.images import PICTURE_SUFFIXES
+from finetune.data.images import IMAGE_SUFFIXES
 from finetune.data.rows import Reader, Splits, build_rows, hold_out
 from finetune.errors import UserError
 
@@ -22,30 +21,30 @@ def load_files(
     validation: str | None,
     validation_fraction: float | None,
     on_error: str,
-    **options: Any,
+    image_dir: str | None,
+    **options: object,
 ) -> Splits:
     """Read both splits, each from a file of its own.
 
     Args:
-        read: `(faults, file, **options)` to rows; the format's own.
+        read: `(faults, file, image_dir, **options)` to rows; the format's own.
         features: the columns of its rows.
         train: file or folder to train on.
         validation: file or folder to evaluate on.
         validation_fraction: share of the pictures of `train`, where there is none.
         on_error: `error` or `skip`.
+        image_dir: folder of the pictures; null: each file's own.
         options: the format's own.
 
     Raises:
         UserError: names the file and the place in it.
     """
-    sources = [
-        {"file": find_file(file, option), **options}
-        for option, file in (("train", train), ("validation", validation))
-        if option == "train" or file is not None
-    ]
-    for source in sources:
-        if options.get("image_dir") is not None:
-            source["image_dir"] = str(find_image_dir(source["file"], options["image_dir"]))
+    sources = []
+    for option, name in (("train", train), ("validation", validation)):
+        if option == "train" or name is not None:
+            file = find_file(name, option)
+            folder = None if image_dir is None else str(find_image_dir(file, image_dir))
+            sources.append({"file": file, "image_dir": folder, **options})
     return load_sources(
         read,
         features,
@@ -60,8 +59,8 @@ def load_files(
 def load_sources(
     read: Reader,
     features: Features,
-    train: Mapping[str, Any],
-    validation: Mapping[str, Any] | None,
+    train: Mapping[str, object],
+    validation: Mapping[str, object] | None,
     validation_fraction: float | None,
     on_error: str,
     *,
@@ -82,7 +81,10 @@ def load_sources(
         UserError: the reader's own, or there are no rows.
     """
     sources = [source for source in (train, validation) if source is not None]
-    built = [build_rows(read, features, on_error, paths=paths, **source) for source in sources]
+    built = [
+        build_rows(read, features, on_error, paths=paths, origin=str(source["file"]), **source)
+        for source in sources
+    ]
     for source, (rows, skipped) in zip(sources, built, strict=True):
         if len(rows) == 0:
             left = f" ({len(skipped)} were left out: {skipped[0]})" if skipped else ""
@@ -131,9 +133,7 @@ def find_file(file: str | None, option: str = "train", folder: bool = False) -> 
 def describe_folder(folder: Path) -> str:
     """Return a sentence with the files of a folder that are no images, a few of them."""
     try:
-        names = sorted(
-            path.name for path in folder.iterdir() if path.suffix.lower() not in PICTURE_SUFFIXES
-        )
+        names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() not in IMAGE_SUFFIXES)
     except OSError as error:
         return f"It cannot be read ({error.strerror})."
     listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")

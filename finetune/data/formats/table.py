@@ -3,18 +3,17 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from datasets import Features, Value
 
 from finetune.data.formats.jsonl import asks_for_objects, check_texts
 from finetune.data.formats.splits import find_file, find_image_dir, load_files
 from finetune.data.hub_rows import LISTS, to_index
-from finetune.data.images import read_size, resolve_image
+from finetune.data.images import Picture, resolve_image
 from finetune.data.reading.faults import Faults, reading
-from finetune.data.reading.json import Record
+from finetune.data.reading.record import Record
 from finetune.data.reading.tables import holds_bytes, list_columns, read_records
-from finetune.data.rows import PICTURE, Splits, text_features
+from finetune.data.rows import PICTURE, Row, Splits, text_features
 from finetune.errors import UserError
 
 _LISTS = (*LISTS, "suffixes")
@@ -58,7 +57,7 @@ def load_table(
         validation,
         validation_fraction,
         on_error,
-        image_dir=image_dir,
+        image_dir,
         columns=names,
         separator=separator,
         inside=inside,
@@ -91,7 +90,7 @@ def read_table(
     columns: Mapping[str, str],
     separator: str | None,
     inside: bool,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Yield the rows under our names.
 
     Args:
@@ -117,18 +116,18 @@ def read_table(
             )
     for number, record in read_records(faults, file):
         with faults.skipping():
-            row: dict[str, Any] = {"id": None, "group": None}
+            row: dict[str, object] = {"id": None, "group": None}
             for ours, theirs in columns.items():
                 row[ours] = _convert(ours, record[theirs], columns, separator, record)
             image = _find_image(record[columns["image"]], inside, folder, record.where)
-            height, width = read_size(image, record.where)
+            height, width = Picture(image, record.where).size()
             row |= {"id": row["id"] or str(number), "image": image, "width": width, "height": height}
             yield row
 
 
 def _convert(
-    name: str, value: Any, columns: Mapping[str, str], separator: str | None, record: Record
-) -> Any:
+    name: str, value: object, columns: Mapping[str, str], separator: str | None, record: Record
+) -> object:
     where = record.where
     if name == "image":
         return None
@@ -143,16 +142,16 @@ def _convert(
     if isinstance(value, str) and separator is not None:
         return check_texts([part.strip() for part in value.split(separator)], name, where, nothing)
     values = value if isinstance(value, list) else [value]
-    if any(one is None or isinstance(one, list | dict) for one in values):
+    if any(item is None or isinstance(item, list | dict) for item in values):
         raise UserError(
             f"{where}: `{name}` must be a text or a list of texts, got {str(value)[:80]}. Answers that are "
             "objects with an `answer` are read with dataset=hub."
         )
-    texts = [to_text(one, where) for one in values]
+    texts = [to_text(item, where) for item in values]
     return check_texts([text for text in texts if text is not None], name, where, nothing)
 
 
-def to_text(value: Any, where: str) -> str | None:
+def to_text(value: object, where: str) -> str | None:
     """Write a value of a parquet column as text: numbers as in Python, lists and structs as JSON.
 
     Raises:
@@ -167,11 +166,11 @@ def to_text(value: Any, where: str) -> str | None:
     return str(value)
 
 
-def _find_image(value: Any, inside: bool, folder: Path, where: str) -> str | dict[str, Any]:
+def _find_image(value: object, inside: bool, folder: Path, where: str) -> str | dict[str, object]:
     if not inside:
         return resolve_image(value, folder, where)
-    picture = value if isinstance(value, dict) else {"bytes": value}
-    data, path = picture.get("bytes"), picture.get("path")
+    image = value if isinstance(value, dict) else {"bytes": value}
+    data, path = image.get("bytes"), image.get("path")
     if data is None:
         path = resolve_image(path or "", folder, where)
     return {"bytes": data, "path": path}

@@ -3,15 +3,15 @@
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_sources
-from finetune.data.images import PICTURE_SUFFIXES, check_size, read_size, resolve_image
+from finetune.data.images import IMAGE_SUFFIXES, Picture, check_size, resolve_image
 from finetune.data.objects import build_object, build_row, object_features
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import iterate_lines
-from finetune.data.rows import Splits
+from finetune.data.rows import Row, Splits
 from finetune.errors import UserError
+from finetune.example import SceneObject
 
 FEATURES = object_features()
 
@@ -67,7 +67,7 @@ def load_voc(
     )
 
 
-def _find_split(file: str, image_dir: str | None) -> dict[str, Any]:
+def _find_split(file: str, image_dir: str | None) -> dict[str, object]:
     """Return the reader's arguments for one split.
 
     Raises:
@@ -100,7 +100,7 @@ def _find_split(file: str, image_dir: str | None) -> dict[str, Any]:
 def _find_unannotated(images: Path, folder: Path, names: set[str]) -> Iterator[tuple[str, str]]:
     """Yield pictures and the XML file that each lacks."""
     for path in sorted(images.iterdir()):
-        if path.suffix.lower() in PICTURE_SUFFIXES and path.stem not in names:
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.stem not in names:
             yield str(path), str(folder / f"{path.stem}.xml")
 
 
@@ -127,7 +127,7 @@ def read_voc(
     image_dir: str,
     unannotated: tuple[tuple[str, str], ...],
     one_based: bool,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Yield a row for every XML file.
 
     Args:
@@ -148,20 +148,20 @@ def read_voc(
             )
     for where in annotations:
         with faults.skipping():
-            yield _read_picture(faults, where, Path(image_dir), one_based)
+            yield _read_image(faults, where, Path(image_dir), one_based)
 
 
-def _read_picture(faults: Faults, where: str, images: Path, one_based: bool) -> dict[str, Any]:
+def _read_image(faults: Faults, where: str, images: Path, one_based: bool) -> Row:
     root = _parse(Path(where))
     path = resolve_image(_text(root, "filename", where), images, where)
-    size = read_size(path, where)
+    size = Picture(path, where).size()
     if root.find("size") is not None:
         height, width = (_number(root, f"size/{side}", where) for side in ("height", "width"))
         check_size((height, width), size, where)
     objects = []
-    for number, one in enumerate(root.findall("object"), 1):
+    for number, element in enumerate(root.findall("object"), 1):
         with faults.skipping():
-            objects.append(_read_object(one, size, f"{where} object {number}", one_based))
+            objects.append(_read_object(element, size, f"{where} object {number}", one_based))
     return build_row(Path(where).stem, path, size, objects)
 
 
@@ -175,14 +175,14 @@ def _parse(file: Path) -> ET.Element:
     return root
 
 
-def _read_object(one: ET.Element, size: tuple[int, int], where: str, one_based: bool) -> dict[str, Any]:
-    box = [_number(one, f"bndbox/{corner}", where) for corner in CORNERS]
+def _read_object(element: ET.Element, size: tuple[int, int], where: str, one_based: bool) -> SceneObject:
+    box = [_number(element, f"bndbox/{corner}", where) for corner in CORNERS]
     if one_based:
         box = [box[0] - 1, box[1] - 1, box[2], box[3]]
-    difficult = _DIFFICULT.get(one.findtext("difficult", "0").strip().lower())
+    difficult = _DIFFICULT.get(element.findtext("difficult", "0").strip().lower())
     if difficult is None:
-        raise UserError(f"{where}: <difficult> must be 0 or 1, got {one.findtext('difficult')!r}.")
-    return build_object(_text(one, "name", where), box, size, where, iscrowd=difficult)
+        raise UserError(f"{where}: <difficult> must be 0 or 1, got {element.findtext('difficult')!r}.")
+    return build_object(_text(element, "name", where), box, size, where, iscrowd=difficult)
 
 
 def _text(element: ET.Element, path: str, where: str) -> str:

@@ -6,17 +6,16 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from datasets import Features
 
 from finetune.data.formats import jsonl
 from finetune.data.formats.jsonl import read_texts
 from finetune.data.formats.splits import find_file, load_sources
-from finetune.data.images import PICTURE_SUFFIXES, read_size
+from finetune.data.images import IMAGE_SUFFIXES, Picture
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import parse_object
-from finetune.data.rows import PICTURE, Splits, text_features
+from finetune.data.rows import PICTURE, Row, Splits, text_features
 from finetune.errors import UserError
 
 FEATURES = Features({**jsonl.FEATURES, "image": PICTURE})
@@ -95,9 +94,7 @@ def _has_pairs(shard: str) -> bool:
     return False
 
 
-def read_webdataset(
-    faults: Faults, file: str, shards: tuple[str, ...], pairs: bool
-) -> Iterator[dict[str, Any]]:
+def read_webdataset(faults: Faults, file: str, shards: tuple[str, ...], pairs: bool) -> Iterator[Row]:
     """Yield a row for every sample; without an `id` in its JSON, the id is `<shard>/<key>`.
 
     Args:
@@ -115,12 +112,12 @@ def read_webdataset(
                 yield _convert(key, members, pairs, shard)
 
 
-def _convert(key: str, members: list[tuple[str, bytes]], pairs: bool, shard: str) -> dict[str, Any]:
+def _convert(key: str, members: list[tuple[str, bytes]], pairs: bool, shard: str) -> Row:
     where = f"{shard}: sample `{key}`"
-    name, picture = _only(members, PICTURE_SUFFIXES, "picture", where)
+    name, picture = _only(members, IMAGE_SUFFIXES, "picture", where)
     _, text = _only(members, {".json" if pairs else ".txt"}, ".json" if pairs else ".txt", where)
     image = {"bytes": picture, "path": name}
-    height, width = read_size(image, where)
+    height, width = Picture(image, where).size()
     row_id = f"{Path(shard).stem}/{key}"
     if pairs:
         texts = read_texts(parse_object(text, where), row_id)

@@ -6,17 +6,17 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_sources
-from finetune.data.images import PICTURE_SUFFIXES, read_size, resolve_image
+from finetune.data.images import IMAGE_SUFFIXES, Picture, resolve_image
 from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import iterate_lines
-from finetune.data.rows import Splits
+from finetune.data.rows import Row, Splits
 from finetune.errors import UserError
+from finetune.example import SceneObject
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def _find_yaml(file: str | None, option: str) -> str:
     return str(found / "data.yaml")
 
 
-def _find_split(file: str, key: str, image_dir: str | None) -> dict[str, Any]:
+def _find_split(file: str, key: str, image_dir: str | None) -> dict[str, object]:
     """Return the reader's arguments for one split.
 
     Raises:
@@ -90,7 +90,8 @@ def _find_split(file: str, key: str, image_dir: str | None) -> dict[str, Any]:
             f"{found}: no `{key}`; the keys are: {', '.join(content)}. Name the pictures there"
             + (", or pass dataset.validation_fraction=0.1." if key == "val" else ".")
         )
-    entries = content[key] if isinstance(content[key], list) else [content[key]]
+    entry = content[key]
+    entries = entry if isinstance(entry, list) else [entry]
     places = [_find_place(str(entry), roots, f"{found}: `{key}`") for entry in entries]
     pictures = [one for place in places for one in _list_pictures(place, roots, f"{found}: `{key}`")]
     labels = [_find_label(Path(folder) / name) for _, folder, name in pictures]
@@ -107,7 +108,7 @@ def _find_split(file: str, key: str, image_dir: str | None) -> dict[str, Any]:
     }
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def _read_yaml(file: Path) -> dict[str, object]:
     try:
         # All text: YAML would read the names `no` and `1` as something else.
         content = yaml.load("".join(iterate_lines(str(file))), Loader=yaml.BaseLoader)
@@ -118,7 +119,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return content
 
 
-def _read_names(content: Mapping[str, Any], file: Path) -> dict[int, str]:
+def _read_names(content: Mapping[str, object], file: Path) -> dict[int, str]:
     names = content.get("names")
     if not names:
         raise UserError(f"{file}: no `names`; the keys are: {', '.join(content)}.")
@@ -136,7 +137,7 @@ def _read_names(content: Mapping[str, Any], file: Path) -> dict[int, str]:
     return found
 
 
-def _count_keypoints(content: Mapping[str, Any], file: Path) -> int:
+def _count_keypoints(content: Mapping[str, object], file: Path) -> int:
     """Return how many numbers follow each box in the text files of a pose dataset.
 
     Raises:
@@ -146,7 +147,7 @@ def _count_keypoints(content: Mapping[str, Any], file: Path) -> int:
     if shape is None and content.get("task") != "pose":
         return 0
     try:
-        points, numbers = map(int, shape or ())
+        points, numbers = map(int, shape if isinstance(shape, list) else ())
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{file}: `kpt_shape` of a pose dataset must be [points, 2 or 3], got {shape!r}."
@@ -170,7 +171,7 @@ def _list_pictures(place: Path, roots: list[Path], where: str) -> Iterator[tuple
     """Yield, for each picture, where it is named, a folder and its name inside."""
     if place.is_dir():
         for path in sorted(place.rglob("*")):
-            if path.suffix.lower() in PICTURE_SUFFIXES:
+            if path.suffix.lower() in IMAGE_SUFFIXES:
                 yield where, str(place), str(path.relative_to(place))
         return
     for number, line in enumerate(iterate_lines(str(place)), 1):
@@ -218,7 +219,7 @@ def read_yolo(
     orphans: tuple[str, ...],
     keypoints: int,
     rotated: bool,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Yield a row for every picture; without a text file, or with an empty one, it has no objects.
 
     A line is a class number and `cx cy w h`, or x and y of three or more points, whose mask is kept with
@@ -246,15 +247,17 @@ def read_yolo(
     for (where, folder, name), label in zip(pictures, labels, strict=True):
         with faults.skipping():
             path = resolve_image(name, Path(folder), where)
-            size = read_size(path, where)
+            size = Picture(path, where).size()
             row_id = os.path.relpath(Path(folder) / name, Path(file).parent)
             objects = []
             for number, line in enumerate(iterate_lines(label) if Path(label).is_file() else (), 1):
                 with faults.skipping():
                     if line.strip():
                         place = f"{label} line {number}"
-                        one = _read_object(line.split(), names, size, place, keypoints)
-                        objects.append({**one, "mask_rle": None} if rotated else one)
+                        obj = _read_object(line.split(), names, size, place, keypoints)
+                        if rotated:
+                            obj["mask_rle"] = None
+                        objects.append(obj)
             yield build_row(row_id, path, size, objects)
     for orphan in orphans:
         with faults.skipping():
@@ -263,7 +266,7 @@ def read_yolo(
 
 def _read_object(
     values: list[str], names: Mapping[int, str], size: tuple[int, int], where: str, keypoints: int
-) -> dict[str, Any]:
+) -> SceneObject:
     try:
         key, numbers = int(values[0]), [float(value) for value in values[1:]]
     except ValueError as error:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from finetune.data.images import ImageError
-from finetune.data.reading.json import Record
+from finetune.data.reading.record import Record
 from finetune.errors import UserError
 
 _REMEDY = " Or leave out what is wrong: dataset.on_error=skip."

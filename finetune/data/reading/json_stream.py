@@ -1,14 +1,14 @@
-"""JSON piece by piece: the strict decoder, and a reader that holds one value of a file at a time."""
+"""JSON piece by piece: a reader that holds one value of a file at a time."""
 
 import io
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 from finetune.errors import UserError
+from finetune.strict_json import JsonError, StrictDecoder
 
 _CHUNK = 1 << 20
 _LONGEST_LITERAL = 16
@@ -19,26 +19,20 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 T = TypeVar("T")
 
 
-class StrictDecoder(json.JSONDecoder):
-    """Notes in `flaws` what the standard decoder accepts, or decides, without a word."""
+class Item(NamedTuple):
+    """A value that was read from a file."""
 
-    def __init__(self) -> None:
-        super().__init__(object_pairs_hook=self._build)
-        self.flaws: list[str] = []
-
-    def _build(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            name = key[:60] if key.isprintable() else repr(key[:60])
-            self.flaws.append(f"the key `{name}` is in one object twice. Remove one of them.")
-        return values
+    value: object
+    flaws: list[str]
+    """What is wrong with it although it can be read."""
 
 
 def explain_error(error: Exception) -> str:
     """Return what the decoder's error means, and what to do."""
+    if isinstance(error, JsonError):
+        return str(error)
     if isinstance(error, RecursionError):
-        return "nested too deep."
+        return "nested too deeply to be read."
     if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
         return f"there is text after its end ({error}): are two files in one?"
     return f"not whole JSON ({error}). Correct it, or copy the file again."
@@ -83,7 +77,7 @@ class JsonStream:
         while True:
             if self.peek() != '"':
                 self._fail("expected a key in double quotes")
-            key, _ = self.value()
+            key = str(self.value().value)
             self._take(":")
             yield key
             if self._take(",}") == "}":
@@ -101,8 +95,8 @@ class JsonStream:
         else:
             self.value()
 
-    def value(self) -> tuple[Any, list[str]]:
-        """Return the value at hand, and what is wrong with it although it can be read."""
+    def value(self) -> Item:
+        """Return the next value."""
         self.peek()
         while True:
             self.decoder.flaws = []
@@ -120,7 +114,7 @@ class JsonStream:
                 # A number may go on in the next piece.
                 if end < len(self.text) or self.ended:
                     self.position = end
-                    return value, self.decoder.flaws
+                    return Item(value, self.decoder.flaws)
             self._fill()
 
     def peek(self) -> str:

@@ -1,18 +1,17 @@
 """Rows of text files and of parquet as they stand there: nothing guesses a type."""
 
 import csv
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import Record
+from finetune.data.reading.record import Record
 from finetune.errors import UserError
+from finetune.strict_json import JsonError, parse_json
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
@@ -110,28 +109,15 @@ def parse_object(text: str | bytes, where: str) -> Record:
         UserError: it is not whole, not an object, nested too deeply, or has a key twice.
     """
     try:
-        return Record(json.loads(text, object_pairs_hook=_check_pairs), where)
-    except _TwiceError as error:
-        raise UserError(f"{where}: the key `{error}` stands twice in one object. Remove one.") from error
-    except RecursionError as error:
-        raise UserError(f"{where}: nested too deeply to be read.") from error
+        return Record(parse_json(text), where)
+    except JsonError as error:
+        raise UserError(f"{where}: {error}") from error
     except ValueError as error:
         problem = getattr(error, "msg", error)
         listed = text[:1] in {"[", b"["}
         hint = "Conversations in a JSON list are read with dataset=conversations."
         hint = hint if listed else "The file may be half-written."
         raise UserError(f"{where}: not a whole JSON object ({problem}). {hint}") from error
-
-
-class _TwiceError(Exception):
-    """A key that an object has twice."""
-
-
-def _check_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise _TwiceError(next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number])))
-    return values
 
 
 def _read_delimited(faults: Faults, file: str, delimiter: str) -> Iterator[tuple[int, Record]]:

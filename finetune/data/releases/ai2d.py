@@ -12,10 +12,11 @@ from typing import Any
 from datasets import Features, Value
 from PIL import ImageDraw, ImageFont
 
-from finetune.data.images import encode_png, load_image, resolve_image
+from finetune.data.images import Picture, encode_png, resolve_image
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import Record, is_text, open_text, read_json
-from finetune.data.rows import PICTURE, text_features
+from finetune.data.reading.json import open_text, read_record
+from finetune.data.reading.record import Record, is_text
+from finetune.data.rows import PICTURE, Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("train", "test")
@@ -30,7 +31,7 @@ LARGEST_LETTER = 100
 """Font size in pixels that no letter exceeds, however large its rectangle."""
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     """Read every question of the diagrams of one split; test's are listed, train has the others."""
     folder = Path(root)
     with open_text(folder / "ai2d_test_ids.csv") as listed:
@@ -46,8 +47,8 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
                 yield from _read_diagram(faults, file, folder)
 
 
-def _read_diagram(faults: Faults, file: Path, folder: Path) -> Iterator[dict[str, Any]]:
-    diagram = Record(read_json(file), str(file))
+def _read_diagram(faults: Faults, file: Path, folder: Path) -> Iterator[Row]:
+    diagram = read_record(file)
     name = diagram.text("imageName")
     lettered: bytes | None = None
     for text, values in diagram.record("questions").items():
@@ -76,9 +77,9 @@ def _paint_letters(image: str, file: Path) -> bytes:
 
     Sizes as in big_vision `datasets/ai2d/ai2d.py`, whose font is another one.
     """
-    picture = load_image(image, str(file))
+    picture = Picture(image, str(file)).load()
     draw = ImageDraw.Draw(picture)
-    for key, values in Record(read_json(file), str(file)).record("text").items():
+    for key, values in read_record(file).record("text").items():
         item = Record(values, f"{file}: text `{key}`")
         letter = item.text("replacementText")
         left, top, right, bottom = _read_rectangle(item, picture.size)

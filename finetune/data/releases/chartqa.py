@@ -6,18 +6,17 @@ Under `root`, which is the release's `ChartQA Dataset`: `{split}/{split}_human.j
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import iterate_records
-from finetune.data.rows import text_features
+from finetune.data.rows import Row, text_features
 
 SPLITS = ("train", "val", "test")
 FEATURES = text_features("question", lists=("answers",))
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     """Yield the questions of a split, those of people first.
 
     Raises:

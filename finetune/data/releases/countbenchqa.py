@@ -8,22 +8,22 @@ is left out, as in big_vision.
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from datasets import Features
 from PIL import Image
 
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import Record, check_file, iterate_json_array
+from finetune.data.reading.json import check_file, iterate_json_array
+from finetune.data.reading.record import Record
 from finetune.data.reading.tables import read_records
-from finetune.data.rows import PICTURE, text_features
+from finetune.data.rows import PICTURE, Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("test",)
 FEATURES = Features({**text_features("question", lists=("answers",)), "image": PICTURE})
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     """Yield the questions that have a picture in color.
 
     Raises:
@@ -46,26 +46,35 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
     for index, (asked, row) in enumerate(zip(questions, counted, strict=True)):
         with faults.skipping():
             item = Record(asked, f"{file} item {index + 1}")
-            if row["image"] is None or _is_gray(row.record("image")):
+            if row["image"] is None:
+                continue
+            image = row.record("image")
+            data = _read_bytes(image)
+            if _is_gray(data, image.where):
                 continue
             yield {
                 "id": str(index),
                 "group": None,
-                "image": {"bytes": row["image"]["bytes"], "path": None},
+                "image": {"bytes": data, "path": None},
                 "question": item.text("question"),
                 "answers": [str(row.integer("number", range(10**6)))],
             }
 
 
-def _is_gray(image: Record) -> bool:
+def _read_bytes(image: Record) -> bytes:
+    data = image["bytes"]
+    if not isinstance(data, bytes):
+        raise UserError(f"{image.where}: expected the bytes of an image, got {data!r:.60}.")
+    return data
+
+
+def _is_gray(data: bytes, where: str) -> bool:
     """Return whether a picture has one channel: big_vision leaves it out.
 
     Source: big_vision `datasets/countbenchqa/countbenchqa.py`.
     """
-    if not isinstance(image["bytes"], bytes):
-        raise UserError(f"{image.where}: expected the bytes of an image, got {image['bytes']!r:.60}.")
     try:
-        with Image.open(BytesIO(image["bytes"])) as header:
+        with Image.open(BytesIO(data)) as header:
             return len(header.getbands()) == 1
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{image.where}: not an image that Pillow can read ({error}).") from error
+        raise UserError(f"{where}: not an image that Pillow can read ({error}).") from error

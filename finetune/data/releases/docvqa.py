@@ -4,20 +4,19 @@ Under `root`: `{train,val}_v1.0_withQT.json`, `test_v1.0.json`, and the pages in
 `val/documents/`, `test/documents/`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import iterate_records
-from finetune.data.rows import text_features
+from finetune.data.rows import Row, text_features
 
 SPLITS = ("train", "val", "test")
 FEATURES = text_features("question", lists=("answers",))
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     """Yield the questions of a split; test has no answers.
 
     Raises:
@@ -36,7 +35,8 @@ def read_questions(
     ending: str,
     answered: bool,
     key: str = "question_id",
-) -> Iterator[dict[str, Any]]:
+    accept: Callable[[list[str]], list[str]] = list,
+) -> Iterator[Row]:
     """Read the array `data` of a file, as those who read text in pictures lay their questions out.
 
     Args:
@@ -47,6 +47,7 @@ def read_questions(
         ending: what the path lacks of the file's name.
         answered: whether the questions have `answers`.
         key: the one of a question's id.
+        accept: the accepted answers of those that a question has.
 
     Raises:
         UserError: names the file and the item.
@@ -58,5 +59,5 @@ def read_questions(
                 "group": None,
                 "image": resolve_image(f"{item.text(image)}{ending}", folder, item.where),
                 "question": item.text("question"),
-                "answers": item.texts("answers") if answered else [],
+                "answers": accept(item.texts("answers")) if answered else [],
             }

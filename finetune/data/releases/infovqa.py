@@ -7,10 +7,10 @@ Under `root`: `infographicsVQA_train_v1.0.json`, `infographicsVQA_val_v1.0_withQ
 from collections.abc import Iterable, Iterator
 from itertools import permutations
 from pathlib import Path
-from typing import Any
 
 from finetune.data.reading.faults import Faults
 from finetune.data.releases import docvqa
+from finetune.data.rows import Row
 
 SPLITS = ("train", "val", "test")
 FEATURES = docvqa.FEATURES
@@ -19,7 +19,7 @@ MOST_ITEMS = 6
 """An answer of more items keeps its own order alone, other than in big_vision: ten have 3,628,800."""
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     """Yield the questions of a split; test has no answers.
 
     The challenge accepts the items of an answer in any order, so those of `val` are given in each, as
@@ -30,12 +30,16 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
     """
     folder = Path(root)
     file = folder / f"infographicsVQA_{split}_v1.0{'_withQT' if split == 'val' else ''}.json"
-    rows = docvqa.read_questions(
-        faults, file, folder / "images", "image_local_name", "", split != "test", key="questionId"
+    return docvqa.read_questions(
+        faults,
+        file,
+        folder / "images",
+        "image_local_name",
+        "",
+        split != "test",
+        key="questionId",
+        accept=permute_items if split == "val" else list,
     )
-    if split != "val":
-        return rows
-    return ({**row, "answers": permute_items(row["answers"])} for row in rows)
 
 
 def permute_items(answers: Iterable[str]) -> list[str]:

@@ -6,7 +6,6 @@ Under `root`: `Questions.csv`, and the pictures in `MMVP Images/`, named after t
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from datasets import Features, Value
 
@@ -14,7 +13,7 @@ from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import check_file
 from finetune.data.reading.tables import read_records
-from finetune.data.rows import text_features
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("test",)
@@ -22,7 +21,7 @@ FEATURES = Features({**text_features("question", lists=("choices", "answers")), 
 _OPTION = re.compile(r"\(([a-z])\)\s*(.*?)\s*(?=\([a-z]\)|$)", re.DOTALL)
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     """Yield one row a question; groups are the pairs, of which both must be right."""
     file = Path(root) / "Questions.csv"
     check_file(file)

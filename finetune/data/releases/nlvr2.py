@@ -6,7 +6,6 @@ or in the numbered folders below it, as those of `train` are handed out.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from datasets import Features, List, Value
 
@@ -14,6 +13,7 @@ from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import check_file
 from finetune.data.reading.tables import read_json_lines
+from finetune.data.rows import Row
 from finetune.errors import UserError
 
 SPLITS = ("train", "dev", "test1")
@@ -30,7 +30,7 @@ FEATURES = Features(
 )
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     """Yield one row a sentence, with the left and the right photo; answers are `True` and `False`."""
     folder = Path(root) / "images" / split
     file = Path(root) / "data" / f"{split}.json"

@@ -6,16 +6,16 @@ and the photos of COCO in `train2014/` and `val2014/`.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.reading.faults import Faults
 from finetune.data.releases import vqav2
+from finetune.data.rows import Row
 
 SPLITS = ("train", "val")
 FEATURES = vqav2.FEATURES
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     """Yield the questions of a split.
 
     Raises:

@@ -5,13 +5,12 @@ Under `root`: `coco_pope_<split>.json`, one JSON object a line, and COCO's photo
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import check_file
 from finetune.data.reading.tables import read_json_lines
-from finetune.data.rows import text_features
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 LABELS = ("yes", "no")
@@ -19,7 +18,7 @@ SPLITS = ("random", "popular", "adversarial")
 FEATURES = text_features("question", lists=("answers",))
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     """Yield one row a question; groups are the splits, which are scored one by one and averaged."""
     file = Path(root) / f"coco_pope_{split}.json"
     check_file(file)

@@ -9,13 +9,16 @@ import pickle
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-from finetune.data.images import check_size, read_size, resolve_image
+from finetune.data.images import Picture, check_size, resolve_image
 from finetune.data.objects import build_object, object_features
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import Record, check_file, describe_value, read_json
+from finetune.data.reading.json import check_file, index_items, read_record
+from finetune.data.reading.record import Record, describe_value
+from finetune.data.rows import Row
 from finetune.errors import UserError
+from finetune.example import SceneObject
 
 _SETS = {
     "refcoco_unc": ("refcoco/refs(unc).p", ("train", "val", "testA", "testB")),
@@ -26,7 +29,7 @@ SPLITS = (*(f"{name}_{part}" for name, (_, parts) in _SETS.items() for part in p
 FEATURES = object_features("expression")
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     """Yield one row a sentence; groups are the splits.
 
     `combined_train` is what the paper trains on: the three training splits without the photos of which any
@@ -50,12 +53,12 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
         yield from _join(faults, folder, name, kept)
 
 
-def _join(faults: Faults, folder: Path, name: str, references: list[Record]) -> Iterator[dict[str, Any]]:
+def _join(faults: Faults, folder: Path, name: str, references: list[Record]) -> Iterator[Row]:
     """Yield the sentences of some references of one set, with the object that each means."""
     file = (folder / _SETS[name][0]).with_name("instances.json")
-    content = Record(read_json(file), str(file))
+    content = read_record(file)
     keys = ("images", "annotations", "categories")
-    images, annotations, categories = (_index(faults, content, key) for key in keys)
+    images, annotations, categories = (index_items(faults, content, key) for key in keys)
     for one in references:
         with faults.skipping():
             image_id, annotation_id = one.identifier("image_id"), one.identifier("ann_id")
@@ -72,7 +75,7 @@ def _join(faults: Faults, folder: Path, name: str, references: list[Record]) -> 
             # The references' own file names have a suffix that no photo has.
             photo = f"COCO_train2014_{one.integer('image_id', range(10**12)):012d}.jpg"
             path = resolve_image(photo, folder / "train2014", where)
-            size = read_size(path, where)
+            size = Picture(path, where).size()
             check_size((image.integer("height"), image.integer("width")), size, image.where)
             row = {
                 "group": f"{name}_{one['split']}",
@@ -86,22 +89,7 @@ def _join(faults: Faults, folder: Path, name: str, references: list[Record]) -> 
                 yield {**row, "id": row_id, "expression": sentence.text("sent")}
 
 
-def _index(faults: Faults, content: Record, key: str) -> dict[str, Record]:
-    """Return the items of a list by their ids."""
-    found: dict[str, Record] = {}
-    for number, values in enumerate(content.array(key), 1):
-        with faults.skipping():
-            item = Record(values, f"{content.where}: `{key}` item {number}")
-            item_id = item.identifier("id")
-            if item_id in found:
-                raise UserError(f"{item.where}: id {item_id} is there twice; ids must differ.")
-            found[item_id] = item
-    return found
-
-
-def _build_object(
-    annotation: Record, categories: dict[str, Record], size: tuple[int, int]
-) -> dict[str, Any]:
+def _build_object(annotation: Record, categories: dict[str, Record], size: tuple[int, int]) -> SceneObject:
     """Return the object of one annotation, without its mark of a crowd: it is learnt, whatever it is."""
     category = annotation.identifier("category_id")
     if category not in categories:
@@ -158,6 +146,6 @@ def _load_references(faults: Faults, folder: Path, name: str) -> list[Record]:
 class _PlainUnpickler(pickle._Unpickler):
     """Builds numbers, text and containers alone: a pickle can otherwise run anything."""
 
-    def find_class(self, module_name: str, global_name: str) -> Any:
+    def find_class(self, module_name: str, global_name: str) -> NoReturn:
         """Refuse every class and function."""
         raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, not for plain values")

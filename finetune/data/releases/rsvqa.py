@@ -6,12 +6,11 @@ Under `root` for `lr`: `LR_split_<split>_questions.json`, `..._answers.json` and
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import iterate_records
-from finetune.data.rows import text_features
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("train", "val", "test", "test_phili")
@@ -23,7 +22,7 @@ _TYPES = (*_NUMERIC, "presence", "comp", "rural_urban")
 
 def read(
     faults: Faults, root: str, split: str, subset: str | None = None, numbers: bool = True
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Join questions and answers by id; groups are the questions' types.
 
     Args:
@@ -78,7 +77,7 @@ def _read_answers(faults: Faults, file: Path) -> dict[str, tuple[str, str]]:
             if item.boolean("active"):
                 answer_id = item.identifier("id")
                 if answer_id in found:
-                    raise UserError(f"{item.where}: answer {answer_id} is there twice; ids must differ.")
+                    raise UserError(f"{item.where}: answer {answer_id} is duplicated; ids must be unique.")
                 found[answer_id] = (item.identifier("question_id"), item.identifier("answer"))
     return found
 

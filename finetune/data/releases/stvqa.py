@@ -5,16 +5,16 @@ Under `root`: `train_task_3.json` and `train_images/`, `test_task_3.json` and `t
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.reading.faults import Faults
 from finetune.data.releases import docvqa
+from finetune.data.rows import Row
 
 SPLITS = ("train", "test")
 FEATURES = docvqa.FEATURES
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     """Yield the questions of a split; test has no answers.
 
     Raises:

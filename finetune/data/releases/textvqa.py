@@ -6,16 +6,16 @@ Under `root`: `TextVQA_0.5.1_{train,val,test}.json`, `train_images/`, which has 
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.reading.faults import Faults
 from finetune.data.releases import docvqa
+from finetune.data.rows import Row
 
 SPLITS = ("train", "val", "test")
 FEATURES = docvqa.FEATURES
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     """Yield the questions of a split; test has no answers.
 
     Raises:

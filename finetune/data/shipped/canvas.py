@@ -1,7 +1,6 @@
 """Handwritten digits composed on a canvas, with exact boxes and masks."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from datasets import Features
@@ -12,8 +11,9 @@ from finetune.codecs.coco_mask import encode_rle
 from finetune.data.images import encode_png
 from finetune.data.objects import build_object, object_features
 from finetune.data.reading.faults import Faults
-from finetune.data.rows import PICTURE, Splits, build_rows
+from finetune.data.rows import PICTURE, Row, Splits, build_rows
 from finetune.data.shipped.digits import TRAIN_EXAMPLES, enlarge_scan
+from finetune.example import SceneObject
 
 INK = 64
 """Grey value, 0 to 255, from which a pixel belongs to a digit."""
@@ -36,7 +36,7 @@ def load_canvases(train: int, validation: int, size: int, digits: int) -> Splits
     return Splits(built[0].rows, built[1].rows)
 
 
-def compose(faults: Faults, split: str, count: int, size: int, digits: int) -> Iterator[dict[str, Any]]:
+def compose(faults: Faults, split: str, count: int, size: int, digits: int) -> Iterator[Row]:
     """Yield canvases with one digit or more that do not touch each other.
 
     Args:
@@ -52,7 +52,7 @@ def compose(faults: Faults, split: str, count: int, size: int, digits: int) -> I
     draw = np.random.default_rng((1, split == "train"))
     for number in range(count):
         canvas = np.zeros((size, size), np.uint8)
-        objects: list[dict[str, Any]] = []
+        objects: list[SceneObject] = []
         for index in draw.choice(own, draw.integers(1, digits + 1)):
             ink = _scale(scans.images[index], int(draw.integers(size // 2, size * 5 // 8 + 1)))
             if (place := _find_place(canvas, ink.shape, draw)) is not None:
@@ -90,7 +90,7 @@ def _find_place(
 
 def _stamp(
     canvas: np.ndarray, ink: np.ndarray, place: tuple[int, int], label: str, where: str
-) -> dict[str, Any]:
+) -> SceneObject:
     """Draw a digit and return it as an object."""
     top, left = place
     height, width = ink.shape

@@ -105,7 +105,7 @@ URL = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "h
     [
         pytest.param({"messages": TURNS}, "item 2: no `image` or `images`", id="no picture"),
         pytest.param({**LLAVA, "image": "c.png"}, "item 2: no image `c.png`", id="missing picture"),
-        pytest.param({**LLAVA, "image": "a.png"}, "id `x1/1` stands twice", id="id twice"),
+        pytest.param({**LLAVA, "image": "a.png"}, "id `x1/1` is duplicated", id="id twice"),
         pytest.param(turns("user"), "item 2: expected human or user and gpt", id="no answer"),
         pytest.param(turns("user", "user"), "by turns, got: user, user", id="two questions"),
         pytest.param(turns("user", "function_call"), "got: user, function_call", id="unknown role"),

@@ -49,7 +49,9 @@ def write_lines(file: Path, sound: dict[str, Any], bad: dict[str, Any] | str | b
         pytest.param(DEEP, "nested too deeply", id="nested deep"),
         pytest.param(b'{"image": "0.png", "prefix": "caf\xe9", "suffix": "x"}', "not UTF-8", id="latin-1"),
         pytest.param(
-            '{"image": "0.png", "prefix": "a", "prefix": "b"}', "`prefix` stands twice", id="key twice"
+            '{"image": "0.png", "prefix": "a", "prefix": "b"}',
+            "`prefix` is in one object twice",
+            id="key twice",
         ),
         pytest.param({**ROW, "suffix": ""}, "`suffix` has an empty text", id="empty"),
         pytest.param({**ROW, "suffix": " \t"}, "`suffix` has an empty text", id="blank"),
@@ -59,7 +61,7 @@ def write_lines(file: Path, sound: dict[str, Any], bad: dict[str, Any] | str | b
         ),
         pytest.param({**ROW, "prefix": "\udfff"}, "half of a surrogate pair", id="surrogate in prefix"),
         pytest.param({**ROW, "id": "\udfff"}, "half of a surrogate pair", id="surrogate in id"),
-        pytest.param({**ROW, "id": "1"}, "id `1` stands twice", id="id twice"),
+        pytest.param({**ROW, "id": "1"}, "id `1` is duplicated", id="id twice"),
         pytest.param({**ROW, "id": ["1"]}, "`id` must be a text or a number", id="id is a list"),
         pytest.param({**ROW, "group": {}}, "`group` must be a text or a number", id="group is an object"),
         pytest.param(

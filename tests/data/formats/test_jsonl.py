@@ -75,7 +75,7 @@ def test_a_changed_file_is_read_again(folder: Path) -> None:
         ({**ROW, "prefix": None}, "line 2: `prefix` must be a string, got None"),
         ({**ROW, "image": "img/99.png"}, "line 2: no image `img/99.png` under"),
         ({**ROW, "image": "../../etc/passwd"}, "line 2: image `../../etc/passwd` lies outside"),
-        ({**ROW, "id": "1"}, "id `1` stands twice"),
+        ({**ROW, "id": "1"}, "id `1` is duplicated"),
     ],
 )
 def test_a_bad_line_is_named_with_its_file(folder: Path, bad: Any, message: str) -> None:

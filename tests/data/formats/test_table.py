@@ -140,7 +140,7 @@ def test_an_id_twice_and_a_wrong_letter_are_named_or_left_out(
     folder: Path, load_with_fault: Callable[..., Dataset]
 ) -> None:
     file = write(folder / "x.csv", "image,id", "a.png,1", "b.png,1")
-    assert len(load_with_fault("table", file, "id `1` stands twice")) == 1
+    assert len(load_with_fault("table", file, "id `1` is duplicated")) == 1
     write(file, "image,choices,answer", "a.png,x;y,0", "b.png,x;y,both")
     assert len(load_with_fault("table", file, "line 3: expected the index", separator=";")) == 1
 

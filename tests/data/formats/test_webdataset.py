@@ -95,7 +95,7 @@ def test_shards_are_named_by_numbers_or_a_pattern(tmp_path: Path, load: Callable
         pytest.param({"b.png": b"", "b.json": PAIR}, "`b`: image `b.png` is empty", id="bad picture"),
         pytest.param(
             {"b.png": picture(), "b.json": PAIR[:-1] + b', "id": "0/a"}'},
-            "id `0/a` stands twice",
+            "id `0/a` is duplicated",
             id="twice",
         ),
     ],

@@ -146,7 +146,7 @@ def test_a_bad_line_is_named_or_left_out(
     ("names", "message"),
     [
         (["images/train/a.jpg", "images/train/z.jpg"], "list.txt line 2: no image `images/train/z.jpg`"),
-        (["images/train/a.jpg", "./images/train/a.jpg"], "id `images/train/a.jpg` stands twice"),
+        (["images/train/a.jpg", "./images/train/a.jpg"], "id `images/train/a.jpg` is duplicated"),
         (["images/train/a.jpg", __file__], "test_yolo.py` lies outside"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finetune.data.releases.vqav2 import load_vqav2
+from finetune.data.release import load_vqav2
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 
@@ -112,7 +112,7 @@ def test_damage_is_named_with_its_file(release: Path, damage: str, message: str)
             "questions",
             '"question_id": 1000',
             '"question_id": 0',
-            "item 2: question 0 is there twice",
+            "item 2: question 0 is duplicated",
             id="twice",
         ),
         pytest.param(
