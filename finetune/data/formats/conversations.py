@@ -12,7 +12,7 @@ from finetune.data.formats.jsonl import (
 )
 from finetune.data.formats.splits import find_file, find_image_dir, load_files
 from finetune.data.reading.faults import Faults, reading
-from finetune.data.reading.json import iterate_json_array
+from finetune.data.reading.json import iterate_records
 from finetune.data.reading.record import Record
 from finetune.data.reading.tables import iterate_lines, read_json_lines
 from finetune.data.rows import Row, Splits
@@ -92,11 +92,8 @@ def read_conversations(
 def _read_records(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
     start = next((line.lstrip()[:1] for line in iterate_lines(file) if line.strip()), "")
     if start != "[":
-        yield from read_json_lines(faults, file)
-        return
-    for number, item in enumerate(iterate_json_array(Path(file)), 1):
-        with faults.skipping():
-            yield number, Record(item, f"{file} item {number}")
+        return read_json_lines(faults, file)
+    return iterate_records(faults, Path(file))
 
 
 def _convert(record: Record, number: int, folder: Path, ignore_system: bool, several: bool) -> list[Row]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune.data.reading.faults import Faults
+from finetune.data.reading.json import check_file
 from finetune.data.reading.record import Record
 from finetune.errors import UserError
 from finetune.strict_json import JsonError, parse_json
@@ -73,6 +74,7 @@ def iterate_lines(file: str) -> Iterator[str]:
 
 def _iterate_raw(file: str) -> Iterator[str]:
     """Yield lines in which each byte that is not UTF-8 is half of a surrogate pair."""
+    check_file(Path(file))
     with Path(file).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         yield from lines
 
@@ -167,6 +169,7 @@ def _read_parquet(file: str) -> Iterator[tuple[int, Record]]:
 
 
 def _open_parquet(file: str) -> pq.ParquetFile:
+    check_file(Path(file))
     try:
         return pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:

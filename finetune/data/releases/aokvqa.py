@@ -19,11 +19,7 @@ FEATURES = Features({**text_features("question", lists=("answers", "choices")), 
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield the questions of a split; test has no answers.
-
-    Raises:
-        UserError: names the file and the item.
-    """
+    """Yield the questions of a split; test has no answers."""
     folder, answered = Path(root), split != "test"
     for _, item in iterate_records(faults, folder / f"aokvqa_v1p0_{split}.json"):
         with faults.skipping():

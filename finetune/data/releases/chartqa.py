@@ -17,11 +17,7 @@ FEATURES = text_features("question", lists=("answers",))
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield the questions of a split, those of people first.
-
-    Raises:
-        UserError: names the file and the item.
-    """
+    """Yield the questions of a split, those of people first."""
     folder = Path(root) / split
     for source in ("human", "augmented"):
         for number, item in iterate_records(faults, folder / f"{split}_{source}.json"):

@@ -17,11 +17,7 @@ FEATURES = text_features("question", lists=("answers",))
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield the questions of a split; test has no answers.
-
-    Raises:
-        UserError: names the file and the item.
-    """
+    """Yield the questions of a split; test has no answers."""
     folder, answered = Path(root), split != "test"
     file = folder / f"{split}_v1.0{'_withQT' if answered else ''}.json"
     return read_questions(faults, file, folder / split, "image", "", answered, key="questionId")

@@ -19,11 +19,7 @@ TRAIN_ALL_FILES = 10
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield the questions of a split.
-
-    Raises:
-        UserError: names the file and the question.
-    """
+    """Yield the questions of a split."""
     folder = Path(root)
     files = [folder / f"{split}_questions.json"]
     if split == "train_all":

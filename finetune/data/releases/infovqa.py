@@ -24,9 +24,6 @@ def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
 
     The challenge accepts the items of an answer in any order, so those of `val` are given in each, as
     in big_vision.
-
-    Raises:
-        UserError: names the file and the item.
     """
     folder = Path(root)
     file = folder / f"infographicsVQA_{split}_v1.0{'_withQT' if split == 'val' else ''}.json"

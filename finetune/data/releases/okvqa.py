@@ -16,11 +16,7 @@ FEATURES = vqav2.FEATURES
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield the questions of a split.
-
-    Raises:
-        UserError: names the file and the question.
-    """
+    """Yield the questions of a split."""
     folder, subset = Path(root), f"{split}2014"
     return vqav2.read_questions(
         faults,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import check_file
 from finetune.data.reading.tables import read_json_lines
 from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
@@ -21,7 +20,6 @@ FEATURES = text_features("question", lists=("answers",))
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     """Yield one row a question; groups are the splits, which are scored one by one and averaged."""
     file = Path(root) / f"coco_pope_{split}.json"
-    check_file(file)
     for _, item in read_json_lines(faults, str(file)):
         with faults.skipping():
             if item.text("label").lower() not in LABELS:

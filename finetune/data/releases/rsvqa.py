@@ -32,9 +32,6 @@ def read(
         subset: `lr` or `hr`.
         numbers: with the questions for a count or an area; the paper leaves them out. Their answers are
             the ranges that they are scored by.
-
-    Raises:
-        UserError: names the file, the question and the remedy.
     """
     if not isinstance(numbers, bool):
         raise UserError(f"dataset.options.numbers={numbers}: expected true or false.")

@@ -15,11 +15,7 @@ FEATURES = docvqa.FEATURES
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield the questions of a split; test has no answers.
-
-    Raises:
-        UserError: names the file and the item.
-    """
+    """Yield the questions of a split; test has no answers."""
     folder, train = Path(root), split == "train"
     images = folder / ("train_images" if train else "test_task3_images")
     return docvqa.read_questions(faults, folder / f"{split}_task_3.json", images, "file_path", "", train)

@@ -17,11 +17,7 @@ FEATURES = text_features("question", lists=("answers",))
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield the questions of a split.
-
-    Raises:
-        UserError: names the file and the item.
-    """
+    """Yield the questions of a split."""
     folder = Path(root)
     for _, item in iterate_records(faults, folder / f"{split}.json"):
         with faults.skipping():

@@ -16,11 +16,7 @@ FEATURES = docvqa.FEATURES
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield the questions of a split; test has no answers.
-
-    Raises:
-        UserError: names the file and the item.
-    """
+    """Yield the questions of a split; test has no answers."""
     folder, answered = Path(root), split != "test"
     images = folder / ("train_images" if answered else "test_images")
     return docvqa.read_questions(

@@ -19,11 +19,7 @@ FEATURES = text_features("question", lists=("answers",))
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield the questions of a split, without answers that are empty; test has none.
-
-    Raises:
-        UserError: names the file and the item.
-    """
+    """Yield the questions of a split, without answers that are empty; test has none."""
     folder = Path(root)
     for _, item in iterate_records(faults, folder / "annotations" / f"{split}.json"):
         with faults.skipping():
