@@ -1,4 +1,4 @@
-"""Rows of other people's parquet files in the form of ours, each value checked."""
+"""Rows of any parquet dataset converted to our columns, each value checked."""
 
 import ast
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from finetune.data.rows import PICTURE, Row
 from finetune.errors import UserError
 
 LISTS = ("answers", "captions", "choices")
-"""Our columns that hold a list of strings, whatever the data set has."""
+"""Our columns that are lists of strings, whatever the dataset has."""
 
 _ASKS = ("question", "expression")
-"""Our columns that hold a text in every row."""
+"""Our columns that have a text in every row."""
 _TEXTS = ("string", "large_string", "string_view")
 
 
@@ -25,34 +25,34 @@ class BoxColumns(TypedDict):
     """Where a dataset has its boxes."""
 
     boxes: str | None
-    """Column of the boxes, such as `objects.bbox`; None: there are none."""
+    """Column of the boxes, such as `objects.bbox`; None: no boxes."""
     labels: str | None
     """Column of their classes."""
     layout: str
     """Order of the four numbers, as in `build_object`."""
     relative: bool
-    """They are shares of width and height instead of pixels."""
+    """Boxes are shares of width and height instead of pixels."""
 
 
 def holds_images(kind: object) -> bool:
-    """Whether a column holds images inside the rows, or the paths of those in its own folder."""
+    """Return whether a column has images inside the rows, or paths in the folder of the dataset."""
     if isinstance(kind, Image):
         return True
     return isinstance(kind, dict) and {"bytes", "path"} <= kind.keys()
 
 
 class Shaper:
-    """One row of theirs to one of ours.
+    """Converts one row of a dataset to one of ours.
 
     Args:
-        columns: our name -> theirs.
+        columns: our name -> the dataset's.
         objects: where its boxes are.
-        theirs: the features of their columns.
+        theirs: the features of the dataset's columns.
         where: dataset and split, for error messages.
-        folders: those in which images may lie that a row names by a path.
+        folders: the folders of images that a row may name by path.
 
     Raises:
-        UserError: one of their columns is of a kind that ours cannot be made of.
+        UserError: a column of the dataset is of a type that cannot be converted.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class Shaper:
         self.labels = _label_names(theirs, objects["labels"])
 
     def _find_kind(self, name: str, kind: object) -> object:
-        """Return the feature of a column of ours.
+        """Return the feature of one of our columns.
 
         Raises:
-            UserError: theirs is of another kind.
+            UserError: the dataset's column is of another type.
         """
         text = Value("string")
         if name in LISTS:
@@ -93,7 +93,7 @@ class Shaper:
         if name == "image" and not holds_images(kind):
             raise UserError(
                 f"{self.where}: column `{self.columns[name]}`: expected images inside the rows, got {kind}."
-                " Paths are read by dataset=table; what is behind an address is never fetched."
+                " Paths are read by dataset=table; addresses are never fetched."
             )
         if name == "image":
             return PICTURE
@@ -104,7 +104,7 @@ class Shaper:
         return text if _is_textual(kind) else kind
 
     def __call__(self, row: Row, index: int) -> Row:
-        """Return a row of ours.
+        """Return the converted row.
 
         Raises:
             UserError: a value cannot be used.
@@ -122,7 +122,7 @@ class Shaper:
         return values
 
     def _convert(self, name: str, their: str, value: object, where: str) -> object:
-        """Return one value as our column holds it."""
+        """Return one value converted for our column."""
         kind = self.theirs[their]
         if isinstance(kind, ClassLabel) and value is not None:
             value = _name_class(value, kind.names, where)
@@ -158,7 +158,7 @@ class Shaper:
             if file.is_relative_to(folder) and file.is_file():
                 return {"bytes": None, "path": str(file)}
         raise UserError(
-            f"{where}: the image `{path[:200]}` has no bytes, and is not a file of the data set itself. No "
+            f"{where}: the image `{path[:200]}` has no bytes, and is not a file of the dataset itself. No "
             "other file is read, and no address is fetched."
         )
 
@@ -214,7 +214,7 @@ def _name_class(value: object, names: list[str], where: str) -> str:
 
 
 def _reach(row: Row, path: str, where: str) -> list[object]:
-    """Return what `objects.bbox` names; a list of structs gives the list of their fields."""
+    """Return the values of `objects.bbox`; for a list of structs, the list of their fields."""
     value: object = row
     for name in path.split("."):
         listed = isinstance(value, list)
@@ -230,7 +230,7 @@ def _reach(row: Row, path: str, where: str) -> list[object]:
 
 
 def _label_names(features: Features, path: str | None) -> list[str] | None:
-    """Return the names of the class numbers at `objects.category`, where the features have them."""
+    """Return the names of the class numbers in `objects.category`, if the features have them."""
     kind = features
     for name in path.split(".") if path else []:
         kind = kind.feature if isinstance(kind, List) else kind
@@ -243,9 +243,10 @@ def _texts(value: object, where: str, all_needed: bool) -> list[str]:
     """Return a list of texts.
 
     Args:
-        value: such a list, a single text, one written as a text, or objects with an `answer`; null: none.
+        value: a list of texts, also written as one text, a single text, or objects with an `answer`; None:
+            an empty list.
         where: row and column, for the error message.
-        all_needed: a text that is blank is an error; else it is left out beside others.
+        all_needed: a blank text is an error; otherwise it is left out if there are others.
     """
     if value is None:
         return []
@@ -266,7 +267,7 @@ def _is_plain_number(value: object) -> bool:
 
 
 def _read_list(text: str) -> object:
-    """Return a list of texts that is written as a text, as A-OKVQA's copy has it; else the text itself."""
+    """Return a list of texts written as one text, as in the Hub's A-OKVQA; otherwise the text itself."""
     try:
         value = ast.literal_eval(text)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -278,11 +279,11 @@ def to_index(value: object, where: str) -> int | None:
     """Return a choice's index from 0.
 
     Args:
-        value: a number, a number as text, or a letter; null: unknown.
+        value: a number, a number as text, or a letter; None: unknown.
         where: the row, for the error message.
 
     Raises:
-        UserError: it is none of these.
+        UserError: it is something else.
     """
     if value is None:
         return None

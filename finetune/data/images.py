@@ -17,14 +17,14 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from finetune.errors import UserError, describe
 
 IMAGE_SUFFIXES = frozenset(".bmp .gif .jpe .jpeg .jpg .png .ppm .pgm .tif .tiff .webp .avif .heic".split())
-"""Names of files that are pictures."""
+"""File name endings of images."""
 
 MAX_PIXELS = 89_478_485
-"""Larger pictures are refused before they are decoded: a small file can unfold to gigabytes."""
+"""Larger images are refused before they are decoded: a small file can expand to gigabytes."""
 
-_LONGEST_NAME = 1024  # what is longer is no path: the system would refuse it less kindly
+_LONGEST_NAME = 1024  # the system refuses longer paths, with a less helpful message
 _DEPTHS = (8, 10, 12, 14, 16)
-"""Bits that cameras and scanners write into 16."""
+"""Bit depths that cameras and scanners store in 16 bits."""
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
 """Format -> the last bytes of a whole file."""
 
@@ -34,7 +34,7 @@ class ImageError(UserError):
 
     Args:
         message: names the row.
-        path: of the image, where it is a file: a row that was left out is read again once it changes.
+        path: of the image, if it is a file: a row that was left out is read again when the file changes.
     """
 
     def __init__(self, message: str, path: str | None = None) -> None:
@@ -146,7 +146,7 @@ class Picture:
             text = f"{self.where}: no {name}; pass dataset.image_dir=FOLDER."
         elif isinstance(error, UnidentifiedImageError):
             empty = data == b"" or (data is None and Path(str(path)).stat().st_size == 0)
-            what = "is empty (0 bytes)" if empty else "is not a picture that Pillow can read"
+            what = "is empty (0 bytes)" if empty else "is not an image that Pillow can read"
             text = f"{subject} {what}. Replace the file, or leave the row out."
         elif isinstance(error, Image.DecompressionBombError):
             text = f"{subject} is too large: {error} Make it smaller, or leave the row out."
@@ -165,7 +165,7 @@ def _open_stream(path: str | None, data: bytes | None) -> IO[bytes]:
         return BytesIO(data)
     if path is None:
         raise FileNotFoundError("it has neither bytes nor a path")
-    if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would wait for ever
+    if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would wait forever
         raise ValueError("not a file")
     return Path(path).open("rb")
 
@@ -177,7 +177,7 @@ def _check_pixels(image: Image.Image) -> None:
 
 
 def _seems_cut(stream: IO[bytes], kind: str) -> bool:
-    """Return whether a file does not end as its format says; it may still be whole, with more behind."""
+    """Return whether a file does not end as its format says; it may be whole, with more data after it."""
     size = stream.seek(0, os.SEEK_END)
     if kind == "WEBP":
         stream.seek(4)
@@ -188,11 +188,11 @@ def _seems_cut(stream: IO[bytes], kind: str) -> bool:
 
 
 def check_size(annotated: tuple[object, object], size: tuple[int, int], where: str) -> None:
-    """Refuse a row that was annotated on a picture of another size.
+    """Refuse a row that was annotated on an image of another size.
 
     Args:
-        annotated: height and width as the row has them; null: unknown.
-        size: those of the picture, upright, pixels.
+        annotated: height and width as in the row; None: unknown.
+        size: height and width of the image with the EXIF rotation applied, pixels.
         where: the row, for the error message.
 
     Raises:
@@ -203,13 +203,13 @@ def check_size(annotated: tuple[object, object], size: tuple[int, int], where: s
     (height, width), turned = size, annotated == size[::-1]
     hint = " upright; was it annotated without its EXIF rotation?" if turned else "."
     raise UserError(
-        f"{where}: expected a picture of {annotated[1]} x {annotated[0]} pixels, as it was annotated or "
+        f"{where}: expected an image of {annotated[1]} x {annotated[0]} pixels, as it was annotated or "
         f"first read, but got {width} x {height}{hint} Boxes and masks would be wrong."
     )
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """Return a picture as the bytes of a PNG file."""
+    """Return an image as the bytes of a PNG file."""
     buffer = BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
@@ -226,8 +226,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb_as_stored(image: Image.Image) -> Image.Image:
-    """Return what TensorFlow's `decode_image` makes of a file, but for its JPEG decoder."""
-    if image.mode in {"I", "F"}:  # TensorFlow reads no such file
+    """Return the result of TensorFlow's `decode_image`, except for its JPEG decoder."""
+    if image.mode in {"I", "F"}:  # TensorFlow does not read such files
         return _to_rgb(image)
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -239,20 +239,20 @@ def _to_rgb_as_stored(image: Image.Image) -> Image.Image:
 
 
 class _ScaleError(ValueError):
-    """Grey values that have no known scale."""
+    """Gray values of unknown scale."""
 
 
 def _to_bytes(image: Image.Image) -> Image.Image:
-    """Scale greys of 16 or 32 bits to 8; Pillow itself clips them at 255.
+    """Scale gray values of 16 or 32 bits to 8; Pillow itself clips them at 255.
 
-    Whole numbers are taken for the least of 8, 10, 12, 14 and 16 bits that holds them: many cameras
-    write 12 bits into 16, whose high byte would be black. Floats are shares of white, or 0 to 255.
+    Whole numbers are scaled by the least of 8, 10, 12, 14 and 16 bits that fits: many cameras write 12
+    bits into 16, whose high byte alone would be almost black. Floats are 0 to 1, or 0 to 255.
 
     Raises:
-        ValueError: they are neither.
+        ValueError: the values are in none of these ranges.
     """
-    grey = np.asarray(image)
-    low, high = (float(grey.min()), float(grey.max())) if grey.size else (0.0, 0.0)
+    gray = np.asarray(image)
+    low, high = (float(gray.min()), float(gray.max())) if gray.size else (0.0, 0.0)
     floats = image.mode == "F"
     if not np.isfinite([low, high]).all() or low < 0 or high > (255 if floats else 65535):
         raise _ScaleError(
@@ -260,15 +260,15 @@ def _to_bytes(image: Image.Image) -> Image.Image:
             "up to 16 bits, or floats of 0 to 1 or 0 to 255. Convert it to 8 bits."
         )
     if floats:
-        scaled = np.rint(grey * (255 if high <= 1 else 1))
+        scaled = np.rint(gray * (255 if high <= 1 else 1))
     else:
         bits = next(bits for bits in _DEPTHS if high < 1 << bits)
-        scaled = grey.astype(np.uint16) >> (bits - 8)
+        scaled = gray.astype(np.uint16) >> (bits - 8)
     return Image.fromarray(scaled.astype(np.uint8))
 
 
 def resolve_image(name: object, image_dir: Path, where: str) -> str:
-    """Return the path of a picture that must lie inside a folder.
+    """Return the path of an image that must be inside a folder.
 
     Raises:
         UserError: `..` or a link leads out of the folder, or there is no such file.
@@ -278,17 +278,17 @@ def resolve_image(name: object, image_dir: Path, where: str) -> str:
     try:
         root = image_dir.resolve()
         path = (root / name).resolve()
-        there = path.is_file()
+        exists = path.is_file()
     except (OSError, RuntimeError) as error:  # a link to itself, too long a name
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{where}: image `{name[:80]}` cannot be looked up ({reason}).") from error
     if not path.is_relative_to(root):
         raise ImageError(
-            f"{where}: image `{name}` lies outside {image_dir}. Move it inside, or pass a "
-            "dataset.image_dir= that holds all pictures.",
+            f"{where}: image `{name}` is outside {image_dir}. Move it inside, or pass a "
+            "dataset.image_dir= that has all images.",
             str(root / name),
         )
-    if not there:
+    if not exists:
         raise ImageError(
             f"{where}: no image `{name}` under {image_dir}; pass dataset.image_dir=FOLDER.",
             str(root / name),

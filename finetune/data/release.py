@@ -38,14 +38,14 @@ def load_release(
     on_error: str,
     hub: Mapping[str, Any],
 ) -> Splits:
-    """Load both splits; files win over the Hub.
+    """Load both splits, from files if `root` is given, else from the Hub.
 
     Args:
         release: its name.
         root: folder with the official files.
-        train: split to train on, with slices and sums as `datasets` writes them; null: none.
+        train: split to train on, with slices and sums in the syntax of `datasets`; None: none.
         validation: split to evaluate on.
-        options: the release's own.
+        options: those of the release.
         on_error: `error` or `skip`.
         hub: arguments of `load_hub`.
 
@@ -107,9 +107,9 @@ def load_vqav2(
     on_error: str,
     hub: Mapping[str, Any],
 ) -> Splits:
-    """Load VQAv2 as any other release, or from official files that are named one by one.
+    """Load VQAv2 as any other release, or from files given one by one.
 
-    Its own function, because `dataset.train` is not the name of a split here, but names the files.
+    A separate function, because `dataset.train` names files here, not a split.
 
     Args:
         root: folder with the official file names.
@@ -153,7 +153,7 @@ def split_names(spec: str) -> list[str]:
 
 
 def select_split(rows: Mapping[str, Dataset], spec: str) -> Dataset:
-    """Return what `train+val[:90%]` means, in the words of `datasets`.
+    """Return the rows of `train+val[:90%]`, in the syntax of `datasets`.
 
     Raises:
         UserError: it cannot be read.

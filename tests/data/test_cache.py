@@ -116,9 +116,9 @@ def test_a_file_changed_under_the_same_size_and_time_is_read_again(folder: Path)
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "deleted": (lambda image: image.unlink(), "line 2: no image `1.png`"),
     "emptied": (lambda image: image.write_bytes(b""), "line 2: .*1.png` is empty"),
-    "text": (lambda image: image.write_text("text"), "line 2: .*1.png` is not a picture"),
+    "text": (lambda image: image.write_text("text"), "line 2: .*1.png` is not an image"),
     "folder": (lambda image: replace_by_folder(image), "line 2: no image `1.png`"),
-    "link out": (lambda image: replace_by_link(image), "line 2: image `1.png` lies outside"),
+    "link out": (lambda image: replace_by_link(image), "line 2: image `1.png` is outside"),
 }
 
 
@@ -161,7 +161,7 @@ def test_the_folder_of_images_that_becomes_a_link_is_noticed(folder: Path, tmp_p
     load(folder / "one.jsonl")
     inside.rename(tmp_path / "away")
     inside.symlink_to(tmp_path / "away")
-    with pytest.raises(UserError, match="line 1: image `img/0.png` lies outside"):
+    with pytest.raises(UserError, match="line 1: image `img/0.png` is outside"):
         load(folder / "one.jsonl")
 
 

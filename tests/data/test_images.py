@@ -113,7 +113,7 @@ def make_bomb(path: Path, side: int = 12_000) -> None:
         ("missing", "no image"),
         ("empty", "is empty"),
         ("truncated", "cut short"),
-        ("text", "is not a picture"),
+        ("text", "is not an image"),
         ("bomb", "12000 x 12000 pixels"),
         ("huge bomb", "too large"),
         ("folder", "cannot be decoded"),
@@ -158,7 +158,7 @@ def test_pictures_outside_the_folder_are_refused(tmp_path: Path) -> None:
     (inside / "link.png").symlink_to(tmp_path / "secret.png")
     assert resolve_image("fine.png", inside, "line 1") == str(inside / "fine.png")
     for name in ("../secret.png", "link.png", str(tmp_path / "secret.png")):
-        with pytest.raises(UserError, match="lies outside"):
+        with pytest.raises(UserError, match="is outside"):
             resolve_image(name, inside, "line 1")
 
 

@@ -109,11 +109,11 @@ def test_scores_of_masks_are_read_from_text_with_the_weights(inside: Path, comma
         (["prefix=x"], "Which picture? image=FILE or image=FOLDER"),
         (["prefix=x", "image=nowhere.png"], "No picture nowhere.png"),
         (["prefix=x", "image=runs/quickstart_detect/predictions"], "holds no picture"),
-        (["prefix=x", "image=bare.txt"], "not a picture that Pillow can read"),
+        (["prefix=x", "image=bare.txt"], "not an image that Pillow can read"),
         (["prefix=x", "image=pictures", "out=bare.txt"], "bare.txt is a file. Expected a folder"),
         (["prefix=x", "image=pictures", "out=bare.txt/in"], "bare.txt is a file. Expected a folder"),
         (["prefix=x", "image=pictures", "out=pictures"], "is one of the images itself"),
-        (["prefix=x", "image=mixed"], "3.png` is not a picture that Pillow can read"),
+        (["prefix=x", "image=mixed"], "3.png` is not an image that Pillow can read"),
     ],
 )
 def test_a_mistake_is_told_before_weights_are_read(

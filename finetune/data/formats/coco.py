@@ -16,7 +16,7 @@ from finetune.example import SceneObject
 FEATURES = object_features()
 
 Key = int | str | float
-"""Of an id: COCO has whole numbers, other programs write others."""
+"""Type of an id: COCO has whole numbers, other programs write texts too."""
 
 _IN_FOLDER = "_annotations.coco.json"
 
@@ -33,8 +33,8 @@ def load_coco(
     Args:
         train: the JSON file to train on, or a folder with `_annotations.coco.json`, as Roboflow exports.
         validation: the same to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there is no such file.
-        image_dir: folder of the pictures; null: each file's own.
+        validation_fraction: share of the images of `train`, if there is no such file.
+        image_dir: folder of the images; None: the folder of each file.
         on_error: `error` or `skip`.
 
     Raises:
@@ -54,29 +54,29 @@ def load_coco(
 def _find_in_folder(file: str | None, option: str) -> str | None:
     if file is None or not Path(find_file(file, option, folder=True)).is_dir():
         return file
-    found = Path(file) / _IN_FOLDER
-    if not found.is_file():
+    path = Path(file) / _IN_FOLDER
+    if not path.is_file():
         raise UserError(
             f"{file} (dataset.{option}) has no {_IN_FOLDER}. {describe_folder(Path(file))} Name its JSON "
             "file, and the folder of its images with dataset.image_dir=FOLDER."
         )
-    return str(found)
+    return str(path)
 
 
 def read_coco(faults: Faults, file: str, image_dir: str | None) -> Iterator[Row]:
-    """Yield a row for every picture."""
+    """Yield a row for every image."""
     return read_instances(faults, file, find_image_dir(file, image_dir))
 
 
 def read_instances(faults: Faults, file: str, image_dir: Path) -> Iterator[Row]:
-    """Yield a row for every picture that the file lists, those without objects among them.
+    """Yield a row for every image that the file lists, including those without objects.
 
-    Ids of categories may be any; `area`, `iscrowd`, `segmentation` and the pictures' sizes may be missing.
+    Ids may be any numbers or texts; `area`, `iscrowd`, `segmentation` and the images' sizes may be missing.
 
     Args:
-        faults: what to do with a picture or an annotation that cannot be used.
+        faults: what to do with an image or an annotation that cannot be used.
         file: the JSON file; it must fit in memory.
-        image_dir: folder of the pictures.
+        image_dir: folder of the images.
 
     Raises:
         UserError: names the file and the image or annotation.
@@ -104,7 +104,7 @@ def read_instances(faults: Faults, file: str, image_dir: Path) -> Iterator[Row]:
 
 
 def _index(faults: Faults, content: Record, kind: str, name: str) -> dict[Key, Record]:
-    """Return the items of `images`, `annotations` or `categories` by their ids, which messages then use."""
+    """Return the items of `images`, `annotations` or `categories` by their ids."""
     listed = content[kind]
     if not isinstance(listed, list):
         raise UserError(f"{content.where}: `{kind}` must be a list, got {type(listed).__name__}.")

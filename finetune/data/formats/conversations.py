@@ -1,4 +1,4 @@
-"""Conversations about pictures: LLaVA's JSON, ShareGPT, and chat messages."""
+"""Conversations about images: LLaVA's JSON, ShareGPT, and chat messages."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +22,9 @@ ASKS = ("human", "user")
 ANSWERS = ("gpt", "assistant", "model")
 PLACEHOLDER = "<image>"
 FOREIGN = ("<video>", "<audio>", "<bbox>", "<ref-object>", "<box>", "<quad>", "<point>")
-"""Marks of other programs for what PaliGemma does not read, or reads in another form."""
+"""Placeholders of other programs for what PaliGemma does not read, or reads in another form."""
 FOREIGN_KEYS = ("objects", "videos", "audios", "rejected_response", "tools")
-"""Keys of other programs, likewise."""
+"""Keys of other programs for the same."""
 
 
 def load_conversations(
@@ -37,15 +37,15 @@ def load_conversations(
 ) -> Splits:
     """Read the files of both splits, or hold out a share of `train`.
 
-    PaliGemma answers one prompt: each question and its answer become an example of their own, and what
-    was said before is not carried along, so that a question that needs it cannot be answered. A system
-    turn has no place either and is a fault, unless it is to be ignored.
+    PaliGemma answers a single prompt: each question and its answer become a separate example without the
+    turns before it, so a question that refers to them cannot be answered. A system turn has no place
+    either and is a fault, unless it is ignored.
 
     Args:
         train: the file to train on: a JSON list, or JSON Lines.
         validation: the file to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there is no such file.
-        image_dir: folder of the pictures; null: each file's own.
+        validation_fraction: share of the images of `train`, if there is no such file.
+        image_dir: folder of the images; None: the folder of each file.
         on_error: `error` or `skip`.
         ignore_system: leave system turns out.
 
@@ -76,9 +76,9 @@ def read_conversations(
     Args:
         faults: what to do with a conversation that cannot be used.
         file: a JSON list, or JSON Lines.
-        image_dir: folder of the pictures; null: the file's own.
+        image_dir: folder of the images; None: the folder of the file.
         ignore_system: leave system turns out.
-        several: each has several pictures; else each has one.
+        several: each has several images; otherwise each has one.
 
     Raises:
         UserError: names the file and the conversation.
@@ -99,10 +99,10 @@ def _read_records(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
 def _convert(record: Record, number: int, folder: Path, ignore_system: bool, several: bool) -> list[Row]:
     where, names, turns = record.where, _name_images(record), _read_turns(record)
     if (len(names) > 1) != several:
-        expected = "several pictures, as the first has" if several else "one picture"
+        expected = "several images, as the first has" if several else "one image"
         raise UserError(f"{where}: expected {expected}, got {len(names)}.")
     if not names:
-        raise UserError(f"{where}: no `image` or `images`; PaliGemma needs a picture.")
+        raise UserError(f"{where}: no `image` or `images`; PaliGemma needs an image.")
     if any(role == "system" for role, _ in turns) and not ignore_system:
         raise UserError(
             f"{where}: it has a system turn, for which PaliGemma has no place. Leave such turns out: "
@@ -111,7 +111,7 @@ def _convert(record: Record, number: int, folder: Path, ignore_system: bool, sev
     _check_foreign(record, turns)
     marks = sum(text.count(PLACEHOLDER) for _, text in turns)
     if marks not in {0, len(names)}:
-        raise UserError(f"{where}: {marks} {PLACEHOLDER} for {len(names)} pictures.")
+        raise UserError(f"{where}: {marks} {PLACEHOLDER} for {len(names)} images.")
     images = place_images(names if several else names[0], folder, several, where)
     row_id, head = read_name(record, "id") or number, {"group": None, **images}
     return [
@@ -126,7 +126,7 @@ def _convert(record: Record, number: int, folder: Path, ignore_system: bool, sev
 
 
 def _check_foreign(record: Record, turns: Sequence[tuple[str, str]]) -> None:
-    """Refuse what would be trained on literally, or left out unseen.
+    """Refuse what would be trained on literally, or dropped silently.
 
     Raises:
         UserError: names the mark or the key.
@@ -160,7 +160,7 @@ def _pair(turns: Sequence[tuple[str, str]], where: str) -> list[tuple[str, str]]
 
 
 def _read_turns(record: Record) -> list[tuple[str, str]]:
-    """Return role and text of every turn, a `system` beside them among them."""
+    """Return role and text of every turn, including a separate `system`."""
     turns = record.get("conversations") or record.get("messages")
     if not isinstance(turns, list):
         raise UserError(
@@ -195,7 +195,7 @@ def _join_parts(content: object, where: str) -> str:
 
 
 def _name_images(record: Mapping[str, object]) -> list[object]:
-    """Return the names of the pictures: `image`, `images`, or those that parts of messages name."""
+    """Return the names of the images: `image`, `images`, or those that parts of messages name."""
     names = record.get("image") or record.get("images")
     if not names:
         turns = record.get("messages")

@@ -1,4 +1,4 @@
-"""An image folder: pictures, and a `metadata` file of JSON Lines, CSV or parquet that names them."""
+"""An image folder: images, and a `metadata` file of JSON Lines, CSV or parquet that names them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,9 +20,9 @@ FEATURES = {
     "objects": object_features(),
     "captions": text_features(lists=("captions",)),
 }
-"""Our columns of each kind of metadata."""
+"""The columns of the rows for each kind of metadata."""
 NEEDED = {"pairs": ("prefix", "suffix"), "objects": ("objects",), "captions": ("text",)}
-"""Its columns that tell the kind, besides `file_name`."""
+"""The columns of the metadata that determine the kind, besides `file_name`."""
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
@@ -37,17 +37,17 @@ def load_image_folder(
 ) -> Splits:
     """Read the metadata of both splits, or hold out a share of `train`.
 
-    Beside `file_name`, the metadata has `prefix` and `suffix`; or `objects`, with the lists `bbox` (x, y,
-    width, height in pixels) and `categories`; or `text`, the caption. The first row says which. Pictures
+    Besides `file_name`, the metadata has `prefix` and `suffix`; or `objects`, with the lists `bbox` (x, y,
+    width, height in pixels) and `categories`; or `text`, the caption. The columns determine which. Pictures
     that it does not name are not used; other columns are read with dataset=table.
 
     Args:
         train: the folder to train on.
         validation: the folder to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there is no such folder.
-        image_dir: folder of the pictures; null: that of the metadata.
+        validation_fraction: share of the images of `train`, if there is no such folder.
+        image_dir: folder of the images; None: that of the metadata.
         on_error: `error` or `skip`.
-        names: the classes, where `categories` are numbers.
+        names: the classes, if `categories` are numbers.
 
     Raises:
         UserError: names the file and the row.
@@ -71,13 +71,13 @@ def load_image_folder(
 def _find_metadata(folder: str) -> str:
     if not Path(folder).is_dir():
         return folder
-    found = [name for name in METADATA if (Path(folder) / name).is_file()]
-    if len(found) != 1:
-        got = " and ".join(found) or "none"
+    present = [name for name in METADATA if (Path(folder) / name).is_file()]
+    if len(present) != 1:
+        got = " and ".join(present) or "none"
         raise UserError(
             f"{folder}: expected one of {', '.join(METADATA)}, got {got}. {describe_folder(Path(folder))}"
         )
-    return str(Path(folder) / found[0])
+    return str(Path(folder) / present[0])
 
 
 def _find_kind(file: str) -> str:
@@ -94,12 +94,12 @@ def _find_kind(file: str) -> str:
 def read_image_folder(
     faults: Faults, file: str, image_dir: str | None, kind: str, names: Sequence[str] | None
 ) -> Iterator[Row]:
-    """Yield a row for every picture that the metadata names.
+    """Yield a row for every image that the metadata names.
 
     Args:
         faults: what to do with a row or an object that cannot be used.
         file: the metadata.
-        image_dir: folder of the pictures; null: the file's own.
+        image_dir: folder of the images; None: the folder of the file.
         kind: `pairs`, `objects` or `captions`.
         names: as in `load_image_folder`.
 
@@ -114,7 +114,7 @@ def read_image_folder(
                 yield {**read_texts(row, number), **place_images(image, folder, False, row.where)}
             elif kind == "captions":
                 path, captions = resolve_image(image, folder, row.where), read_accepted(row, "text")
-                Picture(path, row.where).size()  # for what is wrong with it
+                Picture(path, row.where).size()  # only to find out what is wrong with it
                 yield {"id": row_id, "group": None, "image": path, "captions": captions}
             else:
                 path = resolve_image(image, folder, row.where)

@@ -1,4 +1,4 @@
-"""One JSON object a line, with `image`, `prefix` and `suffix`."""
+"""One JSON object per line, with `image`, `prefix` and `suffix`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +37,8 @@ def load_jsonl(
     Args:
         train: the file to train on.
         validation: the file to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there is no such file.
-        image_dir: folder of the pictures; null: each file's own.
+        validation_fraction: share of the images of `train`, if there is no such file.
+        image_dir: folder of the images; None: the folder of each file.
         on_error: `error` or `skip`.
 
     Raises:
@@ -78,10 +78,10 @@ def read_texts(row: Record, number: int | str) -> dict[str, object]:
 
     Args:
         row: the object.
-        number: its id, where it has no `id`.
+        number: its id, if it has no `id`.
 
     Raises:
-        UserError: a key is missing, or a value is no text.
+        UserError: a key is missing, or a value is not a text.
     """
     prefix = row["prefix"]
     if not isinstance(prefix, str):
@@ -95,12 +95,12 @@ def read_texts(row: Record, number: int | str) -> dict[str, object]:
 
 
 def asks_for_objects(prefix: object) -> bool:
-    """Return whether an empty answer means something: there is no such object."""
+    """Return whether an empty answer is valid: there is no such object."""
     return isinstance(prefix, str) and prefix.split(maxsplit=1)[:1] in (["detect"], ["segment"])
 
 
 def read_name(row: Record, key: str) -> str | None:
-    """Return an id or a group, a text or a number; None where there is none.
+    """Return an id or a group, a text or a number, as a text; None if it is missing.
 
     Raises:
         UserError: it holds something else.
@@ -117,7 +117,7 @@ def read_accepted(row: Record, key: str, nothing: bool = False) -> list[str]:
     Args:
         row: the object.
         key: its key.
-        nothing: an empty text is an answer: that there is no object of those asked for.
+        nothing: an empty text is a valid answer: there is no such object.
 
     Raises:
         UserError: it holds something else, or nothing, or a text is blank.
@@ -136,8 +136,8 @@ def check_texts(texts: list[str], key: str, where: str, nothing: bool = False) -
 
     Args:
         texts: one or more.
-        key: what holds them, for the error message.
-        where: file and place, likewise.
+        key: the key or turn that has them, for the error message.
+        where: file and place, for the error message.
         nothing: as in `read_accepted`.
 
     Raises:
@@ -156,19 +156,19 @@ def place_images(image: object, folder: Path, several: bool, where: str) -> dict
 
     Args:
         image: name of a file, or a list of them.
-        folder: where the files lie.
+        folder: the folder of the files.
         several: a list is expected.
         where: file and place, for the error message.
 
     Raises:
-        UserError: it is of the other kind, or a picture cannot be read.
+        UserError: a list was expected or not, or an image cannot be read.
     """
     if several:
         if not _is_texts(image):
             raise UserError(f"{where}: `image` must be a list of files as in the first row, got {image!r}.")
         paths = [resolve_image(name, folder, where) for name in image]
         for path in paths:
-            Picture(path, where).size()  # for what is wrong with them
+            Picture(path, where).size()  # only to find out what is wrong with it
         return {"images": paths}
     path = resolve_image(image, folder, where)
     height, width = Picture(path, where).size()

@@ -1,4 +1,4 @@
-"""People's own files: two of them, or one and a share of its pictures to evaluate on."""
+"""The training and validation split of custom files: two files, or one with a share held out."""
 
 import stat
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from finetune.data.rows import Reader, Splits, build_rows, hold_out
 from finetune.errors import UserError
 
 _LISTED = 12
-"""The most names of a folder in a message."""
+"""Maximum number of a folder's names in a message."""
 
 
 def load_files(
@@ -24,17 +24,17 @@ def load_files(
     image_dir: str | None,
     **options: object,
 ) -> Splits:
-    """Read both splits, each from a file of its own.
+    """Read both splits, each from its own file.
 
     Args:
-        read: `(faults, file, image_dir, **options)` to rows; the format's own.
+        read: `(faults, file, image_dir, **options)` to rows: the reader of the format.
         features: the columns of its rows.
         train: file or folder to train on.
         validation: file or folder to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there is none.
+        validation_fraction: share of the images of `train`, if there is none.
         on_error: `error` or `skip`.
-        image_dir: folder of the pictures; null: each file's own.
-        options: the format's own.
+        image_dir: folder of the images; None: the folder of each file.
+        options: those of the format.
 
     Raises:
         UserError: names the file and the place in it.
@@ -66,19 +66,19 @@ def load_sources(
     *,
     paths: tuple[str, ...],
 ) -> Splits:
-    """Read both splits, where a format's reader needs more of each than its file.
+    """Read both splits with a reader that takes more than a file for each.
 
     Args:
         read: `(faults, file, **arguments)` to rows.
         features: the columns of its rows.
-        train: the reader's arguments for the rows to train on, `file` among them.
-        validation: the same for those to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there are none.
+        train: the arguments of the reader for the training split, including `file`.
+        validation: the same for the validation split.
+        validation_fraction: share of the images of `train`, if there are none.
         on_error: `error` or `skip`.
         paths: names of the arguments that are files and folders, as in `build_rows`.
 
     Raises:
-        UserError: the reader's own, or there are no rows.
+        UserError: the reader raised it, or there are no rows.
     """
     sources = [source for source in (train, validation) if source is not None]
     built = [
@@ -92,20 +92,20 @@ def load_sources(
     if validation is not None:
         return Splits(built[0].rows, built[1].rows, (*built[0].skipped, *built[1].skipped))
     assert validation_fraction is not None, "checks.py asks for one of the two"
-    held = hold_out(built[0].rows, validation_fraction)
-    return held._replace(skipped=tuple(built[0].skipped))
+    splits = hold_out(built[0].rows, validation_fraction)
+    return splits._replace(skipped=tuple(built[0].skipped))
 
 
 def find_file(file: str | None, option: str = "train", folder: bool = False) -> str:
-    """Return a file that is there.
+    """Return a file that exists.
 
     Args:
-        file: as it was named.
-        option: of `dataset`, that names it.
-        folder: a folder will do.
+        file: as the user wrote it.
+        option: the key of `dataset` for it, for the error message.
+        folder: a folder is accepted too.
 
     Raises:
-        UserError: it is not there, or is something else.
+        UserError: it does not exist, or is something else.
     """
     if file is None:
         raise UserError(f"Which data? dataset.{option}=FILE is missing.")
@@ -131,7 +131,7 @@ def find_file(file: str | None, option: str = "train", folder: bool = False) -> 
 
 
 def describe_folder(folder: Path) -> str:
-    """Return a sentence with the files of a folder that are no images, a few of them."""
+    """Return a sentence that lists a few files of a folder that are not images."""
     try:
         names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() not in IMAGE_SUFFIXES)
     except OSError as error:
@@ -141,7 +141,7 @@ def describe_folder(folder: Path) -> str:
 
 
 def find_image_dir(file: str, image_dir: str | None) -> Path:
-    """Return the folder in which a file's pictures are looked for.
+    """Return the folder of a file's images.
 
     Raises:
         UserError: there is no such folder.

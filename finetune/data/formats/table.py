@@ -30,19 +30,19 @@ def load_table(
 ) -> Splits:
     """Read the tables of both splits, or hold out a share of `train`.
 
-    Every column is kept under its own name as text, and nothing else is made of it: `007` and `NA` stay
-    what they are. `suffix` is kept as `suffixes`. `answers`, `captions`, `choices` and `suffixes` become
-    lists; beside `choices`, `answer` is the index of the right one (from 0, or a letter). `image` is a
-    path; in parquet it may hold the picture itself. `width` and `height` are those of the picture.
+    Every column keeps its name, and its values are unchanged texts: `007` and `NA` stay as they are.
+    `suffix` is renamed to `suffixes`. `answers`, `captions`, `choices` and `suffixes` become lists; with
+    `choices`, `answer` is the index of the right one (from 0, or a letter). `image` is a path; in parquet
+    it may be the image itself. `width` and `height` are those of the image.
 
     Args:
         train: the file to train on.
         validation: the file to evaluate on; it must have the same columns.
-        validation_fraction: share of the pictures of `train`, where there is no such file.
-        image_dir: folder of the pictures; null: each file's own.
+        validation_fraction: share of the images of `train`, if there is no such file.
+        image_dir: folder of the images; None: the folder of each file.
         on_error: `error` or `skip`.
-        columns: our name -> the file's, where they differ.
-        separator: divides the texts of a list; null: a list of one.
+        columns: our name -> the file's, if they differ.
+        separator: separates the texts of a list; None: one text per list.
 
     Raises:
         UserError: names the file and the row, or the columns that there are.
@@ -65,7 +65,7 @@ def load_table(
 
 
 def _find_columns(file: str, columns: Mapping[str, str]) -> tuple[dict[str, str], bool]:
-    """Return our name -> the file's of every column, and whether pictures lie in the rows."""
+    """Return our name -> the file's of every column, and whether images are inside the rows."""
     names = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
     for name in list_columns(file):
         if name not in names.values():
@@ -96,22 +96,22 @@ def read_table(
     Args:
         faults: what to do with a row that cannot be used.
         file: the table.
-        image_dir: folder of the pictures; null: the file's own.
+        image_dir: folder of the images; None: the folder of the file.
         columns: our name -> the file's, of every column.
         separator: as in `load_table`.
-        inside: pictures lie in the rows.
+        inside: images are inside the rows.
 
     Raises:
         UserError: names the file and the row, or the columns that there are.
     """
     folder = find_image_dir(file, image_dir)
-    there = list_columns(file)
+    present = list_columns(file)
     for ours, theirs in columns.items():
-        if theirs not in there:
-            other = next((mark for mark in ";\t|" if len(there) == 1 and mark in there[0]), None)
+        if theirs not in present:
+            other = next((mark for mark in ";\t|" if len(present) == 1 and mark in present[0]), None)
             hint = f" Is {other!r} between the columns? Save it with commas." if other else ""
             raise UserError(
-                f"{file} has no column `{theirs}` (dataset.columns.{ours}); it has: {', '.join(there)}."
+                f"{file} has no column `{theirs}` (dataset.columns.{ours}); it has: {', '.join(present)}."
                 f"{hint}"
             )
     for number, record in read_records(faults, file):
@@ -152,7 +152,7 @@ def _convert(
 
 
 def to_text(value: object, where: str) -> str | None:
-    """Write a value of a parquet column as text: numbers as in Python, lists and structs as JSON.
+    """Return a value of a parquet column as text: numbers as in Python, lists and structs as JSON.
 
     Raises:
         UserError: it is bytes.
@@ -160,7 +160,7 @@ def to_text(value: object, where: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bytes):
-        raise UserError(f"{where}: a value is {len(value)} bytes, expected text. Pictures go to `image`.")
+        raise UserError(f"{where}: a value is {len(value)} bytes, expected text. Images go to `image`.")
     if isinstance(value, list | dict | bool):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)

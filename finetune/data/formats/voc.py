@@ -1,4 +1,4 @@
-"""Pascal VOC: an XML file a picture, with named boxes."""
+"""Pascal VOC: one XML file per image, with named boxes."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class _WithoutDoctype(ET.TreeBuilder):
-    """Refuses what could declare entities.
+    """Refuses document types, the only place where a file can declare entities.
 
-    `xml.etree` reads no external entities, but it unfolds those that a file declares itself, and nested
-    ones fill the memory; they can only stand in a document type.
+    `xml.etree` reads no external entities, but expands those declared in the file, and nested ones can
+    exhaust the memory.
     """
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
@@ -40,18 +40,17 @@ def load_voc(
 ) -> Splits:
     """Read both splits, or hold out a share of `train`.
 
-    An object that is marked `difficult` becomes a crowd (`iscrowd` 1): it is neither trained on nor
-    counted as missed.
+    An object marked `difficult` becomes a crowd (`iscrowd` 1): not trained on, ignored in scoring.
 
     Args:
-        train: what to train on: a folder with `Annotations/` and `JPEGImages/`, a list of its pictures
-            (`ROOT/ImageSets/Main/train.txt`), or a folder with XML files beside the pictures.
+        train: what to train on: a folder with `Annotations/` and `JPEGImages/`, a list of its images
+            (`ROOT/ImageSets/Main/train.txt`), or a folder with XML files next to the images.
         validation: the same to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there is no such folder or list.
-        image_dir: folder of the pictures; null: `JPEGImages`, or that of the XML files.
+        validation_fraction: share of the images of `train`, if there is no such folder or list.
+        image_dir: folder of the images; None: `JPEGImages`, or that of the XML files.
         on_error: `error` or `skip`.
-        one_based: the first pixel is 1 and the last belongs to the box, as in VOC's own files; most tools
-            count from 0.
+        one_based: pixels count from 1 and the last one belongs to the box, as in the files of VOC itself;
+            most tools count from 0.
 
     Raises:
         UserError: names the XML file and the object.
@@ -75,8 +74,8 @@ def _find_split(file: str, image_dir: str | None) -> dict[str, object]:
     """
     with reading(file):
         folder = _find_annotations(Path(file))
-        pictures = folder.parent / "JPEGImages" if folder.name == "Annotations" else folder
-        images = find_image_dir(file, image_dir or str(pictures))
+        default = folder.parent / "JPEGImages" if folder.name == "Annotations" else folder
+        images = find_image_dir(file, image_dir or str(default))
         listed = Path(file).is_file()
         if listed:
             names = [line.strip() for line in iterate_lines(file) if line.strip()]
@@ -85,9 +84,9 @@ def _find_split(file: str, image_dir: str | None) -> dict[str, object]:
             if not names:
                 raise UserError(
                     f"{folder}: no XML files. {describe_folder(folder)} Expected a folder with "
-                    "Annotations/*.xml and JPEGImages/, or with XML files beside the pictures."
+                    "Annotations/*.xml and JPEGImages/, or with XML files next to the images."
                 )
-        # Where image_dir is given, it may hold the pictures of other splits.
+        # A given image_dir may also have the images of other splits.
         complete = not listed and image_dir is None
         return {
             "file": file,
@@ -98,7 +97,7 @@ def _find_split(file: str, image_dir: str | None) -> dict[str, object]:
 
 
 def _find_unannotated(images: Path, folder: Path, names: set[str]) -> Iterator[tuple[str, str]]:
-    """Yield pictures and the XML file that each lacks."""
+    """Yield images without an XML file, and the file that each lacks."""
     for path in sorted(images.iterdir()):
         if path.suffix.lower() in IMAGE_SUFFIXES and path.stem not in names:
             yield str(path), str(folder / f"{path.stem}.xml")
@@ -116,7 +115,7 @@ def _find_annotations(file: Path) -> Path:
     if file.is_dir():
         return file
     raise UserError(
-        f"{file}: no folder Annotations beside ImageSets. Expected ROOT/ImageSets/Main/NAME.txt."
+        f"{file}: no folder Annotations next to ImageSets. Expected ROOT/ImageSets/Main/NAME.txt."
     )
 
 
@@ -131,11 +130,11 @@ def read_voc(
     """Yield a row for every XML file.
 
     Args:
-        faults: what to do with a picture or an object that cannot be used.
+        faults: what to do with an image or an object that cannot be used.
         file: the folder, or the list.
         annotations: the XML files.
-        image_dir: folder of the pictures.
-        unannotated: pictures without an XML file, and the file that each lacks.
+        image_dir: folder of the images.
+        unannotated: images without an XML file, and the file that each lacks.
         one_based: as in `load_voc`.
 
     Raises:
@@ -144,7 +143,7 @@ def read_voc(
     for path, expected in unannotated:
         with faults.skipping():
             raise UserError(
-                f"{path}: no {expected}. Where nothing is on the picture, write one without <object>."
+                f"{path}: no {expected}. Where nothing is on the image, write one without <object>."
             )
     for where in annotations:
         with faults.skipping():

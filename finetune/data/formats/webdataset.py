@@ -1,4 +1,4 @@
-"""WebDataset: tar files (shards) in which a picture and its text share a name."""
+"""WebDataset: tar files (shards) in which an image and its text share a name."""
 
 import lzma
 import re
@@ -33,14 +33,14 @@ def load_webdataset(
 ) -> Splits:
     """Read the shards of both splits, or hold out a share of those of `train`.
 
-    Samples have a picture, and `KEY.json` with `prefix` and `suffix`, or `KEY.txt` with a caption; which
-    of the two, the first sample says. The key is the path up to the first dot of the last name. Pictures
-    are copied into the rows.
+    Samples have an image, and `KEY.json` with `prefix` and `suffix`, or `KEY.txt` with a caption; the
+    first sample determines which. The key is the path up to the first dot of the file name. Images are
+    copied into the rows.
 
     Args:
         train: one shard, a pattern such as `shards/*.tar`, or numbered ones, `shards/{000..009}.tar`.
         validation: the same to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there are none.
+        validation_fraction: share of the images of `train`, if there are none.
         on_error: `error` or `skip`.
 
     Raises:
@@ -62,7 +62,7 @@ def load_webdataset(
 
 
 def expand_shards(pattern: str, option: str = "train") -> tuple[str, ...]:
-    """Return the files that `{000..009}` and `*` stand for, in order.
+    """Return the files that match `{000..009}` and `*`, in order.
 
     Raises:
         UserError: there is none, or one of the numbered files is missing.
@@ -79,8 +79,8 @@ def expand_shards(pattern: str, option: str = "train") -> tuple[str, ...]:
         return tuple(file for name in names for file in expand_shards(name, option))
     path = Path(pattern)
     with reading(pattern):
-        found = [path] if path.exists() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-        matches = sorted(map(str, found))
+        paths = [path] if path.exists() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+        matches = sorted(map(str, paths))
     return tuple(find_file(file, option) for file in matches or [pattern])
 
 
@@ -99,9 +99,9 @@ def read_webdataset(faults: Faults, file: str, shards: tuple[str, ...], pairs: b
 
     Args:
         faults: what to do with a sample or a shard that cannot be used.
-        file: what the user named.
+        file: the pattern of the shards.
         shards: the tar files.
-        pairs: samples have a prefix and suffixes; else captions.
+        pairs: samples have a prefix and suffixes; otherwise captions.
 
     Raises:
         UserError: names the shard and the sample.
@@ -114,9 +114,10 @@ def read_webdataset(faults: Faults, file: str, shards: tuple[str, ...], pairs: b
 
 def _convert(key: str, members: list[tuple[str, bytes]], pairs: bool, shard: str) -> Row:
     where = f"{shard}: sample `{key}`"
-    name, picture = _only(members, IMAGE_SUFFIXES, "picture", where)
-    _, text = _only(members, {".json" if pairs else ".txt"}, ".json" if pairs else ".txt", where)
-    image = {"bytes": picture, "path": name}
+    name, content = _only(members, IMAGE_SUFFIXES, "an image", where)
+    ending = ".json" if pairs else ".txt"
+    _, text = _only(members, {ending}, f"a {ending}", where)
+    image = {"bytes": content, "path": name}
     height, width = Picture(image, where).size()
     row_id = f"{Path(shard).stem}/{key}"
     if pairs:
@@ -134,18 +135,18 @@ def _convert(key: str, members: list[tuple[str, bytes]], pairs: bool, shard: str
 def _only(
     members: list[tuple[str, bytes]], endings: set[str] | frozenset[str], kind: str, where: str
 ) -> tuple[str, bytes]:
-    found = [one for one in members if PurePosixPath(one[0]).suffix.lower() in endings]
-    if len(found) != 1:
+    matches = [member for member in members if PurePosixPath(member[0]).suffix.lower() in endings]
+    if len(matches) != 1:
         names = ", ".join(name for name, _ in members)
         raise UserError(
-            f"{where} has {len(found)} members that are a {kind}, expected one; it has: {names}. Members "
-            "belong together that share their name up to its first dot, and must follow each other."
+            f"{where} has {len(matches)} members that are {kind}, expected one; it has: {names}. Members "
+            "of one sample share the name before the first dot and must be adjacent."
         )
-    return found[0]
+    return matches[0]
 
 
 def _iterate_samples(faults: Faults, shard: str) -> Iterator[Sample]:
-    """Yield the samples in order; a shard that is cut short is a fault behind its last whole member."""
+    """Yield the samples in order; a shard that is cut short is a fault after its last whole member."""
     key: str | None = None
     members: list[tuple[str, bytes]] = []
     problem, place = None, ""
@@ -155,14 +156,14 @@ def _iterate_samples(faults: Faults, shard: str) -> Iterator[Sample]:
                 if member.isdir():
                     continue
                 stem = PurePosixPath(member.name)
-                own = str(stem.with_name(stem.name.split(".")[0] or stem.name))
-                if own != key and members:
+                name = str(stem.with_name(stem.name.split(".")[0] or stem.name))
+                if name != key and members:
                     yield key or "", members
                     members = []
-                key = own
+                key = name
                 stream = tar.extractfile(member) if member.isfile() else None  # a link has no content
                 members.append((member.name, stream.read() if stream else b""))
-                place = f"at byte {tar.offset}, behind `{member.name}`"
+                place = f"at byte {tar.offset}, after `{member.name}`"
             assert tar.fileobj is not None
             tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(_BLOCK) != bytes(_BLOCK):

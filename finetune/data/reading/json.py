@@ -31,10 +31,10 @@ def open_text(file: Path) -> Iterator[io.TextIOBase]:
 
 
 def check_file(file: Path) -> None:
-    """Refuse what cannot be read as a file: opening a pipe would wait for ever.
+    """Refuse what is not a regular file: opening a pipe would wait forever.
 
     Raises:
-        UserError: there is no such file, or it is something else.
+        UserError: there is no such file, or it is not a file.
     """
     try:
         mode = file.stat().st_mode
@@ -98,12 +98,12 @@ def index_items(faults: Faults, record: Record, key: str) -> dict[str, Record]:
 
 
 def iterate_records(faults: Faults, file: Path, key: str | None = None) -> Iterator[tuple[int, Record]]:
-    """Yield numbers, from 1, and objects of an array as `iterate_json_array` finds it.
+    """Yield numbers, from 1, and objects of an array that `iterate_json_array` reads.
 
     An item that is not an object, or has a key twice, is a fault.
 
     Raises:
-        UserError: as there.
+        UserError: as in `iterate_json_array`.
     """
     for number, item in enumerate(_iterate_array(file, key), 1):
         where = f"{file} item {number}"
@@ -162,7 +162,7 @@ def _open_json(file: Path, opening: str, name: str) -> Iterator[JsonStream]:
     Args:
         file: the JSON file.
         opening: `{` or `[`.
-        name: what messages call the part that is read.
+        name: the part that is read, for error messages.
 
     Raises:
         UserError: there is no such file, or it begins with another character.

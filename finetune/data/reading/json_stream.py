@@ -12,7 +12,7 @@ from finetune.strict_json import JsonError, StrictDecoder
 
 _CHUNK = 1 << 20
 _LONGEST_LITERAL = 16
-"""Characters: a literal or an escape that a piece of the file may cut is not longer."""
+"""Maximum length of a literal or an escape, which the end of a piece may cut."""
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -28,7 +28,7 @@ class Item(NamedTuple):
 
 
 def explain_error(error: Exception) -> str:
-    """Return what the decoder's error means, and what to do."""
+    """Return the meaning of an error of the decoder, and a remedy."""
     if isinstance(error, JsonError):
         return str(error)
     if isinstance(error, RecursionError):
@@ -39,12 +39,12 @@ def explain_error(error: Exception) -> str:
 
 
 class JsonStream:
-    """Reads one JSON file from its beginning to its end, with only the value at hand in memory.
+    """Reads one JSON file from its beginning to its end, with only the current value in memory.
 
     Args:
         stream: the file.
         file: its name, for error messages.
-        what: what is read of it, for error messages.
+        what: the part that is read, for error messages.
     """
 
     def __init__(self, stream: io.TextIOBase, file: Path, what: str) -> None:
@@ -58,7 +58,7 @@ class JsonStream:
         self.ended = False
 
     def array(self, read: Callable[[], T]) -> Iterator[T]:
-        """Yield what `read` returns at each item."""
+        """Yield the result of `read` at each item."""
         self._take("[")
         if self.peek() == "]":
             self._take("]")
@@ -84,7 +84,7 @@ class JsonStream:
                 return
 
     def skip(self) -> None:
-        """Go past a value that nobody needs."""
+        """Skip a value."""
         start = self.peek()
         if start == "[":
             for _ in self.array(self.value):
@@ -103,7 +103,7 @@ class JsonStream:
             try:
                 value, end = self.decoder.raw_decode(self.text, self.position)
             except json.JSONDecodeError as error:
-                # At the end of a piece it may be cut alone; a mistake further in front is one.
+                # At the end of a piece a value may just be cut; an error earlier in the text is a real one.
                 last = len(self.text.rstrip()) if self.ended else len(self.text) - _LONGEST_LITERAL
                 cut = error.msg.startswith("Unterminated") or error.pos >= last
                 if self.ended or not cut:
@@ -111,7 +111,7 @@ class JsonStream:
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{self._where()}: {explain_error(error)}") from error
             else:
-                # A number may go on in the next piece.
+                # A number may continue in the next piece.
                 if end < len(self.text) or self.ended:
                     self.position = end
                     return Item(value, self.decoder.flaws)
@@ -127,7 +127,7 @@ class JsonStream:
             self._fill()
 
     def end(self) -> None:
-        """Check that nothing is left."""
+        """Check that the file has no more text."""
         if self.peek():
             self._fail("there is text after its end: are two files in one?")
 
@@ -139,7 +139,7 @@ class JsonStream:
         return character
 
     def _fill(self) -> None:
-        # Of a large value, twice as much each time: copying it then costs no more than reading it.
+        # Doubled for a large value, so that copying it costs no more than reading it.
         chunk = self.stream.read(max(_CHUNK, len(self.text) - self.position))
         self.ended = not chunk
         if "\0" in chunk:

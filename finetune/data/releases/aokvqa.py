@@ -1,4 +1,4 @@
-"""A-OKVQA: ten direct answers and four choices to each question.
+"""A-OKVQA: ten direct answers and four choices per question.
 
 Under `root`: `aokvqa_v1p0_{train,val,test}.json`, and the photos of COCO in `train2017/`, `val2017/`,
 `test2017/`.

@@ -1,4 +1,4 @@
-"""ChartQA: questions about charts; the group is `human`, or `augmented` for those that a model wrote.
+"""ChartQA: questions about charts; the group is `human`, or `augmented` if a model wrote it.
 
 Under `root`, which is the release's `ChartQA Dataset`: `{split}/{split}_human.json`,
 `{split}/{split}_augmented.json` and `{split}/png/` for train, val and test.
@@ -17,7 +17,7 @@ FEATURES = text_features("question", lists=("answers",))
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield the questions of a split, those of people first."""
+    """Yield the questions of a split, `human` first."""
     folder = Path(root) / split
     for source in ("human", "augmented"):
         for number, item in iterate_records(faults, folder / f"{split}_{source}.json"):

@@ -17,7 +17,7 @@ FEATURES = text_features(lists=("captions",))
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield one row a photo with all of its captions, five or more."""
+    """Yield one row per photo with all of its captions, five or more."""
     file = Path(root) / "dataset_coco.json"
     for _, item in iterate_records(faults, file, "images"):
         with faults.skipping():

@@ -16,7 +16,7 @@ FEATURES = object_features()
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield one row a photo, also those without objects; crowds are marked, and keep their masks."""
+    """Yield one row per photo, also without objects; crowds are marked, and keep their masks."""
     folder = Path(root)
     file = folder / "annotations" / f"instances_{split}2017.json"
     return read_instances(faults, str(file), folder / f"{split}2017")

@@ -1,8 +1,8 @@
-"""CountBenchQA: a counting question to each picture of CountBench that is still to be had.
+"""CountBenchQA: a counting question for each image of CountBench that is still available.
 
 Under `root`: `train-*.parquet` of nielsr/countbench on the Hub, whose 540 rows lack 49 images, and
-`countbench_paired_questions.json` of big_vision, with a question to each row. One more image, the gray one,
-is left out, as in big_vision.
+`countbench_paired_questions.json` of big_vision, with a question for each row. The one gray
+image is left out too, as in big_vision.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ FEATURES = Features({**text_features("question", lists=("answers",)), "image": P
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield the questions that have a picture in color."""
+    """Yield the questions that have an image in color."""
     folder = Path(root)
     file = folder / "countbench_paired_questions.json"
     questions = list(iterate_json_array(file))
@@ -34,7 +34,7 @@ def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     counted = [row for table in tables for _, row in read_records(faults, table)]
     if len(questions) != len(counted):
         raise UserError(
-            f"{file} has {len(questions)} questions for {len(counted)} pictures. "
+            f"{file} has {len(questions)} questions for {len(counted)} images. "
             "Do the two files belong together?"
         )
     for index, (asked, row) in enumerate(zip(questions, counted, strict=True)):
@@ -63,7 +63,7 @@ def _read_bytes(image: Record) -> bytes:
 
 
 def _is_gray(data: bytes, where: str) -> bool:
-    """Return whether a picture has one channel: big_vision leaves it out.
+    """Return whether an image has one channel: big_vision leaves it out.
 
     Source: big_vision `datasets/countbenchqa/countbenchqa.py`.
     """

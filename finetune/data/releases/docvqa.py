@@ -33,17 +33,17 @@ def read_questions(
     key: str = "question_id",
     accept: Callable[[list[str]], list[str]] = list,
 ) -> Iterator[Row]:
-    """Read the array `data` of a file, as those who read text in pictures lay their questions out.
+    """Read the array `data` of a file, the layout of several benchmarks for text in images.
 
     Args:
         faults: what to do with a question that cannot be used.
         file: the questions.
-        folder: where the pictures are.
-        image: the key of an image's path in it.
-        ending: what the path lacks of the file's name.
+        folder: where the images are.
+        image: the key of an image's path in that folder.
+        ending: appended to the path, such as `.jpg`.
         answered: whether the questions have `answers`.
-        key: the one of a question's id.
-        accept: the accepted answers of those that a question has.
+        key: the key of a question's id.
+        accept: turns the answers of a question into the accepted ones.
 
     Raises:
         UserError: names the file and the item.

@@ -1,6 +1,6 @@
-"""MMVP: pairs of pictures that CLIP takes for the same, one question each; to evaluate on.
+"""MMVP: pairs of images that CLIP confuses, one question each; evaluation only.
 
-Under `root`: `Questions.csv`, and the pictures in `MMVP Images/`, named after the questions' `Index`.
+Under `root`: `Questions.csv`, and the images in `MMVP Images/`, named after the questions' `Index`.
 """
 
 import re
@@ -21,7 +21,7 @@ _OPTION = re.compile(r"\(([a-z])\)\s*(.*?)\s*(?=\([a-z]\)|$)", re.DOTALL)
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield one row a question; groups are the pairs, of which both must be right."""
+    """Yield one row per question; groups are the pairs, of which both must be right."""
     file = Path(root) / "Questions.csv"
     for _, item in read_records(faults, str(file)):
         with faults.skipping():

@@ -1,7 +1,7 @@
 """NLVR2: sentences that are true or false of two photos.
 
-Under `root`: `data/{train,dev,test1}.json`, one JSON object a line, and the photos in `images/<split>/`,
-or in the numbered folders below it, as those of `train` are handed out.
+Under `root`: `data/{train,dev,test1}.json`, one JSON object per line, and the photos in `images/<split>/`,
+or in the numbered folders below it, as `train` is distributed.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ FEATURES = Features(
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield one row a sentence, with the left and the right photo; answers are `True` and `False`."""
+    """Yield one row per sentence, with the left and the right photo; answers are `True` and `False`."""
     folder = Path(root) / "images" / split
     file = Path(root) / "data" / f"{split}.json"
     for _, item in read_json_lines(faults, str(file)):

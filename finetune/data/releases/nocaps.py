@@ -17,7 +17,7 @@ FEATURES = text_features(lists=("captions",))
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield one row a photo with its ten captions; groups are the domains, where the file names them."""
+    """Yield one row per photo with its ten captions; groups are the domains, if the file names them."""
     file = Path(root) / "nocaps_val_4500_captions.json"
     content = read_record(file)
     images = index_items(faults, content, "images")

@@ -1,4 +1,4 @@
-"""OK-VQA: questions that need knowledge, ten answers each; the group is the kind of knowledge.
+"""OK-VQA: questions that need outside knowledge, ten answers each; the group is its category.
 
 Under `root`: `OpenEnded_mscoco_{train,val}2014_questions.json`, `mscoco_{train,val}2014_annotations.json`,
 and the photos of COCO in `train2014/` and `val2014/`.

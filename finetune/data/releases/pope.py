@@ -1,6 +1,6 @@
-"""POPE: whether a thing is in the picture; to evaluate on.
+"""POPE: whether a thing is in the image; evaluation only.
 
-Under `root`: `coco_pope_<split>.json`, one JSON object a line, and COCO's photos in `val2014/`.
+Under `root`: `coco_pope_<split>.json`, one JSON object per line, and COCO's photos in `val2014/`.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ FEATURES = text_features("question", lists=("answers",))
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield one row a question; groups are the splits, which are scored one by one and averaged."""
+    """Yield one row per question; groups are the splits, which are scored separately and averaged."""
     file = Path(root) / f"coco_pope_{split}.json"
     for _, item in read_json_lines(faults, str(file)):
         with faults.skipping():

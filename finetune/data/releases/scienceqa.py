@@ -1,6 +1,6 @@
-"""ScienceQA: multiple choice from school books; the questions that have a picture.
+"""ScienceQA: multiple choice from school books; the questions that have an image.
 
-Under `root`: `problems.json`, `pid_splits.json` and the pictures as `<split>/<number>/image.png`.
+Under `root`: `problems.json`, `pid_splits.json` and the images as `<split>/<number>/image.png`.
 """
 
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ from finetune.errors import UserError
 SPLITS = ("train", "val", "test")
 FEATURES = Features({**text_features("question", "hint", lists=("choices",)), "answer": Value("int32")})
 NO_HINT = "N/A"
-"""What the prompt says where a question has no hint, as in the authors' own code."""
+"""The prompt's hint for a question without one, as in the authors' code."""
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Read the problems of one split in its order, but none without a picture; groups are subjects."""
+    """Yield the problems of one split that have an image, in its order; groups are subjects."""
     folder = Path(root)
     file = folder / "problems.json"
     problems, splits = read_record(file), read_record(folder / "pid_splits.json")

@@ -1,7 +1,7 @@
-"""TallyQA: counting questions; the group is `simple` or `complex`, which only test says.
+"""TallyQA: counting questions; the group is `simple` or `complex`, given for test only.
 
 Under `root`: `train.json`, `test.json`, the photos of COCO in `train2014/` and `val2014/`, and those of
-Visual Genome in `VG_100K/` and `VG_100K_2/`. An id is that of the picture and that of the question.
+Visual Genome in `VG_100K/` and `VG_100K_2/`. An id joins those of image and question.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
-"""TextCaps: captions that name the text in a picture.
+"""TextCaps: captions that name the text in an image.
 
-Under `root`: `TextCaps_0.1_<split>.json`, and the pictures of both splits in `train_images/`.
+Under `root`: `TextCaps_0.1_<split>.json`, and the images of both splits in `train_images/`.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ FEATURES = text_features(lists=("captions",))
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield one row a picture with all of its captions, each of which is a record of its own."""
+    """Yield one row per image with all of its captions, each of which is a record of its own."""
     file = Path(root) / f"TextCaps_0.1_{split}.json"
     captions: dict[str, list[str]] = {}
     names: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """TextVQA: questions on text in photos of Open Images, ten answers each.
 
-Under `root`: `TextVQA_0.5.1_{train,val,test}.json`, `train_images/`, which has the photos of val too, and
-`test_images/`. Photos are taken as they lie there, some of them on their side.
+Under `root`: `TextVQA_0.5.1_{train,val,test}.json`, `train_images/`, which also has the photos of val, and
+`test_images/`. Photos are used as stored, some of them on their side.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """VizWiz-VQA: questions that blind people asked about their photos, up to ten answers each.
 
 Under `root`: `annotations/{train,val,test}.json`, and the photos in `train/`, `val/`, `test/`. An id is the
-name of the photo, as the challenge's server has it.
+name of the photo, as on the challenge's server.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ FEATURES = text_features("question", lists=("answers",))
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
-    """Yield the questions of a split, without answers that are empty; test has none."""
+    """Yield the questions of a split, without empty answers; test has none."""
     folder = Path(root)
     for _, item in iterate_records(faults, folder / "annotations" / f"{split}.json"):
         with faults.skipping():

@@ -33,15 +33,15 @@ def read_questions(
     subset: str | None = None,
     group: str = "answer_type",
 ) -> Iterator[Row]:
-    """Join on `question_id`, in the order of the annotations.
+    """Join questions and annotations on `question_id`, in the order of the annotations.
 
     Args:
         faults: what to do with a question that cannot be used.
         questions: the file of the questions.
         annotations: the file of the answers.
         image_dir: folder of `COCO_<subset>_<image id>.jpg`.
-        subset: `train2014` or `val2014`; null: as the questions' file says.
-        group: the annotations' key that a score is broken down by.
+        subset: `train2014` or `val2014`; None: as stated in the file of the questions.
+        group: the key of the annotations whose values are the groups.
 
     Raises:
         UserError: names the file, the question and the remedy.
@@ -101,7 +101,7 @@ def _join(
 
 
 def _find_subset(questions: str) -> str:
-    """Return `train2014` or `val2014`, as the file says."""
+    """Return `train2014` or `val2014`, as stated in the file."""
     subset = read_member(Path(questions), "data_subtype")
     if subset not in ("train2014", "val2014"):
         shown = describe_value(subset)

@@ -119,10 +119,8 @@ def test_a_bad_annotation_is_named_or_left_out(
     [
         pytest.param({"file_name": "img/7.png"}, "image 8: no image `img/7.png`", id="no file"),
         pytest.param({"file_name": 7}, "image 8: expected the name of an image", id="no name"),
-        pytest.param({"file_name": "../x.png"}, "lies outside", id="outside the folder"),
-        pytest.param(
-            {"width": 20, "height": 11}, "expected a picture of 20 x 11 pixels", id="another size"
-        ),
+        pytest.param({"file_name": "../x.png"}, "is outside", id="outside the folder"),
+        pytest.param({"width": 20, "height": 11}, "expected an image of 20 x 11 pixels", id="another size"),
         pytest.param({"width": 10, "height": 20}, "without its EXIF rotation?", id="turned"),
         pytest.param({"id": 3}, "image id 3 is duplicated", id="id twice"),
     ],
