@@ -16,11 +16,12 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "finetune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-EVERYWHERE = {"errors", "example", "option"}
+EVERYWHERE = {"errors", "example", "option", "strict_json"}
 MAY_IMPORT = {
     "errors": set(),
     "example": set(),
     "option": set(),
+    "strict_json": set(),
     "signals": set(),
     "processes": set(),
     "run": set(),

@@ -22,7 +22,7 @@ from finetune.assembly.pixels import choose_antialias
 from finetune.codecs.objects import ObjectReader
 from finetune.config.jobs import Predict
 from finetune.data.batches.collator import Collator
-from finetune.data.images import PICTURE_SUFFIXES, load_image, read_size
+from finetune.data.images import IMAGE_SUFFIXES, Picture
 from finetune.errors import UserError, print_json
 from finetune.example import Example
 from finetune.generation.generate import UNKNOWN_LENGTH, Generation, generate_answers
@@ -93,7 +93,7 @@ def _decode(config: Predict, files: Sequence[Path], broken: list[str]) -> list[E
     examples = []
     for file in map(str, files):
         try:
-            image = load_image(file, "predict", as_stored=antialias is not None)
+            image = Picture(file, "predict").load(as_stored=antialias is not None)
         except UserError as error:
             broken.append(str(error).removeprefix("predict: "))
             continue
@@ -116,9 +116,9 @@ def find_pictures(image: str | None) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"No picture {image}. Paths are relative to the current folder.")
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        raise UserError(f"{image} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))}).")
+        raise UserError(f"{image} holds no picture ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     return found
 
 
@@ -131,7 +131,7 @@ def check_headers(files: Sequence[Path]) -> None:
     faults = []
     for file in map(str, files):
         try:
-            read_size(file, "predict")
+            Picture(file, "predict").size()
         except UserError as error:
             faults.append(str(error).removeprefix("predict: "))
     if faults:

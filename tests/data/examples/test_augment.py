@@ -31,8 +31,9 @@ def make_object(label: str, box: tuple[int, int, int, int], size: tuple[int, int
     """An object that fills its box; size is width and height."""
     mask = np.zeros(size[::-1], dtype=bool)
     mask[box[1] : box[3], box[0] : box[2]] = True
-    return build_object(
-        label, box, size[::-1], "test", segmentation=encode_rle(mask), area=float(mask.sum()), **more
+    area = float(mask.sum())
+    return dict(
+        build_object(label, box, size[::-1], "test", segmentation=encode_rle(mask), area=area, **more)
     )
 
 
@@ -303,7 +304,7 @@ def test_a_mask_without_a_pixel_in_sight_drops_its_object() -> None:
 
 
 def test_boxes_without_masks_and_areas_stay_without() -> None:
-    one = build_object("red", (5, 5, 35, 25), (30, 40), "test")
+    one = dict(build_object("red", (5, 5, 35, 25), (30, 40), "test"))
     _, row = Augmentation(crop=0.5)(Image.new("RGB", (40, 30)), make_row((40, 30), one), Random(0))
     assert row["objects"][0]["mask_rle"] is None
     assert row["objects"][0]["area"] is None
