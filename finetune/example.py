@@ -1,10 +1,13 @@
-"""The one row type that crosses parts."""
+"""The types that cross parts: an example, and the batches that are made of examples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from PIL import Image
+
+if TYPE_CHECKING:  # metrics and help read this file without torch
+    from torch import Tensor
 
 IGNORED = -100
 """Label of a position that is not trained on."""
@@ -35,3 +38,35 @@ class Example:
     """The pass over the data in which this example was drawn; decides between several suffixes."""
     antialias: bool = True
     """Whether big_vision resizes the images of this benchmark with antialiasing."""
+
+
+class Prompts(TypedDict):
+    """Images and prefixes to generate from: B rows of T tokens, padded on the left."""
+
+    input_ids: "Tensor"
+    """(B, T) int64: image tokens, BOS, prefix, newline."""
+    attention_mask: "Tensor"
+    """(B, T) int64: 0 for padding."""
+    token_type_ids: "Tensor"
+    """(B, T) int64: 0 for image and prefix, which see each other both ways; 1 for the suffix."""
+    pixel_values: "Tensor"
+    """(images of all examples in order, 3, side, side) float32, -1 to 1."""
+
+
+class Batch(Prompts):
+    """Examples with their suffixes, to train on: B rows of T tokens, padded on the right.
+
+    N tokens are supervised, in row-major order. `segments` has the example that each belongs to, so that no
+    reader of a batch takes a row for an example.
+    """
+
+    labels: "Tensor"
+    """(B, T) int64: the id where a token is supervised, `IGNORED` elsewhere."""
+    logits_to_keep: "Tensor"
+    """(B, T) bool: the N positions whose logits are needed, one before each supervised token."""
+    targets: "Tensor"
+    """(N,) int64: the supervised tokens."""
+    segments: "Tensor"
+    """(N,) int64: index in `ids` of the example that each of them belongs to."""
+    ids: list[str]
+    """The examples' ids."""

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from accelerate import PartialState
@@ -14,9 +13,9 @@ from finetune.assembly.overflow import leave_out_overflow
 from finetune.assembly.pixels import choose_antialias
 from finetune.assembly.sources import name_source, option_values
 from finetune.config.datasets import MixtureDataset
-from finetune.config.images import Resize
-from finetune.config.schema import Overflow, RunConfig
+from finetune.config.schema import RunConfig
 from finetune.data.batches.collator import Collator
+from finetune.data.batches.options import Overflow, Resize
 from finetune.data.examples.augment import Augmentation
 from finetune.data.examples.classes import ask_for_one_class, find_labels
 from finetune.data.examples.dataset import ExampleDataset
@@ -220,10 +219,9 @@ def _arrange_rows(config: RunConfig, rows: Dataset, task: Task, training: bool) 
 
 
 def build_augmentation(config: RunConfig) -> Augmentation | None:
-    """Return what `augmentation` describes; null where it changes nothing."""
-    options = {name: value for name, value in asdict(config.augmentation).items() if value is not None}
-    augmentation = Augmentation(**{**options, "resize": tuple(config.augmentation.resize)})
-    return augmentation if augmentation.moves or augmentation.recolours else None
+    """Return what `augmentation` describes; None where it changes nothing."""
+    options = config.augmentation
+    return Augmentation(options) if options.moves or options.recolors else None
 
 
 def build_collators(config: RunConfig, processor: PaliGemmaProcessor) -> tuple[Collator, Collator]:

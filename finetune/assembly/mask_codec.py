@@ -3,7 +3,9 @@
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -83,14 +85,18 @@ def keep_mask_vae(task: Task, target: Path) -> None:
             shutil.copyfile(one.mask_vae, target)
 
 
-def use_mask_vae(config: RunConfig, file: Path) -> None:
-    """Make a run's own weights those of its task, or of each task of its mixture that has masks."""
-    nodes = [config.task]
-    if isinstance(config.dataset, MixtureDataset):
-        nodes = [part["task"] for part in config.dataset.parts.values()]
-    for node in nodes:
-        if isinstance(node, dict):
-            if node.get("masks"):
-                node["mask_vae"] = str(file)
-        elif getattr(node, "masks", False):
-            node.mask_vae = str(file)
+def use_mask_vae(config: RunConfig, file: Path) -> RunConfig:
+    """Return a config whose task, or each task of its mixture, writes its masks with these weights."""
+    if not isinstance(config.dataset, MixtureDataset):
+        return replace(config, task=_with_mask_vae(config.task, file))
+    parts = {
+        name: {**part, "task": _with_mask_vae(part["task"], file)}
+        for name, part in config.dataset.parts.items()
+    }
+    return replace(config, dataset=replace(config.dataset, parts=parts))
+
+
+def _with_mask_vae(task: Any, file: Path) -> Any:
+    if isinstance(task, dict):
+        return {**task, "mask_vae": str(file)} if task.get("masks") else task
+    return replace(task, mask_vae=str(file)) if getattr(task, "masks", False) else task

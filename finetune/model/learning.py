@@ -12,7 +12,8 @@ from peft import PeftModel
 from torch import nn
 
 from finetune.errors import UserError
-from finetune.model.freeze import FreezePolicy, count_layers
+from finetune.model.freeze import count_layers
+from finetune.model.options import FreezePolicy
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,11 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Pal
 
 from finetune.errors import UserError
 from finetune.model.lora import Quantization
-from finetune.model.tiny import TINY_BASE
 
 log = logging.getLogger(__name__)
+
+TINY_BASE = Path(__file__).resolve().parents[1] / "assets" / "tiny"
+"""The base shipped with the package, which `scripts/pretrain_tiny` makes."""
 
 LONGER_THAN_ANY_SEQUENCE = 2**24
 """Tokens; a window of this length hides nothing."""

@@ -17,6 +17,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from finetune.codecs.coco_mask import decode_rle, encode_rle
 from finetune.codecs.masks import crop_mask
+from finetune.data.examples.options import AugmentationConfig
 from finetune.errors import UserError
 from finetune.tasks.mixture import PART
 from finetune.tasks.objects import ASKED
@@ -84,31 +85,9 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Changes pictures at random; without arguments it changes nothing.
+    """Changes images at random; with the options' defaults it changes nothing."""
 
-    Args:
-        flip: probability of a mirrored picture; not where the row's text names sides.
-        flip_words: the words that name them: those in ASCII as whole words, others anywhere in the text,
-            because not every script parts words.
-        crop: smallest share of the area that a random crop keeps; 1: no crop. The sides' ratio changes by
-            up to 4/3 either way.
-        min_visible: an object stays if this share of its box, or more, is still seen. Where no object that
-            is asked for would stay, another crop is drawn, and after ten there is none.
-        resize: smallest and largest scale of the picture within its own size: below 1 it lies on grey,
-            above 1 it is cropped.
-        brightness: largest change as a share, either way; 0 to 1.
-        contrast: likewise.
-        saturation: likewise.
-    """
-
-    flip: float = 0.0
-    flip_words: Sequence[str] = FLIP_WORDS
-    crop: float = 1.0
-    min_visible: float = 0.3
-    resize: tuple[float, float] = (1.0, 1.0)
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
+    options: AugmentationConfig
 
     def __call__(
         self, image: Image.Image, row: dict[str, Any], draw: Random
@@ -124,23 +103,13 @@ class Augmentation:
             UserError: the row has boxes in its text, or a mask that is not of the picture's size.
         """
         for enhance, strength in (
-            (ImageEnhance.Brightness, self.brightness),
-            (ImageEnhance.Contrast, self.contrast),
-            (ImageEnhance.Color, self.saturation),
+            (ImageEnhance.Brightness, self.options.brightness),
+            (ImageEnhance.Contrast, self.options.contrast),
+            (ImageEnhance.Color, self.options.saturation),
         ):
             if strength > 0:
                 image = enhance(image).enhance(1 + strength * draw.uniform(-1, 1))
-        return self._move(image, row, draw) if self.moves else (image, row)
-
-    @property
-    def moves(self) -> bool:
-        """Whether anything may change its place."""
-        return self.flip > 0 or self.crop < 1 or self.resize != (1, 1)
-
-    @property
-    def recolours(self) -> bool:
-        """Whether colours may change."""
-        return max(self.brightness, self.contrast, self.saturation) > 0
+        return self._move(image, row, draw) if self.options.moves else (image, row)
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Refuse boxes that are text already, and would stay where they were.
@@ -148,7 +117,7 @@ class Augmentation:
         Raises:
             UserError: things may change their places, and a text has location tokens.
         """
-        if self.moves and any(_LOCATION.search(text) for text in _iterate_texts(row)):
+        if self.options.moves and any(_LOCATION.search(text) for text in _iterate_texts(row)):
             raise UserError(
                 f"Row `{row['id']}` has boxes in its text, which cannot follow a picture that is flipped, "
                 "cropped or scaled. Choose augmentation.flip=0 augmentation.crop=1 "
@@ -159,7 +128,7 @@ class Augmentation:
         self, image: Image.Image, row: dict[str, Any], draw: Random
     ) -> tuple[Image.Image, dict[str, Any]]:
         self.check_row(row)
-        flip = draw.random() < self.flip and not self._names_sides(row)
+        flip = draw.random() < self.options.flip and not self._names_sides(row)
         objects = row.get("objects") or []
         whole = View((0, 0, *image.size), (0, 0, *image.size), image.size, flip)
         view, kept = whole, objects
@@ -178,8 +147,10 @@ class Augmentation:
 
     @cached_property
     def _sides(self) -> re.Pattern[str]:
-        words = [rf"\b{re.escape(w)}\b" if w.isascii() else re.escape(w) for w in self.flip_words]
-        return re.compile("|".join(words) or "(?!)", re.IGNORECASE)
+        words = FLIP_WORDS if self.options.flip_words is None else self.options.flip_words
+        # Not every script separates words: those outside ASCII are found anywhere.
+        patterns = [rf"\b{re.escape(w)}\b" if w.isascii() else re.escape(w) for w in words]
+        return re.compile("|".join(patterns) or "(?!)", re.IGNORECASE)
 
     def _names_sides(self, row: Mapping[str, Any]) -> bool:
         return any(self._sides.search(text) for text in _iterate_texts(row))
@@ -187,16 +158,16 @@ class Augmentation:
     def _draw_view(self, whole: View, draw: Random) -> View:
         """Draw a crop and a scale; the draws are as many for a picture of any size."""
         size, window = whole.size, whole.window
-        if self.crop < 1:
-            share = draw.uniform(self.crop, 1)
+        if self.options.crop < 1:
+            share = draw.uniform(self.options.crop, 1)
             # Of the ratios, those with which a crop of this share fits into the picture.
             widest = min(math.log(_LARGEST_RATIO), -math.log(share))
             ratio = math.exp(draw.uniform(-widest, widest))
             window = _draw_window(window, math.sqrt(share * ratio), math.sqrt(share / ratio), draw)
             size = (window[2] - window[0], window[3] - window[1])
         place = (0, 0, *size)
-        if self.resize != (1, 1):
-            factor = draw.uniform(*self.resize)
+        if tuple(self.options.resize) != (1, 1):
+            factor = draw.uniform(*self.options.resize)
             if factor < 1:
                 place = _draw_window(place, factor, factor, draw)
             else:
@@ -229,7 +200,7 @@ class Augmentation:
         if not is_whole:
             inside = np.clip(inside, (x_min, y_min, x_min, y_min), (x_max, y_max, x_max, y_max)).tolist()
             seen, area = _box_area(inside), _box_area(one["box_xyxy"])
-            if seen == 0 or seen < self.min_visible * area:
+            if seen == 0 or seen < self.options.min_visible * area:
                 return None
             share = seen / area
         box = view.move_box(inside)
