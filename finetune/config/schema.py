@@ -1,8 +1,9 @@
 """Every option of every command, its type, its default and its meaning.
 
-The string under a field is the only place where that option is documented: `JOB --help` prints it.
-Groups of options that go together live in `conf/`, complete runs in `recipes/`. The groups whose options
-differ from choice to choice (dataset, task, metric) have their schemas in `choices.py`.
+The string under a field is the only place where that option is documented: `JOB --help` prints it. Each
+part declares its own options in its `options.py`; a run is composed of them here. Groups of options that go
+together live in `conf/`, complete runs in `recipes/`. The groups whose options differ from choice to choice
+(dataset, task, metric) have their schemas in `choices.py`.
 """
 
 from dataclasses import dataclass, field

@@ -147,7 +147,7 @@ def test_a_mixture_keeps_its_parts_classes_and_its_one_mask_codec(tmp_path: Path
 
     # As it is read again, its parts are plain dictionaries.
     config.dataset.parts = OmegaConf.to_container(parts)
-    use_mask_vae(config, tmp_path / "kept.npz")
+    config = use_mask_vae(config, tmp_path / "kept.npz")
     again = build_task(config, load_splits(config, training=False))
     assert isinstance(again, MixedTask)
     codecs = {name: getattr(one, "mask_vae", None) for name, one in again.tasks.items()}
