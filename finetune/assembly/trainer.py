@@ -2,7 +2,6 @@
 
 import tempfile
 from dataclasses import fields
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -127,7 +126,7 @@ def build_arguments(
     return arguments
 
 
-def _read_extra(options: TrainerConfig) -> dict[str, Any]:
+def _read_extra(options: TrainerConfig) -> dict[str, object]:
     unknown = set(map(str, options.extra)) - {field.name for field in fields(TrainingArguments)}
     if unknown:
         raise UserError(f"trainer.extra: transformers has no argument {', '.join(sorted(unknown))}.")

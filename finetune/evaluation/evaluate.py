@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -25,6 +25,8 @@ from finetune.processes import raise_together, share
 from finetune.tasks.task import Answer, Task
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _count_unfinished(scores: dict[str, Any], rows: Sequence[Mapping[str, Any]])
         fields["unfinished"] = 100.0 * cut.count(group) / fields["n"]
 
 
-def _gather(own: list[tuple[int, Any]]) -> list[Any]:
+def _gather(pairs: list[tuple[int, T]]) -> list[T]:
     """Put the processes' shares back into the order of the split."""
-    shared = [pair for part in share(own) for pair in part]
+    shared = [pair for part in share(pairs) for pair in part]
     return [value for _, value in sorted(shared, key=lambda pair: pair[0])]

@@ -4,11 +4,11 @@ Everything that changes how the model is run (its attention, its cache, which po
 decided behind these functions, alike for training, evaluation and prediction.
 """
 
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import Cache, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from finetune.example import Batch, Prompts
 from finetune.model.loss import compute_example_losses
@@ -76,7 +76,7 @@ class _ChosenProbability(LogitsProcessor):
 
 
 def generate_greedily(
-    model: Any, prompts: Prompts, *, steps: int, end: int, pad: int
+    model: PreTrainedModel, prompts: Prompts, *, steps: int, end: int, pad: int
 ) -> tuple[Tensor, Tensor]:
     """Return the likeliest token at each step, and its probability: (B, steps or fewer) each.
 
@@ -101,7 +101,7 @@ def generate_greedily(
     return sequences[:, prompts["input_ids"].shape[1] :], torch.stack(recorder.steps, dim=1)
 
 
-def prefill(model: nn.Module, prompts: Prompts) -> tuple[Tensor, Any]:
+def prefill(model: nn.Module, prompts: Prompts) -> tuple[Tensor, Cache]:
     """Read the prompts.
 
     Returns:
@@ -111,7 +111,7 @@ def prefill(model: nn.Module, prompts: Prompts) -> tuple[Tensor, Any]:
     return output.logits[:, -1], output.past_key_values
 
 
-def step(model: nn.Module, tokens: Tensor, attention_mask: Tensor, cache: Any) -> Tensor:
+def step(model: nn.Module, tokens: Tensor, attention_mask: Tensor, cache: Cache) -> Tensor:
     """Read one more token of each row.
 
     Args:

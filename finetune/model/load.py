@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +247,7 @@ def _refuse_pickles(folder: Path) -> None:
         )
 
 
-def _check_all_loaded(path: str, info: dict[str, Any]) -> None:
+def _check_all_loaded(path: str, info: Mapping[str, Iterable[Any]]) -> None:
     """Check that file and model have the same weights; transformers leaves tied ones and buffers out.
 
     Raises:

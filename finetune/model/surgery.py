@@ -1,9 +1,8 @@
 """Changes to a model that has been frozen and adapted, before it trains."""
 
-from typing import Any
-
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from finetune.model.dropout import drop_residual_branches
 
@@ -57,5 +56,5 @@ def enable_activation_checkpointing(model: nn.Module) -> None:
         tower.activation_checkpointing_enable({"use_reentrant": False})
 
 
-def _find(model: nn.Module, tower: str) -> Any:
+def _find(model: nn.Module, tower: str) -> PreTrainedModel:
     return next(module for name, module in model.named_modules() if name.endswith(tower))

@@ -1,7 +1,7 @@
 """Parameter groups: learning rate and weight decay by tower."""
 
 from collections import defaultdict
-from typing import Any
+from typing import TypedDict
 
 from torch import nn
 
@@ -9,9 +9,18 @@ from finetune.model.towers import Tower, tower_of
 from finetune.training.options import TowerOptimizer, TowerOptimizers
 
 
+class ParameterGroup(TypedDict):
+    """Learning parameters that share a learning rate and a weight decay."""
+
+    name: str
+    params: list[nn.Parameter]
+    lr: float
+    weight_decay: float
+
+
 def build_parameter_groups(
     model: nn.Module, learning_rate: float, weight_decay: float, towers: TowerOptimizers
-) -> list[dict[str, Any]]:
+) -> list[ParameterGroup]:
     """Group the learning parameters for an optimiser.
 
     Args:
@@ -22,14 +31,14 @@ def build_parameter_groups(
         towers: exceptions by tower.
 
     Returns:
-        Groups with `name`, `params`, `lr`, `weight_decay`, in the order of the model.
+        The groups, in the order of the model.
     """
     members: dict[tuple[Tower, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_matrix = parameter.ndim >= 2 and "position_embedding" not in name
             members[tower_of(name), is_matrix].append(parameter)
-    groups = []
+    groups: list[ParameterGroup] = []
     for (tower, is_matrix), parameters in members.items():
         rates: TowerOptimizer = getattr(towers, tower)
         decay = weight_decay if rates.weight_decay is None else rates.weight_decay

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerControl, TrainingArguments, get_scheduler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments, get_scheduler
 
 from finetune import signals
 from finetune.data.batches.collator import Collator
@@ -62,7 +61,7 @@ class PaliGemmaTrainer(Trainer):
         parts: Mapping[str, tuple[int, float]] | None = None,
         evaluate_split: Callable[[nn.Module, int], dict[str, float]] | None = None,
         before_save: Callable[[], None] | None = None,
-        callbacks: list[Any] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.loss = loss or LossConfig()
         self.towers = towers or TowerOptimizers()
@@ -127,15 +126,15 @@ class PaliGemmaTrainer(Trainer):
             mistake = str(error)
         raise_together(mistake)
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
+    def get_train_dataloader(self) -> DataLoader[Batch]:
         """Return Trainer's loader, whose workers leave signals to this process."""
-        loader: DataLoader[Any] = super().get_train_dataloader()
+        loader: DataLoader[Batch] = super().get_train_dataloader()
         # accelerate hands on what is read of its loader, but not what is set.
         base = getattr(loader, "base_dataloader", loader)
         base.worker_init_fn = partial(_start_worker, base.worker_init_fn)
         return loader
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
+    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[tuple[int, int]]:
         draws = self.args.max_steps * self.global_batch
         sizes, weights = zip(*self.parts.values(), strict=True)
         return ExampleStream(sizes, draws, self.args.seed, weights)
@@ -240,7 +239,7 @@ class PaliGemmaTrainer(Trainer):
 
     def evaluate(
         self,
-        eval_dataset: Any = None,
+        eval_dataset: object = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
@@ -254,7 +253,7 @@ class PaliGemmaTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+    def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
         """Note the step if it is the best so far; of equal ones that of the lower loss, else the later one.
 
         Trainer keeps the first of equal ones: where a score does not move, that is the untrained model.
@@ -282,7 +281,7 @@ class PaliGemmaTrainer(Trainer):
     def _checkpoint(self, step: int) -> Checkpoint:
         return Checkpoint(step, Path(self.args.output_dir) / f"checkpoint-{step}")
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         """Save, seal the folder, and only then delete older ones."""
         self.check_finite()
         self.state.stateful_callbacks[PROGRESS] = {"losses": share(self.loss_sum), "seconds": self.seconds}
@@ -300,7 +299,7 @@ class PaliGemmaTrainer(Trainer):
         num_update_steps_per_epoch: int,
         num_train_epochs: int,
         resume_from_checkpoint: str | None,
-        trial: Any,
+        trial: object,
     ) -> tuple[int, int]:
         """Take up the sum of the losses where a checkpoint left it, and seed each process apart."""
         position: tuple[int, int] = super()._init_training_state(

@@ -6,7 +6,7 @@ crop or a flip leaves a caption, an answer or a written word true is for the use
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -21,6 +21,7 @@ from finetune.data.examples.options import AugmentationConfig
 from finetune.errors import UserError
 from finetune.tasks.mixture import PART
 from finetune.tasks.objects import ASKED
+from finetune.tasks.task import Row
 
 FLIP_WORDS = (
     "left", "right", "leftmost", "rightmost", "leftward", "rightward", "leftwards", "rightwards",
@@ -111,7 +112,7 @@ class Augmentation:
                 image = enhance(image).enhance(1 + strength * draw.uniform(-1, 1))
         return self._move(image, row, draw) if self.options.moves else (image, row)
 
-    def check_row(self, row: Mapping[str, Any]) -> None:
+    def check_row(self, row: Row) -> None:
         """Refuse boxes that are text already, and would stay where they were.
 
         Raises:
@@ -152,7 +153,7 @@ class Augmentation:
         patterns = [rf"\b{re.escape(w)}\b" if w.isascii() else re.escape(w) for w in words]
         return re.compile("|".join(patterns) or "(?!)", re.IGNORECASE)
 
-    def _names_sides(self, row: Mapping[str, Any]) -> bool:
+    def _names_sides(self, row: Row) -> bool:
         return any(self._sides.search(text) for text in _iterate_texts(row))
 
     def _draw_view(self, whole: View, draw: Random) -> View:
@@ -175,7 +176,7 @@ class Augmentation:
         return View(window, place, size, whole.flip)
 
     def _move_objects(
-        self, objects: Sequence[Mapping[str, Any]], view: View, whole: View, row: Mapping[str, Any]
+        self, objects: Sequence[Row], view: View, whole: View, row: Row
     ) -> list[dict[str, Any]]:
         """Move the objects; a view of the whole picture keeps all, any other those that are still seen."""
         width, height = whole.size
@@ -192,7 +193,7 @@ class Augmentation:
         return moved
 
     def _move_object(
-        self, one: Mapping[str, Any], mask: np.ndarray | None, view: View, *, is_whole: bool
+        self, one: Row, mask: np.ndarray | None, view: View, *, is_whole: bool
     ) -> dict[str, Any] | None:
         """Return an object on the canvas, or null where too little of it is seen."""
         x_min, y_min, x_max, y_max = view.window
@@ -217,7 +218,7 @@ class Augmentation:
         return changed
 
 
-def _iterate_texts(row: Mapping[str, Any]) -> Iterator[str]:
+def _iterate_texts(row: Row) -> Iterator[str]:
     """Yield the row's strings, those in lists and the objects' labels among them."""
     for name, value in row.items():
         if name == "objects":
@@ -227,7 +228,7 @@ def _iterate_texts(row: Mapping[str, Any]) -> Iterator[str]:
             yield from (text for text in texts if isinstance(text, str))
 
 
-def _has_asked(objects: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> bool:
+def _has_asked(objects: Sequence[Row], row: Row) -> bool:
     """Whether there is an object to write: no crowd, and of the class that the row asks for."""
     return any(not one["iscrowd"] and row.get(ASKED) in (None, one["label"]) for one in objects)
 
