@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 
 from finetune.assembly.custom import call_target
-from finetune.assembly.examples import build_validation
+from finetune.assembly.data import build_validation
 from finetune.assembly.sources import build_task
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae

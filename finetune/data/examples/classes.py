@@ -4,6 +4,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 
 from finetune.errors import UserError
@@ -24,15 +26,17 @@ def find_labels(rows: Dataset) -> tuple[str, ...]:
             f"{', '.join(rows.column_names)}. Boxes come from dataset=coco, voc, yolo, image_folder, hub "
             "(boxes written as text are read with task=box_text)."
         )
-    found: set[str] = set()
-    for objects in rows.select_columns("objects")["objects"]:
-        found.update(one["label"] for one in objects or () if not one["iscrowd"])
-    return tuple(sorted(found))
+    labels: set[str] = set()
+    for batch in rows.select_columns("objects").with_format("arrow").iter(batch_size=10_000):
+        objects = pc.list_flatten(batch["objects"])
+        if not pa.types.is_struct(objects.type):
+            continue  # a table of the user's without any object has no fields either
+        is_crowd = pc.struct_field(objects, "iscrowd").cast(pa.bool_()).fill_null(False)
+        labels.update(pc.unique(pc.struct_field(objects, "label").filter(pc.invert(is_crowd))).to_pylist())
+    return tuple(sorted(labels))
 
 
-def ask_for_one_class(
-    rows: Dataset, labels: Sequence[str], negatives: int | None, seed: int = 0
-) -> Dataset:
+def expand_per_class(rows: Dataset, labels: Sequence[str], negatives: int | None, seed: int = 0) -> Dataset:
     """Make one row of each picture and class, which the row names in the column `label`.
 
     Args:

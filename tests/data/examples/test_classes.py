@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from datasets import Dataset, Features, Value
 
-from finetune.data.examples.classes import ask_for_one_class, find_labels
+from finetune.data.examples.classes import expand_per_class, find_labels
 from finetune.data.objects import object_features
 from finetune.errors import UserError
 
@@ -38,7 +38,7 @@ def test_rows_without_objects_have_no_classes() -> None:
 
 
 def test_each_class_of_a_picture_is_a_row_of_its_own() -> None:
-    asked = ask_for_one_class(rows(["dog", "cat", "cat"], ["ewe"]), ["cat", "dog", "ewe"], negatives=0)
+    asked = expand_per_class(rows(["dog", "cat", "cat"], ["ewe"]), ["cat", "dog", "ewe"], negatives=0)
     assert asked["id"][:] == ["0/cat", "0/dog", "1/ewe"]
     assert asked["label"][:] == asked["group"][:] == ["cat", "dog", "ewe"]
     assert len(asked[1]["objects"]) == 3
@@ -46,14 +46,14 @@ def test_each_class_of_a_picture_is_a_row_of_its_own() -> None:
 
 def test_absent_classes_are_asked_for_too_some_in_training_and_all_in_evaluation() -> None:
     labels = ["cat", "dog", "ewe", "fox"]
-    some = ask_for_one_class(rows(["cat"], ["cat"]), labels, negatives=1)
+    some = expand_per_class(rows(["cat"], ["cat"]), labels, negatives=1)
     assert len(some) == 4
-    assert some["id"][:] == ask_for_one_class(rows(["cat"], ["cat"]), labels, negatives=1)["id"][:]
-    every = ask_for_one_class(rows(["cat"], []), labels, negatives=None)
+    assert some["id"][:] == expand_per_class(rows(["cat"], ["cat"]), labels, negatives=1)["id"][:]
+    every = expand_per_class(rows(["cat"], []), labels, negatives=None)
     assert every["id"][:] == [f"{picture}/{label}" for picture in (0, 1) for label in labels]
 
 
 def test_rows_of_ones_own_whose_groups_are_all_null_are_divided_too() -> None:
     own = Dataset.from_list([{"id": "0", "group": None, "objects": [{"label": "cat", "iscrowd": 0}]}])
-    asked = ask_for_one_class(own, ["cat", "dog"], negatives=None)
+    asked = expand_per_class(own, ["cat", "dog"], negatives=None)
     assert asked["group"][:] == ["cat", "dog"]
