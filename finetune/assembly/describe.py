@@ -41,14 +41,14 @@ def _name_rows(config: RunConfig, split: ExampleDataset) -> str:
 def _describe_classes(task: Task) -> list[str]:
     tasks = task.tasks.items() if isinstance(task, MixedTask) else [("", task)]
     return [
-        f"{f'{name}: ' if name else ''}{len(one.labels)} classes: {list_names(one.labels)}"
-        for name, one in tasks
-        if isinstance(one, ObjectsTask) and one.labels
+        f"{f'{name}: ' if name else ''}{len(task.labels)} classes: {list_names(task.labels)}"
+        for name, task in tasks
+        if isinstance(task, ObjectsTask) and task.labels
     ]
 
 
 def _describe_first(examples: ExampleDataset) -> str:
-    """Return prompt and answer of the first row, with everything that is no printable text escaped."""
+    """Return prompt and answer of the first row, with everything that is not printable escaped."""
     row = next(iter(examples.iterate_rows()))
     text = examples.task.measure_text(row)
     return f"first example: {_show(text.prefix)} -> {_show(text.suffixes[0])}"

@@ -188,15 +188,15 @@ def _follow_row(row: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def hold_out(rows: Dataset, fraction: float, seed: int = 0) -> Splits:
-    """Divide rows so that those sharing a picture stay on one side.
+    """Divide rows so that those that share an image stay on one side.
 
     Args:
-        rows: with a column `image` or `images`. Pictures inside the rows count as different ones.
-        fraction: share of the pictures that is held out; at least one, and not all.
+        rows: with a column `image` or `images`. Images inside the rows count as different ones.
+        fraction: share of the images that is held out; at least one, and not all.
         seed: of the draw.
 
     Raises:
-        UserError: fewer than two pictures.
+        UserError: fewer than two images.
     """
     column = "image" if "image" in rows.column_names else "images"
     if "bytes" in str(rows.features[column]):

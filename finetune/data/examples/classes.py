@@ -1,4 +1,4 @@
-"""The classes of a set of boxes: which there are, and one row for each that is asked for."""
+"""The classes of a set of boxes, and one row for each image and class."""
 
 import random
 from collections.abc import Sequence
@@ -37,13 +37,13 @@ def find_labels(rows: Dataset) -> tuple[str, ...]:
 
 
 def expand_per_class(rows: Dataset, labels: Sequence[str], negatives: int | None, seed: int = 0) -> Dataset:
-    """Make one row of each picture and class, which the row names in the column `label`.
+    """Make one row of each image and class, which the row names in the column `label`.
 
     Args:
-        rows: one a picture, with a column `objects`.
+        rows: one for each image, with a column `objects`.
         labels: all classes.
-        negatives: of the classes that a picture lacks, how many are asked for as well; null: all, so that
-            what is found of them counts as false.
+        negatives: number of classes to ask for among those that an image lacks; None: all of them, so that
+            predictions of these classes count as false.
         seed: of their choice.
 
     Returns:
@@ -53,7 +53,7 @@ def expand_per_class(rows: Dataset, labels: Sequence[str], negatives: int | None
     def divide(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         rows_out: dict[str, list[Any]] = {name: [] for name in (*batch, "label")}
         for index, row_id in enumerate(batch["id"]):
-            present = {one["label"] for one in batch["objects"][index] if not one["iscrowd"]}
+            present = {obj["label"] for obj in batch["objects"][index] if not obj["iscrowd"]}
             absent = [label for label in labels if label not in present]
             if negatives is not None:
                 draw = random.Random(f"{seed} {row_id}")

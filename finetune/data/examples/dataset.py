@@ -17,19 +17,19 @@ from finetune.tasks.mixture import PART
 from finetune.tasks.task import Task
 
 PICTURES = ("image", "images")
-"""Columns with one picture, and with several."""
+"""Columns with one image, and with several."""
 
 
 class Augment(Protocol):
-    """Changes a picture, and its row with it."""
+    """Changes an image, and its row with it."""
 
     def __call__(
         self, image: Image.Image, row: dict[str, Any], draw: random.Random
     ) -> tuple[Image.Image, dict[str, Any]]:
-        """Return the changed picture and a row that is true of it."""
+        """Return the changed image and a row that is true of it."""
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Raise `UserError` if a row cannot be changed with its picture."""
+        """Raise `UserError` if a row cannot be changed with its image."""
 
 
 class ExampleDataset(torch.utils.data.Dataset[Example]):
@@ -39,10 +39,9 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         rows: with the columns `id`, `group`, `image` or `images`, and those the task reads.
         task: says what prefix, suffixes and target are.
         split: its name, for error messages.
-        seed: to train on: what the task draws follows from seed, epoch and id. Null: to evaluate on, the
-            same in every epoch.
-        augment: changes the pictures while training, those of one example all alike; null leaves them as
-            they are.
+        seed: training: what the task draws is derived from (seed, epoch, id). None: evaluation, the same in
+            every epoch.
+        augment: changes the images while training, all of one example alike; None: they stay as they are.
         antialias: for each part of a mixture, or for the one source under `""`, whether big_vision resizes
             its images with antialiasing; images are then read as big_vision reads them. None: they are read
             upright, on white.
@@ -78,7 +77,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             key: its index, or (epoch, index) as `data/batches/order.py` draws them.
 
         Raises:
-            UserError: a picture cannot be read, or the task cannot write the row.
+            UserError: an image cannot be read, or the task cannot write the row.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = prefix_part(self.rows[index])
@@ -88,7 +87,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         if len(images) == 1:
             row = self._with_size(row, images[0])
         if self.augment is not None and draw is not None:
-            # The same draws for each picture of an example; the task's own stay what they are without.
+            # The same draws for each image, from a generator of its own: the task draws as without it.
             changed = [self.augment(image, row, random.Random(f"augment {mark}")) for image in images]
             images = [image for image, _ in changed]
             row = changed[0][1]
@@ -130,26 +129,26 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         return images
 
     def _with_size(self, row: dict[str, Any], image: Image.Image) -> dict[str, Any]:
-        """Check the size that the row was annotated with; where it has none it gets the picture's."""
+        """Check the size that the row was annotated with; a row without one gets that of the image."""
         width, height = image.size
         annotated = (row.get("height"), row.get("width"))
         check_size(annotated, (height, width), f"{self.split} example `{row['id']}`")
         return {**row, "width": width, "height": height}
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "ExampleDataset":
-        """Return a part of it."""
+        """Return some of the examples."""
         part = copy.copy(self)
         part.rows = self.rows.select(indices)
         return part
 
     def iterate_rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the rows without their pictures: everything but these is quick to read."""
+        """Yield the rows without their images: everything else is quick to read."""
         for batch in self._without_pictures().iter(batch_size=100):
             for values in zip(*batch.values(), strict=True):
                 yield prefix_part(dict(zip(batch, values, strict=True)))
 
     def read_row(self, index: int) -> dict[str, Any]:
-        """Return a row without its pictures."""
+        """Return a row without its images."""
         return prefix_part(self._without_pictures()[index])
 
     def _without_pictures(self) -> Dataset:

@@ -12,7 +12,7 @@ from finetune.tasks.mixture import PART
 
 
 def mix_splits(parts: Mapping[str, Splits]) -> Splits:
-    """Put the parts behind each other; columns that a part lacks are null in its rows.
+    """Concatenate the parts; columns that a part lacks are null in its rows.
 
     Args:
         parts: name -> its splits.
@@ -28,7 +28,7 @@ def mix_splits(parts: Mapping[str, Splits]) -> Splits:
 
 
 def part_ranges(rows: Dataset) -> dict[str, range]:
-    """Return where the rows of each part lie, in their order; empty where the rows are no mixture."""
+    """Return the rows of each part as a range, in order; empty where the rows are not a mixture."""
     if PART not in rows.column_names:
         return {}
     names = rows.select_columns(PART).with_format("arrow")[:][PART].combine_chunks()
@@ -38,12 +38,12 @@ def part_ranges(rows: Dataset) -> dict[str, range]:
 
 
 def count_parts(rows: Dataset) -> dict[str, int]:
-    """Return how many rows each part has, in their order; empty where the rows are no mixture."""
-    return {name: len(own) for name, own in part_ranges(rows).items()}
+    """Return the number of rows of each part, in order; empty where the rows are not a mixture."""
+    return {name: len(part) for name, part in part_ranges(rows).items()}
 
 
 def first_rows(rows: Dataset, count: int | None) -> Dataset:
-    """Return the first rows; of a mixture as many of each part, as far as they go; all for null."""
+    """Return the first rows; of a mixture as many of each part, as far as they go; all for None."""
     if count is None:
         return rows
     parts = part_ranges(rows) or {"": range(len(rows))}
@@ -75,7 +75,7 @@ def _concatenate(parts: Mapping[str, Dataset]) -> Dataset:
 
 
 def _paths_to_structs(rows: Dataset) -> Dataset:
-    """Write paths in the form of pictures inside the rows."""
+    """Write paths in the form of images inside the rows."""
     if "image" not in rows.column_names or isinstance(rows.features["image"], dict):
         return rows
     return rows.map(
