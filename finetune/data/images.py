@@ -64,11 +64,18 @@ def load_image(source: str | Mapping[str, Any], where: str, as_stored: bool = Fa
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(stream) as image:
                 _check_pixels(image)
-                if as_stored:
-                    return _to_rgb_as_stored(image)
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return convert_image(image, as_stored)
     except (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError) as error:
         raise _explain(error, path, data, where, name) from error
+
+
+def convert_image(image: Image.Image, as_stored: bool = False) -> Image.Image:
+    """Return an image that a program has opened as `load_image` returns one from a file.
+
+    Raises:
+        ValueError: its grey values have no known scale.
+    """
+    return _to_rgb_as_stored(image) if as_stored else _to_rgb(ImageOps.exif_transpose(image))
 
 
 def read_size(source: str | Mapping[str, Any], where: str) -> tuple[int, int]:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from finetune import signals
 from finetune.data.batches.collator import Collator
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.images import check_size, read_size
 from finetune.errors import UserError
+from finetune.progress import track
 from finetune.tasks.task import Row, Text
 
 Check = Callable[[Row, Mapping[str, Any]], None]
@@ -142,15 +142,8 @@ def find_broken_images(
     faults: dict[int, str] = {}
     with signals.held():
         batches = iter(loader)
-    bar = tqdm(
-        batches,
-        desc=f"checking {examples.split} images",
-        total=len(loader),
-        unit="batch",
-        disable=None,
-        leave=False,
-    )
-    for batch in bar:
+    description = f"checking {examples.split} images"
+    for batch in track(batches, description, "batch", total=len(loader), leave=False):
         faults.update({index: fault for index, fault in batch if fault is not None})
     return faults
 
