@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from PIL import Image
 
 from finetune.errors import UserError
 from finetune.run import trackers as module
@@ -144,6 +145,16 @@ def test_evaluations_on_the_way_are_curves(tmp_path: Path) -> None:
     assert summary["train_runtime"] == 1.5
     assert config["peft"] == {"r": 16}
     assert not any("by_group" in name for name in summary)
+
+
+def test_drawn_predictions_are_shown_with_the_final_evaluation(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 3), "red").save(tmp_path / "007.png")
+    tracker = build(mode="offline")
+    tracker.check()
+    with tracker.running():
+        tracker.report({"ap": 0.5}, [tmp_path / "007.png"])
+    (picture,) = (tmp_path / "runs/mine/wandb").rglob("media/images/*.png")
+    assert picture.read_bytes() == (tmp_path / "007.png").read_bytes()
 
 
 def test_members_of_a_sweep_are_runs_of_their_own(tmp_path: Path) -> None:
