@@ -1,8 +1,8 @@
-"""The one row type that crosses parts."""
+"""The types of one example that cross parts: what is asked, what is in the image, what was answered."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from PIL import Image
 
@@ -35,3 +35,66 @@ class Example:
     """The pass over the data in which this example was drawn; decides between several suffixes."""
     antialias: bool = True
     """Whether big_vision resizes the images of this benchmark with antialiasing."""
+
+
+class Rle(TypedDict):
+    """A mask over a whole image as COCO's run lengths."""
+
+    size: list[int]
+    """Image height and width, pixels."""
+    counts: str | bytes | list[int]
+    """Lengths of the runs, background first, column by column; compressed, or as plain numbers."""
+
+
+class SceneObject(TypedDict, total=False):
+    """One object of an image, annotated or predicted."""
+
+    label: str
+    """Its class; empty where an expression refers to one thing."""
+    box_xyxy: list[float]
+    """x_min, y_min, x_max, y_max in pixels."""
+    mask_rle: Rle | None
+    """Its mask over the whole image; None or left out: it has none."""
+    score: float
+    """How sure the model was of a predicted object, 0 to 1."""
+    iscrowd: int
+    """1 for a crowd region of an annotation: not trained on, ignored in scoring."""
+    area: float | None
+    """Of an annotation, pixels; None or left out: that of the region compared."""
+
+
+class PredictionRow(TypedDict, total=False):
+    """One prediction: a line of `predictions/<split>.jsonl`. Keys that do not apply are left out.
+
+    Rows of a file may hold anything under these names: they are `Mapping[str, object]` until the readers in
+    `metrics/fields.py` have checked them.
+    """
+
+    id: str
+    """Unique within its split."""
+    group: str | None
+    """Scores are also reported for each group."""
+    part: str
+    """Part of a mixture that it comes from."""
+    image: str
+    """Path or id of the image."""
+    prefix: str
+    """The prompt."""
+    prediction: str
+    """What the model answered, without EOS."""
+    unfinished: bool
+    """Whether the answer was cut at `evaluation.max_new_tokens`."""
+    confidence: float
+    """Mean probability of the answer's tokens, 0 to 1."""
+    score: float
+    """The metric's score of this row, where a single row has one."""
+    references: list[str]
+    """Every accepted answer or caption, for metrics of text."""
+    width: int
+    """Of the image, pixels; for boxes and masks, as `height`."""
+    height: int
+    """Of the image, pixels."""
+    objects: list[SceneObject]
+    """The annotated objects."""
+    prediction_objects: list[SceneObject]
+    """The predicted objects; where missing, `score` reads them from `prediction`."""

@@ -7,7 +7,7 @@ options. The string under a field is the option's only documentation, and `optio
 
 import math
 from dataclasses import Field, dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
 
@@ -90,3 +90,14 @@ def limit_of(declared: Field[Any]) -> Limit | None:
     """Return the limit that a field was declared with; None: any number from 0, any text not empty."""
     limit: Limit | None = declared.metadata.get("limit")
     return limit
+
+
+@runtime_checkable
+class Builder(Protocol):
+    """Options that are not the part themselves, and build it.
+
+    For a part that is heavy to import, or one of whose methods has the name of an option.
+    """
+
+    def build(self) -> object:
+        """Return the part."""

@@ -31,7 +31,7 @@ Process = Callable[..., subprocess.CompletedProcess[str]]
         ),
         (
             "recipe=quickstart dataset.sise=1",
-            "'DigitsDataset' (dataset.sise). Did you mean `size`?",
+            "'Digits' (dataset.sise). Did you mean `size`?",
         ),
         ("recipe=quickstart sead=1", "No option `sead`. Did you mean `seed`?"),
         ("recipe=quickstart peft.r=many", "peft.r: Value 'many' of type 'str' could not be converted"),

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune.assembly.custom import call_target
+from finetune.assembly.custom import instantiate
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae
 from finetune.config.compose import compose, group_choices
@@ -120,7 +120,7 @@ def run_in_little(command: Command, line: str, folder: Path, mask_vae: Path) -> 
     assert code == 0, err
     metrics = json.loads((folder / "try/metrics.json").read_text(encoding="utf-8"))
     scores = metrics["evaluate"][0]["scores"] if evaluates else metrics["final"]
-    assert set(call_target(config.metric).higher_is_better) <= set(scores)
+    assert set(instantiate(config.metric).higher_is_better) <= set(scores)
     lines = (folder / "try/predictions/validation.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == scores["n"] > 0
     return [json.loads(row) for row in lines]

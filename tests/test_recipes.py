@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from finetune.assembly.custom import call_target
+from finetune.assembly.custom import instantiate
 from finetune.assembly.pixels import choose_antialias
 from finetune.config.compose import compose, known_recipes
 from finetune.config.schema import RunConfig
@@ -221,7 +221,7 @@ def fill(template: str) -> str:
 def test_prompt_and_answer_are_worded_as_published(facts: dict[str, Any], name: str, method: str) -> None:
     entry = facts["tasks"][TRANSFERS[name].task]
     config = compose_as_told(f"{name}_{method}")
-    text = call_target(config.task).measure_text(ROW)
+    text = instantiate(config.task).measure_text(ROW)
     assert text.prefix == fill(entry["prefix"])
     if "<loc" in entry["suffix"]:
         assert re.fullmatch(r"<loc0102><loc0102><loc0512><loc0512>(<seg\d{3}>){16}", text.suffixes[0])
@@ -251,7 +251,7 @@ def test_a_recipe_to_evaluate_on_asks_as_published(facts: dict[str, Any], name: 
     config = compose([f"recipe={name}"])
     # The paper's prompt for POPE is that of the transfer it evaluates; the config's default is another.
     prefix = "answer en {question}" if name == "pope" else entry["prefix"]
-    assert call_target(config.task).build_text(ROW).prefix == fill(prefix)
+    assert instantiate(config.task).build_text(ROW).prefix == fill(prefix)
     if entry["max_decode_len"] != "unknown":
         assert config.evaluation.max_new_tokens == entry["max_decode_len"]
     if "beam" in entry["metric"]:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import pytest
 from datasets import Dataset
 
-from finetune.assembly.custom import call_target
+from finetune.assembly.custom import instantiate
 from finetune.assembly.examples import build_validation
+from finetune.assembly.mask_codec import use_mask_vae
 from finetune.assembly.sources import build_task
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae
@@ -81,8 +82,7 @@ def score(task: Task, metric: Metric, rows: list[dict[str, Any]], answers: list[
 @pytest.mark.parametrize("example", EXAMPLES, ids=[" ".join(one.words) for one in EXAMPLES])
 def test_a_documented_row_becomes_its_prefix_and_suffixes(example: Documented, weights: Path) -> None:
     config = compose(["dataset=digits", *example.words])
-    if getattr(config.task, "masks", False):
-        config.task.mask_vae = str(weights)
+    use_mask_vae(config, weights)
     rows = Dataset.from_list(example.rows)
     splits = Splits(rows, rows)
     task = build_task(config, splits)
@@ -93,9 +93,10 @@ def test_a_documented_row_becomes_its_prefix_and_suffixes(example: Documented, w
         for prefix, suffixes in texts
     ]
     assert shown == example.texts
-    metric: Metric = call_target(config.metric)
+    metric: Metric = instantiate(config.metric)
     right = score(task, metric, asked, [text.suffixes[0] for text in texts])
-    if not (isinstance(task, ObjectsTask) and task.masks):  # weights that learnt nothing draw nothing
+    # Weights that have learned nothing draw nothing.
+    if not (isinstance(task, ObjectsTask) and task.options.masks):
         wrong = score(task, metric, asked, [""] * len(asked))
         better = [
             right[name] > wrong[name] if metric.higher_is_better[name] else right[name] < wrong[name]
@@ -126,7 +127,7 @@ def test_the_table_names_every_metric_it_can_and_only_recipes_that_there_are() -
 
 @pytest.mark.usefixtures("own_task")
 def test_the_documented_metric_scores_rows_and_sets() -> None:
-    metric: Metric = call_target({"_target_": "own_task.Within", "most": 2})
+    metric: Metric = instantiate({"_target_": "own_task.Within", "most": 2})
     rows = [{"prediction": answer, "references": ["7"]} for answer in ("9", "10", "", "7")]
     assert [metric.score(row) for row in rows] == [100, 0, 0, 100]
     assert compute_by_group(metric, rows) == {"within": 50, "n": 4}

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import Any
 
 from finetune.config.schema import RunConfig
 from finetune.config.values import schema_of
+from finetune.data.options import Mixture
 from finetune.errors import UserError
+from finetune.option import Builder
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _IMPORTS_FINETUNE = re.compile(r"^\s*(from|import)\s+finetune\b", re.MULTILINE)
@@ -30,11 +33,12 @@ _INSTALLED = {"site-packages", "dist-packages"}
 """Folders of installed packages; a module elsewhere is the user's own."""
 
 
-def call_target(node: Any, kind: str | None = None) -> Any:
-    """Call what `_target_` names with the node's other values: how a user's own part is plugged in.
+def instantiate(node: Any, kind: str | None = None) -> Any:
+    """Return the part that a node of the config describes.
 
     Args:
-        node: a dataclass of the schema, or the dictionary of a user's own choice.
+        node: the part itself or options that build it, as the shipped choices are; or values with
+            `_target_`, which is called with the others: how a user's own part is plugged in.
         kind: `task` or `metric`, whose methods are then checked; None for a dataset, whose rows are checked
             by what loads them.
 
@@ -42,16 +46,15 @@ def call_target(node: Any, kind: str | None = None) -> Any:
         UserError: there is no such function or class, it may not be called, takes other arguments, or what
             it returns is not a part of this kind.
     """
+    if isinstance(node, Builder):
+        return node.build()
     values = asdict(node) if is_dataclass(node) and not isinstance(node, type) else dict(node)
-    target = values.pop("_target_")
+    target = values.pop("_target_", None)
+    if is_dataclass(node) and target is None:
+        return node
     if is_dataclass(node) and target != getattr(type(node), "_target_", target):
         raise UserError(f"_target_={target}: the choice has its own. For a part of yours choose `custom`.")
-    function = find_target(target)
-    try:
-        inspect.signature(function).bind(**values)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"_target_={target} cannot be called: {error}") from error
-    part = function(**values)
+    part = _call(target, values)
     missing = [f"`{name}`" for name in _NEEDED[kind] if not hasattr(part, name)] if kind else []
     if missing:
         raise UserError(
@@ -61,6 +64,15 @@ def call_target(node: Any, kind: str | None = None) -> Any:
     return part
 
 
+def _call(target: Any, values: Mapping[str, Any]) -> Any:
+    function = find_target(target)
+    try:
+        inspect.signature(function).bind(**values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"_target_={target} cannot be called: {error}") from error
+    return function(**values)
+
+
 def check_targets(config: RunConfig) -> None:
     """Find the parts that a config names outside of this package, before anything is looked up or read.
 
@@ -68,8 +80,9 @@ def check_targets(config: RunConfig) -> None:
         UserError: see `find_target`.
     """
     nodes = [config.dataset, config.task, config.metric]
-    for part in getattr(config.dataset, "parts", {}).values():
-        nodes += [part.get("source"), part.get("task")]
+    if isinstance(config.dataset, Mixture):
+        for part in config.dataset.parts.values():
+            nodes += [part.source, part.task]
     for node in nodes:
         target = node.get("_target_") if isinstance(node, dict) else getattr(node, "_target_", None)
         if target is not None and schema_of(target) is None:

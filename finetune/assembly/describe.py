@@ -4,12 +4,10 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from finetune.assembly.sources import name_source
-from finetune.config.datasets import MixtureDataset
+from finetune.assembly.sources import build_source
 from finetune.config.schema import RunConfig
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.tasks.mixture import MixedTask
-from finetune.tasks.objects import ObjectsTask, list_names
+from finetune.tasks.objects import list_names, object_tasks
 from finetune.tasks.task import Task
 
 
@@ -27,23 +25,19 @@ def describe_run(
     place = "" if folder is None else f"; run folder {folder}"
     lines = [f"model {config.model.path} on {PartialState().device}{place}"]
     splits = [split for split in (train, validation) if split is not None]
-    sizes = [f"{len(split):,} {split.split} rows ({_name_rows(config, split)})" for split in splits]
+    sizes = [
+        f"{len(split):,} {split.split} rows ({build_source(config.dataset).describe(split.split)})"
+        for split in splits
+    ]
     lines += [f"data: {', '.join(sizes)}", *_describe_classes(splits[0].task), _describe_first(splits[0])]
     return "\n".join(lines)
 
 
-def _name_rows(config: RunConfig, split: ExampleDataset) -> str:
-    if isinstance(config.dataset, MixtureDataset):
-        return " + ".join(config.dataset.parts)
-    return name_source(config.dataset, split.split)
-
-
 def _describe_classes(task: Task) -> list[str]:
-    tasks = task.tasks.items() if isinstance(task, MixedTask) else [("", task)]
     return [
-        f"{f'{name}: ' if name else ''}{len(one.labels)} classes: {list_names(one.labels)}"
-        for name, one in tasks
-        if isinstance(one, ObjectsTask) and one.labels
+        f"{f'{name}: ' if name else ''}{len(labels)} classes: {list_names(labels)}"
+        for name, part in object_tasks(task).items()
+        if (labels := part.options.labels)
     ]
 
 

@@ -3,29 +3,24 @@
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 
-from finetune.codecs.mask_vae import fetch_mask_vae, load_mask_vae
+from finetune.codecs.mask_vae import cache_folder, find_weights, load_mask_vae
 from finetune.codecs.train_mask_vae import crop_objects, save_mask_vae, train_mask_vae
-from finetune.config.datasets import MixtureDataset
 from finetune.config.schema import RunConfig
+from finetune.data.options import Mixture
 from finetune.errors import UserError
-from finetune.tasks.mixture import MixedTask
-from finetune.tasks.objects import ObjectsTask
+from finetune.tasks.objects import ObjectsOptions, object_tasks
 from finetune.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
 MOST_CROPS = 20_000
 """Masks that one's own VAE is trained on, at most: 320 MB of crops."""
-
-
-def cache_folder() -> Path:
-    """Return where what was downloaded or trained once is kept: `FINETUNE_CACHE`, or under `~/.cache`."""
-    return Path(os.environ.get("FINETUNE_CACHE") or Path.home() / ".cache" / "finetune_paligemma")
 
 
 def find_mask_vae(setting: str, rows: Dataset | None = None) -> Path:
@@ -38,13 +33,10 @@ def find_mask_vae(setting: str, rows: Dataset | None = None) -> Path:
     Raises:
         UserError: it cannot be downloaded or read, or `own` has no rows or no masks to learn from.
     """
-    if setting == "published":
-        path = cache_folder() / "vae-oid.npz"
-        fetch_mask_vae(path)
-        return path
     if setting != "own":
-        load_mask_vae(Path(setting))
-        return Path(setting)
+        file = find_weights(setting)
+        load_mask_vae(file)
+        return file
     if rows is None:
         raise UserError(
             "mask_vae=own is trained with a run: give run=FOLDER, or the file itself, such as "
@@ -77,20 +69,21 @@ def keep_mask_vae(task: Task, target: Path) -> None:
 
     The run's answers can then be read wherever the folder is moved.
     """
-    tasks = task.tasks.values() if isinstance(task, MixedTask) else [task]
-    for one in tasks:
-        if isinstance(one, ObjectsTask) and one.masks and one.mask_vae and not target.is_file():
-            shutil.copyfile(one.mask_vae, target)
+    files = {part.reader.mask_vae for part in object_tasks(task).values()} - {None}
+    for file in sorted(map(str, files))[:1]:
+        if not target.is_file():
+            shutil.copyfile(find_weights(file), target)
 
 
 def use_mask_vae(config: RunConfig, file: Path) -> None:
-    """Make a run's own weights those of its task, or of each task of its mixture that has masks."""
-    nodes = [config.task]
-    if isinstance(config.dataset, MixtureDataset):
-        nodes = [part["task"] for part in config.dataset.parts.values()]
-    for node in nodes:
-        if isinstance(node, dict):
-            if node.get("masks"):
-                node["mask_vae"] = str(file)
-        elif getattr(node, "masks", False):
-            node.mask_vae = str(file)
+    """Make the weights in a run's folder those of its task, or of its mixture's tasks with masks."""
+
+    def use(node: object) -> object:
+        if isinstance(node, ObjectsOptions) and node.masks:
+            return replace(node, mask_vae=str(file))
+        return node
+
+    config.task = use(config.task)
+    if isinstance(config.dataset, Mixture):
+        for part in config.dataset.parts.values():
+            part.task = use(part.task)

@@ -15,7 +15,7 @@ from finetune.assembly.pixels import choose_antialias
 from finetune.codecs.objects import ObjectReader
 from finetune.config.jobs import Predict
 from finetune.data.batches.collator import Collator
-from finetune.data.images import convert_image, load_image
+from finetune.data.images import Picture, convert_image
 from finetune.errors import UserError
 from finetune.example import Example
 from finetune.generation.generate import UNKNOWN_LENGTH, Generation, generate_answers
@@ -112,7 +112,7 @@ def name_images(sources: Sequence[str | ImageSource]) -> list[tuple[str, ImageSo
 
 def _decode(source: ImageSource, name: str, as_stored: bool) -> Image.Image:
     if isinstance(source, Path):
-        return load_image(name, "predict", as_stored=as_stored)
+        return Picture(name, "predict").load(as_stored=as_stored)
     try:
         return convert_image(source, as_stored)
     except (OSError, ValueError) as error:

@@ -8,12 +8,12 @@ import torch
 from accelerate import PartialState
 from transformers import TrainingArguments
 
-from finetune.assembly.custom import call_target
-from finetune.config.datasets import MixtureDataset
+from finetune.assembly.custom import instantiate
 from finetune.config.schema import RunConfig, Strategy
 from finetune.data.batches.order import count_steps, divide_batch
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.examples.mixture import count_parts
+from finetune.data.options import Mixture
 from finetune.errors import UserError
 from finetune.metrics.metric import Metric
 from finetune.run.folder import RunFolder
@@ -45,7 +45,7 @@ def build_metric(config: RunConfig) -> Metric:
     Raises:
         UserError: lists the fields there are.
     """
-    metric: Metric = call_target(config.metric, "metric")
+    metric: Metric = instantiate(config.metric, "metric")
     name = config.evaluation.metric_for_best_model
     known = [*metric.higher_is_better, "confidence", *(["loss"] if config.evaluation.loss else [])]
     if name is not None and name not in known:
@@ -145,11 +145,10 @@ def part_weights(config: RunConfig, train: ExampleDataset) -> dict[str, tuple[in
     Raises:
         UserError: nothing of a part is left to train on.
     """
-    if not isinstance(config.dataset, MixtureDataset):
+    if not isinstance(config.dataset, Mixture):
         return {}
     sizes = count_parts(train.rows)
     for name in config.dataset.parts:
         if name not in sizes:
             raise UserError(f"Part `{name}` of the mixture has no example to train on.")
-    weights = {name: part.get("weight") for name, part in config.dataset.parts.items()}
-    return {name: (size, float(weights[name] or size)) for name, size in sizes.items()}
+    return {name: (size, config.dataset.parts[name].weight or size) for name, size in sizes.items()}

@@ -1,19 +1,12 @@
-"""COCO's polygons and run lengths to masks and back."""
+"""Polygons and masks to COCO's run lengths, by pycocotools."""
 
-from collections.abc import Mapping, Sequence
-from numbers import Integral
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from pycocotools import mask as coco
 
-from finetune.errors import describe
-
-MOST_PIXELS = 1 << 28
-"""Of a mask, three times as many as of an image that is read: 16,384 x 16,384."""
-
-_MOST_SHIFT = 40
-"""Bits of one compressed number; pycocotools' own are 32 wide."""
+from finetune.codecs.rle import decode_rle, parse_rle
+from finetune.example import Rle
 
 
 def decode_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> np.ndarray:
@@ -33,7 +26,7 @@ def decode_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) 
     return decode_rle(encode_polygons(polygons, size), size)
 
 
-def encode_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> dict[str, Any]:
+def encode_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
     """Write the union of polygons as COCO's compressed run lengths.
 
     Args:
@@ -57,43 +50,7 @@ def encode_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) 
     return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
 
 
-def decode_rle(rle: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """Read run lengths, COCO's compressed string or a plain list.
-
-    Not by pycocotools' own `decode`, which leaves memory unset where the runs end early.
-
-    Args:
-        rle: `size`, height and width, and `counts`.
-        size: image height and width, pixels.
-
-    Returns:
-        (height, width) bool.
-
-    Raises:
-        ValueError: the run lengths are of another size, do not fill it, or are not run lengths.
-    """
-    runs = read_runs(rle, size)
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(size, order="F")
-
-
-def read_runs(rle: Mapping[str, Any], size: tuple[int, int]) -> list[int]:
-    """Return the run lengths themselves: background first, in turn, column by column, pixels.
-
-    Args:
-        rle: as in `decode_rle`.
-        size: image height and width, pixels.
-
-    Raises:
-        ValueError: as in `decode_rle`.
-    """
-    runs, found = _read_runs(rle)
-    if found != tuple(size):
-        raise ValueError(f"Expected run lengths of size {tuple(size)}, but got {found}.")
-    return runs
-
-
-def compress_rle(rle: Mapping[str, Any]) -> dict[str, Any]:
+def compress_rle(rle: object) -> Rle:
     """Check run lengths, and write them as pycocotools takes them.
 
     Memory follows the number of runs, not the number of pixels.
@@ -107,76 +64,12 @@ def compress_rle(rle: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: the run lengths do not fill their size, or are not run lengths.
     """
-    runs, (height, width) = _read_runs(rle)
-    compressed: dict[str, Any] = coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    runs, (height, width) = parse_rle(rle)
+    compressed: Rle = coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)
     return compressed
 
 
-def encode_rle(mask: np.ndarray) -> dict[str, Any]:
+def encode_rle(mask: np.ndarray) -> Rle:
     """Write a mask of (height, width) as `size` and a compressed `counts` string, ready for JSON."""
     rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
-
-
-def _read_runs(rle: Any) -> tuple[list[int], tuple[int, int]]:
-    """Return the run lengths and their size, height and width; the runs fill it."""
-    if not (isinstance(rle, Mapping) and "size" in rle and "counts" in rle):
-        raise ValueError("Expected run lengths to have `size`, height and width, and `counts`.")
-    sides, counts = rle["size"], rle["counts"]
-    if not (isinstance(sides, list | tuple) and len(sides) == 2 and all(map(_is_count, sides))):
-        raise ValueError(
-            f"Expected `size` to be height and width in whole pixels, but got {describe(sides)}."
-        )
-    height, width = int(sides[0]), int(sides[1])
-    # One number in a file may claim any size; what it stands for is allocated.
-    if height * width > MOST_PIXELS:
-        raise ValueError(
-            f"Expected `size` to be at most {MOST_PIXELS:,} pixels, but got {describe(sides)}."
-        )
-    if isinstance(counts, str | bytes):
-        runs = _decompress(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts)
-    elif isinstance(counts, list | tuple) and all(_is_run(run) for run in counts):
-        runs = list(counts)
-    else:
-        raise ValueError(f"Expected `counts` to be a string or whole numbers, but got {describe(counts)}.")
-    if sum(runs) != height * width or min(runs, default=0) < 0:
-        got = f"{len(runs)} that sum to {sum(runs)}"
-        raise ValueError(f"Expected run lengths that sum to {height * width} pixels, but got {got}.")
-    return runs, (height, width)
-
-
-def _is_run(value: object) -> bool:
-    return type(value) is int and abs(value) <= MOST_PIXELS
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is not bool and isinstance(value, Integral) and int(value) > 0
-
-
-def _decompress(counts: bytes) -> list[int]:
-    """Return the run lengths of a compressed string.
-
-    Five bits a character, lowest first, 32 marks that more follow; signed, and from the fourth on the
-    difference to the run two before.
-
-    Source: cocoapi `common/maskApi.c`, `rleFrString`.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        bits = character - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"Expected compressed run lengths, but got the character {chr(character)!r}.")
-        if shift > _MOST_SHIFT:
-            raise ValueError("Expected compressed run lengths, but a number in the string does not end.")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    if shift:
-        raise ValueError("Expected compressed run lengths, but the string ends within a number.")
-    return runs

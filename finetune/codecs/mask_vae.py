@@ -7,6 +7,7 @@ Source: big_vision `pp/proj/paligemma/segmentation.py` (encoder) and
 are AiT's configuration `ait_insseg_vqvae`; `load_mask_vae` holds every array against them.
 """
 
+import os
 import shutil
 import tempfile
 import urllib.error
@@ -141,6 +142,27 @@ class MaskVae(nn.Module):
     def _in_full_precision(self) -> torch.autocast:
         """Keep the context that PaliGemma computes in from changing codes and edges."""
         return torch.autocast(self.codebook.device.type, enabled=False)
+
+
+def cache_folder() -> Path:
+    """Return where what was downloaded or trained once is kept: `FINETUNE_CACHE`, or under `~/.cache`."""
+    return Path(os.environ.get("FINETUNE_CACHE") or Path.home() / ".cache" / "finetune_paligemma")
+
+
+def find_weights(setting: str) -> Path:
+    """Return the file of weights that a setting names.
+
+    Args:
+        setting: `published`, downloaded at first use, or a file.
+
+    Raises:
+        UserError: the published ones cannot be downloaded.
+    """
+    if setting != "published":
+        return Path(setting)
+    path = cache_folder() / "vae-oid.npz"
+    fetch_mask_vae(path)
+    return path
 
 
 def load_mask_vae(path: Path) -> MaskVae:

@@ -22,8 +22,8 @@ from finetune.codecs.boxes import (
     decode_official,
     encode_boxes,
 )
-from finetune.codecs.coco_mask import read_runs
 from finetune.codecs.mask_vae import SIDE, MaskVae
+from finetune.codecs.rle import read_runs
 
 
 def encode_masks(

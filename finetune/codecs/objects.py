@@ -1,34 +1,49 @@
 """An answer's objects as prediction rows have them: label, box, mask and score."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from finetune.codecs.boxes import DIVISOR, Reading, decode_boxes, decode_official
+from finetune.example import Rle, SceneObject
+
+if TYPE_CHECKING:
+    from finetune.codecs.mask_vae import MaskVae
 
 
+@dataclass(frozen=True)
 class ObjectReader:
     """Reads the objects of generated text.
 
     Args:
         divisor: what location tokens are divided by, 1023 or 1024.
-        mask_vae: file of the mask VAE's weights; null: masks are not read, only boxes.
-        reading: `lenient` reads every object it can; `official` one mask as big_vision's evaluator does.
+        mask_vae: weights of the mask codec, `published` or a file; None: masks are not read, only boxes.
+        official: read one mask as big_vision's evaluator does, instead of every object that can be read.
     """
 
-    def __init__(
-        self, divisor: int = DIVISOR, mask_vae: str | None = None, reading: str = "lenient"
-    ) -> None:
-        self.divisor = divisor
-        self.mask_vae = mask_vae
-        self.is_official = reading == "official"
+    divisor: int = DIVISOR
+    mask_vae: str | None = None
+    official: bool = False
 
     @cached_property
-    def _vae(self) -> Any:
-        from finetune.codecs.mask_vae import load_mask_vae  # torch: not for boxes alone
+    def vae(self) -> "MaskVae":
+        """The mask codec; reads the weights, and downloads those that are published, at first use.
 
-        return load_mask_vae(Path(str(self.mask_vae)))
+        Raises:
+            UserError: they cannot be downloaded or read.
+        """
+        from finetune.codecs.mask_vae import find_weights, load_mask_vae  # torch: not for boxes alone
+
+        return load_mask_vae(find_weights(str(self.mask_vae)))
+
+    def load(self) -> None:
+        """Read the weights now, so that a fault in them is reported before the first answer is read.
+
+        Raises:
+            UserError: they cannot be downloaded or read.
+        """
+        _ = self.vae
 
     def read(
         self,
@@ -36,8 +51,8 @@ class ObjectReader:
         size: tuple[int, int],
         token_ends: Sequence[int] = (),
         probabilities: Sequence[float] = (),
-    ) -> list[dict[str, Any]]:
-        """Read the objects in the order of the text; what is no object is left out.
+    ) -> list[SceneObject]:
+        """Read the objects in the order of the text; what is not an object is left out.
 
         An object's score is the mean probability of its location and label tokens. Mask codes do not
         count: the 128 of them overlap, so that a sure mask may have unsure codes.
@@ -54,24 +69,24 @@ class ObjectReader:
         """
         reading, masks = self._decode(text, size)
         objects = []
-        for one, mask in zip(reading.objects, masks, strict=True):
-            found: dict[str, Any] = {"label": one.label, "box_xyxy": list(one.box_xyxy)}
+        for written, mask in zip(reading.objects, masks, strict=True):
+            obj: SceneObject = {"label": written.label, "box_xyxy": list(written.box_xyxy)}
             if token_ends:
-                found["score"] = _mean_probability(text, one.span, token_ends, probabilities)
+                obj["score"] = _mean_probability(text, written.span, token_ends, probabilities)
             if mask is not None:
-                found["mask_rle"] = mask
-            objects.append(found)
+                obj["mask_rle"] = mask
+            objects.append(obj)
         return objects
 
-    def _decode(self, text: str, size: tuple[int, int]) -> tuple[Reading, list[Any]]:
+    def _decode(self, text: str, size: tuple[int, int]) -> tuple[Reading, list[Rle | None]]:
         if self.mask_vae is None:
-            decode = decode_official if self.is_official else decode_boxes
+            decode = decode_official if self.official else decode_boxes
             reading = decode(text, size, self.divisor)
             return reading, [None] * len(reading.objects)
         from finetune.codecs.coco_mask import encode_rle
         from finetune.codecs.masks import decode_masks
 
-        reading, masks = decode_masks(text, size, self._vae, self.divisor, self.is_official)
+        reading, masks = decode_masks(text, size, self.vae, self.divisor, self.official)
         return reading, [None if mask is None else encode_rle(mask) for mask in masks]
 
 
@@ -80,9 +95,9 @@ def _mean_probability(
 ) -> float:
     start, end = span
     starts = [0, *token_ends[:-1]]
-    own = [
+    counted = [
         probability
         for first, last, probability in zip(starts, token_ends, probabilities, strict=True)
         if start < last and first < end and not text[first:last].startswith("<seg")
     ]
-    return round(sum(own) / len(own), 6) if own else 0.0
+    return round(sum(counted) / len(counted), 6) if counted else 0.0

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.codecs.coco_mask import decode_rle
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.masks import crop_mask, resize_crop
+from finetune.codecs.rle import decode_rle
 from finetune.progress import track
 
 _COMMITMENT = 0.25

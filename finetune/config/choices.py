@@ -1,45 +1,82 @@
 """The groups whose options differ from choice to choice: dataset, task and metric."""
 
-from finetune.config import datasets, metrics, tasks
+from omegaconf import DictConfig, OmegaConf
+
+from finetune.data import options, published
+from finetune.metrics.anls import Anls
+from finetune.metrics.caption import Caption
+from finetune.metrics.choice import Choice
+from finetune.metrics.counting import Counting
+from finetune.metrics.detection import DetectionOptions
+from finetune.metrics.edit import EditRate
+from finetune.metrics.grouped import GroupedAccuracy
+from finetune.metrics.pair import PairAccuracy
+from finetune.metrics.referring import Referring
+from finetune.metrics.relaxed import RelaxedAccuracy
+from finetune.metrics.segmentation import Segmentation
+from finetune.metrics.text import AnyMatch, ExactMatch
+from finetune.metrics.vqa import VqaAccuracy
+from finetune.metrics.yes_no import YesNo
+from finetune.tasks.choice import ChoiceTask
+from finetune.tasks.objects import ObjectsOptions
+from finetune.tasks.text import TextTask
 
 GROUP_SCHEMAS: dict[str, dict[str, type]] = {
     "dataset": {
-        "canvas": datasets.CanvasDataset,
-        "coco": datasets.CocoDataset,
-        "conversations": datasets.ConversationsDataset,
-        "digits": datasets.DigitsDataset,
-        "hub": datasets.HubDataset,
-        "image_folder": datasets.ImageFolderDataset,
-        "jsonl": datasets.JsonlDataset,
-        "mixture": datasets.MixtureDataset,
-        "release": datasets.ReleaseDataset,
-        "table": datasets.TableDataset,
-        "voc": datasets.VocDataset,
-        "vqav2": datasets.Vqav2Dataset,
-        "webdataset": datasets.WebdatasetDataset,
-        "yolo": datasets.YoloDataset,
+        "canvas": options.Canvas,
+        "coco": options.Coco,
+        "conversations": options.Conversations,
+        "digits": options.Digits,
+        "hub": published.Hub,
+        "image_folder": options.ImageFolder,
+        "jsonl": options.Jsonl,
+        "mixture": options.Mixture,
+        "release": published.Release,
+        "table": options.Table,
+        "voc": options.Voc,
+        "vqav2": published.Vqav2,
+        "webdataset": options.Webdataset,
+        "yolo": options.Yolo,
     },
     "task": {
-        "choice": tasks.ChoiceTask,
-        "detection": tasks.ObjectsTask,
-        "text": tasks.TextTask,
+        "choice": ChoiceTask,
+        "detection": ObjectsOptions,
+        "text": TextTask,
     },
     "metric": {
-        "any_match": metrics.AnyMatchMetric,
-        "anls": metrics.AnlsMetric,
-        "caption": metrics.CaptionMetric,
-        "choice": metrics.ChoiceMetric,
-        "counting": metrics.CountingMetric,
-        "detection": metrics.DetectionMetric,
-        "edit": metrics.EditMetric,
-        "exact_match": metrics.ExactMatchMetric,
-        "grouped_accuracy": metrics.GroupedAccuracyMetric,
-        "pair_accuracy": metrics.PairAccuracyMetric,
-        "referring": metrics.ReferringMetric,
-        "relaxed_accuracy": metrics.RelaxedAccuracyMetric,
-        "segmentation": metrics.SegmentationMetric,
-        "vqa_accuracy": metrics.VqaAccuracyMetric,
-        "yes_no": metrics.YesNoMetric,
+        "any_match": AnyMatch,
+        "anls": Anls,
+        "caption": Caption,
+        "choice": Choice,
+        "counting": Counting,
+        "detection": DetectionOptions,
+        "edit": EditRate,
+        "exact_match": ExactMatch,
+        "grouped_accuracy": GroupedAccuracy,
+        "pair_accuracy": PairAccuracy,
+        "referring": Referring,
+        "relaxed_accuracy": RelaxedAccuracy,
+        "segmentation": Segmentation,
+        "vqa_accuracy": VqaAccuracy,
+        "yes_no": YesNo,
     },
 }
-"""Choice -> schema, merged under `conf/`'s file."""
+"""Group -> choice -> the class of its options, which is the part itself or builds it."""
+
+
+def build_node(schema: type) -> DictConfig:
+    """Return a choice's options as Hydra composes them."""
+    node: DictConfig = OmegaConf.structured(schema)
+    _open(node)
+    return node
+
+
+def _open(node: DictConfig) -> None:
+    """Allow changes in a frozen class, and new keys (without `+`) under such as `dataset.columns`."""
+    OmegaConf.set_readonly(node, None)
+    if OmegaConf.get_type(node) is dict:
+        OmegaConf.set_struct(node, False)
+    for key in node:
+        value = None if OmegaConf.is_missing(node, key) else node[key]
+        if isinstance(value, DictConfig):
+            _open(value)

@@ -18,8 +18,8 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from finetune.config.choices import GROUP_SCHEMAS
-from finetune.config.jobs import JOBS, Job
+from finetune.config.choices import GROUP_SCHEMAS, build_node
+from finetune.config.jobs import JOBS, Job, own_options
 from finetune.config.recipe_file import load_recipe
 from finetune.config.schema import RunConfig
 from finetune.errors import UserError
@@ -31,6 +31,11 @@ RECIPES_DIR = _HOME / "recipes"
 
 _own_recipes: dict[str, Path] = {}
 """Files of the user's, by names that Hydra's grammar cannot misread whatever the files are called."""
+
+
+_job: list[type[Job]] = [JOBS["train"]]
+"""The job that is composed for; Hydra makes a `RecipeSource` itself."""
+_other_options = {name for job in JOBS for name in own_options(job)}
 
 
 class RecipeSource(ConfigSource):
@@ -72,6 +77,9 @@ class RecipeSource(ConfigSource):
         config = load_recipe(file)
         if "image" in config and config.image is None:
             del config.image  # `predict`'s, in runs of before `image.resize`
+        # A recipe may also hold another job's options, as what `--cfg job` prints does.
+        for name in _other_options - {field.name for field in fields(_job[0])}:
+            config.pop(name, None)
         return ConfigResult(
             provider=self.provider,
             path=self.full_path(),
@@ -99,23 +107,14 @@ def register(job: str) -> None:
     Plugins.instance().register(RecipeSource)
     Plugins.instance().register(RecipeSearchPath)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+    _job[0] = JOBS[job]
     store = ConfigStore.instance()
     store.store(name="schema", node=JOBS[job])
     for group, choices in GROUP_SCHEMAS.items():
         for name, schema in choices.items():
-            node = OmegaConf.structured(schema)
-            _open_dictionaries(node)
-            store.store(group=group, name=f"{name}_schema", node=node)
-
-
-def _open_dictionaries(node: DictConfig) -> None:
-    """Allow new keys under options such as `dataset.columns`, so that they need no `+`."""
-    for key in node:
-        value = None if OmegaConf.is_missing(node, key) else node[key]
-        if isinstance(value, DictConfig):
-            if OmegaConf.get_type(value) is dict:
-                OmegaConf.set_struct(value, False)
-            _open_dictionaries(value)
+            # A file of a choice's name would win over it; those of `dataset` inherit from it instead.
+            has_file = (CONF_DIR / group / f"{name}.yaml").is_file()
+            store.store(group=group, name=f"{name}_schema" if has_file else name, node=build_node(schema))
 
 
 def sweep_name(run_name: str | None, recipe: str | None) -> str:
@@ -175,8 +174,9 @@ def recipe_label(choice: str | None) -> str | None:
 
 
 def group_choices(group: str) -> list[str]:
-    """Return the names of a group's files."""
-    return sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
+    """Return the names of a group's choices: files, and classes that need none."""
+    files = (file.stem for file in (CONF_DIR / group).glob("*.yaml"))
+    return sorted({*files, *GROUP_SCHEMAS.get(group, ())})
 
 
 def compose(overrides: list[str], job: str = "train") -> Job:
@@ -256,7 +256,8 @@ def write_recipe(composed: DictConfig, choices: dict[str, str]) -> str:
     of_run = {field.name for field in fields(RunConfig)}
     values = {key: value for key, value in cast(dict[str, Any], values).items() if key in of_run}
     groups = sorted(group for group in choices if (CONF_DIR / group).is_dir())
-    overrides = [f"  - override /{group}: {choices[group]}" for group in groups]
+    parts = [f"  - /{place}: {choice}" for place, choice in choices.items() if "@dataset.parts." in place]
+    overrides = [*parts, *(f"  - override /{group}: {choices[group]}" for group in groups)]
     text = OmegaConf.to_yaml(OmegaConf.create(_escaped(values)))
     return "\n".join(["# @package _global_", "defaults:", *overrides, text])
 

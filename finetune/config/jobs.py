@@ -51,7 +51,7 @@ class _InFolder(Job):
         """Return the run's folder."""
         return super().folder(name) if self.run is None else Path(self.run)
 
-    def problems(self) -> Iterator[str]:
+    def problems(self, prefix: str) -> Iterator[str]:
         """Yield what cannot be the name of a folder."""
         if self.run_name is not None:
             for problem in list(name_problems(self.run_name))[:1]:
@@ -67,11 +67,11 @@ class Train(_InFolder):
 
     reads = ".*"
 
-    def problems(self) -> Iterator[str]:
+    def problems(self, prefix: str) -> Iterator[str]:
         """Yield options that exclude each other."""
         if self.resume and self.overwrite:
             yield "resume=true keeps the run in the folder, overwrite=true deletes it: choose one."
-        yield from super().problems()
+        yield from super().problems(prefix)
 
 
 @dataclass

@@ -109,6 +109,8 @@ def _explain_body(text: str, key: str) -> str:
 def _explain_unknown(first: str, key: str, name: str, schema: str) -> str:
     """Name the option that was meant: in the same group, or of the same name in another."""
     known = _known_keys(schema)
+    if name == "_target_":
+        return f"{key}: the choice has its own. For a part of yours choose `custom`."
     target = ALIASES.get(name, name)
     if schema in _ROOTS:
         first = f"No option `{name}`"
@@ -127,7 +129,7 @@ def _explain_choice(where: str, key: str, schema: str) -> str | None:
     group, _, name = key.partition(".")
     for choice, known in GROUP_SCHEMAS.get(group, {}).items():
         if known.__name__ == schema and key in keys_of():
-            keys = ", ".join(key for key in _known_keys(schema) if key != "_target_")
+            keys = ", ".join(_known_keys(schema))
             return (
                 f"{where}: `{key}` is set, but {group}={choice} has no `{name}` (its keys are: {keys}). "
                 f"Choose another {group}, or a copy of the recipe without that line."
@@ -183,7 +185,7 @@ def _known_keys(schema_name: str) -> list[str]:
     """Field names of the dataclass that OmegaConf named."""
     for schema in all_schemas():
         if schema.__name__ == schema_name:
-            return [field.name for field in fields(schema)]
+            return [field.name for field in fields(schema) if field.name != "_target_"]
     return []
 
 

@@ -18,8 +18,12 @@ _LONGEST_NAME = 255
 class Contradictable(Protocol):
     """Options that may contradict each other."""
 
-    def problems(self) -> Iterator[str]:
-        """Yield a message for each contradiction."""
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield a message for each contradiction.
+
+        Args:
+            prefix: of the options' keys, with a dot after it.
+        """
 
 
 def check_values(options: Any, prefix: str = "") -> Iterator[str]:
@@ -33,10 +37,13 @@ def check_values(options: Any, prefix: str = "") -> Iterator[str]:
         value, key = getattr(options, field.name), f"{prefix}{field.name}"
         if is_dataclass(value):
             yield from check_values(value, f"{key}.")
+        elif isinstance(value, dict) and any(map(is_dataclass, value.values())):
+            for name, part in value.items():
+                yield from check_values(part, f"{key}.{name}.")
         else:
             yield from check_value(key, value, limit_of(field))
     if isinstance(options, Contradictable):
-        yield from options.problems()
+        yield from options.problems(prefix)
 
 
 def check_value(key: str, value: Any, limit: Limit | None = None) -> Iterator[str]:
@@ -86,6 +93,6 @@ def schema_of(target: str) -> type | None:
     """Return the dataclass of a shipped choice, by what its `_target_` names."""
     for schemas in GROUP_SCHEMAS.values():
         for schema in schemas.values():
-            if schema()._target_ == target:
+            if vars(schema).get("_target_") == target:
                 return schema
     return None

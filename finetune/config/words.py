@@ -22,11 +22,11 @@ from finetune.config.compose import (
     known_recipes,
     recipe_file,
 )
-from finetune.config.datasets import GROUP_OF_PART
 from finetune.config.help import GROUPS
 from finetune.config.jobs import JOBS
 from finetune.config.schema import SPELLINGS
 from finetune.config.secrets import find_secret_variables, find_secrets
+from finetune.data.options import GROUP_OF_PART
 from finetune.errors import UserError
 
 SWEEP_FLAGS = {"-m", "--multirun"}

@@ -10,12 +10,12 @@ import logging
 from pathlib import Path
 
 from finetune.assembly.answers import settle_longest_answer
-from finetune.assembly.custom import call_target
+from finetune.assembly.custom import instantiate
 from finetune.assembly.data import Validation, assemble_validation
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import build_evaluator
 from finetune.assembly.finished import load_trained, point_at_result
-from finetune.assembly.sources import name_source, record_data
+from finetune.assembly.sources import build_source, record_data
 from finetune.config.jobs import Evaluate
 from finetune.evaluation.evaluate import Evaluation
 from finetune.jobs.result import EvaluateResult, choose_objective
@@ -39,7 +39,7 @@ def run(options: Evaluate, launch: Launch) -> EvaluateResult:
         UserError: the run is not finished, or model, adapter and data do not fit.
     """
     join_processes()
-    metric: Metric = call_target(options.metric, "metric")
+    metric: Metric = instantiate(options.metric, "metric")
     with RunFolder(launch.folder) as folder:
         on_main(lambda: check_folder(options, folder))
         point_at_result(options, folder)
@@ -98,7 +98,7 @@ def write(
         The file of the prediction rows.
     """
     is_run = options.run is not None
-    dataset = name_source(options.dataset, "validation")
+    dataset = build_source(options.dataset).describe("validation")
     predictions = Predictions(
         evaluation.rows,
         lambda index: validation.examples[index].images[0],

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from finetune.assembly.custom import call_target
+from finetune.assembly.custom import instantiate
 from finetune.assembly.data import assemble_data
 from finetune.assembly.describe import describe_run
 from finetune.assembly.model import prepare_model, quantization
@@ -69,7 +69,7 @@ def plan_data(options: Plan, plan: PlanResult) -> PlanResult:
     if published_config(path) and not try_to_load_from_cache(path, "tokenizer.json", revision=revision):
         note = f"\ntext lengths are not checked: the tokenizer of {path} is not on this machine"
         path, revision, options.collator.max_text_length = "tiny", None, sys.maxsize
-    metric: Metric = call_target(options.metric, "metric")
+    metric: Metric = instantiate(options.metric, "metric")
     data = assemble_data(options, load_processor(path, revision), metric, codec=False)
     trainer, processes, examples = options.trainer, count_processes(), len(data.train)
     size, accumulation = divide_run_batch(options, processes)

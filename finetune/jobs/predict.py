@@ -13,7 +13,7 @@ from pathlib import Path
 
 from finetune.assembly.predictor import ImageSource, Predictor, name_images
 from finetune.config.jobs import Predict
-from finetune.data.images import PICTURE_SUFFIXES, read_size
+from finetune.data.images import IMAGE_SUFFIXES, Picture
 from finetune.errors import UserError
 from finetune.jobs.result import PredictResult, Row
 from finetune.report.draw import draw_prediction
@@ -92,9 +92,9 @@ def find_pictures(image: str | None) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"No picture {image}. Paths are relative to the current folder.")
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        raise UserError(f"{image} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))}).")
+        raise UserError(f"{image} holds no picture ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     return found
 
 
@@ -107,7 +107,7 @@ def check_headers(files: Sequence[Path]) -> None:
     faults = []
     for file in map(str, files):
         try:
-            read_size(file, "predict")
+            Picture(file, "predict").size()
         except UserError as error:
             faults.append(str(error).removeprefix("predict: "))
     if faults:

@@ -1,14 +1,14 @@
 """ANLS: average normalised Levenshtein similarity, for answers that are read off a page."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
 
 from rapidfuzz.distance import Levenshtein
 
-from finetune.metrics.fields import check_option, read_prediction, read_references
+from finetune.metrics.fields import check_choices, read_prediction, read_references
 from finetune.metrics.metric import mean_score
-
-CONVENTIONS = ("rrc", "paper")
 
 THRESHOLD = 0.5
 
@@ -67,18 +67,24 @@ def _collapse(text: str) -> str:
     return " ".join(text.lower().split())
 
 
+class AnlsConvention(StrEnum):
+    """Readings of ANLS."""
+
+    rrc = "rrc"
+    paper = "paper"
+
+
+@dataclass(frozen=True)
 class Anls:
-    """ANLS, 0 to 1.
+    """Average normalised Levenshtein similarity, 0 to 1."""
 
-    Args:
-        convention: `rrc` is the challenge server's script, `paper` the definition (and big_vision).
-    """
+    higher_is_better: ClassVar[Mapping[str, bool]] = {"anls": True}
 
-    higher_is_better: Mapping[str, bool] = {"anls": True}
+    convention: AnlsConvention = AnlsConvention.rrc
+    """`rrc`: the challenge's server, which keeps 0.5. `paper`: big_vision's, strictly above 0.5."""
 
-    def __init__(self, convention: str = "rrc") -> None:
-        check_option("convention", convention, CONVENTIONS)
-        self.convention = convention
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Score one row: 0 to 1.
@@ -86,7 +92,7 @@ class Anls:
         Raises:
             UserError: the row has no prediction or no references.
         """
-        score_one = score_anls_rrc if self.convention == "rrc" else score_anls_paper
+        score_one = score_anls_rrc if self.convention == AnlsConvention.rrc else score_anls_paper
         return score_one(read_prediction(row), read_references(row))
 
     def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

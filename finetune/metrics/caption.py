@@ -1,42 +1,46 @@
 """Captions against several references: BLEU, ROUGE-L and CIDEr-D as COCO's evaluation has them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
 
 from finetune.metrics.bleu import compute_bleu
 from finetune.metrics.cider import compute_cider_d
-from finetune.metrics.fields import check_option, read_prediction, read_references
+from finetune.metrics.fields import check_choices, read_prediction, read_references
 from finetune.metrics.rouge import compute_rouge_l
 from finetune.metrics.tokenizer import tokenize_ptb, tokenize_ptb_like, tokenize_whitespace
 
-TOKENIZERS = ("ptb_like", "whitespace", "ptb")
+
+class CaptionTokenizer(StrEnum):
+    """Tokenizers of captions."""
+
+    ptb_like = "ptb_like"
+    whitespace = "whitespace"
+    ptb = "ptb"
 
 
-def tokenize(captions: Sequence[str], tokenizer: str = "ptb_like") -> list[list[str]]:
+def tokenize(captions: Sequence[str], tokenizer: CaptionTokenizer) -> list[list[str]]:
     """Cut captions into words.
 
     Args:
         captions: the texts.
-        tokenizer: `ptb_like`, `whitespace` or `ptb`.
+        tokenizer: what cuts them.
 
     Raises:
         UserError: `ptb` lacks its package or Java.
     """
-    if tokenizer == "ptb":
+    if tokenizer == CaptionTokenizer.ptb:
         return tokenize_ptb(captions)
-    cut = tokenize_ptb_like if tokenizer == "ptb_like" else tokenize_whitespace
+    cut = tokenize_ptb_like if tokenizer == CaptionTokenizer.ptb_like else tokenize_whitespace
     return [cut(caption) for caption in captions]
 
 
+@dataclass(frozen=True)
 class Caption:
-    """BLEU-1 to BLEU-4 and ROUGE-L, 0 to 1, and CIDEr-D, 0 to 10, of captions; one row a picture.
+    """CIDEr-D (0 to 10), BLEU-1 to 4 and ROUGE-L (0 to 1) as COCO computes them; one row an image."""
 
-    Args:
-        tokenizer: `ptb_like` cuts nearly as COCO's evaluation does; `ptb` is its own tokenizer, and needs
-            pycocoevalcap and Java; `whitespace` is for text that is tokenised already.
-    """
-
-    higher_is_better: Mapping[str, bool] = {
+    higher_is_better: ClassVar[Mapping[str, bool]] = {
         "cider_d": True,
         "bleu_1": True,
         "bleu_2": True,
@@ -45,9 +49,12 @@ class Caption:
         "rouge_l": True,
     }
 
-    def __init__(self, tokenizer: str = "ptb_like") -> None:
-        check_option("tokenizer", tokenizer, TOKENIZERS)
-        self.tokenizer = tokenizer
+    tokenizer: CaptionTokenizer = CaptionTokenizer.ptb_like
+    """`ptb_like` follows Stanford's tokenizer without Java; `ptb` is the original and needs Java and
+    `pip install 'finetune-paligemma[ptb]'`; `whitespace` is for text that is tokenised already."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def score(self, row: Mapping[str, Any]) -> None:
         """Return nothing: CIDEr-D of one caption depends on the whole set.

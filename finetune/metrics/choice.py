@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
 
 from finetune.errors import UserError
-from finetune.metrics.fields import check_option, name_row, read_prediction, read_references
+from finetune.metrics.fields import check_choices, name_row, read_prediction, read_references
 from finetune.metrics.metric import mean_score
-
-READINGS = ("lenient", "letter", "sentence")
 
 _SENTENCE = re.compile(r"the answer is ([a-z])\.")
 # No letter may follow, or `The answer is apples` would choose A.
@@ -17,7 +17,15 @@ _LETTER_FIRST = re.compile(r"\(?([a-z])(?:\)|[.:](?:\s|$)|$)")
 _LETTER_ALONE = re.compile(r"[a-z]")
 
 
-def read_choice(text: str, reading: str = "lenient") -> str | None:
+class ChoiceReading(StrEnum):
+    """Readings of a multiple-choice answer."""
+
+    lenient = "lenient"
+    letter = "letter"
+    sentence = "sentence"
+
+
+def read_choice(text: str, reading: ChoiceReading = ChoiceReading.lenient) -> str | None:
     """Return the letter that an answer names, in upper case, or null where it names none.
 
     Args:
@@ -32,11 +40,11 @@ def read_choice(text: str, reading: str = "lenient") -> str | None:
         as ScienceQA's own script does.
     """
     lowered = text.lower()
-    if reading == "sentence":
+    if reading == ChoiceReading.sentence:
         match = _SENTENCE.match(lowered)
         return match[1].upper() if match else None
     lowered = lowered.strip()
-    if reading == "letter":
+    if reading == ChoiceReading.letter:
         return lowered.upper() if _LETTER_ALONE.fullmatch(lowered) else None
     first = _SENTENCE.match(lowered) or _LETTER_FIRST.match(lowered)
     if first:
@@ -45,20 +53,20 @@ def read_choice(text: str, reading: str = "lenient") -> str | None:
     return said[0].upper() if len(said) == 1 else None
 
 
+@dataclass(frozen=True)
 class Choice:
-    """Share of answers that name the right letter, and of those that name none, in percent.
+    """Multiple choice: accuracy, and the share of unreadable answers, in percent.
 
     An answer that names no letter is wrong. The references may be letters or whole sentences.
-
-    Args:
-        reading: `lenient`, `letter` or `sentence`; see `read_choice`.
     """
 
-    higher_is_better: Mapping[str, bool] = {"accuracy": True, "unreadable": False}
+    higher_is_better: ClassVar[Mapping[str, bool]] = {"accuracy": True, "unreadable": False}
 
-    def __init__(self, reading: str = "lenient") -> None:
-        check_option("reading", reading, READINGS)
-        self.reading = reading
+    reading: ChoiceReading = ChoiceReading.lenient
+    """`lenient`: a letter or a sentence in any usual form; `letter` or `sentence`: only that."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Score one row: 0 or 100.

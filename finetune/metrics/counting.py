@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from finetune.errors import UserError
 from finetune.metrics.fields import name_row, read_prediction, read_references
@@ -19,7 +20,7 @@ _NUMERALS = {word: str(number) for number, word in enumerate(_WORDS)} | {"none":
 MOST_ERROR = 20
 
 
-def normalise_count(text: str) -> str:
+def normalize_count(text: str) -> str:
     """Write a number word, `none` and `zero` to `twenty` in any case, as a numeral; leave other text alone.
 
     White space is not ignored.
@@ -31,13 +32,13 @@ def normalise_count(text: str) -> str:
 
 def read_count(text: str) -> int | None:
     """Return the number that a text is, or null; more than nine digits are no count."""
-    numeral = normalise_count(text)
+    numeral = normalize_count(text)
     return int(numeral) if _COUNT.fullmatch(numeral) else None
 
 
 def score_count(prediction: str, references: Sequence[str]) -> float:
     """Return 100 where the prediction is one of the references, number words read, and else 0."""
-    return 100.0 * (normalise_count(prediction) in {normalise_count(reference) for reference in references})
+    return 100.0 * (normalize_count(prediction) in {normalize_count(reference) for reference in references})
 
 
 def count_error(prediction: str, counts: Sequence[int]) -> int:
@@ -48,14 +49,15 @@ def count_error(prediction: str, counts: Sequence[int]) -> int:
     return min(MOST_ERROR, *(abs(number - count) for count in counts))
 
 
+@dataclass(frozen=True)
 class Counting:
-    """Accuracy and errors of counts.
+    """Counts: accuracy and share within 1 in percent, and mean absolute error.
 
     `accuracy` and `within_1`, the share at most one off, are in percent; `mae`, the mean absolute error,
     is in things counted, with no error above 20 and an answer that is no number counted as 20 off.
     """
 
-    higher_is_better: Mapping[str, bool] = {"accuracy": True, "mae": False, "within_1": True}
+    higher_is_better: ClassVar[Mapping[str, bool]] = {"accuracy": True, "mae": False, "within_1": True}
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Score one row: 0 or 100.

@@ -3,18 +3,20 @@
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from typing import Any
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
 
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError, describe
-from finetune.metrics.fields import DIVISORS, check_option, name_row, read_box, read_number, read_objects
+from finetune.metrics.fields import check_choices, name_row, read_box, read_number, read_objects
 from finetune.metrics.mask import check_sizes, empty_mask, read_mask
-
-SCORES = ("confidence", "constant", "rank")
-REGIONS = ("box", "mask")
+from finetune.metrics.metric import Compared
+from finetune.option import OneOf, option
 
 FIELDS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100")
 
@@ -23,8 +25,26 @@ _AREAS = {"ap_small": (0.0, 32.0**2), "ap_medium": (32.0**2, 96.0**2), "ap_large
 """Pixels, both ends included, as in COCOeval."""
 
 
+class DetectionScore(StrEnum):
+    """What orders the predicted boxes."""
+
+    confidence = "confidence"
+    constant = "constant"
+    rank = "rank"
+
+
+class Region(StrEnum):
+    """What is compared."""
+
+    box = "box"
+    mask = "mask"
+
+
 def compute_average_precision(
-    rows: Sequence[Mapping[str, Any]], *, score: str = "confidence", region: str = "box"
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    score: DetectionScore = DetectionScore.confidence,
+    region: Region = Region.box,
 ) -> dict[str, float]:
     """Compute COCO's average precision and recall over a set of pictures.
 
@@ -68,7 +88,7 @@ def compute_average_precision(
         evaluator = COCOeval(
             _build_dataset(len(rows), labels, truths),
             _build_dataset(len(rows), labels, predictions),
-            "bbox" if region == "box" else "segm",
+            "bbox" if region == Region.box else "segm",
         )
         evaluator.evaluate()
         evaluator.accumulate()
@@ -113,11 +133,11 @@ def _build_dataset(images: int, labels: Sequence[str], annotations: Sequence[dic
     return dataset
 
 
-def _read_truths(row: Mapping[str, Any], region: str) -> list[dict[str, Any]]:
+def _read_truths(row: Mapping[str, Any], region: Region) -> list[dict[str, Any]]:
     truths = []
     for one in read_objects(row, "objects"):
         truth = _read_region(row, one, region)
-        if region == "mask" and "segmentation" not in truth:
+        if region == Region.mask and "segmentation" not in truth:
             raise UserError(f"{name_row(row)}: metric.region=mask needs a `mask_rle` in every object.")
         area = one.get("area")
         if area is not None:
@@ -134,11 +154,11 @@ def _read_truths(row: Mapping[str, Any], region: str) -> list[dict[str, Any]]:
 
 
 def _read_predictions(
-    row: Mapping[str, Any], truths: Sequence[dict[str, Any]], region: str, score: str
+    row: Mapping[str, Any], truths: Sequence[dict[str, Any]], region: Region, score: DetectionScore
 ) -> list[dict[str, Any]]:
     objects = read_objects(row, "prediction_objects")
     found = [_read_region(row, one, region) for one in objects]
-    if region == "mask":
+    if region == Region.mask:
         masks = [one["segmentation"] for one in [*truths, *found] if "segmentation" in one]
         check_sizes(row, masks)
         # Where the row has no mask at all there is nothing to compare, and any size will do.
@@ -150,7 +170,7 @@ def _read_predictions(
     ]
 
 
-def _read_region(row: Mapping[str, Any], one: Mapping[str, Any], region: str) -> dict[str, Any]:
+def _read_region(row: Mapping[str, Any], one: Mapping[str, Any], region: Region) -> dict[str, Any]:
     """Return label, area and region in the evaluator's words; no region where the mask is missing."""
     label = one.get("label")
     if not isinstance(label, str):
@@ -158,7 +178,7 @@ def _read_region(row: Mapping[str, Any], one: Mapping[str, Any], region: str) ->
             f"{name_row(row)}: expected every object to have a `label`, a string, but one has "
             f"{describe(label)}."
         )
-    if region == "mask":
+    if region == Region.mask:
         mask = read_mask(row, one)
         if mask is None:
             return {"label": label, "area": 0.0}
@@ -169,10 +189,10 @@ def _read_region(row: Mapping[str, Any], one: Mapping[str, Any], region: str) ->
     return {"label": label, "area": width * height, "bbox": [x0, y0, width, height]}
 
 
-def _read_score(row: Mapping[str, Any], one: Mapping[str, Any], place: int, score: str) -> float:
-    if score == "constant":
+def _read_score(row: Mapping[str, Any], one: Mapping[str, Any], place: int, score: DetectionScore) -> float:
+    if score == DetectionScore.constant:
         return 1.0
-    if score == "rank":
+    if score == DetectionScore.rank:
         return 1.0 / (1 + place)
     value = one.get("score")
     value = row.get("confidence") if value is None else value
@@ -185,44 +205,59 @@ def _read_score(row: Mapping[str, Any], one: Mapping[str, Any], place: int, scor
     return read_number(row, "score", value)
 
 
-class Detection:
-    """COCO's average precision and recall, 0 to 1, or -1 where the set has no such object.
+@dataclass(frozen=True)
+class DetectionOptions:
+    """COCO's average precision and recall, 0 to 1, or -1 where the set has no object of the size.
 
-    One row is one picture.
-
-    Args:
-        score: what orders the predictions: `confidence`, `constant` or `rank`; see
-            `compute_average_precision`.
-        divisor: 1023 or 1024, for whoever decodes `prediction_objects` from text; not read here.
-        region: what is compared: `box` or `mask`.
-        mask_vae: the weights to decode masks from text with, like `divisor`.
+    Apart from the metric, whose method `score` has the name of the option.
     """
 
-    higher_is_better: Mapping[str, bool] = dict.fromkeys(FIELDS, True)
+    score: DetectionScore = DetectionScore.confidence
+    """`confidence`: each object's `score`, or the row's `confidence`; `constant`: all the same; `rank`: the
+    first object of each picture before the second of any. Ties go by picture, then by order."""
+    divisor: int = option(1023, OneOf((1023, 1024)))
+    """What location tokens are divided by where objects are read from text: 1023, or 1024."""
+    region: Region = Region.box
+    """`box` compares `box_xyxy`, `mask` compares `mask_rle`."""
+    mask_vae: str | None = None
+    """Weights of the mask codec, where masks are read from text: `published`, or a file."""
 
-    def __init__(
-        self,
-        score: str = "confidence",
-        divisor: int = 1023,
-        region: str = "box",
-        mask_vae: str | None = None,
-    ) -> None:
-        check_option("score", score, SCORES)
-        check_option("divisor", divisor, DIVISORS)
-        check_option("region", region, REGIONS)
-        self.order = score
-        self.divisor = divisor
-        self.region = region
-        self.mask_vae = mask_vae
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def build(self) -> "Detection":
+        """Return the metric."""
+        return Detection(self)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """COCO's average precision and recall; one row is one image."""
+
+    higher_is_better: ClassVar[Mapping[str, bool]] = dict.fromkeys(FIELDS, True)
+
+    options: DetectionOptions = DetectionOptions()
+
+    @property
+    def compared(self) -> Compared:
+        """Labels, and boxes or masks."""
+        masks = self.options.region == Region.mask
+        return Compared(boxes=not masks, masks=masks, labels=True)
+
+    @property
+    def reader(self) -> ObjectReader:
+        """Reads boxes from text, and masks where there are weights for them."""
+        return ObjectReader(self.options.divisor, self.options.mask_vae)
 
     def score(self, row: Mapping[str, Any]) -> None:
-        """Return nothing: only a set has an average precision.
+        """Return None: only a set has an average precision.
 
         Raises:
             UserError: the row lacks what is needed.
         """
-        _read_predictions(row, _read_truths(row, self.region), self.region, self.order)
+        region = self.options.region
+        _read_predictions(row, _read_truths(row, region), region, self.options.score)
 
     def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Return the fields of `compute_average_precision`."""
-        return compute_average_precision(rows, score=self.order, region=self.region)
+        return compute_average_precision(rows, score=self.options.score, region=self.options.region)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rapidfuzz.distance import Levenshtein
 
@@ -49,19 +49,18 @@ def count_edits(prediction: str, references: Sequence[str], *, words: bool, stri
     )
 
 
+@dataclass(frozen=True)
 class EditRate:
-    """Character and word error rate over the whole set: edits divided by the references' length, 0 upwards.
+    """Error rates over characters and words of the whole set: edits divided by the references' length.
 
-    Long texts weigh more than short ones; the mean of the rows' own rates is a different number.
-
-    Args:
-        strip: ignore white space at both ends, as jiwer does.
+    0 is perfect, and there is no upper end. Long texts weigh more than short ones; the mean of the rows'
+    rates is a different number.
     """
 
-    higher_is_better: Mapping[str, bool] = {"cer": False, "wer": False}
+    higher_is_better: ClassVar[Mapping[str, bool]] = {"cer": False, "wer": False}
 
-    def __init__(self, strip: bool = True) -> None:
-        self.strip = strip
+    strip: bool = True
+    """Ignore white space at both ends, as jiwer does."""
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Return the row's own character error rate.

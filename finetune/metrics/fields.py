@@ -1,13 +1,16 @@
 """What the metrics read from a prediction row, and a message that names the row where it is missing."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from enum import StrEnum
 from numbers import Real
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from finetune.errors import UserError, describe, suggest
+from finetune.option import OneOf, limit_of
 
-DIVISORS = (1023, 1024)
-"""What a location token may be divided by; boxes that are decoded already do not show which it was."""
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 MOST_TEXT = 1_000_000
 """Characters of one text; the time of edit distances grows with the square."""
@@ -167,18 +170,25 @@ def read_number(row: Mapping[str, Any], key: str, value: object) -> float:
     return float(value)
 
 
-def check_option(option: str, value: object, known: Sequence[object]) -> None:
-    """Raise unless an option has one of its values.
+def check_choices(metric: "DataclassInstance") -> None:
+    """Raise unless every option that has a choice of values has one of them.
+
+    Hydra's config makes sure of it; Python code may pass any text.
 
     Raises:
-        UserError: it has not; the message lists them.
+        UserError: an option has another value; the message lists those that it may have.
     """
-    if value not in known:
-        names = [str(one) for one in known]
-        raise UserError(
-            f"metric.{option}={value} is not known.{suggest(str(value), names)} It is one of: "
-            f"{', '.join(names)}."
-        )
+    for field in fields(metric):
+        limit, value = limit_of(field), getattr(metric, field.name)
+        known: Sequence[object] = limit.values if isinstance(limit, OneOf) else ()
+        if isinstance(field.type, type) and issubclass(field.type, StrEnum):
+            known = list(field.type)
+        if known and value not in known:
+            names = list(map(str, known))
+            raise UserError(
+                f"metric.{field.name}={value} is not known.{suggest(str(value), names)} It is one of: "
+                f"{', '.join(names)}."
+            )
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -2,33 +2,39 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
 
-from finetune.metrics.fields import check_option, read_prediction, read_references, require_group
+from finetune.metrics.fields import check_choices, read_prediction, read_references, require_group
 from finetune.metrics.metric import mean_score
 from finetune.metrics.text import score_exact_match
 from finetune.metrics.yes_no import score_yes_no
 
-READINGS = ("exact", "yes_no")
+
+class GroupedReading(StrEnum):
+    """Readings of the answers under grouped accuracy."""
+
+    exact = "exact"
+    yes_no = "yes_no"
 
 
+@dataclass(frozen=True)
 class GroupedAccuracy:
-    """Accuracy over all rows, and the mean of the groups' accuracies, in percent.
+    """Accuracy over all rows, and the mean over the groups, in percent.
 
     In `average` every group that occurs has the same weight, however few its rows.
-
-    Args:
-        reading: `exact` compares the answer with the references as they are; `yes_no` reads a yes or a no
-            from it as POPE's script does, and wants such references.
 
     Source: big_vision evaluators/proj/paligemma/transfers/rsvqa.py (`acc_any`, `acc_avg`).
     """
 
-    higher_is_better: Mapping[str, bool] = {"overall": True, "average": True}
+    higher_is_better: ClassVar[Mapping[str, bool]] = {"overall": True, "average": True}
 
-    def __init__(self, reading: str = "exact") -> None:
-        check_option("reading", reading, READINGS)
-        self.reading = reading
+    reading: GroupedReading = GroupedReading.exact
+    """`exact`: equal strings. `yes_no`: POPE's official reading, of answers to such references."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Score one row: 0 or 100.
@@ -36,7 +42,7 @@ class GroupedAccuracy:
         Raises:
             UserError: the row has no prediction, or not the references that the reading wants.
         """
-        if self.reading == "yes_no":
+        if self.reading == GroupedReading.yes_no:
             return score_yes_no(row)
         return score_exact_match(read_prediction(row), read_references(row))
 

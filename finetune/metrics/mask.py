@@ -7,10 +7,8 @@ from pycocotools import mask as coco_mask
 
 from finetune.codecs.coco_mask import compress_rle
 from finetune.errors import UserError
+from finetune.example import Rle
 from finetune.metrics.fields import name_row, read_size
-
-Rle = dict[str, Any]
-"""`size`, height and width in pixels, and `counts`, compressed."""
 
 
 def read_mask(row: Mapping[str, Any], one: Mapping[str, Any]) -> Rle | None:

@@ -3,8 +3,10 @@
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
+from finetune.codecs.objects import ObjectReader
 from finetune.metrics.fields import read_group
 from finetune.metrics.jsonl import Selection
 
@@ -17,8 +19,9 @@ class Metric(Protocol):
     it needs is reported before any weight is loaded: what only a set shows belongs into `compute`.
     """
 
-    higher_is_better: Mapping[str, bool]
-    """Every field of `compute`, the main one first, and whether more of it is better."""
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        """Every field of `compute`, the main one first, and whether more of it is better."""
 
     def score(self, row: Mapping[str, Any]) -> float | None:
         """Score one prediction row; None where only a set has a score.
@@ -29,6 +32,29 @@ class Metric(Protocol):
 
     def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Score a set of rows, which is not empty."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What of an object a metric compares."""
+
+    boxes: bool
+    masks: bool
+    labels: bool
+    """An object counts only for its own label."""
+
+
+@runtime_checkable
+class ObjectMetric(Metric, Protocol):
+    """A metric of boxes or masks, which are read from a row's text where the row has none."""
+
+    @property
+    def compared(self) -> Compared:
+        """What counts of an object."""
+
+    @property
+    def reader(self) -> ObjectReader:
+        """Reads objects from text as the metric's options say."""
 
 
 def compute_by_group(

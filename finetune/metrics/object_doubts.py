@@ -8,6 +8,7 @@ from typing import Any
 from finetune.metrics.doubts import Doubt, Level, Tally
 from finetune.metrics.fields import read_box, read_objects, read_size
 from finetune.metrics.layouts import find_layout
+from finetune.metrics.metric import Compared
 
 Box = tuple[float, float, float, float]
 
@@ -96,15 +97,11 @@ class ObjectDoubts:
     """Looks at `objects` and `prediction_objects`.
 
     Args:
-        boxes: boxes are compared.
-        masks: masks are compared.
-        labels: an object counts only for its own label.
+        compared: what the metric compares.
     """
 
-    def __init__(self, *, boxes: bool, masks: bool, labels: bool) -> None:
-        self.boxes = boxes
-        self.masks = masks
-        self.labels = labels
+    def __init__(self, compared: Compared) -> None:
+        self.compared = compared
         self._rows = 0
         self._true, self._predicted = _BoxTally("objects"), _BoxTally("prediction_objects")
         self._sample: list[tuple[list[Box], list[Box], tuple[int, int] | None]] = []
@@ -125,7 +122,7 @@ class ObjectDoubts:
         self._objects += len(true)
         self._predictions += len(predicted)
         self._with_mask += sum(one.get("mask_rle") is not None for one in predicted)
-        if self.labels:
+        if self.compared.labels:
             self._true_labels.update(one["label"] for one in true if isinstance(one.get("label"), str))
             self._predicted_labels.update(
                 one["label"] for one in predicted if isinstance(one.get("label"), str)
@@ -137,7 +134,7 @@ class ObjectDoubts:
             self._unread.add(row, text)
             if "<loc0" not in text and "<loc1" not in text and _OTHER_SYNTAX.search(text):
                 self._other_syntax.add(row, text)
-        if self.boxes:
+        if self.compared.boxes:
             self._see_boxes(row, true, predicted, is_read)
 
     def _see_boxes(
@@ -180,7 +177,7 @@ class ObjectDoubts:
         both = bool(self._true.shares.count and self._predicted.shares.count)
         units = [*self._true.conclude(both), *self._predicted.conclude(both)]
         large, without = self._large_area, self._without_area
-        if without.count and self.labels:
+        if without.count and self.compared.labels:
             yield Doubt(
                 f"{without.count} of {self._objects} objects have no `area`: ap_small, ap_medium and "
                 "ap_large go by the area of their boxes.",
@@ -236,7 +233,7 @@ class ObjectDoubts:
         elif not self._predictions:
             what = f"; the first is {self._unread.example}. {_EXPECTED_TEXT}" if self._unread.count else ""
             yield Doubt(f"no row of {self._rows} has a predicted object{what}.")
-        elif self.masks and not self._with_mask:
+        elif self.compared.masks and not self._with_mask:
             yield Doubt(
                 f"none of {self._predictions} predicted objects has a `mask_rle`, and masks are compared. "
                 "Write COCO's run lengths over the whole image; metric.mask_vae= reads masks from text.",

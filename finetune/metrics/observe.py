@@ -7,13 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from finetune.errors import describe
-from finetune.metrics.detection import Detection
 from finetune.metrics.doubts import Doubt
 from finetune.metrics.fields import name_row
-from finetune.metrics.metric import Metric
+from finetune.metrics.metric import Metric, ObjectMetric
 from finetune.metrics.object_doubts import ObjectDoubts
-from finetune.metrics.referring import Referring
-from finetune.metrics.segmentation import Segmentation
+from finetune.metrics.several import metrics_of
 from finetune.metrics.text_doubts import TextDoubts
 
 
@@ -84,12 +82,8 @@ def find_doubts(
 
 
 def _build_part(metric: Metric) -> _Part:
-    if isinstance(metric, Detection):
-        is_box = metric.region == "box"
-        return ObjectDoubts(boxes=is_box, masks=not is_box, labels=True)
-    if isinstance(metric, Referring):
-        return ObjectDoubts(boxes=True, masks=False, labels=False)
-    if isinstance(metric, Segmentation):
-        return ObjectDoubts(boxes=False, masks=True, labels=False)
-    main, more_is_better = next(iter(metric.higher_is_better.items()), (None, False))
-    return TextDoubts(main if more_is_better else None)
+    main = metrics_of(metric)[0]
+    if isinstance(main, ObjectMetric):
+        return ObjectDoubts(main.compared)
+    field, more_is_better = next(iter(main.higher_is_better.items()), (None, False))
+    return TextDoubts(field if more_is_better else None)

@@ -2,20 +2,23 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from finetune.errors import UserError
 from finetune.metrics.fields import name_row, read_prediction, read_references, require_group
 from finetune.metrics.text import score_exact_match
 
 
+@dataclass(frozen=True)
 class PairAccuracy:
-    """Share of pairs of which both answers equal one of their references, in percent.
+    """Share of pairs (rows of one group) with every answer right, in percent.
 
-    The two rows of a pair share their `group`; where they stand does not matter.
+    An answer is right where it equals one of its references. The two rows of a pair share their `group`;
+    their places do not matter.
     """
 
-    higher_is_better: Mapping[str, bool] = {"pair_accuracy": True}
+    higher_is_better: ClassVar[Mapping[str, bool]] = {"pair_accuracy": True}
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Score one row by itself: 0 or 100.

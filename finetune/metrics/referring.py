@@ -1,10 +1,14 @@
 """Referring expressions: one phrase, one box (RefCOCO)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError
-from finetune.metrics.fields import DIVISORS, check_option, name_row, read_box, read_objects
+from finetune.metrics.fields import check_choices, name_row, read_box, read_objects
+from finetune.metrics.metric import Compared
+from finetune.option import OneOf, option
 
 Box = Sequence[float]
 
@@ -30,28 +34,38 @@ def _area(box: Box) -> float:
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
+@dataclass(frozen=True)
 class Referring:
-    """Share of boxes with an IoU of at least 0.5 and 0.75, mean IoU, share of unreadable answers, in %.
+    """Share of expressions whose box overlaps the true one by 0.5 and 0.75, and mean IoU, in percent.
 
     Each row has one object and, at first place, one predicted box; further ones are not looked at. An
     answer without a box is unreadable: wrong, with an IoU of 0.
 
-    Args:
-        divisor: 1023 or 1024, for whoever decodes `prediction_objects` from text; not read here.
-
     Source: big_vision evaluators/proj/paligemma/transfers/segmentation.py (`boxacc`, `>=`).
     """
 
-    higher_is_better: Mapping[str, bool] = {
+    higher_is_better: ClassVar[Mapping[str, bool]] = {
         "accuracy_50": True,
         "accuracy_75": True,
         "mean_iou": True,
         "unreadable": False,
     }
 
-    def __init__(self, divisor: int = 1023) -> None:
-        check_option("divisor", divisor, DIVISORS)
-        self.divisor = divisor
+    divisor: int = option(1023, OneOf((1023, 1024)))
+    """What location tokens are divided by where objects are read from text: 1023, or 1024."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    @property
+    def compared(self) -> Compared:
+        """Boxes alone."""
+        return Compared(boxes=True, masks=False, labels=False)
+
+    @property
+    def reader(self) -> ObjectReader:
+        """Reads boxes from text."""
+        return ObjectReader(self.divisor)
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Return the row's IoU, 0 to 100.

@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from finetune.metrics.fields import read_group, read_prediction, read_references
 
@@ -27,12 +28,12 @@ def score_relaxed_accuracy(
     Source: google-research/pix2struct metrics.py (`relaxed_correctness`).
     """
 
-    def normalise(text: str) -> str:
+    def normalize(text: str) -> str:
         text = text.strip() if strip else text
         return text if case_sensitive else text.lower()
 
-    answer = normalise(prediction)
-    return 100.0 * any(_matches(answer, normalise(reference)) for reference in references)
+    answer = normalize(prediction)
+    return 100.0 * any(_matches(answer, normalize(reference)) for reference in references)
 
 
 def _matches(answer: str, reference: str) -> bool:
@@ -49,21 +50,19 @@ def _parse_number(text: str) -> float | None:
         return None
 
 
+@dataclass(frozen=True)
 class RelaxedAccuracy:
-    """Relaxed accuracy, in percent.
+    """ChartQA's accuracy with numbers within 5 %, in percent; also the mean over the groups.
 
     ChartQA's headline is `mean_of_groups`, the mean of its human and its augmented half.
-
-    Args:
-        strip: ignore white space at both ends.
-        case_sensitive: compare strings as they are.
     """
 
-    higher_is_better: Mapping[str, bool] = {"relaxed_accuracy": True, "mean_of_groups": True}
+    higher_is_better: ClassVar[Mapping[str, bool]] = {"relaxed_accuracy": True, "mean_of_groups": True}
 
-    def __init__(self, strip: bool = False, case_sensitive: bool = False) -> None:
-        self.strip = strip
-        self.case_sensitive = case_sensitive
+    strip: bool = False
+    """Ignore white space at both ends."""
+    case_sensitive: bool = False
+    """Compare strings with their case."""
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Score one row: 0 or 100.

@@ -1,16 +1,21 @@
 """Referring segmentation: one phrase, one mask (RefCOCO)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
 
 from pycocotools import mask as coco_mask
 
 from finetune.codecs.boxes import read_official
+from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError
-from finetune.metrics.fields import DIVISORS, check_option, name_row, read_box, read_objects
-from finetune.metrics.mask import Rle, check_sizes, mask_overlap, read_mask
+from finetune.example import Rle
+from finetune.metrics.fields import check_choices, name_row, read_box, read_objects
+from finetune.metrics.mask import check_sizes, mask_overlap, read_mask
+from finetune.metrics.metric import Compared
+from finetune.option import OneOf, option
 
-READINGS = ("lenient", "official")
 THRESHOLDS = (50, 60, 70, 80, 90)
 
 
@@ -37,33 +42,52 @@ def compute_mask_scores(overlaps: Sequence[tuple[int, int]]) -> dict[str, float]
     }
 
 
+class SegmentationReading(StrEnum):
+    """Readings of an answer with a mask."""
+
+    lenient = "lenient"
+    official = "official"
+
+
+@dataclass(frozen=True)
 class Segmentation:
-    """Mean and cumulative IoU of masks, and precision at five IoUs, in percent.
+    """Mean and cumulative IoU of masks, and the share above each threshold, in percent.
 
     A row is one expression. Where it has several objects, or several are predicted, their masks are
     united; a prediction without a mask is an empty one. Under `official` only the first object that is
     predicted counts, and only where `prediction`, if the row has it, begins with a box and a mask.
 
-    Args:
-        divisor: 1023 or 1024, for whoever decodes `prediction_objects` from text; not read here.
-        mask_vae: the weights to decode masks with, for the same; not read here.
-        reading: `lenient` or `official`, for the same too.
-
     Source: `official`: big_vision evaluators/proj/paligemma/transfers/segmentation.py.
     """
 
-    higher_is_better: Mapping[str, bool] = {
+    higher_is_better: ClassVar[Mapping[str, bool]] = {
         "mean_iou": True,
         "cumulative_iou": True,
         **{f"precision_{mark}": True for mark in THRESHOLDS},
     }
 
-    def __init__(self, divisor: int = 1023, mask_vae: str | None = None, reading: str = "lenient") -> None:
-        check_option("divisor", divisor, DIVISORS)
-        check_option("reading", reading, READINGS)
-        self.divisor = divisor
-        self.mask_vae = mask_vae
-        self.reading = reading
+    divisor: int = option(1023, OneOf((1023, 1024)))
+    """What location tokens are divided by where objects are read from text: 1023, or 1024."""
+    mask_vae: str | None = None
+    """Weights of the mask codec, where masks are read from text: `published`, or a file."""
+    reading: SegmentationReading = SegmentationReading.lenient
+    """`lenient` unites the masks of all objects that can be read, and puts exchanged corners right.
+    `official` is big_vision's: the answer must begin with one box and its mask, minima before maxima, and
+    nothing after it counts."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    @property
+    def compared(self) -> Compared:
+        """Masks alone."""
+        return Compared(boxes=False, masks=True, labels=False)
+
+    @property
+    def reader(self) -> ObjectReader:
+        """Reads masks from text."""
+        official = self.reading == SegmentationReading.official
+        return ObjectReader(self.divisor, self.mask_vae, official)
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Return the row's IoU, 0 to 100.
@@ -80,7 +104,7 @@ class Segmentation:
 
     def _overlap(self, row: Mapping[str, Any]) -> tuple[int, int]:
         predicted = read_objects(row, "prediction_objects")
-        if self.reading == "official":
+        if self.reading == SegmentationReading.official:
             predicted = _keep_official(row, predicted)
         return _row_overlap(row, predicted)
 

@@ -1,7 +1,8 @@
 """Comparison of strings."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from finetune.metrics.fields import read_prediction, read_references
 from finetune.metrics.metric import mean_score
@@ -12,26 +13,23 @@ def score_exact_match(
 ) -> float:
     """Return 100 where the prediction equals one of the references, and else 0."""
 
-    def normalise(text: str) -> str:
+    def normalize(text: str) -> str:
         text = text.lower() if lower else text
         return text.strip() if strip else text
 
-    return 100.0 * (normalise(prediction) in {normalise(reference) for reference in references})
+    return 100.0 * (normalize(prediction) in {normalize(reference) for reference in references})
 
 
+@dataclass(frozen=True)
 class ExactMatch:
-    """Share of predictions equal to one of the references, in percent.
+    """Share of predictions equal to one of the references, in percent."""
 
-    Args:
-        lower: compare in lower case.
-        strip: ignore white space at both ends.
-    """
+    higher_is_better: ClassVar[Mapping[str, bool]] = {"exact_match": True}
 
-    higher_is_better: Mapping[str, bool] = {"exact_match": True}
-
-    def __init__(self, lower: bool = False, strip: bool = False) -> None:
-        self.lower = lower
-        self.strip = strip
+    lower: bool = False
+    """Compare in lower case."""
+    strip: bool = False
+    """Ignore white space at both ends."""
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Score one row: 0 or 100.
@@ -47,19 +45,17 @@ class ExactMatch:
         return {"exact_match": mean_score(self, rows)}
 
 
+@dataclass(frozen=True)
 class AnyMatch:
     """Share of predictions that at least one annotator gave, in percent.
 
     Source: big_vision's `acc_any` (evaluators/proj/paligemma/transfers/vqa.py).
-
-    Args:
-        lower: compare in lower case.
     """
 
-    higher_is_better: Mapping[str, bool] = {"any_match": True}
+    higher_is_better: ClassVar[Mapping[str, bool]] = {"any_match": True}
 
-    def __init__(self, lower: bool = False) -> None:
-        self.lower = lower
+    lower: bool = False
+    """Compare in lower case."""
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Score one row: 0 or 100.

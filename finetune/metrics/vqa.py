@@ -6,16 +6,16 @@ repeats; its quirks are kept, because published numbers have them. `n_of_3` is b
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from finetune.errors import UserError
-from finetune.metrics.fields import check_option, name_row, read_prediction, read_references
+from finetune.metrics.fields import check_choices, name_row, read_prediction, read_references
 from finetune.metrics.metric import mean_score
 
 ANNOTATORS = 10
-
-CONVENTIONS = ("official", "normalised", "n_of_3")
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"(\d)(\,)(\d)")
@@ -52,7 +52,7 @@ _RESTORED["somebody'd"] = "somebodyd"  # the official table has this one the wro
 
 
 @lru_cache(maxsize=1 << 16)  # annotators repeat themselves, and each other
-def normalise_answer(answer: str) -> str:
+def normalize_answer(answer: str) -> str:
     """Apply the evaluator's rules on punctuation, articles, number words and contractions."""
     text = answer
     for mark in _PUNCTUATION:
@@ -67,7 +67,7 @@ def normalise_answer(answer: str) -> str:
 
 
 def score_vqa_accuracy(
-    prediction: str, references: Sequence[str], *, always_normalise: bool = False
+    prediction: str, references: Sequence[str], *, always_normalize: bool = False
 ) -> float:
     """Score one prediction against ten annotators.
 
@@ -76,7 +76,7 @@ def score_vqa_accuracy(
     Args:
         prediction: the answer.
         references: the ten annotators' answers.
-        always_normalise: normalise even where all ten agree to the letter; the official evaluator
+        always_normalize: normalise even where all ten agree to the letter; the official evaluator
             then compares the strings as they are, case and all.
 
     Returns:
@@ -84,9 +84,9 @@ def score_vqa_accuracy(
     """
     answers = [_one_line(reference) for reference in references]
     answer = _one_line(prediction)
-    if always_normalise or len(set(answers)) > 1:
-        answers = [normalise_answer(reference) for reference in answers]
-        answer = normalise_answer(answer)
+    if always_normalize or len(set(answers)) > 1:
+        answers = [normalize_answer(reference) for reference in answers]
+        answer = normalize_answer(answer)
     equal = [answer == reference for reference in answers]
     # Left out by position: annotators are told apart by it, not by what they said.
     kept = [min(1.0, (sum(equal) - own) / 3) for own in equal]
@@ -117,21 +117,29 @@ def score_n_of_3(prediction: str, references: Sequence[str], *, lower: bool = Fa
     return 100.0 * min(1.0, agreeing / 3)
 
 
+class VqaConvention(StrEnum):
+    """Readings of VQA accuracy."""
+
+    official = "official"
+    normalised = "normalised"
+    n_of_3 = "n_of_3"
+
+
+@dataclass(frozen=True)
 class VqaAccuracy:
-    """VQA accuracy over several annotators, in percent.
+    """VQA accuracy over ten annotators, in percent."""
 
-    Args:
-        convention: `official` normalises only where the ten annotators disagree, `normalised` always;
-            `n_of_3` never does, and takes any number of annotators.
-        lower: lower-case the prediction first; under `n_of_3` the references too.
-    """
+    higher_is_better: ClassVar[Mapping[str, bool]] = {"vqa_accuracy": True}
 
-    higher_is_better: Mapping[str, bool] = {"vqa_accuracy": True}
+    convention: VqaConvention = VqaConvention.official
+    """`official` normalises only where the annotators disagree, `normalised` always; `n_of_3` is
+    min(1, agreeing / 3) without either, as big_vision scores OK-VQA, A-OKVQA and VizWiz, and takes any
+    number of annotators."""
+    lower: bool = False
+    """Lower-case the prediction first; under `n_of_3` the references too."""
 
-    def __init__(self, convention: str = "official", lower: bool = False) -> None:
-        check_option("convention", convention, CONVENTIONS)
-        self.convention = convention
-        self.lower = lower
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Score one row: 0 to 100.
@@ -140,7 +148,7 @@ class VqaAccuracy:
             UserError: the row has no prediction or no references, or not ten where ten are needed.
         """
         prediction, references = read_prediction(row), read_references(row)
-        if self.convention == "n_of_3":
+        if self.convention == VqaConvention.n_of_3:
             return score_n_of_3(prediction, references, lower=self.lower)
         if len(references) != ANNOTATORS:
             raise UserError(
@@ -148,9 +156,9 @@ class VqaAccuracy:
                 f"{len(references)}. With other numbers of references: metric.convention=n_of_3 or "
                 "metric=exact_match."
             )
-        always = self.convention == "normalised"
+        always = self.convention == VqaConvention.normalised
         answer = prediction.lower() if self.lower else prediction
-        return score_vqa_accuracy(answer, references, always_normalise=always)
+        return score_vqa_accuracy(answer, references, always_normalize=always)
 
     def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Return `vqa_accuracy`."""

@@ -1,16 +1,23 @@
 """Yes or no: accuracy, and how readily the answer is yes (POPE)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
 
 from finetune.errors import UserError
-from finetune.metrics.fields import check_option, name_row, read_prediction, read_references
+from finetune.metrics.fields import check_choices, name_row, read_prediction, read_references
 from finetune.metrics.metric import mean_score
 
-READINGS = ("official", "exact")
+
+class YesNoReading(StrEnum):
+    """Readings of a yes or no."""
+
+    official = "official"
+    exact = "exact"
 
 
-def read_yes_no(text: str, reading: str = "official") -> bool | None:
+def read_yes_no(text: str, reading: YesNoReading = YesNoReading.official) -> bool | None:
     """Return whether an answer says yes, or null where it says neither.
 
     Args:
@@ -21,7 +28,7 @@ def read_yes_no(text: str, reading: str = "official") -> bool | None:
     Source: `official`: RUCAIBox/POPE evaluate.py. `exact`: big_vision
         evaluators/proj/paligemma/transfers/pope.py.
     """
-    if reading == "exact":
+    if reading == YesNoReading.exact:
         return {"yes": True, "no": False}.get(text.lower())
     words = text.split(".")[0].replace(",", "").split(" ")
     return not {"No", "no", "not"} & set(words)
@@ -34,7 +41,7 @@ def read_yes_no_reference(row: Mapping[str, Any]) -> bool:
         UserError: the references are neither all yes nor all no.
     """
     references = read_references(row)
-    truths = {read_yes_no(reference, "exact") for reference in references}
+    truths = {read_yes_no(reference, YesNoReading.exact) for reference in references}
     if truths == {True}:
         return True
     if truths == {False}:
@@ -42,7 +49,7 @@ def read_yes_no_reference(row: Mapping[str, Any]) -> bool:
     raise UserError(f"{name_row(row)}: expected the reference to be `yes` or `no`, but got {references!r}.")
 
 
-def score_yes_no(row: Mapping[str, Any], reading: str = "official") -> float:
+def score_yes_no(row: Mapping[str, Any], reading: YesNoReading = YesNoReading.official) -> float:
     """Return 100 where a row's answer is the right one, and else 0.
 
     Raises:
@@ -51,17 +58,15 @@ def score_yes_no(row: Mapping[str, Any], reading: str = "official") -> float:
     return 100.0 * (read_yes_no(read_prediction(row), reading) is read_yes_no_reference(row))
 
 
+@dataclass(frozen=True)
 class YesNo:
-    """Accuracy, precision, recall and F1 of yes, and the share of answers that are yes, in percent.
+    """POPE: accuracy, precision, recall and F1 of yes, and the share of yes, in percent.
 
     Precision, recall and F1 are 0 where they have nothing to divide by. Under `exact` an answer that is
     neither is wrong, and is not a yes.
-
-    Args:
-        reading: `official` or `exact`; see `read_yes_no`.
     """
 
-    higher_is_better: Mapping[str, bool] = {
+    higher_is_better: ClassVar[Mapping[str, bool]] = {
         "accuracy": True,
         "precision": True,
         "recall": True,
@@ -70,9 +75,11 @@ class YesNo:
         "yes_ratio": False,
     }
 
-    def __init__(self, reading: str = "official") -> None:
-        check_option("reading", reading, READINGS)
-        self.reading = reading
+    reading: YesNoReading = YesNoReading.official
+    """`official`: anything that is not a `no` is a yes. `exact`: only `yes` and `no` count."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Score one row: 0 or 100.

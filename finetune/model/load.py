@@ -1,6 +1,5 @@
 """A checkpoint from the Hub or a folder, checked before its weights are read."""
 
-import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +22,7 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Pal
 from finetune.errors import UserError
 from finetune.model.lora import Quantization
 from finetune.model.tiny import TINY_BASE
+from finetune.strict_json import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def read_object(file: Path) -> dict[str, Any]:
         UserError: it does not.
     """
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = parse_json(file.read_bytes())
     except (ValueError, OSError) as error:
         raise UserError(f"{file} is not JSON ({error}). Copy or download it again.") from error
     if not isinstance(raw, dict):

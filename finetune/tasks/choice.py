@@ -7,6 +7,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from finetune.errors import UserError
+from finetune.option import MAY_BE_EMPTY, option
 from finetune.tasks.task import (
     Answer,
     Row,
@@ -21,25 +22,22 @@ from finetune.tasks.task import (
 
 @dataclass(frozen=True)
 class ChoiceTask:
-    """How a question with choices becomes a prefix and one suffix.
+    """Multiple choice."""
 
-    Args:
-        prompt: the prefix: columns in braces, and `{choices}` for all of them.
-        choice: how each is written: `{letter}` and `{text}`.
-        separator: between two choices.
-        suffix: the answer: `{letter}` and `{text}` of the right one, for instance.
-        shuffle: another order of the choices in each epoch of training.
-        choices: the column with their texts.
-        answer: the column with the index of the right one, from 0.
-    """
-
-    prompt: str
-    choice: str = "({letter}) {text}"
-    separator: str = ", "
-    suffix: str = "{letter}"
+    prompt: str = option("answer en {question} choose from: {choices}", MAY_BE_EMPTY)
+    """The prefix: the row's columns in braces, and `{choices}` for all of them."""
+    choice: str = option("({letter}) {text}", MAY_BE_EMPTY)
+    """How each choice is written in the prompt."""
+    separator: str = option(", ", MAY_BE_EMPTY)
+    """Between two choices."""
+    suffix: str = option("{letter}", MAY_BE_EMPTY)
+    """The answer: `{letter}` or `{text}` of the right choice, or a sentence with them."""
     shuffle: bool = False
+    """Another order of the choices in each epoch of training; evaluation keeps the given one."""
     choices: str = "choices"
+    """The column with the choices' texts."""
     answer: str = "answer"
+    """The column with the index of the right one, from 0."""
 
     def check_columns(self, columns: list[str]) -> None:
         """Raise if the rows lack a column that the task reads.

@@ -49,3 +49,8 @@ class MixedTask:
     def read_answer(self, answer: Answer, target: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the answer says."""
         return self.tasks[target["part"]].read_answer(answer, target)
+
+
+def parts_of(task: Task) -> Mapping[str, Task]:
+    """Return the tasks of a run by the names of its parts; one that is not mixed has the empty name."""
+    return task.tasks if isinstance(task, MixedTask) else {"": task}

@@ -1,9 +1,9 @@
 """Where things are: detection, segmentation, and what an expression refers to."""
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from enum import StrEnum
 from random import Random
 from typing import Any
 
@@ -12,41 +12,95 @@ import numpy as np
 from finetune.codecs.boxes import CODES_PER_MASK, encode_boxes
 from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError, suggest
-from finetune.tasks.task import Answer, Row, Text, check_columns, fill_template, template_columns
+from finetune.option import MAY_BE_EMPTY, OneOf, Range, option
+from finetune.tasks.mixture import parts_of
+from finetune.tasks.task import Answer, Row, Task, Text, check_columns, fill_template, template_columns
 
 ASKED = "label"
 """Under `classes=one`: the column with the class that a row asks for."""
 
 
+class PromptClasses(StrEnum):
+    """Classes that a prompt names."""
+
+    all = "all"
+    present = "present"
+    one = "one"
+
+
+class ObjectOrder(StrEnum):
+    """Orders of the objects in a suffix."""
+
+    given = "given"
+    random = "random"
+    left_to_right = "left_to_right"
+
+
+@dataclass(frozen=True)
+class ObjectsOptions:
+    """Boxes, and masks inside them."""
+
+    prompt: str = option("detect {labels}", MAY_BE_EMPTY)
+    """The prefix: columns in braces, and `{labels}` for the classes asked for, joined by ` ; `."""
+    labels: list[str] | None = None
+    """The classes, in the order of the prompt. Null: all that the training split has."""
+    classes: PromptClasses = PromptClasses.all
+    """Classes that a prompt names: `all`; those `present` in the image, which tells the model what
+    is there; or `one`: every class of an image is an example of its own."""
+    negatives: int = option(0, Range(0, 1e6))
+    """Under `classes=one`: of the classes that an image lacks, how many are asked for while training,
+    with an empty answer. Evaluation asks for all of them."""
+    order: ObjectOrder = ObjectOrder.given
+    """Order of the objects: as `given`, `random` in each epoch (the paper's detection), or
+    `left_to_right`."""
+    write_label: bool = True
+    """Write the class after each object; not where an expression refers to one thing."""
+    masks: bool = False
+    """Write the mask of each object inside its box."""
+    mask_vae: str | None = None
+    """Weights of the mask codec: `published` (big_vision's, downloaded at first use), `own` (trained on
+    the training split's masks at first use), or a file."""
+    divisor: int = option(1023, OneOf((1023, 1024)))
+    """What location tokens are divided by when an answer is read: 1023, or 1024."""
+
+    def build(self) -> "ObjectsTask":
+        """Return the task; `mask_vae=own` needs the file of the weights before masks are written."""
+        return ObjectsTask(self, ObjectReader(self.divisor, self.mask_vae if self.masks else None))
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether prompt or answers have classes, and those of the training split are taken."""
+        named = "labels" in template_columns(self.prompt)
+        is_read = named or self.write_label or self.classes == PromptClasses.one
+        return is_read and self.labels is None
+
+    @property
+    def needs_training_rows(self) -> bool:
+        """Whether classes, or the weights of the mask codec, are taken from the training split."""
+        return self.needs_classes or (self.masks and self.mask_vae == "own")
+
+    def ask_classes(self, row: Row, training: bool) -> list[str]:
+        """Return the classes that one image is asked for under `classes=one`, in the order of `labels`."""
+        present = {obj["label"] for obj in row["objects"] if not obj["iscrowd"]}
+        absent = [label for label in self.labels or () if label not in present]
+        if training:
+            draw = random.Random(f"0 {row['id']}")
+            absent = draw.sample(absent, min(self.negatives, len(absent)))
+        asked = present.union(absent)
+        return [label for label in self.labels or () if label in asked]
+
+
 @dataclass(frozen=True)
 class ObjectsTask:
-    """How a picture's objects become a prefix and one suffix of boxes, or boxes and masks.
+    """How an image's objects become a prefix and one suffix of boxes, or boxes and masks.
 
     Args:
-        prompt: the prefix: columns in braces, and `{labels}` for the classes asked for.
-        labels: the classes, in the order of the prompt; null: none.
-        classes: which of them a prompt names: `all`, those `present` in the picture, or `one`, the row's
-            column `label`.
-        order: of the objects: `given`, `random` in each epoch, or `left_to_right`.
-        write_label: write each object's class behind it.
-        masks: write masks too.
-        mask_vae: file of the mask VAE's weights.
-        negatives: of the classes that a picture lacks, how many are asked for in training under
-            `classes=one`, for whoever makes the rows (`data/examples/classes.py`); not read here.
-        divisor: what location tokens are divided by when an answer is read: 1023 or 1024.
-        reading: of answers, `lenient` or `official`: the metric's, handed on by whoever builds both.
+        options: what is asked and written; its classes are filled in.
+        reader: reads answers, and has the codec that masks are written with.
     """
 
-    prompt: str
-    labels: Sequence[str] | None = None
-    classes: str = "all"
-    negatives: int = 0
-    order: str = "given"
-    write_label: bool = True
-    masks: bool = False
-    mask_vae: str | None = None
-    divisor: int = 1023
-    reading: str = "lenient"
+    options: ObjectsOptions
+    reader: ObjectReader
 
     def check_columns(self, columns: list[str]) -> None:
         """Raise if the rows lack a column that the task reads.
@@ -54,10 +108,10 @@ class ObjectsTask:
         Raises:
             UserError: a column is missing; the message lists those there are.
         """
-        names = [name for name in template_columns(self.prompt) if name != "labels"]
-        wanted = dict.fromkeys(names, f"task.prompt={self.prompt!r}")
+        names = [name for name in template_columns(self.options.prompt) if name != "labels"]
+        wanted = dict.fromkeys(names, f"task.prompt={self.options.prompt!r}")
         from_source = dict.fromkeys(("objects", "width", "height"), "every source of boxes has it")
-        if self.classes == "one":
+        if self.options.classes == PromptClasses.one:
             wanted[ASKED] = "task.classes=one; parts of a mixture do not have it"
         check_columns({**wanted, **from_source}, columns)
 
@@ -69,7 +123,7 @@ class ObjectsTask:
                 a column that the prompt names is null.
         """
         objects = self._arrange(self._wanted(row), draw)
-        codes = self._encode_masks(objects, row) if self.masks and objects else None
+        codes = self._encode_masks(objects, row) if self.options.masks and objects else None
         return Text(self._prefix(row), (self._write(objects, row, codes),))
 
     def measure_text(self, row: Row) -> Text:
@@ -79,15 +133,15 @@ class ObjectsTask:
             UserError: as in `build_text`.
         """
         objects = self._wanted(row)
-        codes = [[0] * CODES_PER_MASK] * len(objects) if self.masks else None
+        codes = [[0] * CODES_PER_MASK] * len(objects) if self.options.masks else None
         text = Text(self._prefix(row), (self._write(objects, row, codes),))
-        if self.masks:
+        if self.options.masks:
             self._check_masks(objects, row)
         return text
 
     def build_target(self, row: Row) -> dict[str, Any]:
         """Return `width`, `height` and `objects`, crowds among them."""
-        asked = row.get(ASKED) if self.classes == "one" else None
+        asked = row.get(ASKED) if self.options.classes == PromptClasses.one else None
         objects = [
             {name: value for name, value in one.items() if value is not None}
             for one in row["objects"]
@@ -98,47 +152,43 @@ class ObjectsTask:
     def read_answer(self, answer: Answer, target: Mapping[str, Any]) -> dict[str, Any]:
         """Return `prediction_objects`: every object that can be read, with its score."""
         size = (target["height"], target["width"])
-        found = self._reader.read(answer.text, size, answer.token_ends, answer.probabilities)
+        found = self.reader.read(answer.text, size, answer.token_ends, answer.probabilities)
         return {"prediction_objects": found}
-
-    @cached_property
-    def _reader(self) -> ObjectReader:
-        return ObjectReader(self.divisor, self.mask_vae if self.masks else None, self.reading)
 
     def _wanted(self, row: Row) -> list[Mapping[str, Any]]:
         """Return the objects to write: no crowds, and only what is asked for."""
         objects = [one for one in row["objects"] if not one["iscrowd"]]
-        if self.labels is not None and self.write_label:
+        if self.options.labels is not None and self.options.write_label:
             for one in objects:
-                if one["label"] not in self.labels:
-                    hint = suggest(one["label"], list(self.labels))
+                if one["label"] not in self.options.labels:
+                    hint = suggest(one["label"], list(self.options.labels))
                     raise UserError(
                         f"Row `{row['id']}`: class `{one['label']}` is not in task.labels.{hint} They are: "
-                        f"{list_names(self.labels)}."
+                        f"{list_names(self.options.labels)}."
                     )
-        if self.classes == "one":
+        if self.options.classes == PromptClasses.one:
             objects = [one for one in objects if one["label"] == row[ASKED]]
         for one in objects:
-            if self.masks and one["mask_rle"] is None:
+            if self.options.masks and one["mask_rle"] is None:
                 raise UserError(f"Row `{row['id']}`: object `{one['label']}` has no mask to learn from.")
         return objects
 
     def _prefix(self, row: Row) -> str:
-        if "labels" not in template_columns(self.prompt):
-            return fill_template(self.prompt, row)
-        if self.classes == "one":
+        if "labels" not in template_columns(self.options.prompt):
+            return fill_template(self.options.prompt, row)
+        if self.options.classes == PromptClasses.one:
             asked: Sequence[str] = [row[ASKED]]
         else:
-            asked = self.labels or ()
-            if self.classes == "present":
+            asked = self.options.labels or ()
+            if self.options.classes == PromptClasses.present:
                 present = {one["label"] for one in self._wanted(row)}
                 asked = [label for label in asked if label in present]
-        return fill_template(self.prompt, row, labels=" ; ".join(asked))
+        return fill_template(self.options.prompt, row, labels=" ; ".join(asked))
 
     def _arrange(self, objects: list[Mapping[str, Any]], draw: Random | None) -> list[Mapping[str, Any]]:
-        if self.order == "left_to_right":
+        if self.options.order == ObjectOrder.left_to_right:
             return sorted(objects, key=lambda one: (one["box_xyxy"][0], one["box_xyxy"][1]))
-        if self.order == "random" and draw is not None:
+        if self.options.order == ObjectOrder.random and draw is not None:
             return draw.sample(objects, len(objects))
         return objects
 
@@ -146,7 +196,7 @@ class ObjectsTask:
         self, objects: Sequence[Mapping[str, Any]], row: Row, codes: Sequence[Sequence[int]] | None
     ) -> str:
         boxes = np.array([one["box_xyxy"] for one in objects], dtype=np.float64).reshape(-1, 4)
-        labels = [one["label"] if self.write_label else "" for one in objects]
+        labels = [one["label"] if self.options.write_label else "" for one in objects]
         try:
             return encode_boxes(boxes, labels, (row["height"], row["width"]), codes)
         except ValueError as error:
@@ -169,28 +219,27 @@ class ObjectsTask:
                 )
 
     def _encode_masks(self, objects: Sequence[Mapping[str, Any]], row: Row) -> list[list[int]]:
-        from finetune.codecs.coco_mask import decode_rle
         from finetune.codecs.masks import encode_mask_codes
+        from finetune.codecs.rle import decode_rle
 
+        if self.reader.mask_vae is None:
+            raise UserError("Masks need task.mask_vae: published, own, or a file of weights.")
         size = (row["height"], row["width"])
         masks = [decode_rle(one["mask_rle"], size) for one in objects]
         boxes = np.array([one["box_xyxy"] for one in objects], dtype=np.float64)
         try:
-            codes: list[list[int]] = encode_mask_codes(masks, boxes, self._vae).tolist()
+            codes: list[list[int]] = encode_mask_codes(masks, boxes, self.reader.vae).tolist()
         except ValueError as error:
             raise UserError(f"Row `{row['id']}`: {error}") from error
         return codes
-
-    @cached_property
-    def _vae(self) -> Any:
-        from finetune.codecs.mask_vae import load_mask_vae
-
-        if self.mask_vae is None:
-            raise UserError("Masks need task.mask_vae: published, own, or a file of weights.")
-        return load_mask_vae(Path(self.mask_vae))
 
 
 def list_names(names: Sequence[str], most: int = 20) -> str:
     """Return names as a list for a message, cut where there are many."""
     more = f", and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def object_tasks(task: Task) -> dict[str, ObjectsTask]:
+    """Return those tasks of a run that are about objects, by the names of its parts."""
+    return {name: part for name, part in parts_of(task).items() if isinstance(part, ObjectsTask)}

@@ -8,6 +8,7 @@ from typing import Any
 from finetune.codecs.boxes import Reading, decode_boxes
 from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError
+from finetune.option import MAY_BE_EMPTY, option
 from finetune.tasks.task import (
     Answer,
     Row,
@@ -21,19 +22,16 @@ from finetune.tasks.task import (
 
 @dataclass(frozen=True)
 class TextTask:
-    """How a row becomes a prefix and the accepted suffixes.
+    """Text in, text out."""
 
-    Args:
-        prompt: the prefix, with the row's columns in braces.
-        answers: the column that holds the accepted suffixes.
-        lower: lower-case the suffixes.
-        objects: the suffixes are boxes as text, and are scored as boxes.
-    """
-
-    prompt: str
-    answers: str
+    prompt: str = option("{prefix}", MAY_BE_EMPTY)
+    """The prefix, with the row's columns in braces, such as `answer en {question}`."""
+    answers: str = "suffixes"
+    """The column that holds the accepted suffixes."""
     lower: bool = False
+    """Lower-case the suffixes."""
     objects: bool = False
+    """The suffixes are boxes written as text (`<loc0012>... cat`), and are scored as boxes."""
 
     def check_columns(self, columns: list[str]) -> None:
         """Raise if the rows lack a column that the task reads.

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from finetune.assembly.custom import call_target
-from finetune.config.metrics import ExactMatchMetric
+from finetune.assembly.custom import instantiate
 from finetune.errors import UserError
+from finetune.metrics.detection import Detection, DetectionOptions, DetectionScore
+from finetune.metrics.text import ExactMatch
 
 
 @pytest.fixture
@@ -54,20 +55,20 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_only_what_defines_a_part_is_called(own: Path, target: Any) -> None:
     node = {"_target_": target}
     with pytest.raises(UserError, match="_target_="):
-        call_target(node)
+        instantiate(node)
     assert not (own / "ran").exists()
 
 
 def test_a_part_of_ones_own_is_called_from_a_file_or_an_installed_module(own: Path) -> None:
-    assert call_target({"_target_": "target_own.Whole"}, "metric").compute([]) == {"half": 50.0}
-    assert call_target({"_target_": "target_written.load"}) == 7
+    assert instantiate({"_target_": "target_own.Whole"}, "metric").compute([]) == {"half": 50.0}
+    assert instantiate({"_target_": "target_written.load"}) == 7
 
 
 def test_a_metric_that_lacks_a_method_is_one_message(own: Path) -> None:
     with pytest.raises(
         UserError, match=r"not a metric: it lacks `higher_is_better`. finetune/metrics/metric"
     ):
-        call_target({"_target_": "target_own.Half"}, "metric")
+        instantiate({"_target_": "target_own.Half"}, "metric")
 
 
 def test_a_recipe_of_somebody_else_runs_no_program(
@@ -84,9 +85,26 @@ def test_a_recipe_of_somebody_else_runs_no_program(
     assert not (own / "ran").exists()
 
 
-def test_a_shipped_choice_keeps_its_target() -> None:
-    with pytest.raises(UserError, match="For a part of yours choose `custom`"):
-        call_target(ExactMatchMetric(_target_="finetune.metrics.text.AnyMatch"), "metric")
+def test_a_shipped_choice_takes_no_target(command: Callable[..., tuple[int, str, str]]) -> None:
+    words = [
+        "score",
+        "metric=exact_match",
+        "predictions=-",
+        "metric._target_=finetune.metrics.text.AnyMatch",
+    ]
+    code, _, err = command(*words)
+    assert code == 2
+    assert "For a part of yours choose `custom`" in err
+
+
+def test_a_shipped_part_is_returned_as_it_is() -> None:
+    metric = ExactMatch(lower=True)
+    assert instantiate(metric, "metric") is metric
+
+
+def test_options_build_a_part_that_they_are_not() -> None:
+    options = DetectionOptions(score=DetectionScore.rank)
+    assert instantiate(options, "metric") == Detection(options)
 
 
 def test_a_recipe_that_names_other_code_is_refused_before_anything_is_looked_up(

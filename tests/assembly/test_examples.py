@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from transformers import PaliGemmaProcessor
 
-from finetune.assembly.custom import call_target
+from finetune.assembly.custom import instantiate
 from finetune.assembly.examples import (
     build_augmentation,
     build_collators,
@@ -125,7 +125,7 @@ def test_a_class_that_is_not_in_the_runs_list_is_a_fault(
     if on_error == "skip":
         message = f"All 1 validation rows have faults; the first: .*{message}"
     with pytest.raises(UserError, match=message):
-        check_validation(config, validation, Collator(processor), call_target(config.metric))
+        check_validation(config, validation, Collator(processor), instantiate(config.metric))
 
 
 def test_a_class_that_validation_alone_has_is_named_with_the_list_to_give(
@@ -141,7 +141,7 @@ def test_a_class_that_validation_alone_has_is_named_with_the_list_to_give(
         r"validation \(.*/b\): Row `1`.*only the validation split has cow.*task.labels=\[cat,dog,cow\]"
     )
     with pytest.raises(UserError, match=message):
-        check_validation(config, validation, Collator(processor), call_target(config.metric))
+        check_validation(config, validation, Collator(processor), instantiate(config.metric))
 
 
 def test_a_training_split_without_any_object_has_no_classes(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_text_that_cannot_be_used_is_reported_or_left_out_of_either_split(
             left, skipped = build_train(config, splits, task, collator)
         else:
             rows = build_validation(config, splits, task)
-            left, skipped = check_validation(config, rows, collator, call_target(config.metric))
+            left, skipped = check_validation(config, rows, collator, instantiate(config.metric))
         return left.rows["id"][:], skipped
 
     with pytest.raises(
@@ -306,7 +306,7 @@ def test_what_only_the_whole_set_shows_is_found_before_anything_is_trained(
     splits = load_splits(config)
     validation = build_validation(config, splits, build_task(config, splits))
     with pytest.raises(UserError, match="a pair is two rows with the same `group`"):
-        check_validation(config, validation, Collator(processor), call_target(config.metric))
+        check_validation(config, validation, Collator(processor), instantiate(config.metric))
 
 
 @pytest.mark.parametrize("on_error", ["error", "skip"])

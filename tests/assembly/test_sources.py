@@ -10,14 +10,13 @@ from finetune.assembly.mask_codec import keep_mask_vae, use_mask_vae
 from finetune.assembly.sources import build_task, load_splits, record_data
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae
-from finetune.config.compose import compose
-from finetune.config.schema import RunConfig
+from finetune.config.compose import add_recipe, compose, compose_words, to_options, write_recipe
 from finetune.data.rows import Splits
 from finetune.data.shipped.digits import load_digits
 from finetune.errors import UserError
 from finetune.run.folder import Launch
 from finetune.tasks.mixture import MixedTask
-from finetune.tasks.objects import ObjectsTask
+from finetune.tasks.objects import ObjectsTask, object_tasks
 
 
 def write_coco(folder: Path, *labels: str) -> Path:
@@ -70,7 +69,7 @@ def test_an_evaluation_without_a_list_takes_it_from_the_training_split(tmp_path:
     config = compose(["recipe=coco_json_qlora", *words])
     task = build_task(config, load_splits(config, training=False))
     assert isinstance(task, ObjectsTask)
-    assert task.labels == ("cat", "dog")
+    assert task.options.labels == ["cat", "dog"]
 
 
 def test_yolos_own_validation_split_needs_no_training_images(tmp_path: Path) -> None:
@@ -113,7 +112,7 @@ def test_a_class_that_is_named_twice_is_refused(tmp_path: Path) -> None:
         build_task(config, load_splits(config))
 
 
-def compose_mixture(tmp_path: Path, *settings: str) -> RunConfig:
+def mixture_words(tmp_path: Path, *settings: str) -> list[str]:
     """Two parts of boxes with masks, each with a codec of its own setting, and one of text."""
     words = ["+dataset@dataset.parts.digits.source=digits", "+task@dataset.parts.digits.task=vqa"]
     for number, setting in enumerate(settings):
@@ -126,36 +125,37 @@ def compose_mixture(tmp_path: Path, *settings: str) -> RunConfig:
             f"+task@{part}.task=segmentation",
             f"{part}.task.mask_vae={setting}",
         ]
-    return compose(["recipe=quickstart", "dataset=mixture", *words])
+    return ["recipe=quickstart", "dataset=mixture", *words]
 
 
 def test_a_mixture_keeps_its_parts_classes_and_its_one_mask_codec(tmp_path: Path) -> None:
     save_mask_vae(MaskVae(), tmp_path / "vae.npz")
-    config = compose_mixture(tmp_path, *[f"{tmp_path}/vae.npz"] * 2)
+    composed, choices = compose_words(mixture_words(tmp_path, *[f"{tmp_path}/vae.npz"] * 2))
+    config = to_options(composed)
     task = build_task(config, load_splits(config))
     assert isinstance(task, MixedTask)
     keep_mask_vae(task, tmp_path / "kept.npz")
     assert (tmp_path / "kept.npz").read_bytes() == (tmp_path / "vae.npz").read_bytes()
 
-    before = OmegaConf.to_yaml(OmegaConf.structured(config))
-    launch = record_data(Launch(tmp_path, f"# @package _global_\n{before}", []), task)
+    launch = record_data(Launch(tmp_path, write_recipe(composed, choices), []), task)
     assert launch.recipe.startswith("# @package _global_\n")
     recorded: Any = OmegaConf.create(launch.recipe)
     parts = recorded.dataset.parts
     assert [parts[name].task.labels for name in ("seg0", "seg1")] == [["cat", "thing0"], ["cat", "thing1"]]
     assert "labels" not in parts.digits.task
 
-    # As it is read again, its parts are plain dictionaries.
-    config.dataset.parts = OmegaConf.to_container(parts)
+    (tmp_path / "config.yaml").write_text(launch.recipe)
+    config = compose([f"recipe={add_recipe(tmp_path / 'config.yaml')}"])
     use_mask_vae(config, tmp_path / "kept.npz")
     again = build_task(config, load_splits(config, training=False))
     assert isinstance(again, MixedTask)
-    codecs = {name: getattr(one, "mask_vae", None) for name, one in again.tasks.items()}
-    assert codecs == {"digits": None, "seg0": f"{tmp_path}/kept.npz", "seg1": f"{tmp_path}/kept.npz"}
+    codecs = {name: part.reader.mask_vae for name, part in object_tasks(again).items()}
+    assert codecs == {"seg0": f"{tmp_path}/kept.npz", "seg1": f"{tmp_path}/kept.npz"}
+    assert set(again.tasks) == {"digits", *codecs}
 
 
 def test_a_mixture_with_two_mask_codecs_is_refused(tmp_path: Path) -> None:
-    config = compose_mixture(tmp_path, "published", "own")
+    config = compose(mixture_words(tmp_path, "published", "own"))
     with pytest.raises(UserError, match="A run has one mask codec.*seg0: .*published, seg1: .*own"):
         build_task(config, load_splits(config))
 
@@ -186,7 +186,7 @@ def test_the_metrics_reading_reaches_the_task(recipe: str) -> None:
     splits = load_digits(56)
     task = build_task(compose(words), splits, codec=False)
     assert isinstance(task, ObjectsTask)
-    assert task.reading == "official"
+    assert task.reader.official
     task = build_task(compose([*words, "metric.reading=lenient"]), splits, codec=False)
     assert isinstance(task, ObjectsTask)
-    assert task.reading == "lenient"
+    assert not task.reader.official

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from finetune.codecs.coco_mask import decode_polygons, decode_rle, encode_rle
+from finetune.codecs.coco_mask import decode_polygons, encode_rle
+from finetune.codecs.rle import decode_rle
 
 SIZE = (6, 8)
 

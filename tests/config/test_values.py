@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.config.checks import check
-from finetune.config.choices import GROUP_SCHEMAS
+from finetune.config.choices import GROUP_SCHEMAS, build_node
 from finetune.config.compose import compose_words, to_options
 from finetune.config.help import job_help
 from finetune.config.messages import explain
@@ -58,7 +58,7 @@ def problems(composed: DictConfig, key: str, choice: str | None, value: str) -> 
     group = key.partition(".")[0]
     if choice is not None:
         with open_dict(config):
-            config[group] = OmegaConf.structured(GROUP_SCHEMAS[group][choice])
+            config[group] = build_node(GROUP_SCHEMAS[group][choice])
     try:
         check_words([f"{key}={value}"])
         [word] = [word for word in rewrite(f"{key}={value}") if not word.startswith("recipe=")]

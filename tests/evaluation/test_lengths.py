@@ -4,7 +4,7 @@ from transformers import PaliGemmaProcessor
 
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.evaluation.lengths import measure_references
-from finetune.tasks.objects import ObjectsTask
+from finetune.tasks.objects import ObjectsOptions
 from finetune.tasks.text import TextTask
 
 SUFFIXES = [["a red circle", "a circle"], ["é" * 30], ["7"], ["a" * 50, "b"]]
@@ -41,7 +41,7 @@ def test_boxes_in_an_image_whose_size_is_not_known_yet_are_measured(processor: P
     rows = [
         {"id": "a", "group": None, "image": "a.png", "width": None, "height": None, "objects": [thing] * 3}
     ]
-    task = ObjectsTask("detect {labels}", labels=["cat"])
+    task = ObjectsOptions("detect {labels}", labels=["cat"]).build()
     split = ExampleDataset(Dataset.from_list(rows), task, "validation")
     text = " ; ".join(["<loc0000><loc0000><loc0010><loc0010> cat"] * 3)
     expected = len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1

@@ -11,11 +11,11 @@ import pytest
 
 from finetune.errors import UserError
 from finetune.jobs.score import score_rows
-from finetune.metrics.anls import Anls
+from finetune.metrics.anls import Anls, AnlsConvention
 from finetune.metrics.caption import Caption
 from finetune.metrics.choice import Choice
 from finetune.metrics.counting import Counting
-from finetune.metrics.detection import Detection
+from finetune.metrics.detection import Detection, DetectionOptions, DetectionScore, Region
 from finetune.metrics.edit import EditRate
 from finetune.metrics.grouped import GroupedAccuracy
 from finetune.metrics.jsonl import JsonlRows
@@ -25,7 +25,7 @@ from finetune.metrics.referring import Referring
 from finetune.metrics.relaxed import RelaxedAccuracy
 from finetune.metrics.segmentation import Segmentation
 from finetune.metrics.text import AnyMatch, ExactMatch
-from finetune.metrics.vqa import VqaAccuracy
+from finetune.metrics.vqa import VqaAccuracy, VqaConvention
 from finetune.metrics.yes_no import YesNo
 
 REMOVED = object()
@@ -57,9 +57,9 @@ METRICS = [
     pytest.param(ExactMatch(), TEXT, id="exact_match"),
     pytest.param(AnyMatch(), TEXT, id="any_match"),
     pytest.param(VqaAccuracy(), TEXT, id="vqa_accuracy"),
-    pytest.param(VqaAccuracy("n_of_3"), TEXT, id="n_of_3"),
+    pytest.param(VqaAccuracy(VqaConvention.n_of_3), TEXT, id="n_of_3"),
     pytest.param(Anls(), TEXT, id="anls"),
-    pytest.param(Anls("paper"), TEXT, id="anls paper"),
+    pytest.param(Anls(AnlsConvention.paper), TEXT, id="anls paper"),
     pytest.param(RelaxedAccuracy(), {**TEXT, "prediction": "3", "references": ["3.1"]}, id="relaxed"),
     pytest.param(Caption(), TEXT, id="caption"),
     pytest.param(EditRate(), TEXT, id="edit"),
@@ -69,8 +69,8 @@ METRICS = [
     pytest.param(PairAccuracy(), TEXT, id="pair_accuracy"),
     pytest.param(GroupedAccuracy(), TEXT, id="grouped_accuracy"),
     pytest.param(Detection(), OBJECTS, id="detection"),
-    pytest.param(Detection(score="rank"), WRITTEN, id="detection of text"),
-    pytest.param(Detection(region="mask"), OBJECTS, id="detection of masks"),
+    pytest.param(Detection(DetectionOptions(score=DetectionScore.rank)), WRITTEN, id="detection of text"),
+    pytest.param(Detection(DetectionOptions(region=Region.mask)), OBJECTS, id="detection of masks"),
     pytest.param(Referring(), OBJECTS, id="referring"),
     pytest.param(Segmentation(), OBJECTS, id="segmentation"),
 ]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from finetune.errors import UserError
-from finetune.metrics.anls import Anls, score_anls_paper, score_anls_rrc
+from finetune.metrics.anls import Anls, AnlsConvention, score_anls_paper, score_anls_rrc
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_similarity_follows_either_convention(
 def test_the_set_scores_the_mean_from_0_to_1() -> None:
     rows = [{"prediction": text, "references": ["30"]} for text in ("30", "3", "x")]
     assert Anls().compute(rows) == {"anls": 0.5}
-    assert Anls(convention="paper").compute(rows) == {"anls": pytest.approx(1 / 3)}
+    assert Anls(AnlsConvention.paper).compute(rows) == {"anls": pytest.approx(1 / 3)}
 
 
 def test_pix2struct_own_test_scores_the_same() -> None:
@@ -48,7 +48,7 @@ def test_pix2struct_own_test_scores_the_same() -> None:
 
 def test_an_unknown_convention_is_refused() -> None:
     with pytest.raises(UserError, match="one of: rrc, paper"):
-        Anls(convention="official")
+        Anls(convention="official")  # type: ignore[arg-type]
 
 
 def test_a_row_without_references_is_refused_by_name() -> None:
@@ -57,8 +57,8 @@ def test_a_row_without_references_is_refused_by_name() -> None:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("convention", ["rrc", "paper"])
-def test_the_published_fixture_scores_as_published(parity_data: Path, convention: str) -> None:
+@pytest.mark.parametrize("convention", list(AnlsConvention))
+def test_the_published_fixture_scores_as_published(parity_data: Path, convention: AnlsConvention) -> None:
     folder = parity_data / "docvqa/anls_fixture"
     answers = {
         one["questionId"]: one["answer"] for one in json.loads((folder / "submission.json").read_text())

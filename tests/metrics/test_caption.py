@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from finetune.errors import UserError
-from finetune.metrics.caption import Caption
+from finetune.metrics.caption import Caption, CaptionTokenizer
 from finetune.metrics.metric import compute_by_group
 
 WORDS = "a a a the the cat dog bird man woman on in red blue mat snow sits runs two with".split()
@@ -33,7 +33,7 @@ def test_the_reference_implementation_comes_to_the_same_numbers() -> None:
     wanted = {key: texts[1:] for key, texts in captions.items()}
     rows = [{"prediction": texts[0], "references": texts[1:]} for texts in captions.values()]
     bleu, _ = bleu_4.compute_score(wanted, found, verbose=0)
-    assert Caption(tokenizer="whitespace").compute(rows) == pytest.approx(
+    assert Caption(CaptionTokenizer.whitespace).compute(rows) == pytest.approx(
         {
             "cider_d": float(cider.compute_score(wanted, found)[0]),
             **{f"bleu_{n}": score for n, score in enumerate(bleu, 1)},
@@ -66,12 +66,12 @@ def test_only_a_set_has_a_score_and_a_group_is_a_set() -> None:
 def test_the_tokenizer_decides_what_a_word_is() -> None:
     rows = [{"prediction": "A cat.", "references": ["a cat"]}]
     assert Caption().compute(rows)["rouge_l"] == pytest.approx(1)
-    assert Caption(tokenizer="whitespace").compute(rows)["rouge_l"] == 0
+    assert Caption(CaptionTokenizer.whitespace).compute(rows)["rouge_l"] == 0
 
 
 def test_an_unknown_tokenizer_is_refused() -> None:
     with pytest.raises(UserError, match=r"metric.tokenizer=ptb3 is not known. Did you mean `ptb`"):
-        Caption(tokenizer="ptb3")
+        Caption(tokenizer="ptb3")  # type: ignore[arg-type]
 
 
 def test_a_row_without_references_is_refused_by_name() -> None:
@@ -87,7 +87,7 @@ def test_nlg_eval_example_scores_as_the_reference(parity_data: Path) -> None:
         {"prediction": prediction, "references": list(references)}
         for prediction, *references in zip(found, *wanted, strict=True)
     ]
-    assert Caption(tokenizer="whitespace").compute(rows) == pytest.approx(
+    assert Caption(CaptionTokenizer.whitespace).compute(rows) == pytest.approx(
         {
             "cider_d": 1.2421920,
             "bleu_1": 0.5500000,
@@ -101,14 +101,14 @@ def test_nlg_eval_example_scores_as_the_reference(parity_data: Path) -> None:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("tokenizer", ["ptb_like", "ptb"])
+@pytest.mark.parametrize("tokenizer", [CaptionTokenizer.ptb_like, CaptionTokenizer.ptb])
 @pytest.mark.parametrize(
     ("name", "rouge_l", "cider_d"), [("good", 0.428010, 0.563741), ("bad", 0.312111, 0.279017)]
 )
 def test_clipscore_example_scores_as_the_reference(
-    parity_data: Path, name: str, rouge_l: float, cider_d: float, tokenizer: str
+    parity_data: Path, name: str, rouge_l: float, cider_d: float, tokenizer: CaptionTokenizer
 ) -> None:
-    if tokenizer == "ptb":
+    if tokenizer == CaptionTokenizer.ptb:
         pytest.importorskip("pycocoevalcap", reason="the extra `ptb` is not installed")
         if not shutil.which("java"):
             pytest.skip("no java on the PATH")

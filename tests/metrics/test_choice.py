@@ -1,7 +1,7 @@
 import pytest
 
 from finetune.errors import UserError
-from finetune.metrics.choice import Choice, read_choice
+from finetune.metrics.choice import Choice, ChoiceReading, read_choice
 
 
 @pytest.mark.parametrize(
@@ -30,9 +30,9 @@ from finetune.metrics.choice import Choice, read_choice
 def test_each_reading_takes_its_own_forms(
     text: str, lenient: str | None, letter: str | None, sentence: str | None
 ) -> None:
-    assert read_choice(text, "lenient") == lenient
-    assert read_choice(text, "letter") == letter
-    assert read_choice(text, "sentence") == sentence
+    assert read_choice(text) == lenient
+    assert read_choice(text, ChoiceReading.letter) == letter
+    assert read_choice(text, ChoiceReading.sentence) == sentence
 
 
 def test_what_names_no_choice_is_wrong_and_counted() -> None:
@@ -41,13 +41,13 @@ def test_what_names_no_choice_is_wrong_and_counted() -> None:
         for prediction in ("c", "The answer is C.", "A", "I do not know")
     ]
     assert Choice().compute(rows) == {"accuracy": 50, "unreadable": 25}
-    assert Choice(reading="letter").compute(rows) == {"accuracy": 25, "unreadable": 50}
-    assert Choice(reading="sentence").compute(rows) == {"accuracy": 25, "unreadable": 75}
+    assert Choice(ChoiceReading.letter).compute(rows) == {"accuracy": 25, "unreadable": 50}
+    assert Choice(ChoiceReading.sentence).compute(rows) == {"accuracy": 25, "unreadable": 75}
 
 
 def test_an_unknown_reading_is_refused() -> None:
     with pytest.raises(UserError, match=r"metric.reading=letters is not known. Did you mean `letter`"):
-        Choice(reading="letters")
+        Choice(reading="letters")  # type: ignore[arg-type]
 
 
 def test_a_reference_that_names_no_choice_is_refused_by_name() -> None:

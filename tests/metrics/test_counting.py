@@ -1,7 +1,7 @@
 import pytest
 
 from finetune.errors import UserError
-from finetune.metrics.counting import Counting, normalise_count, read_count
+from finetune.metrics.counting import Counting, normalize_count, read_count
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from finetune.metrics.counting import Counting, normalise_count, read_count
     ],
 )
 def test_number_words_become_numerals_and_white_space_stays(text: str, numeral: str) -> None:
-    assert normalise_count(text) == numeral
+    assert normalize_count(text) == numeral
 
 
 @pytest.mark.parametrize("text", ["", "many", "2.0", "-1", " 3", "²", "1" * 5000])

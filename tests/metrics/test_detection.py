@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from finetune.errors import UserError
-from finetune.metrics.detection import FIELDS, Detection
+from finetune.metrics.detection import FIELDS, Detection, DetectionOptions, Region
 from finetune.metrics.metric import compute_by_group
 
 BOX = [10.0, 10.0, 60.0, 60.0]
@@ -34,7 +34,7 @@ def build_mask(rows: slice, columns: slice) -> dict[str, Any]:
 
 
 def average_precision(rows: list[dict[str, Any]], **options: Any) -> float:
-    return Detection(**options).compute(rows)["ap"]
+    return Detection(DetectionOptions(**options)).compute(rows)["ap"]
 
 
 def test_a_perfect_prediction_scores_one_and_sizes_that_do_not_occur_minus_one() -> None:
@@ -153,7 +153,7 @@ def test_masks_are_compared_only_when_asked() -> None:
     assert average_precision(rows) == pytest.approx(1)
     assert average_precision(rows, region="mask") == 0
     rows[0]["prediction_objects"][0]["mask_rle"] = left
-    fields = Detection(region="mask").compute(rows)
+    fields = Detection(DetectionOptions(region=Region.mask)).compute(rows)
     assert [fields["ap"], fields["ap_medium"]] == pytest.approx([1, 1])
 
 
@@ -192,7 +192,7 @@ def test_groups_are_scored_by_themselves_and_nothing_is_printed(capsys: pytest.C
 def test_a_row_that_lacks_something_is_refused_by_name(
     row: dict[str, Any], options: dict[str, Any], message: str
 ) -> None:
-    metric = Detection(**options)
+    metric = Detection(DetectionOptions(**options))
     for refuse in (metric.score, lambda one: metric.compute([one])):
         with pytest.raises(UserError, match=f"Row `1`: .*{message}"):
             refuse(row)
@@ -201,7 +201,7 @@ def test_a_row_that_lacks_something_is_refused_by_name(
 @pytest.mark.parametrize("options", [{"score": "logit"}, {"region": "polygon"}, {"divisor": 1000}])
 def test_an_unknown_option_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"is not known\..*It is one of"):
-        Detection(**options)
+        Detection(DetectionOptions(**options))
 
 
 @pytest.fixture
@@ -261,6 +261,8 @@ def test_coco_sample_boxes_score_as_published(load_coco: Callable[[str], list[di
 
 @pytest.mark.parity
 def test_coco_sample_masks_score_as_published(load_coco: Callable[[str], list[dict[str, Any]]]) -> None:
-    fields = Detection(region="mask").compute(load_coco("instances_val2014_fakesegm100_results.json"))
+    fields = Detection(DetectionOptions(region=Region.mask)).compute(
+        load_coco("instances_val2014_fakesegm100_results.json")
+    )
     expected = {"ap": 0.3195453, "ap50": 0.5622884, "ap75": 0.2989265}
     assert {key: fields[key] for key in expected} == pytest.approx(expected, abs=1e-6)

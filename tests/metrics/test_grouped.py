@@ -1,7 +1,7 @@
 import pytest
 
 from finetune.errors import UserError
-from finetune.metrics.grouped import GroupedAccuracy
+from finetune.metrics.grouped import GroupedAccuracy, GroupedReading
 
 ROWS = [
     {"id": "r", "prediction": prediction, "references": ["yes"], "group": group}
@@ -14,7 +14,7 @@ def test_every_group_that_occurs_has_the_same_weight() -> None:
 
 
 def test_a_yes_may_be_read_from_a_sentence() -> None:
-    assert GroupedAccuracy(reading="yes_no").compute(ROWS) == {"overall": 75, "average": 50}
+    assert GroupedAccuracy(GroupedReading.yes_no).compute(ROWS) == {"overall": 75, "average": 50}
 
 
 def test_the_exact_reading_takes_any_reference() -> None:
@@ -30,4 +30,4 @@ def test_a_row_without_a_group_is_refused_by_name() -> None:
 def test_the_yes_no_reading_wants_such_references() -> None:
     row = {"id": "r9", "prediction": "rural", "references": ["rural"], "group": "x"}
     with pytest.raises(UserError, match="Row `r9`: expected the reference to be `yes` or `no`"):
-        GroupedAccuracy(reading="yes_no").compute([row])
+        GroupedAccuracy(GroupedReading.yes_no).compute([row])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from finetune.metrics.detection import Detection
+from finetune.metrics.detection import Detection, DetectionOptions, Region
 from finetune.metrics.doubts import Doubt, Level
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.metrics.observe import find_doubts
@@ -263,7 +263,7 @@ def test_answers_in_location_tokens_are_in_pixels_however_bad() -> None:
     assert "is 0" in doubt.text
 
 
-@pytest.mark.parametrize("metric", [Detection(region="mask"), Segmentation()])
+@pytest.mark.parametrize("metric", [Detection(DetectionOptions(region=Region.mask)), Segmentation()])
 def test_objects_without_masks_are_refused_where_masks_are_compared(metric: Metric) -> None:
     rows = build_rows(BOXES)
     for row in rows:

@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from finetune.errors import UserError
-from finetune.metrics.segmentation import Segmentation, compute_mask_scores
+from finetune.metrics.segmentation import Segmentation, SegmentationReading, compute_mask_scores
 
 
 def build_object(rows: slice, columns: slice, size: tuple[int, int] = (10, 10)) -> dict[str, Any]:
@@ -93,17 +93,17 @@ def test_the_official_reading_counts_the_first_object_of_a_valid_answer(
 ) -> None:
     row = build_row(*found) | ({} if prediction is None else {"prediction": prediction})
     assert Segmentation().score(row) == lenient
-    assert Segmentation(reading="official").score(row) == official
-    assert Segmentation(reading="official").compute([row])["mean_iou"] == official
+    assert Segmentation(reading=SegmentationReading.official).score(row) == official
+    assert Segmentation(reading=SegmentationReading.official).compute([row])["mean_iou"] == official
 
 
 def test_a_mask_that_was_not_read_is_not_taken_for_a_wrong_one() -> None:
     row = build_row({"label": "cat"}) | {"prediction": TEXT + "<seg001>"}
     assert Segmentation().score(row) == 0
     with pytest.raises(UserError, match=r"Row `s1`: .*has a mask that .* lacks.*metric.mask_vae="):
-        Segmentation(reading="official").score(row)
+        Segmentation(reading=SegmentationReading.official).score(row)
 
 
 def test_an_unknown_reading_is_refused() -> None:
     with pytest.raises(UserError, match=r"metric.reading=offical is not known. Did you mean `official`"):
-        Segmentation(reading="offical")
+        Segmentation(reading="offical")  # type: ignore[arg-type]

@@ -4,7 +4,13 @@ from pathlib import Path
 import pytest
 
 from finetune.errors import UserError
-from finetune.metrics.vqa import VqaAccuracy, normalise_answer, score_n_of_3, score_vqa_accuracy
+from finetune.metrics.vqa import (
+    VqaAccuracy,
+    VqaConvention,
+    normalize_answer,
+    score_n_of_3,
+    score_vqa_accuracy,
+)
 
 NET = ["net", "net", "net", "netting", "net", "net", "mesh", "net", "pitcher", "orange"]
 
@@ -31,7 +37,7 @@ def test_answers_score_as_the_official_evaluator_has_it(
     prediction: str, references: list[str], official: float, normalised: float
 ) -> None:
     assert score_vqa_accuracy(prediction, references) == pytest.approx(official)
-    assert score_vqa_accuracy(prediction, references, always_normalise=True) == pytest.approx(normalised)
+    assert score_vqa_accuracy(prediction, references, always_normalize=True) == pytest.approx(normalised)
 
 
 @pytest.mark.parametrize(("matches", "score"), [(0, 0), (1, 30), (2, 60), (3, 90), (4, 100), (9, 100)])
@@ -58,7 +64,7 @@ def test_the_score_depends_on_how_many_of_ten_agree(matches: int, score: float) 
     ],
 )
 def test_normalisation_follows_the_official_table(answer: str, normal: str) -> None:
-    assert normalise_answer(answer) == normal
+    assert normalize_answer(answer) == normal
 
 
 def test_other_than_ten_references_are_refused_by_name() -> None:
@@ -70,7 +76,7 @@ def test_other_than_ten_references_are_refused_by_name() -> None:
 def test_the_convention_and_case_are_options() -> None:
     row = {"id": "q", "prediction": "Orange", "references": ["orange"] * 10}
     assert VqaAccuracy().compute([row]) == {"vqa_accuracy": 0}
-    assert VqaAccuracy(convention="normalised").score(row) == 100
+    assert VqaAccuracy(VqaConvention.normalised).score(row) == 100
     assert VqaAccuracy(lower=True).score(row) == 100
 
 
@@ -84,13 +90,13 @@ def test_n_of_3_leaves_nobody_out(matches: int, score: float) -> None:
 
 def test_n_of_3_normalises_nothing_but_the_case_of_both_sides_when_asked() -> None:
     row = {"id": "q", "prediction": "The Net", "references": ["the net", "THE NET", "net", "The Net."]}
-    assert VqaAccuracy(convention="n_of_3").score(row) == 0
-    assert VqaAccuracy(convention="n_of_3", lower=True).score(row) == pytest.approx(200 / 3)
+    assert VqaAccuracy(VqaConvention.n_of_3).score(row) == 0
+    assert VqaAccuracy(convention=VqaConvention.n_of_3, lower=True).score(row) == pytest.approx(200 / 3)
 
 
 def test_an_unknown_convention_is_refused_with_the_nearest_known() -> None:
     with pytest.raises(UserError, match=r"metric.convention=n_of_4 is not known. Did you mean `n_of_3`\?"):
-        VqaAccuracy(convention="n_of_4")
+        VqaAccuracy(convention="n_of_4")  # type: ignore[arg-type]
 
 
 @pytest.mark.parity
@@ -111,4 +117,4 @@ def test_the_official_annotations_give_the_official_scores(
     answers = {one["question_id"]: one["answers"] for one in stored["annotations"]}[question]
     row = {"id": question, "prediction": prediction, "references": [one["answer"] for one in answers]}
     assert VqaAccuracy().score(row) == pytest.approx(official)
-    assert VqaAccuracy(convention="normalised").score(row) == pytest.approx(normalised)
+    assert VqaAccuracy(VqaConvention.normalised).score(row) == pytest.approx(normalised)

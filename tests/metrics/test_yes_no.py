@@ -1,7 +1,7 @@
 import pytest
 
 from finetune.errors import UserError
-from finetune.metrics.yes_no import YesNo, read_yes_no
+from finetune.metrics.yes_no import YesNo, YesNoReading, read_yes_no
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_the_official_reading_takes_all_but_a_no_for_a_yes(
     text: str, official: bool, exact: bool | None
 ) -> None:
     assert read_yes_no(text) is official
-    assert read_yes_no(text, "exact") is exact
+    assert read_yes_no(text, YesNoReading.exact) is exact
 
 
 ROWS = [
@@ -54,7 +54,7 @@ def test_scores_are_those_of_yes_and_the_ratio_is_of_predictions() -> None:
 
 
 def test_under_exact_what_is_neither_is_wrong_and_no_yes() -> None:
-    assert YesNo(reading="exact").compute(ROWS) == {
+    assert YesNo(YesNoReading.exact).compute(ROWS) == {
         "accuracy": 50,
         "precision": 50,
         "recall": pytest.approx(100 / 3),

@@ -9,6 +9,7 @@ from PIL import Image
 
 from finetune.codecs.coco_mask import encode_rle
 from finetune.errors import UserError
+from finetune.example import Rle
 from finetune.report.draw import PALETTE, draw_objects, draw_prediction, label_colour
 
 GREY = (128, 128, 128)
@@ -27,7 +28,7 @@ def changed(image: Image.Image) -> np.ndarray:
     return (pixels(image) != GREY).any(-1)
 
 
-def mask_of(box: tuple[int, int, int, int], size: tuple[int, int] = (300, 400)) -> dict[str, Any]:
+def mask_of(box: tuple[int, int, int, int], size: tuple[int, int] = (300, 400)) -> Rle:
     mask = np.zeros(size, dtype=bool)
     mask[box[1] : box[3], box[0] : box[2]] = True
     return encode_rle(mask)

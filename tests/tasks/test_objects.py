@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune.codecs.coco_mask import decode_rle, encode_rle
+from finetune.codecs.coco_mask import encode_rle
 from finetune.codecs.mask_vae import MaskVae
+from finetune.codecs.rle import decode_rle
 from finetune.codecs.train_mask_vae import save_mask_vae
 from finetune.errors import UserError
-from finetune.tasks.objects import ObjectsTask
+from finetune.tasks.objects import ObjectOrder, ObjectsOptions, PromptClasses
 from finetune.tasks.task import Answer
 
 
@@ -38,16 +39,19 @@ LABELS = ["cat", "dog", "ewe"]
 
 
 def test_all_classes_are_asked_for_and_objects_come_as_given_without_crowds() -> None:
-    text = ObjectsTask("detect {labels}", LABELS).build_text(ROW)
+    text = ObjectsOptions("detect {labels}", LABELS).build().build_text(ROW)
     assert text == ("detect cat ; dog ; ewe", (f"{DOG} ; {CAT} ; {CAT2}",))
 
 
 def test_present_classes_are_those_of_the_picture_in_the_order_of_the_list() -> None:
-    assert ObjectsTask("detect {labels}", LABELS, "present").build_text(ROW).prefix == "detect cat ; dog"
+    assert (
+        ObjectsOptions("detect {labels}", LABELS, PromptClasses.present).build().build_text(ROW).prefix
+        == "detect cat ; dog"
+    )
 
 
 def test_one_class_is_asked_for_and_only_its_objects_are_written_and_scored() -> None:
-    task = ObjectsTask("detect {labels}", LABELS, "one")
+    task = ObjectsOptions("detect {labels}", LABELS, PromptClasses.one).build()
     row = {**ROW, "label": "cat"}
     assert task.build_text(row) == ("detect cat", (f"{CAT} ; {CAT2}",))
     assert [one["label"] for one in task.build_target(row)["objects"]] == ["cat", "cat"]
@@ -55,27 +59,27 @@ def test_one_class_is_asked_for_and_only_its_objects_are_written_and_scored() ->
 
 
 def test_the_order_is_by_the_left_edge_or_drawn_anew() -> None:
-    task = ObjectsTask("x", LABELS, order="left_to_right")
+    task = ObjectsOptions("x", LABELS, order=ObjectOrder.left_to_right).build()
     assert task.build_text(ROW).suffixes == (f"{CAT} ; {CAT2} ; {DOG}",)
-    task = ObjectsTask("x", LABELS, order="random")
+    task = ObjectsOptions("x", LABELS, order=ObjectOrder.random).build()
     drawn = {task.build_text(ROW, random.Random(seed)).suffixes for seed in range(40)}
     assert len(drawn) == 6
     assert task.build_text(ROW).suffixes == (f"{DOG} ; {CAT} ; {CAT2}",)
 
 
 def test_a_referring_answer_carries_no_class_and_its_prompt_a_column() -> None:
-    task = ObjectsTask("{expression}", write_label=False)
+    task = ObjectsOptions("{expression}", write_label=False).build()
     row = {**ROW, "expression": "the left cat", "objects": ROW["objects"][1:2]}
     assert task.build_text(row) == ("the left cat", (CAT.removesuffix(" cat"),))
 
 
 def test_a_class_outside_the_list_is_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"class `dog` is not in task.labels. Did you mean `dogs`\?"):
-        ObjectsTask("x", ["cat", "dogs"]).build_text(ROW)
+        ObjectsOptions("x", ["cat", "dogs"]).build().build_text(ROW)
 
 
 def test_the_target_is_a_prediction_rows_and_keeps_crowds() -> None:
-    target = ObjectsTask("x", LABELS).build_target(ROW)
+    target = ObjectsOptions("x", LABELS).build().build_target(ROW)
     assert (target["width"], target["height"]) == (1023, 1023)
     assert target["objects"][3] == {"label": "crowd", "box_xyxy": [0, 0, 9, 9], "iscrowd": 1}
 
@@ -86,7 +90,7 @@ def test_an_answer_becomes_objects_with_the_mean_probability_of_their_tokens() -
     ends += [len(DOG) + 3 + n for n in (9, 18, 27, 36, 40)]
     probabilities = [0.5, 0.5, 0.5, 0.5, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]
     answer = Answer(text, 0.6, tuple(ends), tuple(probabilities))
-    found = ObjectsTask("x", LABELS).read_answer(answer, {"width": 1023, "height": 1023})
+    found = ObjectsOptions("x", LABELS).build().read_answer(answer, {"width": 1023, "height": 1023})
     assert found["prediction_objects"] == [
         {"label": "dog", "box_xyxy": [700.0, 10.0, 800.0, 20.0], "score": 0.6},
         {"label": "cat", "box_xyxy": [5.0, 6.0, 7.0, 8.0], "score": 0.8},
@@ -109,7 +113,7 @@ def test_a_mask_is_written_as_sixteen_codes_and_measured_as_many(weights: str) -
         "height": 64,
         "objects": [thing("cat", (20, 10, 40, 30), mask=encode_rle(mask))],
     }
-    task = ObjectsTask("segment {labels}", LABELS, masks=True, mask_vae=weights)
+    task = ObjectsOptions("segment {labels}", LABELS, masks=True, mask_vae=weights).build()
     text, measured = task.build_text(row), task.measure_text(row)
     assert text.suffixes[0].count("<seg") == measured.suffixes[0].count("<seg") == 16
     assert len(text.suffixes[0]) == len(measured.suffixes[0])
@@ -130,34 +134,48 @@ def test_a_mask_that_cannot_be_written_is_found_without_the_weights(mask: Any, m
     objects = [thing("cat", (20, 10, 40, 30), mask=encode_rle(mask))]
     row = {"id": "1", "width": 64, "height": 64, "objects": objects}
     with pytest.raises(UserError, match=f"Row `1`: .*{message}"):
-        ObjectsTask("segment {labels}", LABELS, masks=True).measure_text(row)
+        ObjectsOptions("segment {labels}", LABELS, masks=True).build().measure_text(row)
 
 
 def test_an_object_without_a_mask_cannot_be_learnt_as_one(weights: str) -> None:
     with pytest.raises(UserError, match="object `dog` has no mask to learn from"):
-        ObjectsTask("x", LABELS, masks=True, mask_vae=weights).build_text(ROW)
+        ObjectsOptions("x", LABELS, masks=True, mask_vae=weights).build().build_text(ROW)
     with pytest.raises(UserError, match=r"Masks need task\.mask_vae"):
-        ObjectsTask("x", LABELS, masks=True).build_text(
+        ObjectsOptions("x", LABELS, masks=True).build().build_text(
             {**ROW, "objects": [thing("cat", (0, 0, 9, 9), mask=encode_rle(np.ones((1023, 1023), bool)))]}
         )
 
 
 def test_rows_without_boxes_are_refused_at_once() -> None:
     with pytest.raises(UserError, match="column `objects`"):
-        ObjectsTask("x").check_columns(["id", "image", "width", "height"])
+        ObjectsOptions("x").build().check_columns(["id", "image", "width", "height"])
     with pytest.raises(UserError, match=r"column `label` \(task.classes=one"):
-        ObjectsTask("x", classes="one").check_columns(["id", "image", "width", "height", "objects"])
+        ObjectsOptions("x", classes=PromptClasses.one).build().check_columns(
+            ["id", "image", "width", "height", "objects"]
+        )
 
 
 def test_answers_are_read_officially_where_the_metric_does(tmp_path: Path) -> None:
     save_mask_vae(MaskVae(), tmp_path / "vae.npz")
-    task = ObjectsTask("{expression}", masks=True, mask_vae=str(tmp_path / "vae.npz"), write_label=False)
+    task = ObjectsOptions(
+        "{expression}", masks=True, mask_vae=str(tmp_path / "vae.npz"), write_label=False
+    ).build()
     text = "<loc0000><loc0000><loc1023><loc1023>" + "<seg005>" * 16
     target = {"width": 30, "height": 20}
     (expected,) = task.read_answer(Answer(text, 1.0), target)["prediction_objects"]
-    official = replace(task, reading="official")
+    official = replace(task, reader=replace(task.reader, official=True))
     for behind in ("<seg001>", f" ; {text}"):
         found = official.read_answer(Answer(text + behind, 1.0), target)["prediction_objects"]
         assert found == [expected]
         assert task.read_answer(Answer(text + behind, 1.0), target)["prediction_objects"] != [expected]
     assert official.read_answer(Answer(f" {text}", 1.0), target) == {"prediction_objects": []}
+
+
+def test_present_classes_are_asked_for_and_absent_ones_as_many_as_wanted() -> None:
+    options = ObjectsOptions(labels=["cat", "cow", "dog", "ewe", "fox"], negatives=1)
+    asked = options.ask_classes(ROW, training=True)
+    assert len(asked) == 3
+    assert {"cat", "dog"} < set(asked)
+    assert options.ask_classes(ROW, training=True) == asked == sorted(asked)
+    assert replace(options, negatives=0).ask_classes(ROW, training=True) == ["cat", "dog"]
+    assert options.ask_classes(ROW, training=False) == options.labels

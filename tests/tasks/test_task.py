@@ -4,7 +4,7 @@ import pytest
 
 from finetune.errors import UserError
 from finetune.tasks.choice import ChoiceTask
-from finetune.tasks.objects import ObjectsTask
+from finetune.tasks.objects import ObjectsOptions
 from finetune.tasks.task import Task, fill_template, read_texts
 from finetune.tasks.text import TextTask
 
@@ -30,8 +30,8 @@ def test_an_empty_text_and_a_number_are_texts_of_a_prompt() -> None:
     [
         pytest.param(TextTask("say {hint}", "answers"), id="text"),
         pytest.param(ChoiceTask("{hint} {choices}"), id="choice"),
-        pytest.param(ObjectsTask("find {hint}"), id="objects"),
-        pytest.param(ObjectsTask("find {hint} {labels}", ["x"]), id="objects with labels"),
+        pytest.param(ObjectsOptions("find {hint}").build(), id="objects"),
+        pytest.param(ObjectsOptions("find {hint} {labels}", ["x"]).build(), id="objects with labels"),
     ],
 )
 @pytest.mark.parametrize(
@@ -79,7 +79,11 @@ def test_a_null_among_texts_is_named_by_row_column_and_place(task: Task, column:
     ],
 )
 def test_a_template_that_cannot_be_filled_is_refused_with_the_columns(template: str, message: str) -> None:
-    tasks: list[Task] = [TextTask(template, "answers"), ChoiceTask(template), ObjectsTask(template)]
+    tasks: list[Task] = [
+        TextTask(template, "answers"),
+        ChoiceTask(template),
+        ObjectsOptions(template).build(),
+    ]
     for task in tasks:
         with pytest.raises(UserError, match=message):
             task.check_columns(list(ROW))

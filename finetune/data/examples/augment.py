@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from finetune.codecs.coco_mask import decode_rle, encode_rle
+from finetune.codecs.coco_mask import encode_rle
 from finetune.codecs.masks import crop_mask
+from finetune.codecs.rle import decode_rle
 from finetune.errors import UserError
 from finetune.tasks.mixture import PART
 from finetune.tasks.objects import ASKED

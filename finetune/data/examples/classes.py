@@ -1,7 +1,6 @@
 """The classes of a set of boxes: which there are, and one row for each that is asked for."""
 
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset, Features, Value
@@ -24,23 +23,18 @@ def find_labels(rows: Dataset) -> tuple[str, ...]:
             f"{', '.join(rows.column_names)}. Boxes come from dataset=coco, voc, yolo, image_folder, hub "
             "(boxes written as text are read with task=box_text)."
         )
-    found: set[str] = set()
+    labels: set[str] = set()
     for objects in rows.select_columns("objects")["objects"]:
-        found.update(one["label"] for one in objects or () if not one["iscrowd"])
-    return tuple(sorted(found))
+        labels.update(obj["label"] for obj in objects or () if not obj["iscrowd"])
+    return tuple(sorted(labels))
 
 
-def ask_for_one_class(
-    rows: Dataset, labels: Sequence[str], negatives: int | None, seed: int = 0
-) -> Dataset:
-    """Make one row of each picture and class, which the row names in the column `label`.
+def expand_per_class(rows: Dataset, ask: Callable[[Mapping[str, Any]], Sequence[str]]) -> Dataset:
+    """Make one row of each image and class, which the row names in the column `label`.
 
     Args:
-        rows: one a picture, with a column `objects`.
-        labels: all classes.
-        negatives: of the classes that a picture lacks, how many are asked for as well; null: all, so that
-            what is found of them counts as false.
-        seed: of their choice.
+        rows: one an image, with a column `objects`.
+        ask: returns the classes that a row is asked for; it gets its `id` and `objects`.
 
     Returns:
         Rows with ids `<id>/<class>`; groups are the classes.
@@ -49,17 +43,11 @@ def ask_for_one_class(
     def divide(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         rows_out: dict[str, list[Any]] = {name: [] for name in (*batch, "label")}
         for index, row_id in enumerate(batch["id"]):
-            present = {one["label"] for one in batch["objects"][index] if not one["iscrowd"]}
-            absent = [label for label in labels if label not in present]
-            if negatives is not None:
-                draw = random.Random(f"{seed} {row_id}")
-                absent = draw.sample(absent, min(negatives, len(absent)))
-            for label in labels:
-                if label in present or label in absent:
-                    values = {name: batch[name][index] for name in batch}
-                    values |= {"id": f"{row_id}/{label}", "group": label, "label": label}
-                    for name, value in values.items():
-                        rows_out[name].append(value)
+            for label in ask({"id": row_id, "objects": batch["objects"][index]}):
+                values = {name: batch[name][index] for name in batch}
+                values |= {"id": f"{row_id}/{label}", "group": label, "label": label}
+                for name, value in values.items():
+                    rows_out[name].append(value)
         return rows_out
 
     features = Features({**rows.features, **dict.fromkeys(("group", "label"), Value("string"))})

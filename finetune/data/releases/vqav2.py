@@ -1,67 +1,20 @@
 """VQAv2: questions and annotations in two files, ten answers each, photos of COCO 2014."""
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from finetune.data.hub import load_hub
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import Record, check_file, describe_value, iterate_records, read_member
-from finetune.data.release import load_release
-from finetune.data.rows import Built, Splits, build_rows, text_features
+from finetune.data.reading.json import check_file, iterate_records, read_member
+from finetune.data.reading.record import Record, describe_value
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("train", "val")
 FEATURES = text_features("question", lists=("answers",))
 
 
-def load_vqav2(
-    root: str | None,
-    train: Mapping[str, Any] | None,
-    validation: Mapping[str, Any],
-    on_error: str,
-    hub: Mapping[str, Any],
-) -> Splits:
-    """Load both splits from wherever they are given; local files win over the Hub.
-
-    Args:
-        root: folder with the release's own file names.
-        train: `questions`, `annotations` and `image_dir` of the training split; null: none.
-        validation: the same of the validation split.
-        on_error: `error` or `skip`.
-        hub: arguments of `load_hub`.
-
-    Raises:
-        UserError: names the file, the question and the remedy.
-    """
-    given = (
-        {} if train is None or train["questions"] is None else {"train": train, "validation": validation}
-    )
-    for name, files in given.items():
-        for key, value in files.items():
-            if value is None and root is None:
-                raise UserError(f"dataset.{name}.{key}= is missing, as other files of VQAv2 are given.")
-    if root is not None:
-        split = None if train is None else "train"
-        return load_release("vqav2", root, split, "val", {}, on_error, hub)
-    if validation["questions"] is None:
-        return load_hub(**hub)
-    second = _build(validation, on_error)
-    if train is None:
-        return Splits(second.rows.select([]), second.rows, tuple(second.skipped))
-    first = _build(train, on_error)
-    return Splits(first.rows, second.rows, (*first.skipped, *second.skipped))
-
-
-def _build(files: Mapping[str, Any], on_error: str) -> Built:
-    folder = os.path.realpath(files["image_dir"])
-    paths = ("questions", "annotations")
-    return build_rows(read_questions, FEATURES, on_error, paths=paths, **{**files, "image_dir": folder})
-
-
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     """Read `v2_OpenEnded_mscoco_*_questions.json`, `v2_mscoco_*_annotations.json` and `train2014/`."""
     folder, subset = Path(root), f"{split}2014"
     return read_questions(
@@ -79,16 +32,16 @@ def read_questions(
     image_dir: str,
     subset: str | None = None,
     group: str = "answer_type",
-) -> Iterator[dict[str, Any]]:
-    """Join on `question_id`, in the order of the annotations.
+) -> Iterator[Row]:
+    """Join questions and annotations on `question_id`, in the order of the annotations.
 
     Args:
         faults: what to do with a question that cannot be used.
         questions: the file of the questions.
         annotations: the file of the answers.
         image_dir: folder of `COCO_<subset>_<image id>.jpg`.
-        subset: `train2014` or `val2014`; null: as the questions' file says.
-        group: the annotations' key that a score is broken down by.
+        subset: `train2014` or `val2014`; None: as stated in the file of the questions.
+        group: the key of the annotations whose values are the groups.
 
     Raises:
         UserError: names the file, the question and the remedy.
@@ -116,7 +69,7 @@ def _read_asked(faults: Faults, questions: str) -> dict[str, tuple[int, str]]:
         with faults.skipping():
             question_id = item.identifier("question_id")
             if question_id in asked:
-                raise UserError(f"{item.where}: question {question_id} is there twice; ids must differ.")
+                raise UserError(f"{item.where}: question {question_id} is duplicated; ids must be unique.")
             asked[question_id] = (item.integer("image_id", range(10**12)), item.text("question"))
     return asked
 
@@ -128,7 +81,7 @@ def _join(
     folder: Path,
     annotations: str,
     questions: str,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     question_id = item.identifier("question_id")
     item.where = f"{annotations}: question {question_id}"
     if question_id not in asked:
@@ -148,7 +101,7 @@ def _join(
 
 
 def _find_subset(questions: str) -> str:
-    """Return `train2014` or `val2014`, as the file says."""
+    """Return `train2014` or `val2014`, as stated in the file."""
     subset = read_member(Path(questions), "data_subtype")
     if subset not in ("train2014", "val2014"):
         shown = describe_value(subset)

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from finetune.codecs.coco_mask import decode_rle, encode_rle
+from finetune.codecs.coco_mask import encode_rle
 from finetune.codecs.masks import crop_mask
+from finetune.codecs.rle import decode_rle
 from finetune.data.examples.augment import Augmentation
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.objects import build_object, object_features
 from finetune.errors import UserError
-from finetune.tasks.objects import ObjectsTask
+from finetune.tasks.objects import ObjectsOptions
 from finetune.tasks.text import TextTask
 from tests.conftest import noise_image
 
@@ -30,8 +31,9 @@ def make_object(label: str, box: tuple[int, int, int, int], size: tuple[int, int
     """An object that fills its box; size is width and height."""
     mask = np.zeros(size[::-1], dtype=bool)
     mask[box[1] : box[3], box[0] : box[2]] = True
-    return build_object(
-        label, box, size[::-1], "test", segmentation=encode_rle(mask), area=float(mask.sum()), **more
+    area = float(mask.sum())
+    return dict(
+        build_object(label, box, size[::-1], "test", segmentation=encode_rle(mask), area=area, **more)
     )
 
 
@@ -302,7 +304,7 @@ def test_a_mask_without_a_pixel_in_sight_drops_its_object() -> None:
 
 
 def test_boxes_without_masks_and_areas_stay_without() -> None:
-    one = build_object("red", (5, 5, 35, 25), (30, 40), "test")
+    one = dict(build_object("red", (5, 5, 35, 25), (30, 40), "test"))
     _, row = Augmentation(crop=0.5)(Image.new("RGB", (40, 30)), make_row((40, 30), one), Random(0))
     assert row["objects"][0]["mask_rle"] is None
     assert row["objects"][0]["area"] is None
@@ -366,7 +368,9 @@ def test_the_target_is_that_of_the_changed_picture(tmp_path: Path) -> None:
     paint(size, [one]).save(tmp_path / "0.png")
     row = make_row(size, one, image=str(tmp_path / "0.png"))
     rows = Dataset.from_list([row], features=object_features())
-    dataset = ExampleDataset(rows, ObjectsTask("detect red", labels=["red"]), "train", 0, SURE_FLIP)
+    dataset = ExampleDataset(
+        rows, ObjectsOptions("detect red", labels=["red"]).build(), "train", 0, SURE_FLIP
+    )
     example = dataset[0, 0]
     assert example.suffixes == ("<loc0000><loc0767><loc1023><loc1023> red",)
     assert example.target["objects"][0]["box_xyxy"] == [30, 0, 40, 30]

@@ -8,7 +8,7 @@ from finetune.data.batches.collator import Collator
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.examples.survey import find_broken_images, survey_rows
 from finetune.errors import UserError
-from finetune.tasks.objects import ObjectsTask
+from finetune.tasks.objects import ObjectsOptions
 from finetune.tasks.task import Text
 from finetune.tasks.text import TextTask
 from tests.conftest import noise_image
@@ -89,7 +89,7 @@ def test_a_size_that_the_source_leaves_to_the_image_is_read_from_it(
     one = {"label": "cat", "box_xyxy": [1.0, 2.0, 29.0, 19.0], "iscrowd": 0, "area": None, "mask_rle": None}
     wide = {**one, "box_xyxy": [1.0, 2.0, 90.0, 19.0]}
     examples = build(
-        ObjectsTask("detect cat", ["cat"]),
+        ObjectsOptions("detect cat", ["cat"]).build(),
         image=[str(tmp_path / "a.png")] * 2,
         width=[None, None],
         height=[None, None],

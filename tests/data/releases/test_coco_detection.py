@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.codecs.coco_mask import decode_rle
+from finetune.codecs.rle import decode_rle
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
-from finetune.tasks.objects import ObjectsTask
+from finetune.tasks.objects import ObjectsOptions
 
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 17, "name": "cat"}]
 
@@ -53,7 +54,7 @@ def release(tmp_path: Path) -> Path:
 
 
 def load(root: Path, on_error: str = "error") -> Splits:
-    return load_release("coco_detection", str(root), "train", "val", {}, on_error, {})
+    return Release("coco_detection", str(root), "train", "val", on_error=OnError(on_error)).load()
 
 
 def test_a_row_is_a_photo_with_its_objects_crowds_marked(release: Path) -> None:
@@ -76,7 +77,7 @@ def test_a_row_is_a_photo_with_its_objects_crowds_marked(release: Path) -> None:
 
 
 def test_the_answer_has_every_object_but_crowds(release: Path) -> None:
-    task = ObjectsTask("detect all classes", ("cat", "person"))
+    task = ObjectsOptions("detect all classes", ["cat", "person"]).build()
     example = ExampleDataset(load(release).train, task, "train")[0]
     assert example.prefix == "detect all classes"
     assert example.suffixes == ("<loc0102><loc0102><loc0512><loc0409> cat",)
@@ -96,7 +97,7 @@ def test_the_answer_has_every_object_but_crowds(release: Path) -> None:
         (
             "annotations",
             {"id": 5, "image_id": 8, "category_id": 1, "bbox": [0, 0, 1, 1]},
-            "id 5 stands twice",
+            "id 5 is duplicated",
             2,
         ),
         (
@@ -112,7 +113,7 @@ def test_the_answer_has_every_object_but_crowds(release: Path) -> None:
             2,
         ),
         ("annotations", {"id": 7, "image_id": 8, "category_id": 1}, "no `bbox`; the keys are: id", 2),
-        ("images", {"id": 8, "file_name": "x", "width": 1, "height": 1}, "id 8 stands twice", 2),
+        ("images", {"id": 8, "file_name": "x", "width": 1, "height": 1}, "id 8 is duplicated", 2),
         ("images", {"id": 4, "file_name": "x", "width": 1, "height": 1}, "image 4: no image `x`", 2),
     ],
 )
@@ -148,8 +149,8 @@ def write_real_release(root: Path, folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parity
 def test_real_photos_are_read_with_their_masks(tmp_path: Path, parity_data: Path) -> None:
     cats = write_real_release(tmp_path, parity_data / "images")
-    rows = load_release("coco_detection", str(tmp_path), None, "val", {}, "error", {}).validation
-    examples = ExampleDataset(rows, ObjectsTask("detect"), "validation")
+    rows = Release("coco_detection", str(tmp_path), None, "val").load().validation
+    examples = ExampleDataset(rows, ObjectsOptions("detect").build(), "validation")
     assert rows["id"][:] == ["142238", "439180", "39769"]
     assert sum(len(objects) for objects in rows["objects"]) == 50 + len(cats)
     for index in range(3):

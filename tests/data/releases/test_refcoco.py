@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finetune.codecs.coco_mask import decode_rle
+from finetune.codecs.rle import decode_rle
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
-from finetune.tasks.objects import ObjectsTask
+from finetune.tasks.objects import ObjectsOptions
 
 FILES = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
 
@@ -53,7 +54,7 @@ def release(tmp_path: Path) -> Path:
 
 
 def load(root: Path, train: str | None, validation: str, on_error: str = "error") -> Splits:
-    return load_release("refcoco", str(root), train, validation, {}, on_error, {})
+    return Release("refcoco", str(root), train, validation, on_error=OnError(on_error)).load()
 
 
 def test_a_row_is_a_sentence_with_its_object_and_mask(release: Path) -> None:
@@ -85,7 +86,7 @@ def test_the_union_to_train_on_has_no_photo_of_another_split(release: Path) -> N
 
 
 def test_the_prompt_is_the_bare_expression(release: Path) -> None:
-    task = ObjectsTask("{expression}", write_label=False)
+    task = ObjectsOptions("{expression}", write_label=False).build()
     example = ExampleDataset(load(release, None, "refcoco_unc_testA").validation, task, "validation")[0]
     assert (example.prefix, example.suffixes) == ("thing 6", ("<loc0102><loc0102><loc0512><loc0409>",))
 
@@ -111,7 +112,7 @@ class _Command:
             "the split `refcoco_unc_val` has no rows",
         ),
         (b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little"), "not the pickle of the release"),
-        (pickle.dumps([]) * 2, "there is something behind its end"),
+        (pickle.dumps([]) * 2, "there is data after its end"),
         (
             b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
             "reference 1: expected a JSON object, got list",

@@ -1,0 +1,142 @@
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from finetune.config.choices import GROUP_SCHEMAS
+from finetune.config.compose import add_recipe, compose, compose_words, write_recipe
+from finetune.config.former_parts import FORMER_TARGETS
+from finetune.config.schema import RunConfig
+from finetune.data.options import Digits
+from finetune.metrics.text import ExactMatch
+
+SINGLE = """# @package _global_
+defaults:
+- override /augmentation: none
+- override /collator: default
+- override /dataset: digits
+- override /evaluation: default
+- override /freeze: vision
+- override /metric: exact_match
+- override /model: tiny
+- override /peft: qlora
+- override /task: vqa
+- override /tracker: none
+- override /trainer: default
+seed: 0
+dataset:
+  _target_: finetune.data.digits.load_digits
+  size: 56
+task:
+  _target_: finetune.tasks.text.TextTask
+  prompt: answer en {question}
+  answers: answers
+  lower: false
+  objects: false
+metric:
+  _target_: finetune.metrics.text.ExactMatch
+  lower: false
+  strip: false
+"""
+"""The `config.yaml` of a run as it was written, without the groups that no `_target_` was in."""
+
+MIXTURE = """# @package _global_
+defaults:
+- override /augmentation: none
+- override /collator: default
+- override /dataset: mixture
+- override /evaluation: default
+- override /freeze: vision
+- override /metric: exact_match
+- override /model: tiny
+- override /peft: qlora
+- override /task: vqa
+- override /tracker: none
+- override /trainer: default
+seed: 0
+dataset:
+  _target_: finetune.data.mixture.mix_splits
+  parts:
+    a:
+      source:
+        _target_: finetune.data.digits.load_digits
+        size: 56
+      task:
+        _target_: finetune.tasks.text.TextTask
+        prompt: answer en {question}
+        answers: answers
+        lower: false
+        objects: false
+      weight: 2
+    b:
+      source:
+        _target_: finetune.data.digits.load_digits
+        size: 56
+      task:
+        _target_: finetune.tasks.text.TextTask
+        prompt: '{question}'
+        answers: answers
+        lower: false
+        objects: false
+task:
+  _target_: finetune.tasks.text.TextTask
+  prompt: answer en {question}
+  answers: answers
+  lower: false
+  objects: false
+metric:
+  _target_: finetune.metrics.text.ExactMatch
+  lower: false
+  strip: false
+"""
+
+
+def compose_file(folder: Path, text: str) -> RunConfig:
+    file = folder / "config.yaml"
+    file.write_text(text)
+    return compose([f"recipe={add_recipe(file)}"])
+
+
+def test_a_former_run_composes_to_the_same_parts(tmp_path: Path) -> None:
+    config = compose_file(tmp_path, SINGLE)
+    assert config.dataset == Digits(size=56)
+    assert config.task == compose(["recipe=quickstart", "task=vqa"]).task
+    assert config.metric == ExactMatch()
+
+
+def test_a_former_mixture_composes_to_the_same_parts(tmp_path: Path) -> None:
+    config = compose_file(tmp_path, MIXTURE)
+    parts = config.dataset.parts
+    assert [parts[name].source for name in "ab"] == [Digits(size=56)] * 2
+    tasks = [compose(["recipe=quickstart", f"task={name}"]).task for name in ("vqa", "question")]
+    assert [parts[name].task for name in "ab"] == tasks
+    assert parts["a"].weight == 2
+
+
+def test_a_mixture_written_as_a_recipe_composes_to_the_same(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(MIXTURE)
+    composed, choices = compose_words([f"recipe={add_recipe(tmp_path / 'config.yaml')}"])
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again/config.yaml").write_text(write_recipe(composed, choices))
+    again, _ = compose_words([f"recipe={add_recipe(tmp_path / 'again/config.yaml')}"])
+    assert OmegaConf.to_container(again.dataset) == OmegaConf.to_container(composed.dataset)
+    assert OmegaConf.get_type(again.dataset.parts.a.task) is OmegaConf.get_type(
+        composed.dataset.parts.a.task
+    )
+
+
+def test_what_was_never_shipped_keeps_its_target(tmp_path: Path) -> None:
+    text = SINGLE.replace("/metric: exact_match", "/metric: custom").replace(
+        "finetune.metrics.text", "mine"
+    )
+    assert compose_file(tmp_path, text).metric["_target_"] == "mine.ExactMatch"
+
+
+def test_a_target_beside_no_choice_is_not_dropped(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="_target_"):
+        compose_file(tmp_path, SINGLE.replace("- override /metric: exact_match\n", ""))
+
+
+def test_every_choice_that_there_was_is_still_there() -> None:
+    for group, choice in FORMER_TARGETS.values():
+        assert choice in GROUP_SCHEMAS[group]
