@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from finetune.errors import describe, guard_terminal, print_json, printable
 from finetune.run.files import write_json, write_jsonl
-from finetune.run.log import set_up_logging
+from finetune.run.log import logging_to, show_on_terminal, unchanged_logging
 
 HOSTILE = "a\x1b[31m\x07\x9b2J\r\x7f\u202etxt\u2066\u200b\ud800-\udcffz"
 SHOWN = r"a\x1b[31m\x07\x9b2J\x0d\x7f\u202etxt\u2066\u200b\ud800-\udcffz"
@@ -82,9 +82,10 @@ def test_an_error_shows_the_escapes_in_a_name(command: Callable[..., tuple[int, 
 
 
 def test_log_lines_and_their_file_are_printable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    set_up_logging(tmp_path / "train.log")
-    logging.getLogger("finetune").warning("warning: %s", HOSTILE)
-    set_up_logging()
+    with unchanged_logging():
+        show_on_terminal()
+        with logging_to(tmp_path / "train.log"):
+            logging.getLogger("finetune").warning("warning: %s", HOSTILE)
     assert (tmp_path / "train.log").read_text(encoding="utf-8") == f"warning: {SHOWN}\n"
     assert capsys.readouterr().out == f"warning: {SHOWN}\n"
 

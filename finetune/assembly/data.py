@@ -53,11 +53,15 @@ class Data:
     """Lengths of the references."""
     shared: int
     """Validation examples that are also trained on."""
+    collator: Collator
+    """Makes batches to train on."""
+    evaluation_collator: Collator
+    """Makes batches to evaluate on; without a budget."""
 
 
 def build_data(
     config: RunConfig,
-    collators: tuple[Collator, Collator],
+    processor: PaliGemmaProcessor,
     metric: Metric,
     *,
     training: bool = True,
@@ -67,7 +71,7 @@ def build_data(
 
     Args:
         config: of the run.
-        collators: those of `build_collators`.
+        processor: the checkpoint's.
         metric: scores an empty answer to each validation example.
         training: False leaves the training split out.
         codec: False builds a task that can neither write nor read masks, as `build_task` says.
@@ -75,6 +79,7 @@ def build_data(
     Raises:
         UserError: a column is missing, a row cannot be used, a text is too long, or a split is empty.
     """
+    collators = build_collators(config, processor)
     splits = load_splits(config, training)
     task = build_task(config, splits, codec)
     dropped: Skipped = [{"reason": fault} for fault in splits.skipped]
@@ -91,6 +96,8 @@ def build_data(
         dropped=[*dropped, *left_out],
         answers=measure_answers(validation, train, config.evaluation.max_new_tokens),
         shared=0 if train is None else validation.count_shared(train),
+        collator=collators[0],
+        evaluation_collator=collators[1],
     )
 
 

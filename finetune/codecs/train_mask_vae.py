@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.masks import crop_mask, resize_crop
 from finetune.codecs.rle import decode_rle
+from finetune.progress import track
 
 _COMMITMENT = 0.25
 _DECAY = 0.95
@@ -42,7 +42,7 @@ def train_mask_vae(crops: Tensor, steps: int = 400, batch: int = 32, seed: int =
             parameter.requires_grad_(True)
         optimizer = torch.optim.Adam(coders, lr=1e-3)
         codebook = _Codebook(vae)
-        for step in tqdm(range(steps), desc="mask VAE", unit="step"):
+        for step in track(range(steps), "mask VAE", "step"):
             if step == steps // 2:
                 codebook.start_from(_encode(vae, crops[torch.randperm(len(crops))[: 16 * batch]]))
             for group in optimizer.param_groups:

@@ -86,7 +86,7 @@ class Picture:
             UserError: the file is missing, empty, cut short, too large or not an image.
         """
         with self._open() as (image, _):
-            return _to_rgb_as_stored(image) if as_stored else _to_rgb(ImageOps.exif_transpose(image))
+            return convert_image(image, as_stored)
 
     def size(self) -> tuple[int, int]:
         """Return height and width with the EXIF rotation applied, pixels, from the header alone.
@@ -158,6 +158,15 @@ class Picture:
         else:
             text = f"{subject} cannot be decoded ({error}). It may be cut short: copy it again."
         return ImageError(text, path if data is None else None)
+
+
+def convert_image(image: Image.Image, as_stored: bool = False) -> Image.Image:
+    """Return an image that a program has opened as `Picture.load` returns one from a file.
+
+    Raises:
+        ValueError: its grey values have no known scale.
+    """
+    return _to_rgb_as_stored(image) if as_stored else _to_rgb(ImageOps.exif_transpose(image))
 
 
 def _open_stream(path: str | None, data: bytes | None) -> IO[bytes]:

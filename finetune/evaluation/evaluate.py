@@ -10,7 +10,6 @@ import torch
 from accelerate import PartialState
 from torch import nn
 from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
 from finetune import signals
 from finetune.data.batches.collator import Collator
@@ -21,7 +20,8 @@ from finetune.generation.generate import answer_batches
 from finetune.generation.options import EvaluationConfig
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.model.forward import compute_losses, to_device
-from finetune.processes import raise_together, share
+from finetune.processes import is_main_process, raise_together, share
+from finetune.progress import track
 from finetune.tasks.task import Answer, Task
 
 log = logging.getLogger(__name__)
@@ -145,10 +145,10 @@ def _load_batches(
         collate_fn=collate,
         worker_init_fn=signals.ignore_in_worker,
     )
-    silent = None if PartialState().is_main_process else True
     with signals.held():
         batches = iter(loader)
-    return tqdm(batches, desc="evaluate", total=len(loader), unit="batch", disable=silent, leave=False)
+    silent = not is_main_process()
+    return track(batches, "evaluate", "batch", total=len(loader), silent=silent, leave=False)
 
 
 def _finish_row(row: dict[str, Any], answer: Answer, task: Task, metric: Metric) -> dict[str, Any]:

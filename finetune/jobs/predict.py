@@ -10,92 +10,73 @@ exit code 2.
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from torch import nn
-from transformers import PaliGemmaProcessor
-
-from finetune.assembly.finished import load_trained, resolve_finished_run
-from finetune.assembly.mask_codec import find_mask_vae
-from finetune.assembly.model import half_precision
-from finetune.assembly.pixels import choose_antialias
-from finetune.codecs.objects import ObjectReader
+from finetune.assembly.predictor import ImageSource, Predictor, name_images
 from finetune.config.jobs import Predict
-from finetune.data.batches.collator import Collator
 from finetune.data.images import IMAGE_SUFFIXES, Picture
-from finetune.errors import UserError, print_json
-from finetune.example import Example
-from finetune.generation.generate import answer_batches
-from finetune.model.load import load_config, load_processor
+from finetune.errors import UserError
+from finetune.jobs.result import PredictResult, Row
 from finetune.report.draw import draw_prediction
 from finetune.run.files import explain_disk_errors
 from finetune.run.folder import Launch, RunFolder
-from finetune.run.log import set_up_logging
-from finetune.tasks.task import Answer
 
 
-def run(config: Predict, launch: Launch) -> None:
-    """Print the answers.
+def run(
+    options: Predict, launch: Launch, images: Sequence[str | ImageSource] | None = None
+) -> PredictResult:
+    """Answer the prompt about each image.
+
+    Args:
+        options: name the model and, without `images`, a file or a folder of them.
+        launch: how the job was started.
+        images: files, or images that a program has opened.
+
+    Returns:
+        The rows, each generated when it is asked for.
 
     Raises:
         UserError: no image or prompt, an image cannot be read, or model and adapter do not fit.
     """
-    set_up_logging()
     folder = RunFolder(launch.folder)
-    if config.prefix is None:
-        raise UserError(f'Which prompt? prefix="..."{_prompt_of(folder) if config.run else "."}')
-    files = find_pictures(config.picture)
+    if options.prefix is None:
+        raise UserError(f'Which prompt? prefix="..."{_prompt_of(folder) if options.run else "."}')
+    sources = name_images(find_pictures(options.picture) if images is None else images)
+    files = [source for _, source in sources if isinstance(source, Path)]
     check_headers(files)
-    names = (
-        None if config.out is None else name_pictures(files, Path(str(config.picture)), Path(config.out))
-    )
-    config = resolve_finished_run(config, folder)
-    reader = build_reader(config, folder)
-    processor = load_processor(config.model.path, config.model.revision)
-    model = load_trained(config, load_config(config.model.path, config.model.revision, None))
-    broken: list[str] = []
-    for examples, answers in ask(config, model, processor, files, broken):
-        for example, answer in zip(examples, answers, strict=True):
-            row = build_row(example, answer, reader)
-            print_json(row)
-            if names is not None:
-                with explain_disk_errors(names[example.id].parent):
-                    names[example.id].parent.mkdir(parents=True, exist_ok=True)
-                    draw_prediction(example.images[0], row).save(names[example.id])
-    if broken:
-        more = f" And {len(broken) - 3} more." if len(broken) > 3 else ""
-        raise UserError(f"{len(broken)} of {len(files)} images were left out: {' '.join(broken[:3])}{more}")
+    names: dict[str, Path] = {}
+    if options.out is not None:
+        root = Path(options.picture) if options.picture is not None else Path()
+        names = name_pictures(files, root, Path(options.out))
+    left_out: list[str] = []
+    rows = predict_rows(Predictor(options, folder), sources, options.prefix, names, left_out)
+    return PredictResult(rows, left_out)
 
 
-def ask(
-    config: Predict,
-    model: nn.Module,
-    processor: PaliGemmaProcessor,
-    files: Sequence[Path],
-    broken: list[str],
-) -> Iterator[tuple[list[Example], list[Answer]]]:
-    """Yield images and an answer to each, batch by batch; see `_decode` for `broken`."""
-    collator, size = Collator(processor, resize=config.image.resize), config.evaluation.batch_size
-    parts = (_decode(config, files[start : start + size], broken) for start in range(0, len(files), size))
-    batches = ((collator.build_prompts(examples), examples) for examples in parts if examples)
-    autocast = half_precision(config.trainer)
-    return answer_batches(model, batches, collator.tokenizer, config.evaluation, autocast)
+def predict_rows(
+    predictor: Predictor,
+    sources: Sequence[tuple[str, ImageSource]],
+    prefix: str,
+    names: dict[str, Path],
+    left_out: list[str],
+) -> Iterator[Row]:
+    """Yield the answer about each image, a batch of them at a time.
 
-
-def _decode(config: Predict, files: Sequence[Path], broken: list[str]) -> list[Example]:
-    """Decode some images; what cannot be decoded is added to `broken`, with the reason."""
-    antialias = choose_antialias(config, "validation")
-    examples = []
-    for file in map(str, files):
-        try:
-            image = Picture(file, "predict").load(as_stored=antialias is not None)
-        except UserError as error:
-            broken.append(str(error).removeprefix("predict: "))
-            continue
-        # Of a mixture's parts any may be asked.
-        smooth = all((antialias or {}).values())
-        examples.append(Example(file, (image,), str(config.prefix), (), antialias=smooth))
-    return examples
+    Args:
+        predictor: has the model.
+        sources: the images and their names.
+        prefix: the prompt.
+        names: files for the drawn images, by the name of the original.
+        left_out: gets a message for each image that cannot be decoded.
+    """
+    size = predictor.batch_size
+    for start in range(0, len(sources), size):
+        examples = predictor.build_examples(sources[start : start + size], prefix, left_out)
+        for example, row in zip(examples, predictor.predict(examples), strict=True):
+            yield row
+            if (target := names.get(example.id)) is not None:
+                with explain_disk_errors(target.parent):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    draw_prediction(example.images[0], row).save(target)
 
 
 def find_pictures(image: str | None) -> list[Path]:
@@ -160,33 +141,6 @@ def name_pictures(files: Sequence[Path], source: Path, out: Path) -> dict[str, P
         if target.resolve() in originals:
             raise UserError(f"out={out}: {target} is one of the images itself. Choose another folder.")
     return names
-
-
-def build_reader(config: Predict, folder: RunFolder) -> ObjectReader:
-    """Return what reads boxes, and masks where the run or the task has weights for them."""
-    divisor = getattr(config.task, "divisor", 1023)
-    if config.run is not None and folder.mask_vae.is_file():
-        return ObjectReader(divisor, str(folder.mask_vae))
-    setting = getattr(config.task, "mask_vae", None) if getattr(config.task, "masks", False) else None
-    return ObjectReader(divisor, None if setting is None else str(find_mask_vae(setting)))
-
-
-def build_row(example: Example, answer: Answer, reader: ObjectReader) -> dict[str, Any]:
-    """Return an answer as a prediction row."""
-    row: dict[str, Any] = {
-        "image": example.id,
-        "prefix": example.prefix,
-        "prediction": answer.text,
-        "confidence": round(answer.confidence, 4),
-        **({"unfinished": True} if answer.unfinished else {}),
-    }
-    if "<loc" in answer.text:
-        width, height = example.images[0].size
-        objects = reader.read(answer.text, (height, width), answer.token_ends, answer.probabilities)
-        for one in objects:
-            one["box_xyxy"] = [round(side, 2) for side in one["box_xyxy"]]
-        row |= {"width": width, "height": height, "prediction_objects": objects}
-    return row
 
 
 def _prompt_of(folder: RunFolder) -> str:

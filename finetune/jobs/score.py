@@ -14,38 +14,48 @@ in pixels, labels in another case, another model's syntax, ids that repeat, answ
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune.assembly.custom import instantiate
 from finetune.config.jobs import Score
-from finetune.errors import UserError, print_json, printable
+from finetune.errors import UserError
+from finetune.jobs.result import ScoreResult
 from finetune.metrics.decoded import decode_rows
 from finetune.metrics.doubts import Doubt, Level
 from finetune.metrics.jsonl import JsonlRows, Row
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.metrics.observe import Observer
+from finetune.run.files import write_jsonl
 from finetune.run.folder import Launch
 
 
-def run(config: Score, launch: Launch) -> None:
-    """Print the scores.
+def run(
+    options: Score, launch: Launch, predictions: Iterable[Mapping[str, Any]] | None = None
+) -> ScoreResult:
+    """Score predictions.
+
+    Args:
+        options: name the metric and, without `predictions`, the file.
+        launch: how the job was started.
+        predictions: rows in place of a file.
 
     Raises:
         UserError: no file was named, a row lacks what the metric needs, or the rows cannot be meant.
     """
-    if config.predictions is None:
-        raise UserError("Which predictions? predictions=FILE.jsonl, or predictions=- for a pipe.")
-    metric: Metric = instantiate(config.metric, "metric")
+    metric: Metric = instantiate(options.metric, "metric")
     with tempfile.TemporaryDirectory() as folder:
-        rows = _open_rows(config.predictions, Path(folder))
+        rows = _open_rows(options.predictions, predictions, Path(folder) / "predictions.jsonl")
         try:
             scores, doubts = score_rows(metric, rows)
         finally:
             rows.close()
-    _report(doubts)
-    print_json(scores)
+    mistakes = [doubt.text for doubt in doubts if doubt.level == Level.mistake]
+    if mistakes:
+        first, *more = mistakes
+        raise UserError("\n".join([f"{first[0].upper()}{first[1:]}", *more]))
+    return ScoreResult(scores, doubts)
 
 
 def score_rows(metric: Metric, rows: Sequence[Row]) -> tuple[dict[str, Any], list[Doubt]]:
@@ -63,24 +73,18 @@ def score_rows(metric: Metric, rows: Sequence[Row]) -> tuple[dict[str, Any], lis
     return scores, observer.conclude(rows, scores)
 
 
-def _open_rows(predictions: str, folder: Path) -> JsonlRows:
-    if predictions != "-":
-        return JsonlRows(Path(predictions))
-    file = folder / "predictions.jsonl"
-    with file.open("wb") as spooled:
+def _open_rows(source: str | None, rows: Iterable[Mapping[str, Any]] | None, spool: Path) -> JsonlRows:
+    """Open a file, or spool a pipe or a program's rows into one: their number does not matter to memory."""
+    if rows is not None:
+        try:
+            write_jsonl(spool, rows)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"predictions: expected rows as JSON has them ({error}).") from error
+        return JsonlRows(spool, "predictions")
+    if source is None:
+        raise UserError("Which predictions? predictions=FILE.jsonl, or predictions=- for a pipe.")
+    if source != "-":
+        return JsonlRows(Path(source))
+    with spool.open("wb") as spooled:
         shutil.copyfileobj(sys.stdin.buffer, spooled)
-    return JsonlRows(file, "standard input")
-
-
-def _report(doubts: Sequence[Doubt]) -> None:
-    """Print notes and warnings.
-
-    Raises:
-        UserError: there is a mistake; the message has all of them.
-    """
-    mistakes = [doubt.text for doubt in doubts if doubt.level == Level.mistake]
-    if mistakes:
-        first, *more = mistakes
-        raise UserError("\n".join([f"{first[0].upper()}{first[1:]}", *more]))
-    for doubt in doubts:
-        print(printable(f"{doubt.level.value}: {doubt.text}"), file=sys.stderr, flush=True)
+    return JsonlRows(spool, "standard input")

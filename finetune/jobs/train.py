@@ -1,7 +1,7 @@
 """Train, evaluate, and leave an adapter (or a model) with everything needed to repeat the run.
 
-Reads the checkpoint's configuration first and the data second, so that mistakes in either are told
-before any weights are read. The run's folder (runs/NAME) holds config, log, checkpoints, adapter,
+Reads the checkpoint's configuration first and the data second, so that errors in either are reported
+before weights are loaded. The run's folder (runs/NAME) holds config, log, checkpoints, adapter,
 predictions and metrics.
 """
 
@@ -9,133 +9,126 @@ import logging
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from signal import Signals
+from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import nn
-from transformers import PrinterCallback, ProgressCallback
+from transformers import (
+    PaliGemmaProcessor,
+    PrinterCallback,
+    ProgressCallback,
+)
 
 from finetune import signals
-from finetune.assembly.data import build_collators, build_data, warn_of_shared_examples
+from finetune.assembly.data import Data, build_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import LastEvaluations, build_evaluator
 from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.mask_codec import keep_mask_vae
 from finetune.assembly.model import build_learner
-from finetune.assembly.pictures import write_pictures
-from finetune.assembly.results import (
-    describe_result,
-    format_scores,
-    measure_training,
-    save_result,
-    write_metrics,
-)
-from finetune.assembly.resume import (
-    check_folder,
-    check_same_settings,
-    has_stopped_early,
-    resume_command,
-)
-from finetune.assembly.sources import record_data
-from finetune.assembly.trackers import Tracker
-from finetune.assembly.trainer import (
-    build_arguments,
-    build_metric,
-    part_weights,
-)
+from finetune.assembly.sources import RECORDED, record_data
+from finetune.assembly.trainer import build_arguments, build_metric, part_weights
 from finetune.config.jobs import Train
-from finetune.data.batches.collator import Collator
-from finetune.data.examples.dataset import ExampleDataset
 from finetune.errors import UserError
 from finetune.generation.options import EvaluateWhen
+from finetune.jobs.result import TrainResult, choose_objective
 from finetune.metrics.metric import Metric
 from finetune.model.load import load_config, load_processor
-from finetune.processes import on_main
+from finetune.model.options import PeftMethod
+from finetune.processes import count_processes, is_main_process, join_processes, on_main
 from finetune.run.checkpoints import Checkpoint, list_checkpoints
 from finetune.run.environment import describe_environment
 from finetune.run.files import explain_disk_errors, write_json, write_jsonl, write_text
 from finetune.run.folder import Launch, RunFolder
-from finetune.run.log import set_up_logging
-from finetune.training.callbacks import Progress, StopOnSignal, StopWithoutImprovement
+from finetune.run.log import logging_to
+from finetune.run.results import Predictions, format_scores, read_metrics, write_training
+from finetune.run.resume import check_same_settings, find_start, resume_command
+from finetune.run.trackers import Tracker
+from finetune.training.callbacks import (
+    Progress,
+    ReportLogs,
+    StopOnSignal,
+    StopWithoutImprovement,
+    WholeSteps,
+)
+from finetune.training.outcome import (
+    describe_result,
+    has_stopped_early,
+    list_evaluations,
+    measure_training,
+    save_result,
+)
 from finetune.training.trainer import PaliGemmaTrainer
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Train, launch: Launch) -> None:
+def run(options: Train, launch: Launch) -> TrainResult:
     """Run one training.
 
     Raises:
         UserError: a mistake in config, checkpoint or data, a loss that is not finite, a full disk.
-        SystemExit: a signal ended the run, after a checkpoint was saved.
+        KeyboardInterrupt: the training was interrupted; a checkpoint of its last step was saved.
     """
     started = time.monotonic()
     signals.advise("Nothing was trained yet: the same command starts again.")
-    PartialState(cpu=not torch.cuda.is_available())
-    set_up_logging()
-    folder = RunFolder(launch.folder)
-    start = on_main(lambda: check_folder(config, folder, launch))
-    tracker = Tracker(config, launch)
-    on_main(tracker.check)
-    warn_of_idle_gpus(launch)
-    metric = build_metric(config)
-    checkpoint = load_config(config.model.path, config.model.revision, config.model.resolution)
-    processor = load_processor(config.model.path, config.model.revision)
-    collator, evaluation_collator = build_collators(config, processor)
-    data = build_data(config, (collator, evaluation_collator), metric)
-    assert data.train is not None
-    launch = record_data(launch, data.task)
-    launch = settle_longest_answer(config.evaluation, launch, data.answers, len(data.validation))
-    if config.resume:
-        on_main(lambda: check_same_settings(folder.config, launch.recipe))
+    join_processes()
+    with RunFolder(launch.folder) as folder:
+        tracker = Tracker(folder, Path(options.runs_dir), **vars(options.tracker))
+        start = on_main(lambda: check_start(options, folder, launch.recipe))
+        on_main(tracker.check)
+        warn_of_idle_gpus(launch.command)
 
-    learner = build_learner(config, checkpoint, processor)
-    evaluate = LastEvaluations(build_evaluator(config, data.validation, evaluation_collator, metric))
-    trainer = build_trainer(config, learner.model, collator, data.train, evaluate, metric)
-    # Everything that can refuse its settings has read them; only now is an older run deleted.
-    trainer.check_settings()
-    texts = on_main(lambda: open_folder(folder, config, launch, data.dropped))
-    trainer.before_save = lambda: folder.restore(texts)
-    trainer.add_callback(tracker)
-    with discarded_unless_trained(folder, trainer), explain_disk_errors(folder.root), tracker.running():
-        on_main(lambda: keep_mask_vae(data.task, folder.mask_vae))
-        set_up_logging(folder.log)
-        warn_of_shared_examples(data)
-        log.info("%s", describe_run(config, folder.root, data.train, data.validation))
-        log.info("%s", learner.table)
-        log.info("%s", describe_steps(trainer, data.validation))
-        train_or_stop(trainer, start, config, folder, launch)
-        result = describe_result(trainer)
-        log.info("the result is %s", result["why"])
-        result["sha256"] = on_main(lambda: save_result(trainer.model, learner.processor, config, folder))
-        evaluation = evaluate(trainer.model, result["step"])
-        tracker.report(evaluation.scores)
-        measured = measure_training(trainer)
-        on_main(lambda: folder.restore(texts))
-        if PartialState().is_main_process:
-            write_jsonl(folder.predictions / "validation.jsonl", evaluation.rows)
-            write_pictures(folder.pictures, data.validation, evaluation.rows, config.evaluation.pictures)
-            write_metrics(folder.metrics, trainer, measured, result, evaluation)
-    folder.release()
-    log.info("final  validation  %s", format_scores(evaluation.scores))
-    log.info("%.0f seconds in all; the run is in %s", time.monotonic() - started, folder.root)
+        metric = build_metric(options)
+        checkpoint = load_config(options.model.path, options.model.revision, options.model.resolution)
+        processor = load_processor(options.model.path, options.model.revision)
+        data = build_data(options, processor, metric)
+        launch = record_settings(options, folder, launch, data)
+
+        learner = build_learner(options, checkpoint, processor)
+        evaluator = build_evaluator(options, data.validation, data.evaluation_collator, metric)
+        evaluate = LastEvaluations(evaluator)
+        trainer = build_trainer(options, learner.model, data, evaluate, metric)
+        trainer.add_callback(ReportLogs(tracker.log))
+        # Everything that can refuse its settings has read them; only now is an older run deleted.
+        trainer.check_settings()
+        with opened(folder, options, launch, data, trainer), tracker.running():
+            log_beginning(options, folder, data, learner.table, trainer)
+            interrupted = train_or_stop(trainer, start, folder, launch.command)
+            if interrupted is not None:
+                return TrainResult(folder.root, {}, {}, list_history(trainer), None, interrupted)
+            result = finish(options, folder, data, trainer, processor, evaluate, tracker)
+            log.info("%.0f seconds in all; the run is in %s", time.monotonic() - started, folder.root)
+        best = options.evaluation.metric_for_best_model
+        objective = choose_objective(result["final"], best, metric.higher_is_better)
+        return TrainResult(folder.root, result["final"], result, list_history(trainer), objective)
 
 
-def describe_steps(trainer: PaliGemmaTrainer, validation: ExampleDataset) -> str:
-    """Return how many examples, in which batches, make how many steps."""
-    return (
-        f"{len(trainer.train_dataset)} train and {len(validation)} validation examples, batch "
-        f"{trainer.global_batch}, {trainer.args.max_steps} steps"
-    )
+def check_start(options: Train, folder: RunFolder, recipe: str) -> Checkpoint | None:
+    """Check that the run may have its folder, before anything slow is done.
+
+    Returns:
+        The checkpoint from which a resumed run continues; None to start from the beginning.
+
+    Raises:
+        UserError: the folder is taken, or the run in it cannot be resumed with these settings.
+    """
+    folder.check(resume=options.resume, overwrite=options.overwrite)
+    if not options.resume:
+        return None
+    check_same_settings(folder.config, recipe, RECORDED)
+    by_best = options.evaluation.metric_for_best_model is not None
+    return find_start(folder, max_steps=options.trainer.max_steps, with_best=by_best)
 
 
-def warn_of_idle_gpus(launch: Launch) -> None:
-    """Say that one process uses one GPU, and which command uses all that are visible."""
+def warn_of_idle_gpus(command: list[str]) -> None:
+    """Report that one process uses one GPU, and which command uses all that are visible."""
     visible = torch.cuda.device_count()
-    if visible > 1 and PartialState().num_processes == 1:
-        words = launch.command[launch.command.index("-m") :]
+    if visible > 1 and count_processes() == 1:
+        words = command[command.index("-m") :]
         log.warning(
             "%d GPUs are visible, and this process uses one. For all of them: %s",
             visible,
@@ -143,18 +136,89 @@ def warn_of_idle_gpus(launch: Launch) -> None:
         )
 
 
+def record_settings(options: Train, folder: RunFolder, launch: Launch, data: Data) -> Launch:
+    """Add what was taken from the data to the settings that the run leaves.
+
+    Raises:
+        UserError: a resumed run would take something else from its data than before.
+    """
+    launch = record_data(launch, data.task)
+    launch = settle_longest_answer(options.evaluation, launch, data.answers, len(data.validation))
+    if options.resume:
+        on_main(lambda: check_same_settings(folder.config, launch.recipe, RECORDED))
+    return launch
+
+
+def build_trainer(
+    options: Train,
+    model: nn.Module,
+    data: Data,
+    evaluate: LastEvaluations,
+    metric: Metric,
+) -> PaliGemmaTrainer:
+    """Build the trainer, with our own log lines in place of transformers'."""
+
+    def evaluate_split(learner: nn.Module, step: int) -> dict[str, float]:
+        evaluate.best_step = trainer.state.best_global_step
+        scores = evaluate(learner, step).scores
+        log.info("step %d/%d  validation  %s", step, trainer.args.max_steps, format_scores(scores))
+        return {name: value for name, value in scores.items() if not isinstance(value, dict)}
+
+    assert data.train is not None, "this job has trained on something"
+    evaluation = options.evaluation
+    arguments = build_arguments(options.trainer, evaluation, options.seed, metric, len(data.train))
+    trainer = PaliGemmaTrainer(
+        model,
+        arguments,
+        data.collator,
+        data.train,
+        loss=options.trainer.loss,
+        towers=options.trainer.towers,
+        parts=part_weights(options, data.train),
+        evaluate_split=evaluate_split if evaluation.strategy != EvaluateWhen.no else None,
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    if (patience := evaluation.early_stopping_patience) is not None:
+        field, greater_is_better = arguments.metric_for_best_model, arguments.greater_is_better
+        trainer.add_callback(StopWithoutImprovement(patience, field, greater_is_better))
+    return trainer
+
+
+@contextmanager
+def opened(
+    folder: RunFolder, options: Train, launch: Launch, data: Data, trainer: PaliGemmaTrainer
+) -> Iterator[None]:
+    """Write in the run's folder while the block runs; it is deleted again if no step was taken.
+
+    Raises:
+        UserError: the folder is taken, or the disk is full.
+    """
+    texts = on_main(lambda: open_folder(folder, options, launch, data.dropped))
+    trainer.before_save = lambda: folder.restore(texts)
+    try:
+        log_file = logging_to(folder.log) if is_main_process() else nullcontext()
+        with explain_disk_errors(folder.root), log_file:
+            on_main(lambda: keep_mask_vae(data.task, folder.mask_vae))
+            yield
+    except (UserError, KeyboardInterrupt):
+        if trainer.state.global_step == 0 and is_main_process() and not folder.is_begun:
+            folder.discard()
+        raise
+
+
 def open_folder(
-    folder: RunFolder, config: Train, launch: Launch, dropped: list[dict[str, str]]
+    folder: RunFolder, options: Train, launch: Launch, dropped: list[dict[str, str]]
 ) -> dict[Path, str]:
     """Claim the run's folder and write down what is about to run.
 
     Returns:
-        Contents by file, for a folder that is deleted while the run goes on.
+        Contents by file, for a folder that is deleted while the run continues.
 
     Raises:
         UserError: the folder is taken.
     """
-    folder.claim(resume=config.resume, overwrite=config.overwrite)
+    folder.claim(resume=options.resume, overwrite=options.overwrite)
     with explain_disk_errors(folder.root):
         for checkpoint in list_checkpoints(folder.checkpoints):
             if not checkpoint.is_sealed:
@@ -167,68 +231,42 @@ def open_folder(
     return {file: file.read_text(encoding="utf-8") for file in files}
 
 
-def build_trainer(
-    config: Train,
-    model: nn.Module,
-    collator: Collator,
-    train: ExampleDataset,
-    evaluate: LastEvaluations,
-    metric: Metric,
-) -> PaliGemmaTrainer:
-    """Build the trainer, with our own printing in place of transformers'."""
-
-    def evaluate_split(learner: nn.Module, step: int) -> dict[str, float]:
-        evaluate.best_step = trainer.state.best_global_step
-        scores = evaluate(learner, step).scores
-        log.info("step %d/%d  validation  %s", step, trainer.args.max_steps, format_scores(scores))
-        return {name: value for name, value in scores.items() if not isinstance(value, dict)}
-
-    arguments = build_arguments(config.trainer, config.evaluation, config.seed, metric, len(train))
-    trainer = PaliGemmaTrainer(
-        model,
-        arguments,
-        collator,
-        train,
-        loss=config.trainer.loss,
-        towers=config.trainer.towers,
-        parts=part_weights(config, train),
-        evaluate_split=evaluate_split if config.evaluation.strategy != EvaluateWhen.no else None,
+def log_beginning(
+    options: Train, folder: RunFolder, data: Data, table: str, trainer: PaliGemmaTrainer
+) -> None:
+    """Log what is about to be trained: data, model, steps."""
+    warn_of_shared_examples(data)
+    log.info("%s", describe_run(options, folder.root, data.train, data.validation))
+    log.info("%s", table)
+    log.info(
+        "%d train and %d validation examples, batch %d, %d steps",
+        len(trainer.train_dataset),
+        len(data.validation),
+        trainer.global_batch,
+        trainer.args.max_steps,
     )
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    if config.evaluation.early_stopping_patience is not None:
-        trainer.add_callback(
-            StopWithoutImprovement(
-                config.evaluation.early_stopping_patience,
-                arguments.metric_for_best_model,
-                arguments.greater_is_better,
-            )
-        )
-    return trainer
 
 
 def train_or_stop(
-    trainer: PaliGemmaTrainer,
-    start: Checkpoint | None,
-    config: Train,
-    folder: RunFolder,
-    launch: Launch,
-) -> None:
+    trainer: PaliGemmaTrainer, start: Checkpoint | None, folder: RunFolder, command: list[str]
+) -> Signals | None:
     """Train, from a checkpoint where the run is resumed.
+
+    Returns:
+        The signal that stopped the training, after a checkpoint was saved; None at the last step.
 
     Raises:
         UserError: an example cannot be read, or a loss is not finite. What was trained is saved.
-        SystemExit: a signal came; a checkpoint was saved, and the command that goes on was logged.
+        KeyboardInterrupt: from Ctrl-C where no command line handles it. What was trained is saved.
     """
-    progress, stop = Progress(trainer.global_batch), StopOnSignal()
-    trainer.add_callback(progress)
-    trainer.add_callback(stop)
+    progress, stop, steps = Progress(trainer.global_batch), StopOnSignal(), WholeSteps()
+    for callback in (progress, stop, steps):
+        trainer.add_callback(callback)
     trainer.args.output_dir = str(folder.checkpoints)
     if start is not None and has_stopped_early(trainer, start):
         trainer.args.max_steps = start.step
-    signals.advise(
-        f"What was trained since the last checkpoint is lost. Go on with:\n  {resume_command(launch)}"
-    )
+    resume = resume_command(command)
+    signals.advise(f"What was trained since the last checkpoint is lost. Go on with:\n  {resume}")
     try:
         with stop.listening(), progress.closing():
             trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
@@ -238,26 +276,72 @@ def train_or_stop(
         trainer.save_now()
         raise UserError(
             f"{error}\nStopped after step {trainer.state.global_step}; its checkpoint is saved. Once that "
-            f"is mended, go on with:\n  {resume_command(launch)}"
+            f"is mended, go on with:\n  {resume}"
         ) from error
-    if stop.received is not None:
-        step = trainer.state.global_step
-        log.warning(
-            "%s: stopped after step %d; its checkpoint is saved. Go on with:\n  %s",
-            stop.received.name,
-            step,
-            resume_command(launch),
-        )
-        raise SystemExit(128 + stop.received)
-    signals.advise(f"Everything that was trained is saved. Go on with:\n  {resume_command(launch)}")
-
-
-@contextmanager
-def discarded_unless_trained(folder: RunFolder, trainer: PaliGemmaTrainer) -> Iterator[None]:
-    """Delete the folder again where a mistake or a signal ends the block before the first step."""
-    try:
-        yield
-    except (UserError, signals.Interrupted):
-        if trainer.state.global_step == 0 and PartialState().is_main_process and not folder.is_begun:
-            folder.discard()
+    except signals.Interrupted:
+        raise  # the second signal: the user does not want to wait for a checkpoint
+    except KeyboardInterrupt:
+        # Another process may be at another step; a checkpoint takes all of them.
+        if trainer.state.global_step > 0 and steps.is_whole and count_processes() == 1:
+            steps.restore_random_state()
+            trainer.save_now()
+            log_resume_command("KeyboardInterrupt", trainer.state.global_step, resume)
         raise
+    if stop.received is not None:
+        log_resume_command(stop.received.name, trainer.state.global_step, resume)
+        return stop.received
+    signals.advise(f"Everything that was trained is saved. Go on with:\n  {resume}")
+    return None
+
+
+def log_resume_command(reason: str, step: int, command: str) -> None:
+    """Log why the training stopped, and how to continue it."""
+    log.warning(
+        "%s: stopped after step %d; its checkpoint is saved. Go on with:\n  %s", reason, step, command
+    )
+
+
+def finish(
+    options: Train,
+    folder: RunFolder,
+    data: Data,
+    trainer: PaliGemmaTrainer,
+    processor: PaliGemmaProcessor,
+    evaluate: LastEvaluations,
+    tracker: Tracker,
+) -> dict[str, Any]:
+    """Save and evaluate the final model, and write the results; collective.
+
+    Returns:
+        The content of `metrics.json`.
+    """
+    result = describe_result(trainer)
+    log.info("the result is %s", result["why"])
+    target = folder.model if options.peft.method == PeftMethod.none else folder.adapter
+    result["sha256"] = save_result(trainer, processor, target)
+    evaluation = evaluate(trainer.accelerator.unwrap_model(trainer.model), result["step"])
+    before = on_main(lambda: read_metrics(folder))
+    metrics = {
+        "final": evaluation.scores,
+        "result": result,
+        "train": measure_training(trainer, before.get("train", {})),
+        "evaluations": list_evaluations(trainer),
+    }
+    predictions = Predictions(
+        evaluation.rows, lambda index: data.validation[index].images[0], options.evaluation.pictures
+    )
+
+    def write() -> dict[str, Any]:
+        if trainer.before_save is not None:
+            trainer.before_save()
+        return write_training(folder, predictions, metrics)
+
+    metrics = on_main(write)
+    tracker.report(evaluation.scores, sorted(folder.pictures.glob("*.png")))
+    log.info("final  validation  %s", format_scores(evaluation.scores))
+    return metrics
+
+
+def list_history(trainer: PaliGemmaTrainer) -> list[dict[str, float]]:
+    """Return the logged steps and evaluations."""
+    return [dict(entry) for entry in trainer.state.log_history if "train_runtime" not in entry]

@@ -51,6 +51,13 @@ class RunFolder:
         self.model = root / "model"
         self._lock = RunLock(root)
 
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let other processes write in it, however the block ends."""
+        self.release()
+
     @property
     def is_run(self) -> bool:
         """Whether this program wrote the folder: by its marker, or by files of a version without one."""

@@ -1,20 +1,34 @@
-"""Where the lines of a run go: the terminal and its log."""
+"""Where the lines of a run go: the terminal of a command line, and the log in the run's folder."""
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
 from finetune.errors import printable
 
+_ROOT = "finetune"
 
-class _BesideTheBar(logging.Handler):
-    """Writes a line above a progress bar that is being drawn, instead of into it."""
+
+class _Terminal(logging.Handler):
+    """Writes a line above a progress bar that is being drawn, instead of into it.
+
+    Args:
+        name: `stdout` or `stderr`; the stream is looked up for each line, as a test replaces it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.stream_name = name
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        stream: TextIO = getattr(sys, self.stream_name)
+        tqdm.write(self.format(record), file=stream)
+        stream.flush()
 
 
 class _Printable(logging.Formatter):
@@ -25,7 +39,7 @@ class _Printable(logging.Formatter):
 
 
 class _LogFile(logging.FileHandler):
-    """The run's log. Where it cannot be written, the terminal says so once, and the run goes on."""
+    """The run's log. Where it cannot be written, the terminal says so once, and the run continues."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Give up the file, as on a full disk; what must be written reports that by itself."""
@@ -33,30 +47,88 @@ class _LogFile(logging.FileHandler):
         if not isinstance(error, OSError):
             super().handleError(record)
             return
-        logging.getLogger("finetune").removeHandler(self)
-        print(f"warning: {self.baseFilename} cannot be written ({error})", file=sys.stderr)
+        logging.getLogger(_ROOT).removeHandler(self)
+        logging.getLogger(_ROOT).warning("warning: %s cannot be written (%s)", self.baseFilename, error)
 
 
-def set_up_logging(file: Path | None = None) -> None:
-    """Send our lines to the terminal and, in the main process, to a file; libraries only warn."""
-    import datasets
-    import transformers
-    from accelerate import PartialState
+class _Forward(logging.Handler):
+    """Hands a record on to the handlers of a caller whose logger had a higher level.
 
-    main = PartialState().is_main_process
-    logger = logging.getLogger("finetune")
-    for handler in list(logger.handlers):
+    Args:
+        level: the caller's.
+        handlers: of the logger itself.
+        parent: the logger that it propagates to, if any.
+    """
+
+    def __init__(self, level: int, handlers: list[logging.Handler], parent: logging.Logger | None) -> None:
+        super().__init__(level)
+        self.handlers = handlers
+        self.parent = parent
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for handler in self.handlers:
+            if record.levelno >= handler.level:
+                handler.handle(record)
+        if self.parent is not None:
+            self.parent.callHandlers(record)
+
+
+def show_on_terminal(name: str = "stdout") -> None:
+    """Send our lines to the terminal, and let libraries that are imported report errors only.
+
+    Args:
+        name: `stdout`, or `stderr` where standard output is for data.
+    """
+    logger = logging.getLogger(_ROOT)
+    for handler in [handler for handler in logger.handlers if isinstance(handler, _Terminal)]:
         logger.removeHandler(handler)
-        handler.close()
+    terminal = _Terminal(name)
+    terminal.setFormatter(_Printable("%(message)s"))
+    logger.addHandler(terminal)
     logger.propagate = False
-    logger.setLevel(logging.INFO if main else logging.ERROR)
-    handlers: list[logging.Handler] = [_BesideTheBar()]
-    if file is not None and main:
-        handlers.append(_LogFile(file, encoding="utf-8"))
-    for handler in handlers:
+    logger.setLevel(logging.INFO)
+    if (transformers := sys.modules.get("transformers")) is not None:
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+    if (datasets := sys.modules.get("datasets")) is not None:
+        datasets.utils.logging.set_verbosity_error()
+        datasets.disable_progress_bars()
+
+
+@contextmanager
+def unchanged_logging() -> Iterator[None]:
+    """Give our logger its level and handlers back when the block ends."""
+    logger = logging.getLogger(_ROOT)
+    level, handlers, propagate = logger.level, list(logger.handlers), logger.propagate
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+        logger.propagate = propagate
+
+
+@contextmanager
+def logging_to(file: Path) -> Iterator[None]:
+    """Write our lines, from INFO on, to a file too while the block runs.
+
+    The level of a program that wants fewer lines is lowered meanwhile, but its own handlers get no more
+    lines than before.
+
+    Args:
+        file: gets the lines, after those that it has.
+    """
+    logger = logging.getLogger(_ROOT)
+    with unchanged_logging():
+        if (level := logger.getEffectiveLevel()) > logging.INFO:
+            parent = logger.parent if logger.propagate else None
+            logger.handlers[:] = [_Forward(level, list(logger.handlers), parent)]
+            logger.propagate = False
+            logger.setLevel(logging.INFO)
+        handler = _LogFile(file, encoding="utf-8")
         handler.setFormatter(_Printable("%(message)s"))
         logger.addHandler(handler)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
+        try:
+            yield
+        finally:
+            handler.close()

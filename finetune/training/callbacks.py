@@ -1,20 +1,23 @@
 """What watches a training: the progress bar, the log lines, signals, and when nothing improves any more."""
 
 import logging
+import random
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from signal import Signals
-from typing import Never
+from typing import Any, Never
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetune import signals
 from finetune.processes import share
+from finetune.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +52,7 @@ class Progress(TrainerCallback):
         """Open the bar where the run (re)starts; none where standard error is a file."""
         self._since = (time.monotonic(), state.global_step)
         if state.is_world_process_zero:
-            self._bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc="train", unit="step", disable=None
-            )
+            self._bar = track((), "train", "step", total=state.max_steps, done=state.global_step)
 
     def on_step_end(
         self,
@@ -161,6 +162,56 @@ class StopOnSignal(TrainerCallback):
         """Return whether any process received a signal: all must stop after the same step."""
         self.received = next((number for number in share(signals.received()) if number is not None), None)
         return self.received is not None
+
+
+class ReportLogs(TrainerCallback):
+    """Hands each log line of the trainer on, such as to a tracker.
+
+    Args:
+        send: takes the step and the line's values.
+    """
+
+    def __init__(self, send: Callable[[int, Mapping[str, object]], None]) -> None:
+        self.send = send
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        """Send the line."""
+        self.send(state.global_step, logs or {})
+
+
+class WholeSteps(TrainerCallback):
+    """Knows whether the weights are those of a whole step, and which random numbers come after it.
+
+    Without a signal handler, Ctrl-C raises KeyboardInterrupt anywhere, mostly in a forward or a backward
+    pass: these change no weights, but draw dropout.
+    """
+
+    def __init__(self) -> None:
+        self.is_whole = True
+        self._random: tuple[Any, ...] | None = None
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note that the weights begin to change."""
+        self.is_whole = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note that the step is whole, and the random state after it."""
+        gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        self._random = (random.getstate(), np.random.get_state(), torch.get_rng_state(), gpu)
+        self.is_whole = True
+
+    def restore_random_state(self) -> None:
+        """Take back the random numbers that an unfinished step has drawn."""
+        if self._random is None:
+            return
+        of_python, of_numpy, of_torch, gpu = self._random
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+        torch.set_rng_state(of_torch)
+        if gpu is not None:
+            torch.cuda.set_rng_state(gpu)
 
 
 class StopWithoutImprovement(TrainerCallback):

@@ -274,6 +274,8 @@ class PaliGemmaTrainer(Trainer):
 
     def save_now(self) -> None:
         """Save a checkpoint of the last whole step, unless there is one."""
+        # Losses of a step that was interrupted: a resumed run takes it again.
+        self._unchecked = [entry for entry in self._unchecked if entry[0] <= self.state.global_step]
         folder = self._checkpoint(self.state.global_step)
         if not any(share(folder.is_sealed)):
             self._save_checkpoint(self.model, None)

@@ -392,6 +392,43 @@ def test_a_sweep_leaves_a_whole_folder_for_each_value(inside: Path, command: Com
         assert code == 0, err
 
 
+SEARCH = """
+import json
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+
+class Search(Sweeper):
+    def setup(self, *, hydra_context, task_function, config):
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments):
+        values = []
+        for number in range(2):
+            (job,) = self.launcher.launch([[*arguments, f"trainer.max_steps={number + 1}"]], number)
+            values.append(job.return_value)
+        json.dump(values, open("values.json", "w"))
+
+node = {"_target_": "hydra_plugins.search.Search"}
+ConfigStore.instance().store(group="hydra/sweeper", name="search", node=node, provider="search")
+"""
+
+
+@pytest.mark.slow
+def test_a_sweeper_gets_the_objective_of_each_run(tmp_path: Path, process: Process) -> None:
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins/search.py").write_text(SEARCH)
+    words = [*STEPS, *SMALL_EVALUATION, "evaluation.metric_for_best_model=loss", *EACH_STEP]
+    result = process("-m", *words, "hydra/sweeper=search")
+    assert result.returncode == 0, result.stderr
+    runs = [tmp_path / f"runs/quickstart_sweep/{number}" for number in range(2)]
+    finals = [read(run / "metrics.json")["final"]["loss"] for run in runs]
+    assert read(tmp_path / "values.json") == finals
+    assert finals[0] != finals[1]
+
+
 def test_any_model_and_adapter_can_be_scored(inside: Path, command: Command) -> None:
     command(*SHORT, *SMALL_EVALUATION)
     trained = read(inside / "runs/quickstart/metrics.json")["final"]

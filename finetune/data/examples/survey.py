@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Features
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from finetune import signals
 from finetune.data.batches.collator import Collator
@@ -26,6 +25,7 @@ from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.examples.identity import UnidentifiedError, digest_code, identify
 from finetune.data.examples.inspection import FINDINGS, Check, Inspection
 from finetune.errors import UserError
+from finetune.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -233,8 +233,9 @@ def _inspect(inspection: Inspection) -> Iterator[pa.StructArray]:
     )
     with signals.held():
         chunks = iter(loader)
-    desc = f"checking {inspection.examples.split} rows"
-    yield from tqdm(chunks, desc=desc, total=len(loader), unit="k rows", disable=None, leave=False)
+    yield from track(
+        chunks, f"checking {inspection.examples.split} rows", "k rows", total=len(loader), leave=False
+    )
 
 
 def _is_debugged() -> bool:

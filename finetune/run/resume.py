@@ -1,21 +1,18 @@
 """Where a resumed run goes on, and whether it is still the same run."""
 
 import logging
+import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from finetune.assembly.sources import RECORDED
-from finetune.config.jobs import Train
 from finetune.errors import UserError
-from finetune.run.checkpoints import Checkpoint, find_resume_point, read_state
-from finetune.run.folder import Launch, RunFolder
-from finetune.training.callbacks import StopWithoutImprovement
-from finetune.training.trainer import PaliGemmaTrainer
+from finetune.run.checkpoints import Checkpoint, find_resume_point
+from finetune.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -31,23 +28,18 @@ MAY_CHANGE = (
 """Keys that a resumed run may be given anew: none of them changes what is computed, but for the steps."""
 
 
-def check_folder(config: Train, folder: RunFolder, launch: Launch) -> Checkpoint | None:
-    """Check that the run may have its folder, before anything slow is done.
+def find_start(folder: RunFolder, *, max_steps: int, with_best: bool) -> Checkpoint | None:
+    """Return the checkpoint from which a resumed run continues; None to start from the beginning.
 
-    Returns:
-        The checkpoint that a resumed run goes on from; None to start from the beginning.
+    Args:
+        folder: of the run.
+        max_steps: the run's steps; not positive: as many as its epochs make.
+        with_best: the best checkpoint must be whole too, for it may become the result.
 
     Raises:
-        UserError: the folder is taken, the settings are not those that the run began with, every checkpoint
-            is damaged, or nothing is left to resume of a finished run.
+        UserError: every checkpoint is damaged or later than `max_steps`, or none is left of a finished run.
     """
-    folder.check(resume=config.resume, overwrite=config.overwrite)
-    if not config.resume:
-        return None
-    check_same_settings(folder.config, launch.recipe)
-    point = find_resume_point(
-        folder.checkpoints, with_best=config.evaluation.metric_for_best_model is not None
-    )
+    point = find_resume_point(folder.checkpoints, with_best=with_best)
     for damage in point.damage:
         log.warning("warning: %s", damage)
     if point.checkpoint is None:
@@ -57,16 +49,21 @@ def check_folder(config: Train, folder: RunFolder, launch: Launch) -> Checkpoint
                 "a result. Start again with overwrite=true, or choose another run_name=."
             )
         log.info("no complete checkpoint in %s: starting from the beginning", folder.checkpoints)
-    elif 0 < config.trainer.max_steps < point.checkpoint.step:
+    elif 0 < max_steps < point.checkpoint.step:
         raise UserError(
-            f"trainer.max_steps={config.trainer.max_steps}, but {point.checkpoint.folder} is of step "
+            f"trainer.max_steps={max_steps}, but {point.checkpoint.folder} is of step "
             f"{point.checkpoint.step}. Give at least that many steps."
         )
     return point.checkpoint
 
 
-def check_same_settings(file: Path, recipe: str) -> None:
-    """Check that a resumed run goes on with what it was started with.
+def check_same_settings(file: Path, recipe: str, from_data: re.Pattern[str]) -> None:
+    """Check that a resumed run has the settings that it was started with.
+
+    Args:
+        file: the settings of the first start, if there was one.
+        recipe: the text of the new ones.
+        from_data: keys that are null in `recipe` until the data is read.
 
     Raises:
         UserError: names the keys that differ.
@@ -83,7 +80,11 @@ def check_same_settings(file: Path, recipe: str) -> None:
             f"{file}: expected the settings that the run was started with, but they cannot be read "
             f"({str(error).splitlines()[0]}). Restore the file, or start again with overwrite=true."
         ) from error
-    changed = _differences(before, after, "")
+    changed = [
+        key
+        for key, value in _differences(before, after, "")
+        if value is not None or not from_data.fullmatch(key)
+    ]
     refused = [key for key in changed if not key.startswith(MAY_CHANGE)]
     if refused:
         raise UserError(
@@ -94,25 +95,24 @@ def check_same_settings(file: Path, recipe: str) -> None:
         log.warning("trainer.max_steps differs from before: the learning rate follows the new schedule")
 
 
-def _differences(before: Any, after: Any, prefix: str) -> list[str]:
+def _differences(before: object, after: object, prefix: str) -> list[tuple[str, object]]:
+    """Return each key whose value differs, with its value in `after`."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
-        # Before the data are read, what is taken from them is not known.
-        return [] if before == after or (after is None and RECORDED.fullmatch(prefix)) else [prefix]
+        return [] if before == after else [(prefix, after)]
     return [
-        key
+        difference
         for name in sorted(before.keys() | after.keys())
-        for key in _differences(before.get(name), after.get(name), f"{prefix}.{name}" if prefix else name)
+        for difference in _differences(
+            before.get(name), after.get(name), f"{prefix}.{name}" if prefix else name
+        )
     ]
 
 
-def has_stopped_early(trainer: PaliGemmaTrainer, start: Checkpoint) -> bool:
-    """Return whether the run had stopped before its last step, because nothing improved any more."""
-    history: Any = read_state(start)["log_history"]
-    callbacks = trainer.callback_handler.callbacks
-    return any(isinstance(one, StopWithoutImprovement) and one.is_exhausted(history) for one in callbacks)
+def resume_command(command: Sequence[str]) -> str:
+    """Return the command that continues from the last checkpoint.
 
-
-def resume_command(launch: Launch) -> str:
-    """Return the command that goes on from the last checkpoint."""
-    words = [word for word in launch.command if not word.startswith(("overwrite=", "resume="))]
+    Args:
+        command: the words that started the run.
+    """
+    words = [word for word in command if not word.startswith(("overwrite=", "resume="))]
     return shlex.join([*words, "resume=true"])

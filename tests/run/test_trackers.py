@@ -14,17 +14,16 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from PIL import Image
 
-from finetune.assembly import trackers as module
-from finetune.assembly.trackers import Tracker
-from finetune.config.schema import RunConfig, TrackerConfig
 from finetune.errors import UserError
-from finetune.run.folder import Launch
+from finetune.run import trackers as module
+from finetune.run.folder import RunFolder
 from finetune.run.lock import MARKER
+from finetune.run.trackers import Tracker
 
 wandb = pytest.importorskip("wandb")
 
@@ -64,8 +63,7 @@ def build(folder: Path = Path("runs/mine"), **options: Any) -> Tracker:
     (folder / "environment.json").write_text(
         json.dumps({"commit": "abc", "command": ["--token=hf_secret"]})
     )
-    config = RunConfig(tracker=TrackerConfig(report_to="wandb", **options))
-    return Tracker(config, Launch(folder, "", []))
+    return Tracker(RunFolder(folder), Path("runs"), report_to="wandb", **options)
 
 
 def records(folder: Path) -> list[Any]:
@@ -135,9 +133,8 @@ def test_evaluations_on_the_way_are_curves(tmp_path: Path) -> None:
     tracker.check()
     with tracker.running():
         for step in (1, 2):
-            logs = {"eval_exact_match": step / 2, "epoch": 0.5}
-            tracker.on_log(None, SimpleNamespace(global_step=step), None, logs=logs)
-        tracker.on_log(None, SimpleNamespace(global_step=2), None, logs={"train_runtime": 1.5})
+            tracker.log(step, {"eval_exact_match": step / 2, "epoch": 0.5})
+        tracker.log(2, {"train_runtime": 1.5})
         tracker.report({"exact_match": 0.5, "by_group": {"a": 1.0}})
     config, summary, curves = read_run(tmp_path / "runs/mine")
     assert [(line["train/global_step"], line["eval/exact_match"]) for line in curves[:2]] == [
@@ -150,6 +147,16 @@ def test_evaluations_on_the_way_are_curves(tmp_path: Path) -> None:
     assert not any("by_group" in name for name in summary)
 
 
+def test_drawn_predictions_are_shown_with_the_final_evaluation(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 3), "red").save(tmp_path / "007.png")
+    tracker = build(mode="offline")
+    tracker.check()
+    with tracker.running():
+        tracker.report({"ap": 0.5}, [tmp_path / "007.png"])
+    (picture,) = (tmp_path / "runs/mine/wandb").rglob("media/images/*.png")
+    assert picture.read_bytes() == (tmp_path / "007.png").read_bytes()
+
+
 def test_members_of_a_sweep_are_runs_of_their_own(tmp_path: Path) -> None:
     names = set()
     for number in ("0", "1"):
@@ -157,7 +164,7 @@ def test_members_of_a_sweep_are_runs_of_their_own(tmp_path: Path) -> None:
         tracker = build(folder, mode="offline")
         tracker.check()
         with tracker.running():
-            tracker.on_log(None, SimpleNamespace(global_step=1), None, logs={"loss": float(number)})
+            tracker.log(1, {"loss": float(number)})
         (run,) = [record.run for record in records(folder) if record.run.run_id][:1]
         assert (run.display_name, run.run_group) == (f"sweep/{number}", "sweep")
         _, _, curves = read_run(folder)
@@ -242,7 +249,7 @@ def test_where_wandb_is_missing_only_its_users_hear_of_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"pip install 'finetune-paligemma\[wandb\]'"):
         tracker.check()
-    unused = Tracker(RunConfig(), Launch(Path("runs/mine"), "", []))
+    unused = Tracker(RunFolder(Path("runs/mine")), Path("runs"))
     unused.check()
     with unused.running():
         unused.report({"exact_match": 1.0})
@@ -312,7 +319,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
 def run_one_step(tracker: Tracker) -> None:
     tracker.check()
     with tracker.running():
-        tracker.on_log(None, SimpleNamespace(global_step=1), None, logs={"loss": 2.5})
+        tracker.log(1, {"loss": 2.5})
         tracker.report({"exact_match": 75.0})
 
 
@@ -367,7 +374,7 @@ def test_a_server_that_is_lost_holds_up_the_end_for_a_bounded_time(
     started = time.monotonic()
     with tracker.running():
         server.behaviour = "hang"
-        tracker.on_log(None, SimpleNamespace(global_step=1), None, logs={"loss": 2.5})
+        tracker.log(1, {"loss": 2.5})
     assert time.monotonic() - started < 10
     assert "wandb sync runs/mine/wandb/run-" in only_warning(caplog)
 
@@ -378,14 +385,14 @@ def test_a_tracker_that_is_killed_costs_one_warning(
     tracker = build(mode="offline")
     tracker.check()
     with tracker.running():
-        tracker.on_log(None, SimpleNamespace(global_step=1), None, logs={"loss": 2.5})
+        tracker.log(1, {"loss": 2.5})
         found = subprocess.run(
             ["pgrep", "-P", str(os.getpid()), "wandb-core"], capture_output=True, check=True
         )
         os.kill(int(found.stdout), signal.SIGKILL)
         os.waitpid(int(found.stdout), 0)
         for step in (2, 3):
-            tracker.on_log(None, SimpleNamespace(global_step=step), None, logs={"loss": 2.5})
+            tracker.log(step, {"loss": 2.5})
         tracker.report({"exact_match": 75.0})
     assert "wandb sync runs/mine/wandb/offline-run-" in only_warning(caplog)
 
@@ -400,6 +407,6 @@ def test_only_the_main_process_tracks(tmp_path: Path) -> None:
     # `check` is called in the main process alone.
     tracker = build(mode="offline")
     with tracker.running():
-        tracker.on_log(None, SimpleNamespace(global_step=1), None, logs={"loss": 2.5})
+        tracker.log(1, {"loss": 2.5})
         tracker.report({"exact_match": 1.0})
     assert not (tmp_path / "runs/mine/wandb").exists()

@@ -8,19 +8,16 @@ import logging
 import os
 import secrets
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from omegaconf import OmegaConf
-from transformers import TrainerCallback
 
-from finetune.config.schema import RunConfig
 from finetune.errors import UserError
 from finetune.run.files import read_json, write_text
-from finetune.run.folder import Launch, RunFolder
+from finetune.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +31,31 @@ _UNREACHABLE = "did not respond in time"
 """In wandb's message where no answer came; a server that refuses the key answers."""
 
 
-class Tracker(TrainerCallback):
+class Tracker:
     """Logs one training to Weights & Biases; without `tracker=wandb` it does nothing.
 
     Args:
-        config: of the run.
-        launch: names the run's folder.
+        folder: of the run.
+        runs_dir: the folder of all runs; the run is named by its path in it.
+        report_to: `none` or `wandb`.
+        project: the project's name there.
+        mode: `online`, `offline` or `disabled`; None: as WANDB_MODE or wandb's own settings have it.
     """
 
-    def __init__(self, config: RunConfig, launch: Launch) -> None:
-        self._options = config.tracker
-        self._folder = RunFolder(launch.folder)
-        self._name = _run_name(launch.folder, Path(config.runs_dir))
+    def __init__(
+        self,
+        folder: RunFolder,
+        runs_dir: Path,
+        *,
+        report_to: str = "none",
+        project: str = "paligemma",
+        mode: str | None = None,
+    ) -> None:
+        self._folder = folder
+        self._name = _run_name(folder.root, runs_dir)
+        self._report_to = report_to
+        self._project = project
+        self._given_mode = mode
         self._mode: str | None = None
         self._run: Any = None
 
@@ -56,7 +66,7 @@ class Tracker(TrainerCallback):
             UserError: wandb is not installed, a setting is wrong, nobody is logged in, or the server
                 refuses the key.
         """
-        if self._options.report_to != "wandb":
+        if self._report_to != "wandb":
             return
         try:
             import wandb
@@ -66,11 +76,11 @@ class Tracker(TrainerCallback):
                 "with tracker=none."
             ) from error
         logging.getLogger("wandb").addHandler(logging.NullHandler())
-        self._mode = _read_mode(wandb, self._options.mode)
+        self._mode = _read_mode(wandb, self._given_mode)
         try:
-            wandb.setup(wandb.Settings(mode=self._mode, project=self._options.project, silent=True))
+            wandb.setup(wandb.Settings(mode=self._mode, project=self._project, silent=True))
         except (ValueError, wandb.Error) as error:
-            raise UserError(f"tracker.project={self._options.project}: {error}") from error
+            raise UserError(f"tracker.project={self._project}: {error}") from error
         if self._mode == "online" and not _is_online(wandb):
             self._mode = "offline"
 
@@ -80,7 +90,7 @@ class Tracker(TrainerCallback):
 
         A resumed run goes on where it was: its id is kept in its folder.
         """
-        if self._mode in {None, "disabled"} or not PartialState().is_main_process:
+        if self._mode in {None, "disabled"}:  # also in every process but the one that called `check`
             yield
             return
         run = self._run = self._open()
@@ -93,29 +103,39 @@ class Tracker(TrainerCallback):
             if run is not None:
                 _tear_down()
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
-        """Log one line of the training or one evaluation."""
-        ended = {name: value for name, value in (logs or {}).items() if name.startswith("train_")}
-        curve = {_curve_name(name): value for name, value in (logs or {}).items() if name not in ended}
-        self._attempt(lambda run: run.summary.update(ended))
-        self._attempt(lambda run: run.log({**curve, "train/global_step": state.global_step}))
+    def log(self, step: int, values: Mapping[str, object]) -> None:
+        """Log one line of the training, or one evaluation.
 
-    def report(self, scores: dict[str, Any]) -> None:
-        """Add the final evaluation, as `final/NAME` in the run's summary."""
+        Args:
+            step: of the optimizer, from 1.
+            values: as transformers' Trainer names them: an evaluation's fields begin with `eval_`.
+        """
+        ended = {name: value for name, value in values.items() if name.startswith("train_")}
+        curve = {_curve_name(name): value for name, value in values.items() if name not in ended}
+        self._attempt(lambda run: run.summary.update(ended))
+        self._attempt(lambda run: run.log({**curve, "train/global_step": step}))
+
+    def report(self, scores: Mapping[str, object], pictures: Sequence[Path] = ()) -> None:
+        """Add the final evaluation.
+
+        Args:
+            scores: become `final/NAME` in the run's summary.
+            pictures: files of drawn predictions, shown as `predictions`.
+        """
         final = {f"final/{name}": value for name, value in scores.items() if not isinstance(value, dict)}
         self._attempt(lambda run: run.summary.update(final))
+        if pictures:
+            self._attempt(lambda run: run.log({"predictions": _load_pictures(pictures)}))
 
     def _open(self) -> Any:
-        """Start the run, offline where the server does not answer; null where even that fails."""
+        """Start the run, offline where the server does not answer; None where even that fails."""
         import wandb
 
         modes: tuple[Any, ...] = (self._mode, "offline")
         for mode in dict.fromkeys(modes):
             try:
                 run = wandb.init(
-                    project=self._options.project,
+                    project=self._project,
                     name=self._name,
                     group=self._name.rpartition("/")[0] or None,
                     id=self._read_id(),
@@ -177,6 +197,12 @@ def _run_name(folder: Path, runs: Path) -> str:
     """Return the folder's path inside the folder of runs: `NAME`, or `SWEEP/0`."""
     name = os.path.relpath(folder, runs)
     return folder.name if name.startswith("..") else Path(name).as_posix()
+
+
+def _load_pictures(files: Sequence[Path]) -> list[Any]:
+    import wandb
+
+    return [wandb.Image(str(file), caption=file.stem) for file in files]
 
 
 def _curve_name(name: str) -> str:

@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import finetune.assembly.results
 import finetune.evaluation.evaluate
 import finetune.jobs.train
+import finetune.run.results
+import finetune.training.outcome
 import finetune.training.trainer
 from finetune.data.batches.order import ExampleStream
 from finetune.training.trainer import PaliGemmaTrainer
@@ -40,7 +41,8 @@ METHODS = {
     "modules_to_save": ["peft=lora", "peft.modules_to_save=[multi_modal_projector]"],
 }
 
-TRAIN, RESULTS, TRAINER = finetune.jobs.train, finetune.assembly.results, finetune.training.trainer
+TRAIN, TRAINER = finetune.jobs.train, finetune.training.trainer
+OUTCOME, RESULTS = finetune.training.outcome, finetune.run.results
 
 MOMENTS: dict[str, tuple[Any, str, int]] = {
     "before the first step": (PaliGemmaTrainer, "_inner_training_loop", 1),
@@ -53,9 +55,9 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "before old checkpoints go": (TRAINER, "rotate", 3),
     "before the best weights are loaded": (PaliGemmaTrainer, "_load_best_model", 1),
     "before the result is saved": (TRAIN, "save_result", 1),
-    "in the final save": (RESULTS, "write_folder", 1),
-    "before the final evaluation is written": (TRAIN, "write_pictures", 1),
-    "before the metrics are written": (TRAIN, "write_metrics", 1),
+    "in the final save": (OUTCOME, "write_folder", 1),
+    "before the final evaluation is written": (RESULTS, "write_pictures", 1),
+    "before the metrics are written": (RESULTS, "write_json", 1),
 }
 
 ALL = [(method, moment) for method in METHODS for moment in MOMENTS]
@@ -127,8 +129,8 @@ def kill_my_group(number: signal.Signals) -> None:
 
 SIGNALLED: dict[str, tuple[Any, str, int]] = {
     "while the base is loaded": (TRAIN, "load_base", 1),
-    "in the final save": (RESULTS, "write_folder", 1),
-    "after the final evaluation": (TRAIN, "write_pictures", 1),
+    "in the final save": (OUTCOME, "write_folder", 1),
+    "after the final evaluation": (RESULTS, "write_pictures", 1),
     "in a step": (PaliGemmaTrainer, "compute_loss", 3),
     "in an evaluation": (finetune.evaluation.evaluate, "generate_answers", 3),
     "in a save": (TRAINER, "seal", 1),

@@ -1,0 +1,274 @@
+"""The commands as functions, for notebooks and other programs; `finetune` exports them.
+
+Words are those of the command line: `train("recipe=quickstart", "peft.r=16")`. Keywords are the same keys
+with values of Python: `train(recipe="quickstart", peft={"r": 16}, **{"trainer.max_steps": 100})`. A dict
+stands for the keys below its own, and a text is taken as it is, whatever characters it has.
+
+The functions return objects, raise `UserError` and print nothing. Logging, signal handlers, environment and
+Hydra's global state are the caller's: what a run changes of them is restored when it ends.
+"""
+
+import importlib
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+from hydra.errors import HydraException
+from omegaconf.basecontainer import BaseContainer
+from omegaconf.errors import OmegaConfBaseException
+
+from finetune.command import prepare, read_line
+from finetune.config.compose import compose_words, forget_own_recipes
+from finetune.config.help import GROUPS
+from finetune.config.jobs import Job
+from finetune.config.messages import explain
+from finetune.config.words import keys_of, quote
+from finetune.errors import UserError, describe
+from finetune.run.folder import Launch, RunFolder
+from finetune.run.log import unchanged_logging
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from finetune.assembly.predictor import Predictor
+    from finetune.jobs.result import EvaluateResult, PlanResult, PredictResult, ScoreResult, TrainResult
+
+log = logging.getLogger(__name__)
+
+_AS_WRITTEN = {"recipe", "run", "model", *GROUPS}
+"""Keys whose values are names, which the command line quotes by itself."""
+
+_OF_LIBRARIES = ("ACCELERATE_", "KMP_")
+"""Beginnings of the variables that transformers' Trainer and scikit-learn set."""
+
+
+def train(*words: str, **options: object) -> "TrainResult":
+    """Train, evaluate, and leave an adapter (or a model) in the run's folder.
+
+    Args:
+        words: `key=value`, as on the command line.
+        options: values by key.
+
+    Raises:
+        UserError: a mistake in the options or the data.
+        KeyboardInterrupt: from Ctrl-C, after a checkpoint was saved.
+    """
+    return cast("TrainResult", _run("train", words, options))
+
+
+def evaluate(*words: str, **options: object) -> "EvaluateResult":
+    """Score a finished run (`run=FOLDER`), or any checkpoint and adapter.
+
+    Args:
+        words: `key=value`, as on the command line.
+        options: values by key.
+
+    Raises:
+        UserError: a mistake in the options or the data.
+    """
+    return cast("EvaluateResult", _run("evaluate", words, options))
+
+
+def predict(
+    *words: str, image: "str | Path | Image | Sequence[str | Path | Image] | None" = None, **options: object
+) -> "PredictResult":
+    """Answer the prompt `prefix=` about images.
+
+    Args:
+        words: `key=value`, as on the command line.
+        image: a file, a folder, an open image, or a list of files and open images.
+        options: values by key.
+
+    Returns:
+        A prediction row for each image that can be decoded, and why the others cannot.
+
+    Raises:
+        UserError: a mistake in the options, or the only image cannot be decoded.
+    """
+    if image is None or isinstance(image, str | Path | Mapping):
+        given = {} if image is None else {"image": image}
+        result = _run("predict", words, {**given, **options})
+    else:
+        images = list(image) if isinstance(image, Sequence) else [image]
+        result = _run("predict", words, options, images=images)
+    result = cast("PredictResult", result)
+    if result.left_out and not result.rows:
+        raise UserError("\n".join(result.left_out))
+    for fault in result.left_out:
+        log.warning("warning: left out: %s", fault)
+    return result
+
+
+def score(
+    *words: str, predictions: str | Path | Iterable[Mapping[str, Any]] | None = None, **options: object
+) -> "ScoreResult":
+    """Score predictions of any model with `metric=NAME`.
+
+    Args:
+        words: `key=value`, as on the command line.
+        predictions: a JSONL file of prediction rows, or the rows.
+        options: values by key.
+
+    Raises:
+        UserError: a row lacks what the metric needs, or the rows cannot be meant.
+    """
+    if predictions is None or isinstance(predictions, str | Path):
+        given = {} if predictions is None else {"predictions": predictions}
+        return cast("ScoreResult", _run("score", words, {**given, **options}))
+    return cast("ScoreResult", _run("score", words, options, predictions=predictions))
+
+
+def plan(*words: str, **options: object) -> "PlanResult":
+    """Return what learns and how many steps there will be, without reading any weights.
+
+    Args:
+        words: `key=value`, as on the command line.
+        options: values by key.
+
+    Raises:
+        UserError: a mistake in the options or the data.
+    """
+    return cast("PlanResult", _run("plan", words, options))
+
+
+def load(*words: str, **options: object) -> "Predictor":
+    """Load the model of a finished run (`run=FOLDER`), or any checkpoint, with its processor.
+
+    Args:
+        words: `key=value`, as for `predict`.
+        options: values by key.
+
+    Returns:
+        `model` and `processor`, ready to use, and `ask(image, prefix)`.
+
+    Raises:
+        UserError: the run is not finished, or model and adapter do not fit.
+    """
+    with _undisturbed():
+        job, launch = _prepare("predict", words, options)
+        module = importlib.import_module("finetune.assembly.predictor")
+        return cast("Predictor", module.Predictor(job, RunFolder(launch.folder)))
+
+
+def _run(job: str, words: Sequence[str], options: Mapping[str, object], **inputs: object) -> object:
+    with _undisturbed():
+        job_options, launch = _prepare(job, words, options)
+        importlib.import_module("finetune.assembly.custom").check_targets(job_options)
+        result: Any = importlib.import_module(f"finetune.jobs.{job}").run(job_options, launch, **inputs)
+        # While the block lasts: `predict` generates them one at a time.
+        return replace(result, rows=list(result.rows)) if job == "predict" else result
+
+
+def _prepare(job: str, words: Sequence[str], options: Mapping[str, object]) -> tuple[Job, Launch]:
+    """Compose and check the options as the command line does."""
+    texts = [*words, *(text for key, value in options.items() for text in to_words(key, value))]
+    for word in texts:
+        if word.startswith("-"):
+            raise UserError(f"{word} is a flag of the command line. For a sweep, call once for each value.")
+    with _separate_hydra():
+        try:
+            forget_own_recipes()
+            line = read_line(job, texts)
+            overrides = [*line.overrides, *_without_names(options)]
+            composed, choices = compose_words(overrides, job)
+            return prepare(line, composed, choices, line.words, overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(explain(error)) from error
+
+
+def to_words(key: str, value: object) -> list[str]:
+    """Return the words of the command line that mean a value of Python.
+
+    Args:
+        key: an option, such as `seed` or `peft.r`, or a group of them for a dict.
+        value: None, a number, a text, a path, an enumeration's member, or a list or a dict of these.
+
+    Raises:
+        UserError: the command line has no such values.
+    """
+    if isinstance(value, Mapping):
+        if key in keys_of():  # an option that is itself a dict, to which names may be added
+            return [f"++{key}={_spell(key, value)}"]
+        return [word for name, item in value.items() for word in to_words(f"{key}.{name}", item)]
+    is_text = key in keys_of(str, str | None)
+    if value is None and _is_name(key):
+        return []
+    if is_text and isinstance(value, list | tuple | set):
+        raise UserError(f"{key}: expected a text, but got {describe(value)}.")
+    if key in _AS_WRITTEN or _is_name(key):
+        return [f"{key}={value.value if isinstance(value, Enum) else value}"]
+    return [f"{key}={_spell(key, value)}"]
+
+
+def _is_name(key: str) -> bool:
+    """Whether the command line takes a value as it is typed: the names of files and folders."""
+    return "." not in key and key != "prefix" and key in {*keys_of(str, str | None), "image", "recipe"}
+
+
+def _without_names(options: Mapping[str, object]) -> list[str]:
+    """Return Hydra's words for names that are None, for which the command line has no word."""
+    return [
+        f"{key}=null"
+        for key, value in options.items()
+        if value is None and key in keys_of() and _is_name(key)
+    ]
+
+
+def _spell(key: str, value: object) -> str:
+    """Return a value in Hydra's grammar."""
+    if isinstance(value, Enum):
+        value = value.value
+    if hasattr(value, "item"):  # a number of NumPy's or torch's
+        value = value.item()
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str | Path):
+        return quote(str(value))
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{_spell(key, item)}" for name, item in value.items()) + "}"
+    if isinstance(value, Iterable):
+        return "[" + ",".join(_spell(key, item) for item in value) + "]"
+    raise UserError(
+        f"{key}: expected a number, a text, or a list or dict of these, but got {describe(value)}."
+    )
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Restore what a run changes of this process: our logger, and variables that libraries set."""
+
+    def read_variables() -> dict[str, str]:
+        return {name: text for name, text in os.environ.items() if name.startswith(_OF_LIBRARIES)}
+
+    before = read_variables()
+    try:
+        with unchanged_logging():
+            yield
+    finally:
+        for name in read_variables().keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextmanager
+def _separate_hydra() -> Iterator[None]:
+    """Compose in copies of Hydra's singletons and OmegaConf's resolvers: a caller may use both as well."""
+    instances, resolvers = Singleton._instances, BaseContainer._resolvers
+    Singleton._instances = {
+        cls: deepcopy(instance) for cls, instance in instances.items() if cls is not GlobalHydra
+    }
+    BaseContainer._resolvers = dict(resolvers)
+    try:
+        yield
+    finally:
+        Singleton._instances, BaseContainer._resolvers = instances, resolvers

@@ -1,0 +1,133 @@
+"""The results of a run: prediction rows, pictures and `metrics.json`, written in one order by all jobs.
+
+`metrics.json` comes last: what it names is whole.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finetune.errors import UserError
+from finetune.report.draw import draw_prediction
+from finetune.run.files import read_json, write_folder, write_json, write_jsonl
+from finetune.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Row = Mapping[str, Any]
+"""A prediction row, or a line of scores: values as JSON has them."""
+
+
+class Predictions(NamedTuple):
+    """The rows of a split, and what is drawn of them."""
+
+    rows: Sequence[Row]
+    """In the order of the split."""
+    load_image: Callable[[int], "Image"]
+    """Returns the image of a row, by its position."""
+    most_pictures: int
+    """How many rows with boxes or masks are drawn, at most."""
+
+
+def read_metrics(folder: RunFolder) -> dict[str, Any]:
+    """Return the content of `metrics.json`, nothing where there is none.
+
+    Raises:
+        UserError: it cannot be read, or is not as a run writes it.
+    """
+    file = folder.metrics
+    if not file.is_file():
+        return {}
+    metrics = read_json(file)
+    entries = metrics.get("evaluate", []) if isinstance(metrics, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(
+            f"{file}: expected an object as a run writes it, with a list of evaluations. Move it away, or "
+            "restore it."
+        )
+    return dict(metrics)
+
+
+def write_training(folder: RunFolder, predictions: Predictions, metrics: Row) -> dict[str, Any]:
+    """Write the results of a training; evaluations that were added to `metrics.json` later are kept.
+
+    Args:
+        folder: of the run.
+        predictions: of the final model.
+        metrics: `final`, `result`, `train` and `evaluations`.
+
+    Returns:
+        The content of `metrics.json`.
+    """
+    kept = {name: value for name, value in read_metrics(folder).items() if name == "evaluate"}
+    return _write(folder, folder.predictions / "validation.jsonl", predictions, {**metrics, **kept})
+
+
+def add_evaluation(folder: RunFolder, predictions: Predictions, entry: Row, ending: str) -> Path:
+    """Add an evaluation to `metrics.json`, and write its rows; those of the previous one get a number.
+
+    Args:
+        folder: of the run.
+        predictions: of the model that was scored.
+        entry: command, dataset and scores.
+        ending: of the file's name, after `validation`.
+
+    Returns:
+        The file of the rows.
+    """
+    metrics = read_metrics(folder)
+    entries: list[Row] = metrics.get("evaluate", [])
+    file = folder.predictions / f"validation{ending}.jsonl"
+    if entries and file.is_file():
+        numbered = file.with_name(f"validation{ending}.{len(entries)}.jsonl")
+        file.rename(numbered)
+        entries[-1] = {**entries[-1], "rows": str(numbered.relative_to(folder.root))}
+    entries = [*entries, {**entry, "rows": str(file.relative_to(folder.root))}]
+    _write(folder, file, predictions, {**metrics, "evaluate": entries})
+    return file
+
+
+def _write(
+    folder: RunFolder, file: Path, predictions: Predictions, metrics: dict[str, Any]
+) -> dict[str, Any]:
+    write_jsonl(file, predictions.rows)
+    write_pictures(folder.pictures, predictions)
+    write_json(folder.metrics, metrics)
+    return metrics
+
+
+def write_pictures(folder: Path, predictions: Predictions) -> int:
+    """Draw the first predictions that have boxes or masks, with the true objects; whole or not at all.
+
+    Args:
+        folder: gets `<number>.png`; replaced.
+        predictions: the rows and their images.
+
+    Returns:
+        How many were drawn; without any there is no folder.
+    """
+    rows = predictions.rows
+    chosen = [index for index, row in enumerate(rows) if "prediction_objects" in row]
+    chosen = chosen[: predictions.most_pictures]
+
+    def draw(target: Path) -> None:
+        for index in chosen:
+            picture = draw_prediction(predictions.load_image(index), rows[index])
+            picture.save(target / f"{index:03d}.png")
+
+    if chosen:
+        write_folder(folder, draw)
+    return len(chosen)
+
+
+def format_scores(scores: Row) -> str:
+    """Format scores as one line; groups are in metrics.json."""
+    values = {name: value for name, value in scores.items() if not isinstance(value, dict)}
+    return "  ".join(f"{name} {_format_number(value)}" for name, value in values.items())
+
+
+def _format_number(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "0" if abs(value) < 5e-5 else f"{value:.4g}"

@@ -1,0 +1,99 @@
+"""What a training results in: which step's weights, why these, what was measured, and the files."""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PaliGemmaProcessor
+
+from finetune.processes import on_main
+from finetune.run.checkpoints import Checkpoint, digest_weights, read_state
+from finetune.run.files import write_folder
+from finetune.training.callbacks import StopWithoutImprovement
+from finetune.training.trainer import PaliGemmaTrainer
+
+log = logging.getLogger(__name__)
+
+
+def has_stopped_early(trainer: PaliGemmaTrainer, start: Checkpoint) -> bool:
+    """Return whether the run had stopped before its last step, because nothing improved any more."""
+    history: Any = read_state(start)["log_history"]
+    callbacks = trainer.callback_handler.callbacks
+    return any(
+        isinstance(callback, StopWithoutImprovement) and callback.is_exhausted(history)
+        for callback in callbacks
+    )
+
+
+def describe_result(trainer: PaliGemmaTrainer) -> dict[str, Any]:
+    """Return which step's weights are the result, and why."""
+    state, name = trainer.state, trainer.args.metric_for_best_model
+    if name is None or not state.best_global_step:
+        return {"step": state.global_step, "why": f"step {state.global_step}, the last one"}
+    field, value = name.removeprefix("eval_"), state.best_metric
+    values = [entry[name] for entry in state.log_history if name in entry]
+    which = "highest" if trainer.args.greater_is_better else "lowest"
+    why = f"step {state.best_global_step} of {state.global_step}, with the {which} {field} ({value:.4g})"
+    if (ties := values.count(value)) > 1:
+        with_loss = any("eval_loss" in entry for entry in state.log_history)
+        tie = "has the lowest loss of them" if with_loss else "is the latest of them"
+        why += f"; {ties} of {len(values)} evaluations have it, and this one {tie}"
+    return {"step": state.best_global_step, "metric": field, "value": value, "why": why}
+
+
+def save_result(trainer: PaliGemmaTrainer, processor: PaliGemmaProcessor, target: Path) -> dict[str, str]:
+    """Save the adapter or the model, with the processor, whole or not at all; collective.
+
+    Args:
+        trainer: has the weights; all processes gather them, where they are sharded.
+        processor: the checkpoint's.
+        target: the folder.
+
+    Returns:
+        The digests of the weights' files.
+    """
+    weights = trainer.accelerator.get_state_dict(trainer.model)
+    card = target / "README.md"
+
+    def write(path: Path) -> None:
+        trainer.model.save_pretrained(path, state_dict=weights)
+        processor.save_pretrained(path)
+        if card.is_file():  # of a run that is resumed; its user may have written in it
+            shutil.copyfile(card, path / card.name)
+
+    def save() -> dict[str, str]:
+        write_folder(target, write)
+        return digest_weights(target)
+
+    return on_main(save)
+
+
+def measure_training(trainer: PaliGemmaTrainer, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the training measured; collective.
+
+    Args:
+        trainer: after training.
+        before: what was measured when the run was started earlier; kept if it had taken all its steps.
+    """
+    steps = trainer.state.global_step
+    measured = {
+        "steps": steps,
+        "loss": trainer.mean_loss,
+        "examples_per_second": round(steps * trainer.global_batch / trainer.seconds, 3),
+        "seconds": round(trainer.seconds, 1),
+    }
+    if before.get("steps") == steps:
+        log.info("the run had taken all its steps already; it was evaluated again")
+        return dict(before)
+    return measured
+
+
+def list_evaluations(trainer: PaliGemmaTrainer) -> list[dict[str, float]]:
+    """Return the evaluations during training, with the names of the metric's fields."""
+    return [
+        {name.removeprefix("eval_"): value for name, value in entry.items()}
+        for entry in trainer.state.log_history
+        if any(name.startswith("eval_") for name in entry)
+    ]
