@@ -48,16 +48,14 @@ def load_hub(
     """
     if path is None:
         raise UserError("Which dataset? dataset.path=HUB_ID_OR_FOLDER is missing.")
-    loaded = [
-        None if split is None else _load_split(path, name, revision, split, data_files)
+    loaded = {
+        split: _load_split(path, name, revision, split, data_files)
         for split in (train, validation)
-    ]
-    shaped = [
-        None if rows is None else _shape(rows, columns, objects, path, str(split))
-        for rows, split in zip(loaded, (train, validation), strict=True)
-    ]
-    assert shaped[1] is not None
-    return Splits(shaped[1].select([]) if shaped[0] is None else shaped[0], shaped[1])
+        if split is not None
+    }
+    shaped = {split: _shape(rows, columns, objects, path, split) for split, rows in loaded.items()}
+    rows = shaped[validation]
+    return Splits(rows.select([]) if train is None else shaped[train], rows)
 
 
 def _load_split(

@@ -22,16 +22,12 @@ _TEXTS = ("string", "large_string", "string_view")
 
 
 class BoxColumns(TypedDict):
-    """Where a dataset has its boxes."""
+    """Where a dataset has its boxes: two of its columns, and `layout` and `relative` of `build_object`."""
 
     boxes: str | None
-    """Column of the boxes, such as `objects.bbox`; None: no boxes."""
     labels: str | None
-    """Column of their classes."""
     layout: str
-    """Order of the four numbers, as in `build_object`."""
     relative: bool
-    """Boxes are shares of width and height instead of pixels."""
 
 
 def holds_images(kind: object) -> bool:

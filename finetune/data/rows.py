@@ -24,7 +24,8 @@ Row = Mapping[str, object]
 """One row of a source, by column."""
 
 Reader = Callable[..., Iterator[Row]]
-"""`(faults, **arguments)` to rows, as a generator; what `faults.skipping` catches is left out."""
+"""`(faults, **arguments)` to rows, as a generator; what `faults.skipping` catches is left out.
+A `UserError` names the file and the place in it."""
 
 PICTURE = {"bytes": Value("binary"), "path": Value("string")}
 """The column `image` if images are inside the rows."""
@@ -49,11 +50,11 @@ class Splits(NamedTuple):
     """What `on_error=skip` left out of both, with reasons."""
 
 
-def text_features(*columns: str, lists: tuple[str, ...] = ()) -> Features:
-    """Columns of a text source: `id`, `group`, `image`, these, and `lists` of strings."""
-    text = Value("string")
-    names = ("id", "group", "image", *columns)
-    return Features({**dict.fromkeys(names, text), **{name: List(text) for name in lists}})
+def text_features(*columns: str, lists: tuple[str, ...] = (), image: object = Value("string")) -> Features:
+    """Columns of a text source: `id`, `group`, `image` (or lists in `images`), these, and `lists`."""
+    text, images = Value("string"), "images" if isinstance(image, List) else "image"
+    head = {"id": text, "group": text, images: image}
+    return Features({**head, **dict.fromkeys(columns, text), **{name: List(text) for name in lists}})
 
 
 def build_rows(
