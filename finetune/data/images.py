@@ -174,9 +174,10 @@ def _open_stream(path: str | None, data: bytes | None) -> IO[bytes]:
         return BytesIO(data)
     if path is None:
         raise FileNotFoundError("it has neither bytes nor a path")
-    if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would wait forever
+    file = Path(path)
+    if not stat.S_ISREG(file.stat().st_mode):  # a pipe would wait forever
         raise ValueError("not a file")
-    return Path(path).open("rb")
+    return file.open("rb")
 
 
 def _check_pixels(image: Image.Image) -> None:

@@ -26,7 +26,7 @@ class ReleaseModule(Protocol):
     FEATURES: Features
     """The columns."""
     read: Reader
-    """`(faults, root, split, **options)` to rows; a `UserError` names the file and the item in it."""
+    """`(faults, root, split, **options)` to rows."""
 
 
 def load_release(source: Release) -> Splits:

@@ -25,7 +25,8 @@ Row = Mapping[str, object]
 """One row of a source, by column."""
 
 Reader = Callable[..., Iterator[Row]]
-"""`(faults, **arguments)` to rows, as a generator; what `faults.skipping` catches is left out."""
+"""`(faults, **arguments)` to rows, as a generator; what `faults.skipping` catches is left out.
+A `UserError` names the file and the place in it."""
 
 PICTURE = {"bytes": Value("binary"), "path": Value("string")}
 """The column `image` if images are inside the rows."""
@@ -50,11 +51,11 @@ class Splits(NamedTuple):
     """What `on_error=skip` left out of both, with reasons."""
 
 
-def text_features(*columns: str, lists: tuple[str, ...] = ()) -> Features:
-    """Columns of a text source: `id`, `group`, `image`, these, and `lists` of strings."""
-    text = Value("string")
-    names = ("id", "group", "image", *columns)
-    return Features({**dict.fromkeys(names, text), **{name: List(text) for name in lists}})
+def text_features(*columns: str, lists: tuple[str, ...] = (), image: object = Value("string")) -> Features:
+    """Columns of a text source: `id`, `group`, `image` (or lists in `images`), these, and `lists`."""
+    text, images = Value("string"), "images" if isinstance(image, List) else "image"
+    head = {"id": text, "group": text, images: image}
+    return Features({**head, **dict.fromkeys(columns, text), **{name: List(text) for name in lists}})
 
 
 def build_rows(
@@ -121,13 +122,14 @@ def _convert(
     """
     kind = pa.struct(list(features.arrow_schema))
     lists = [name for name, value in features.items() if isinstance(value, List)]
+    texts = {name for name, value in features.items() if value == Value("string")}
     seen: set[object] = set()
 
     def convert(row: Row) -> pa.StructArray:
         for name in lists:
             if isinstance(row[name], str | Mapping):  # Arrow would take its letters or keys
                 raise UnusableError(f"`{name}` must be a list, got {str(row[name])[:80]!r}.")
-        values = {name: _write_number(row[name], value) for name, value in features.items()}
+        values = {name: _write_number(row[name]) if name in texts else row[name] for name in features}
         array = pa.array([values], type=kind)
         if values["id"] in seen:
             raise UnusableError(f"id `{values['id']}` is duplicated; ids must be unique.")
@@ -148,11 +150,9 @@ def _convert(
                 row = next(reader, None)
 
 
-def _write_number(value: object, kind: object) -> object:
-    """Return a number as text if the column has texts."""
-    if kind == Value("string") and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return value
+def _write_number(value: object) -> object:
+    """Return a number as text, anything else as it is."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _batch(rows: Iterator[pa.StructArray]) -> Iterator[pa.StructArray]:

@@ -65,9 +65,6 @@ def read_instances(faults: Faults, file: str, image_dir: Path) -> Iterator[Row]:
         faults: what to do with an image or an annotation that cannot be used.
         file: the JSON file; it must fit in memory.
         image_dir: folder of the images.
-
-    Raises:
-        UserError: names the file and the image or annotation.
     """
     content = read_record(Path(file))
     images = _index(faults, content, "images", "image")

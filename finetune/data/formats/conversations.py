@@ -58,9 +58,6 @@ def read_conversations(
         image_dir: folder of the images; None: the folder of the file.
         ignore_system: leave system turns out.
         several: each has several images; otherwise each has one.
-
-    Raises:
-        UserError: names the file and the conversation.
     """
     folder = find_image_dir(file, image_dir)
     for number, record in _read_records(faults, file):

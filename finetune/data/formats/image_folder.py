@@ -82,9 +82,6 @@ def read_image_folder(
         image_dir: folder of the images; None: the folder of the file.
         kind: `pairs`, `objects` or `captions`.
         names: as in `load_image_folder`.
-
-    Raises:
-        UserError: names the file and the row.
     """
     folder = find_image_dir(file, image_dir)
     for number, row in read_records(faults, file):

@@ -18,12 +18,7 @@ from finetune.errors import UserError
 FEATURES = Features(
     {**text_features("prefix", lists=("suffixes",)), "width": Value("int32"), "height": Value("int32")}
 )
-FEATURES_OF_SEVERAL = Features(
-    {
-        **{name: kind for name, kind in FEATURES.items() if name not in {"image", "width", "height"}},
-        "images": List(Value("string")),
-    }
-)
+FEATURES_OF_SEVERAL = text_features("prefix", lists=("suffixes",), image=List(Value("string")))
 
 _REMEMBERED = 1 << 14
 """Images that are not looked up again: many rows often share one."""

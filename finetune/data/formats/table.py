@@ -80,9 +80,6 @@ def read_table(
         columns: our name -> the file's, of every column.
         separator: as in `load_table`.
         inside: images are inside the rows.
-
-    Raises:
-        UserError: names the file and the row, or the columns that there are.
     """
     folder = find_image_dir(file, image_dir)
     present = list_columns(file)

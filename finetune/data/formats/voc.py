@@ -53,11 +53,7 @@ def load_voc(options: Voc) -> Splits:
 
 
 def _find_split(file: str, image_dir: str | None) -> dict[str, object]:
-    """Return the reader's arguments for one split.
-
-    Raises:
-        UserError: a folder is missing, or the list cannot be read.
-    """
+    """Return the reader's arguments for one split."""
     with reading(file):
         folder = _find_annotations(Path(file))
         default = folder.parent / "JPEGImages" if folder.name == "Annotations" else folder
@@ -90,11 +86,7 @@ def _find_unannotated(images: Path, folder: Path, names: set[str]) -> Iterator[t
 
 
 def _find_annotations(file: Path) -> Path:
-    """Return the folder of the XML files.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the folder of the XML files."""
     for folder in [file] if file.is_dir() else file.absolute().parents[:3]:
         if (folder / "Annotations").is_dir():
             return folder / "Annotations"
@@ -122,9 +114,6 @@ def read_voc(
         image_dir: folder of the images.
         unannotated: images without an XML file, and the file that each lacks.
         one_based: as in `load_voc`.
-
-    Raises:
-        UserError: names the XML file and the object.
     """
     for path, expected in unannotated:
         with faults.skipping():

@@ -20,7 +20,7 @@ from finetune.data.rows import PICTURE, Row, Splits, text_features
 from finetune.errors import UserError
 
 FEATURES = Features({**jsonl.FEATURES, "image": PICTURE})
-FEATURES_OF_CAPTIONS = Features({**text_features(lists=("captions",)), "image": PICTURE})
+FEATURES_OF_CAPTIONS = text_features(lists=("captions",), image=PICTURE)
 
 _BLOCK = 512
 _DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
@@ -91,9 +91,6 @@ def read_webdataset(faults: Faults, file: str, shards: tuple[str, ...], pairs: b
         file: the pattern of the shards.
         shards: the tar files.
         pairs: samples have a prefix and suffixes; otherwise captions.
-
-    Raises:
-        UserError: names the shard and the sample.
     """
     for shard in shards:
         for key, members in _iterate_samples(faults, shard):

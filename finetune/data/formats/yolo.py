@@ -44,11 +44,7 @@ def load_yolo(options: Yolo) -> Splits:
 
 
 def _find_yaml(file: str | None, option: str) -> str:
-    """Return the data.yaml, or the one in a folder.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the data.yaml, or the one in a folder."""
     path = Path(find_file(file, option, folder=True))
     if not path.is_dir():
         return str(path)
@@ -61,11 +57,7 @@ def _find_yaml(file: str | None, option: str) -> str:
 
 
 def _find_split(file: str, key: str, image_dir: str | None) -> dict[str, object]:
-    """Return the reader's arguments for one split.
-
-    Raises:
-        UserError: the data.yaml lacks something, or names what does not exist.
-    """
+    """Return the reader's arguments for one split."""
     path = Path(file)
     content = _read_yaml(path)
     parent = path.absolute().parent
@@ -228,9 +220,6 @@ def read_yolo(
         orphans: text files without an image.
         keypoints: how many numbers of keypoints follow each box.
         rotated: the points are corners of rotated boxes, not an outline: objects have no mask.
-
-    Raises:
-        UserError: names the file and the line.
     """
     if images and not any(Path(label).is_file() for label in labels):
         raise UserError(

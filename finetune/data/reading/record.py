@@ -101,7 +101,9 @@ class Record(dict[str, object]):
         return self._check(key, self[key], is_list, "a list")
 
     def _check_items(self, key: str, fits: Callable[[object], TypeGuard[T]], what: str) -> list[T]:
-        values = self._check(key, self[key], _is_full_list, "a list")
+        values = self.array(key)
+        if not values:
+            self._fail(key, values, "a list")
         return [
             self._check(f"{key}` item `{number}", value, fits, what)
             for number, value in enumerate(values, 1)
@@ -131,10 +133,6 @@ def is_integer(value: object) -> TypeGuard[int]:
 def is_list(value: object) -> TypeGuard[list[object]]:
     """Return whether a value is a list."""
     return isinstance(value, list)
-
-
-def _is_full_list(value: object) -> TypeGuard[list[object]]:
-    return isinstance(value, list) and bool(value)
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

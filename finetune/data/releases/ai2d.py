@@ -21,11 +21,7 @@ from finetune.errors import UserError
 
 SPLITS = ("train", "test")
 FEATURES = Features(
-    {
-        **text_features("question", lists=("choices",)),
-        "image": PICTURE,
-        "answer": Value("int32"),
-    }
+    {**text_features("question", lists=("choices",), image=PICTURE), "answer": Value("int32")}
 )
 LARGEST_LETTER = 100
 """Maximum font size of a letter, pixels."""

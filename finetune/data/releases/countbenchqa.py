@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
-from datasets import Features
 from PIL import Image
 
 from finetune.data.reading.faults import Faults
@@ -20,7 +19,7 @@ from finetune.data.rows import PICTURE, Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("test",)
-FEATURES = Features({**text_features("question", lists=("answers",)), "image": PICTURE})
+FEATURES = text_features("question", lists=("answers",), image=PICTURE)
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:

@@ -7,26 +7,17 @@ or in the numbered folders below it, as `train` is distributed.
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import Features, List, Value
+from datasets import List, Value
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.tables import read_json_lines
-from finetune.data.rows import Row
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("train", "dev", "test1")
 LABELS = ("True", "False")
-_TEXT = Value("string")
-FEATURES = Features(
-    {
-        "id": _TEXT,
-        "group": _TEXT,
-        "images": List(_TEXT),
-        "question": _TEXT,
-        "answers": List(_TEXT),
-    }
-)
+FEATURES = text_features("question", lists=("answers",), image=List(Value("string")))
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:

@@ -1,12 +1,12 @@
 """scikit-learn's handwritten digits: 1,797 scans of 8 x 8 pixels, enlarged."""
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 from PIL import Image
 from sklearn.datasets import load_digits as load_scans
 
 from finetune.data.images import encode_png
-from finetune.data.rows import PICTURE, Splits
+from finetune.data.rows import PICTURE, Splits, text_features
 
 TRAIN_EXAMPLES = 1500
 QUESTION = "which digit is this?"
@@ -20,16 +20,7 @@ def load_digits(size: int) -> Splits:
     """
     scans = load_scans()
     order = np.random.default_rng(0).permutation(len(scans.images))
-    text = Value("string")
-    features = Features(
-        {
-            "id": text,
-            "group": text,
-            "image": PICTURE,
-            "question": text,
-            "answers": List(Value("string")),
-        }
-    )
+    features = text_features("question", lists=("answers",), image=PICTURE)
     rows = [
         {
             "id": f"digit-{index}",
