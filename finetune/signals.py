@@ -130,6 +130,16 @@ def ignore_in_worker(*_: Any) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def end_with_parent(*_: Any) -> None:
+    """Leave signals to the main process, and end when it is killed: for a worker that writes much.
+
+    torch's workers look for their parent while they wait for work, but not while a full pipe keeps them.
+    """
+    ignore_in_worker()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _die_with_launcher() -> None:
     """Have the kernel send SIGTERM if torchrun dies, which a signal it does not know ends at once."""
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":

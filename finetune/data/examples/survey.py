@@ -229,7 +229,7 @@ def _inspect(inspection: Inspection) -> Iterator[pa.StructArray]:
         batch_size=None,
         num_workers=workers if workers > 1 else 0,
         collate_fn=_keep,
-        worker_init_fn=signals.ignore_in_worker,
+        worker_init_fn=signals.end_with_parent,
     )
     with signals.held():
         chunks = iter(loader)
