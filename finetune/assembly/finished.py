@@ -1,4 +1,4 @@
-"""A model that is finished: what a run left, or any checkpoint with any adapter."""
+"""A trained model: the result of a run, or any checkpoint with any adapter."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def resolve_finished_run(config: RunConfig, folder: RunFolder) -> RunConfig:
         folder: the run's.
 
     Raises:
-        UserError: the run left neither adapter nor model.
+        UserError: the run is not finished: it has neither adapter nor model.
     """
     if config.run is None:
         return config
