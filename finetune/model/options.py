@@ -71,7 +71,7 @@ class ModelConfig:
     moves."""
     attention: Attention = Attention.auto
     """`auto`: sdpa for PaliGemma 1; eager for PaliGemma 2, whose attention soft-cap sdpa cannot compute.
-    Flash attention is refused: it ignores the prefix mask, so that a suffix would see its own answer."""
+    Flash attention ignores the prefix mask, so that a suffix would see its own answer: it is refused."""
     final_logit_softcap: bool = False
     """Keep PaliGemma 2's soft-cap on the logits. The published transfers were trained without it."""
     llm_dropout: float = option(0.0, BELOW_ONE)
