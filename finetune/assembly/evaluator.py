@@ -23,7 +23,7 @@ def build_evaluator(
     Args:
         config: the run's options of the evaluation; precision and number of workers are the trainer's.
         dataset: the split.
-        collator: without a budget.
+        collator: without `max_text_length`.
         metric: scores the prediction rows.
     """
 
@@ -42,7 +42,7 @@ def build_evaluator(
 
 
 class LastEvaluations:
-    """Evaluates the model at a step, once: the result that is kept was often evaluated on the way.
+    """Evaluates the model at a step only once: the step that is kept was often evaluated during training.
 
     Args:
         evaluate: scores a model over the validation split.
@@ -56,6 +56,6 @@ class LastEvaluations:
     def __call__(self, model: nn.Module, step: int) -> Evaluation:
         """Return the evaluation of the model as it is at a step."""
         if step not in self._known:
-            self._known = {old: result for old, result in self._known.items() if old == self.best_step}
+            self._known = {seen: result for seen, result in self._known.items() if seen == self.best_step}
             self._known[step] = self.evaluate(model)
         return self._known[step]

@@ -1,4 +1,4 @@
-"""A model that is finished: what a run left, or any checkpoint with any adapter."""
+"""A trained model: the result of a run, or any checkpoint with any adapter."""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -29,7 +29,7 @@ def resolve_finished_run(config: FinishedJob, folder: RunFolder) -> FinishedJob:
         folder: the run's.
 
     Raises:
-        UserError: the run left neither adapter nor model.
+        UserError: the run is not finished: it has neither adapter nor model.
     """
     if config.run is None:
         return config

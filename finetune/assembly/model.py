@@ -1,4 +1,4 @@
-"""From options to a model that is ready to learn, in one order."""
+"""From options to a model that is ready to learn, in a fixed order."""
 
 import logging
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Learner:
     """A model that is ready to learn."""
 
     model: nn.Module
-    """Loaded, frozen and adapted, operated on; on no device in particular yet."""
+    """Loaded, frozen and adapted, operated on; the trainer moves it to its device."""
     processor: PaliGemmaProcessor
     """The checkpoint's."""
     table: str
@@ -71,8 +71,8 @@ def load_base(
         freeze: what may learn.
         peft: how it learns.
         half: see `half_dtype`.
-        learnt: without an adapter, store what `freeze` lets learn in `model.learning_dtype`: where it is
-            about to learn, and where it has learnt. Otherwise all of it is in `model.dtype`.
+        learnt: without an adapter, store what `freeze` lets learn in `model.learning_dtype`, because it is
+            going to learn, or has learnt. Otherwise the whole model is in `model.dtype`.
     """
     frozen, learning = getattr(torch, options.dtype), getattr(torch, options.learning_dtype)
     in_full = learnt and peft.method == PeftMethod.none
@@ -99,7 +99,7 @@ def freeze_and_adapt(
     half: torch.dtype | None,
     adapter: str | None,
 ) -> nn.Module:
-    """Freeze what is frozen, add what is adapted, or go on with an adapter, and store what learns in full.
+    """Freeze the base, add a new adapter or one to continue, and convert what learns to its format.
 
     Args:
         base: changed in place.
@@ -107,7 +107,7 @@ def freeze_and_adapt(
         freeze: what may learn.
         peft: how it learns.
         half: see `half_dtype`.
-        adapter: a trained adapter to go on with.
+        adapter: a trained adapter to continue.
 
     Raises:
         UserError: the settings do not fit the model, or the adapter does not fit the settings.
@@ -130,7 +130,7 @@ def freeze_and_adapt(
 
 
 def half_dtype(trainer: TrainerConfig) -> torch.dtype | None:
-    """Return the format of the products under autocast; None where the trainer uses none."""
+    """Return the format of the products under autocast; None if the trainer uses none."""
     if trainer.fp16:
         return torch.float16
     return torch.bfloat16 if trainer.bf16 else None

@@ -7,7 +7,7 @@ from finetune.data.batches.resize import is_antialiased
 
 
 def choose_antialias(config: RunConfig, split: str) -> dict[str, bool] | None:
-    """Return how big_vision resizes each part's images, under `""` where there is one source.
+    """Return how big_vision resizes the images of each part, under `""` if there is one source.
 
     Returns:
         None unless `image.resize=paper`.

@@ -1,4 +1,4 @@
-"""The configuration in transformers' words."""
+"""Options translated into transformers' training arguments."""
 
 import tempfile
 from dataclasses import fields
@@ -35,14 +35,14 @@ _SAME_NAMES = (
     "dataloader_num_workers",
     "dataloader_prefetch_factor",
 )
-"""Options that are transformers' arguments as they stand."""
+"""Options that are passed to transformers unchanged."""
 
 
 def build_metric(config: RunConfig) -> Metric:
-    """Build the metric, and check that the field which chooses the best checkpoint is one that is computed.
+    """Build the metric, and check that it computes the field that chooses the best checkpoint.
 
     Raises:
-        UserError: lists the fields there are.
+        UserError: lists the fields that are computed.
     """
     metric: Metric = instantiate(config.metric, "metric")
     name = config.evaluation.metric_for_best_model
@@ -91,7 +91,7 @@ def build_arguments(
     given = {"logging_first_step": True, **_read_extra(options)}
     try:
         arguments = TrainingArguments(
-            # Trainer makes this folder when it is built; the run's own is not touched before all is ready.
+            # Trainer makes this folder when it is built; the run's is not touched before all is ready.
             output_dir=tempfile.gettempdir(),
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulation,
@@ -134,10 +134,10 @@ def _read_extra(options: TrainerConfig) -> dict[str, object]:
 
 
 def part_weights(config: RunConfig, train: ExampleDataset) -> dict[str, tuple[int, float]]:
-    """Return size and weight of each part of a mixture; empty where the data is none.
+    """Return size and weight of each part of a mixture; empty if the data is not a mixture.
 
     Raises:
-        UserError: nothing of a part is left to train on.
+        UserError: a part has no example to train on.
     """
     if not isinstance(config.dataset, Mixture):
         return {}

@@ -1,4 +1,4 @@
-"""A whole split: generate, score, and gather from all processes, no example twice and none lost."""
+"""Evaluation of a split: generate, score, and gather from all processes, each example exactly once."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,23 +34,23 @@ class Evaluation:
     """The result over a split."""
 
     scores: dict[str, Any]
-    """The metric's fields, `n`, `confidence`, `unfinished` (answers that were cut before EOS, in percent,
-    here and in `by_group`), and `loss` where asked for."""
+    """The metric's fields, `n`, `confidence`, `unfinished` (answers cut before EOS, in percent, also in
+    `by_group`), and `loss` if it is asked for."""
     rows: list[dict[str, Any]]
     """Prediction rows, in the order of the split."""
 
 
 class _Labelled(NamedTuple):
-    """What comes with a batch of prompts."""
+    """The rest of a batch, next to its prompts."""
 
     rows: list[dict[str, Any]]
     """The beginning of each prediction row."""
     batch: Batch | None
-    """The same images with their first suffix, to compute the loss on."""
+    """The same images with their first suffix, for the loss."""
 
 
 class _EvaluationCollator:
-    """Makes one batch to generate from and, with the same pixels, one to compute the loss on."""
+    """Makes one batch to generate from and, with the same pixels, one for the loss."""
 
     def __init__(self, collator: Collator, with_loss: bool) -> None:
         self.collator = collator
@@ -90,9 +90,9 @@ def evaluate(
     """Score a model over a split; every process takes its share and all return the whole result.
 
     Args:
-        model: not wrapped for distribution; left in the mode it came in.
+        model: not wrapped for distribution; its training mode is restored.
         dataset: the split.
-        collator: without a budget: evaluation neither cuts nor drops.
+        collator: without `max_text_length`: evaluation neither cuts nor drops.
         metric: scores the prediction rows.
         options: their `batch_size`, `loss`, and what generation reads.
         workers: processes that decode images.
@@ -137,7 +137,7 @@ def evaluate(
 def _load_batches(
     dataset: ExampleDataset, indices: range, collate: _EvaluationCollator, size: int, workers: int
 ) -> Iterable[tuple[Prompts, _Labelled]]:
-    """Return the batches of this process, under a bar where standard error is a terminal."""
+    """Return the batches of this process, with a bar if standard error is a terminal."""
     loader = DataLoader(
         Subset(dataset, indices),
         batch_size=size,
@@ -163,7 +163,7 @@ def _finish_row(row: dict[str, Any], answer: Answer, task: Task, metric: Metric)
 
 
 def _count_unfinished(scores: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add the share of answers that were cut before EOS, in percent, of all rows and of each group."""
+    """Add the percentage of answers that were cut before EOS, of all rows and of each group."""
     cut = [str(row.get("group")) for row in rows if row.get("unfinished")]
     scores["unfinished"] = 100.0 * len(cut) / len(rows)
     for group, fields in scores.get("by_group", {}).items():

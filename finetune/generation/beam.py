@@ -12,17 +12,16 @@ def search_beams(
 ) -> tuple[Tensor, Tensor]:
     """Return the ended hypothesis of the highest summed log-probability, without length normalisation.
 
-    At each step every live beam may end; the best that ended so far is kept, and the beams live on
-    without EOS. So an answer that ran out of tokens never beats one that ended, as it may in
-    transformers' own beam search.
+    At each step every live beam may end; the best ended one is kept, and the beams continue without EOS. So
+    an answer that ran out of tokens never beats one that ended, as it may in transformers' beam search.
 
     Args:
         model: a PaliGemma, with an adapter or without.
         prompts: on the model's device.
-        beams: hypotheses that live at once, of each prompt.
-        steps: most tokens of an answer, EOS among them.
+        beams: live hypotheses of each prompt.
+        steps: most tokens of an answer, including EOS.
         end: id of EOS.
-        pad: id behind it.
+        pad: id after it.
 
     Returns:
         Tokens and their probabilities: (B, steps or fewer) each.
@@ -64,7 +63,7 @@ def search_beams(
 def _end(
     live: Tensor, tokens: Tensor, chosen: Tensor, scores: Tensor, place: int, end: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """End every beam here, and return the likeliest of each prompt.
+    """End every beam at this place, and return the likeliest of each prompt.
 
     Args:
         live: summed log-probabilities of the beams: (B, beams).

@@ -15,7 +15,7 @@ from finetune.model.forward import generate_greedily, to_device
 from finetune.tasks.task import Answer
 
 UNKNOWN_LENGTH = 128
-"""Tokens of the longest answer where no reference says more, as big_vision's own command line has it."""
+"""Most tokens of an answer if there are no references; the value of big_vision's command line."""
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def answer_batches(
 
     Args:
         model: in evaluation mode.
-        batches: prompts, each with whatever its answers belong to.
+        batches: prompts, and anything that is needed with their answers.
         tokenizer: the checkpoint's.
         options: see `generate_answers`.
         autocast: context of the forward passes, entered for each batch.
@@ -83,10 +83,10 @@ def generate_answers(
 def _read_answer(
     ids: Tensor, probabilities: list[float], confidence: float, tokenizer: PreTrainedTokenizerBase
 ) -> Answer:
-    """Decode one answer; where it has locations, say which characters each token stands for."""
+    """Decode one answer; if it has locations, with the characters that each token stands for."""
     text = tokenizer.decode(ids, skip_special_tokens=False)
     if "<loc" not in text:
         return Answer(text, confidence)
-    # A token alone does not show its space, nor a part of a character: each prefix is decoded.
+    # Decoded alone, a token may lose its space or be part of a character: each beginning is decoded.
     ends = [len(tokenizer.decode(ids[: n + 1], skip_special_tokens=False)) for n in range(len(ids))]
     return Answer(text, confidence, tuple(ends), tuple(probabilities))

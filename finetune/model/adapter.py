@@ -1,9 +1,8 @@
-"""A trained adapter from a folder or the Hub: refused unless all of it fits the base, and read back."""
+"""A trained adapter from a folder or the Hub: checked against the base, loaded, and read back."""
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -34,13 +33,13 @@ _OF_THE_RUN = {
     "target_modules",
     "task_type",
 }
-"""Fields of an adapter's settings that may differ in a run that goes on with it: what they decide is the
-run's own, or shows in the weights' names."""
+"""Fields of an adapter's settings that may differ in a run that continues it: they concern the run
+alone, or show in the names of the weights."""
 
 
 @dataclass(frozen=True)
 class TrainedAdapter:
-    """What an adapter's files hold."""
+    """The contents of an adapter's files."""
 
     path: str
     config: LoraConfig
@@ -54,7 +53,7 @@ def read_adapter(path: str) -> TrainedAdapter:
         path: Hub id or folder.
 
     Raises:
-        UserError: it is no LoRA adapter, incomplete, damaged, or a pickle.
+        UserError: it is not a LoRA adapter, incomplete, damaged, or a pickle.
     """
     file = find_file(path, "adapter_config.json", "adapter")
     raw = read_object(file)
@@ -100,7 +99,7 @@ def load_adapter(model: PaliGemmaForConditionalGeneration, path: str, bits: int 
     Args:
         model: the base; changed in place.
         path: Hub id or folder of the adapter.
-        bits: that the base's weights are stored in.
+        bits: in which the weights of the base are stored.
 
     Raises:
         UserError: see `read_adapter`; or it was made for another base.
@@ -108,7 +107,7 @@ def load_adapter(model: PaliGemmaForConditionalGeneration, path: str, bits: int 
     adapter = read_adapter(path)
     _check_base(model, adapter, bits)
     adapter.config.inference_mode = True
-    adapter.config.base_model_name_or_path = None  # `_check_base` has reported another one.
+    adapter.config.base_model_name_or_path = None  # `_check_base` has reported a different one.
     try:
         adapted: PeftModel = get_peft_model(model, adapter.config)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -119,23 +118,23 @@ def load_adapter(model: PaliGemmaForConditionalGeneration, path: str, bits: int 
 
 
 def continue_adapter(model: PeftModel, path: str, bits: int = 16) -> None:
-    """Give a new adapter the weights of a trained one, from which the training goes on.
+    """Give a new adapter the weights of a trained one, to continue its training.
 
     Args:
-        model: with an adapter of the run's own settings.
-        path: Hub id or folder of the trained one.
-        bits: that the base's weights are stored in.
+        model: with an adapter of the run's settings.
+        path: Hub id or folder of the trained adapter.
+        bits: in which the weights of the base are stored.
 
     Raises:
         UserError: see `read_adapter`; or its settings or layers are not those of the run.
     """
     adapter = read_adapter(path)
     _check_base(model.get_base_model(), adapter, bits)
-    own, other = (config.to_dict() for config in (model.peft_config[_NAME], adapter.config))
-    differing = sorted(name for name in own.keys() - _OF_THE_RUN if own[name] != other.get(name))
+    new, trained = (config.to_dict() for config in (model.peft_config[_NAME], adapter.config))
+    differing = sorted(name for name in new.keys() - _OF_THE_RUN if new[name] != trained.get(name))
     if differing:
-        words = " ".join(f"peft.{name}={other.get(name)}" for name in differing)
-        here = " ".join(f"peft.{name}={own[name]}" for name in differing)
+        words = " ".join(f"peft.{name}={trained.get(name)}" for name in differing)
+        here = " ".join(f"peft.{name}={new[name]}" for name in differing)
         raise UserError(
             f"The adapter `{path}` goes on as it is: it was trained with {words}, but this run has {here}. "
             "Give the adapter's values, or start without adapter=."
@@ -144,7 +143,7 @@ def continue_adapter(model: PeftModel, path: str, bits: int = 16) -> None:
 
 
 def _check_base(model: PaliGemmaForConditionalGeneration, adapter: TrainedAdapter, bits: int) -> None:
-    """Refuse an adapter of another resolution; warn of one of another checkpoint or precision."""
+    """Refuse an adapter of another resolution; warn about another checkpoint or precision."""
     path = adapter.path
     trained = _trained_resolution(Path(path))
     resolution = int(model.config.vision_config.image_size)
@@ -156,11 +155,11 @@ def _check_base(model: PaliGemmaForConditionalGeneration, adapter: TrainedAdapte
     names = (adapter.config.base_model_name_or_path, model.name_or_path)
     before, here = (Path(str(name or "")) for name in names)
     if before.name and here.name and before.name != here.name:
-        log.warning("warning: the adapter %s was trained on %s, and lies on %s here.", path, before, here)
+        log.warning("warning: the adapter %s was trained on %s, and is used on %s.", path, before, here)
     trained_bits = _trained_bits(Path(path))
     if trained_bits is not None and trained_bits != bits:
         log.warning(
-            "warning: the adapter %s was trained on weights in %d bits, and lies on %d bits here: its "
+            "warning: the adapter %s was trained on weights in %d bits, and is used on %d bits: its "
             "answers change a little. peft.bits=%d (4: peft=qlora) is as it was trained.",
             path,
             trained_bits,
@@ -170,23 +169,23 @@ def _check_base(model: PaliGemmaForConditionalGeneration, adapter: TrainedAdapte
 
 
 def _trained_resolution(folder: Path) -> int | None:
-    """Return the side of the images that the processor beside an adapter makes; None without one."""
+    """Return the image side of the processor in an adapter's folder; None if there is no processor."""
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
-            found: Any = OmegaConf.create(read_object(folder / name))
-            sides = (OmegaConf.select(found, f"{key}size.height") for key in ("image_processor.", ""))
+            settings = OmegaConf.create(read_object(folder / name))
+            sides = (OmegaConf.select(settings, f"{key}size.height") for key in ("image_processor.", ""))
             return next((side for side in sides if isinstance(side, int)), None)
     return None
 
 
 def _trained_bits(folder: Path) -> int | None:
-    """Return `peft.bits` of the run in whose folder an adapter lies; None outside of one."""
+    """Return `peft.bits` of the run whose folder contains an adapter; None if there is no run."""
     for parent in folder.absolute().parents[:2]:
         file = parent / "config.yaml"
         if file.is_file():
             try:
                 bits = OmegaConf.select(OmegaConf.load(file), "peft.bits")
-            except Exception:  # Whose file it is, is not known.
+            except Exception:  # It may be anyone's file.
                 return None
             return bits if isinstance(bits, int) else None
     return None
@@ -198,29 +197,31 @@ def _fill(model: PeftModel, adapter: TrainedAdapter) -> None:
     Raises:
         UserError: model and file do not hold the same weights.
     """
-    # What older versions of transformers named otherwise is renamed as PEFT does when it loads.
+    # Names from older versions of transformers are converted, as PEFT does when it loads an adapter.
     weights = convert_peft_adapter_state_dict_for_transformers(
         model, adapter.config, adapter.weights, _NAME
     )
-    own = _read_back(model)
+    expected = _read_back(model)
     shapes = [
-        f"{name} ({list(weights[name].shape)} for {list(own[name].shape)})"
-        for name in weights.keys() & own.keys()
-        if weights[name].shape != own[name].shape
+        f"{name} ({list(weights[name].shape)} for {list(expected[name].shape)})"
+        for name in weights.keys() & expected.keys()
+        if weights[name].shape != expected[name].shape
     ]
     problems = list_differences(
-        missing=own.keys() - weights.keys(), unexpected=weights.keys() - own.keys(), of_another_shape=shapes
+        missing=expected.keys() - weights.keys(),
+        unexpected=weights.keys() - expected.keys(),
+        of_another_shape=shapes,
     )
     if problems:
         raise UserError(
-            f"The adapter `{adapter.path}` does not fit: of {len(own)} weights for the layers here "
+            f"The adapter `{adapter.path}` does not fit: of {len(expected)} weights for the layers here "
             f"{problems}. It was made for another base, rank or layers (peft.target_modules, freeze=), or "
             "its files do not belong together."
         )
-    if all(value.is_meta for value in own.values()):
-        return  # A plan has names and shapes, no values.
+    if all(value.is_meta for value in expected.values()):
+        return  # On the meta device (`plan`) there are no values.
     for name, parameter in model.named_parameters():
-        # A copy is made in the base's format; what it has learnt is not rounded to that.
+        # PEFT makes a copy in the base's format; the trained values must not be rounded to it.
         stored = weights.get(name.replace(f".modules_to_save.{_NAME}", ""))
         if ".modules_to_save." in name and stored is not None:
             parameter.data = parameter.data.to(stored.dtype)
@@ -233,10 +234,10 @@ def _fill(model: PeftModel, adapter: TrainedAdapter) -> None:
         )
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two weights hold the same numbers."""
-    wider = torch.promote_types(one.dtype, other.dtype)
-    return torch.equal(one.cpu().to(wider), other.to(wider))
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Return whether two weights hold the same numbers."""
+    wider = torch.promote_types(first.dtype, second.dtype)
+    return torch.equal(first.cpu().to(wider), second.to(wider))
 
 
 def _read_back(model: PeftModel) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Modules that learn in full beside the adapters: `peft.modules_to_save`, of which PEFT makes copies."""
+"""Modules that learn in full next to the adapters: `peft.modules_to_save`, of which PEFT makes copies."""
 
 from collections.abc import Sequence
 
@@ -21,31 +21,31 @@ def find_copied_modules(
         targets: full names of the layers that get an adapter.
 
     Raises:
-        UserError: no module has such a name, or it cannot learn beside the adapters.
+        UserError: no module has such a name, or it cannot learn next to the adapters.
     """
     modules = dict(model.named_modules())
     embedding, head = (
         next(name for name, module in modules.items() if module is wanted)
         for wanted in (model.get_input_embeddings(), model.get_output_embeddings())
     )
-    found: dict[str, str] = {}
+    chosen: dict[str, str] = {}
     for name in names:
         matching = [full for full in modules if full == name or full.endswith(f".{name}")]
         if not name or not matching:
             known = sorted({part for full in modules for part in full.split(".") if part})
             raise UserError(f"{_KEY}: no module is called `{name}`.{suggest(name, known)}")
         # One tensor under two names: PEFT copies the embedding and ties the head to the copy.
-        found |= {embedding if full == head and _is_tied(model) else full: name for full in matching}
-    for full, name in found.items():
+        chosen |= {embedding if full == head and _is_tied(model) else full: name for full in matching}
+    for full, name in chosen.items():
         _check(name, full, modules[full], embedding, targets)
-        inside = next((other for other in found if other.startswith(f"{full}.")), None)
+        inside = next((other for other in chosen if other.startswith(f"{full}.")), None)
         if inside is not None:
-            raise UserError(f"{_KEY}: `{name}` already contains `{found[inside]}` ({inside}): name one.")
-    return list(found)
+            raise UserError(f"{_KEY}: `{name}` already contains `{chosen[inside]}` ({inside}): name one.")
+    return list(chosen)
 
 
 def ties_embedding(model: PaliGemmaForConditionalGeneration, copied: Sequence[str]) -> bool:
-    """Whether one of the copied modules is an embedding that `lm_head` shares its weights with."""
+    """Return whether one of the copied modules is the embedding whose weights `lm_head` shares."""
     embedding = model.get_input_embeddings()
     return _is_tied(model) and any(model.get_submodule(name) is embedding for name in copied)
 

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 def drop_residual_branches(model: nn.Module, share: float) -> None:
     """Drop activations of each layer's attention and MLP before they join the residual stream.
 
-    Every number is dropped on its own, in training mode alone, and the others are scaled up so that the
-    mean stays. With Gemma 2 the attention's are dropped behind its norm, the MLP's before it.
+    Numbers are dropped independently, in training mode only, and the others are scaled up so that the mean
+    stays the same. In Gemma 2 attention outputs are dropped after their norm, MLP outputs before theirs.
 
     Args:
         model: a PaliGemma, with an adapter or without.
@@ -27,14 +27,14 @@ def drop_residual_branches(model: nn.Module, share: float) -> None:
     )
     for layer in gemma.layers:
         # Gemma 1 calls the norm before its MLP `post_attention_layernorm` too.
-        has_norms_behind = hasattr(layer, "post_feedforward_layernorm")
-        attention = layer.post_attention_layernorm if has_norms_behind else layer.self_attn
+        has_norms_after = hasattr(layer, "post_feedforward_layernorm")
+        attention = layer.post_attention_layernorm if has_norms_after else layer.self_attn
         for branch in (attention, layer.mlp):
             branch.register_forward_hook(partial(_drop, share))
 
 
 def _drop(share: float, branch: nn.Module, inputs: Any, output: Any) -> Any:
-    """Change a branch's output; attention returns its weights beside it."""
+    """Change a branch's output; attention returns a tuple of output and weights."""
     if isinstance(output, tuple):
         return (_drop(share, branch, inputs, output[0]), *output[1:])
     dropped: Tensor = torch.nn.functional.dropout(output, share, training=branch.training)

@@ -83,7 +83,7 @@ def generate_greedily(
     Args:
         model: a PaliGemma in evaluation mode, with an adapter or without.
         prompts: on the model's device.
-        steps: most tokens of an answer, EOS among them.
+        steps: most tokens of an answer, including EOS.
         end: id of EOS.
         pad: id after it.
     """

@@ -1,4 +1,4 @@
-"""In which format what learns is stored: float32, unless bfloat16 is asked for by name.
+"""The format of the learning parameters: float32, unless bfloat16 is asked for by name.
 
 An optimizer step moves a weight by about the learning rate. bfloat16 has eight significant bits: a move
 smaller than 1/256 of the weight is rounded away, so that at 1e-5 hardly any matrix weight would move.
@@ -26,15 +26,15 @@ def store_by_policy(
     learning: torch.dtype,
     frozen: torch.dtype,
 ) -> None:
-    """Store the weights of a model that learns in full: what learns in one format, the rest in another.
+    """Convert a model without adapters: learning weights to one format, frozen ones to another.
 
-    The weights have to be loaded in the wider format: those that learn start unrounded, and those of a
-    finished run come back as they were last evaluated.
+    The weights have to be loaded in the wider format, so that learning ones start unrounded, and those of a
+    finished run are as they were last evaluated.
 
     Args:
         model: a PaliGemma without an adapter.
         policy: says which parameters learn.
-        learning: format of those.
+        learning: format of the learning ones.
         frozen: format of the others.
     """
     layers = count_layers(model)
@@ -43,12 +43,12 @@ def store_by_policy(
 
 
 def store_what_learns(model: nn.Module, dtype: torch.dtype, autocast: torch.dtype | None) -> None:
-    """Store every parameter that learns in one format, and read it back.
+    """Convert every learning parameter to one format, and check the result.
 
     Args:
-        model: its `requires_grad` set; with an adapter or without.
+        model: with `requires_grad` set, with an adapter or without.
         dtype: float32 or bfloat16.
-        autocast: format of the products; null where the trainer computes in the weights' own.
+        autocast: format of the products; None if the trainer computes in that of the weights.
 
     Raises:
         UserError: the formats cannot be computed with together.
@@ -67,7 +67,7 @@ def store_what_learns(model: nn.Module, dtype: torch.dtype, autocast: torch.dtyp
             )
     for parameter in model.parameters():
         if parameter.requires_grad:
-            # The parameter itself stays, so that tied weights stay one.
+            # The parameter object stays the same, so that tied weights stay tied.
             parameter.data = parameter.data.to(dtype)
     assert_learning(model, dtype)
     if autocast is None:
@@ -75,7 +75,7 @@ def store_what_learns(model: nn.Module, dtype: torch.dtype, autocast: torch.dtyp
 
 
 def assert_learning(model: nn.Module, dtype: torch.dtype) -> None:
-    """Check that everything that learns has the format, and that the embedding is still tied.
+    """Check that every learning parameter has the format, and that the embedding is still tied.
 
     Raises:
         RuntimeError: lists the parameters that differ.
@@ -97,7 +97,7 @@ def assert_learning(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def check_one_format(model: nn.Module) -> None:
-    """Raise where two formats would meet without autocast; LoRA layers convert their own inputs.
+    """Check that all weights have one format, for use without autocast; LoRA layers convert their inputs.
 
     Raises:
         UserError: names the formats and the way out.

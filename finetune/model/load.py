@@ -48,17 +48,17 @@ def load_config(path: str, revision: str | None = None, resolution: int | None =
     Args:
         path: Hub id, folder, or `tiny`.
         revision: branch, tag or commit on the Hub.
-        resolution: picture side, pixels; null accepts any.
+        resolution: side of the images, pixels; None accepts any.
 
     Raises:
-        UserError: it cannot be reached, is no PaliGemma, or is of another resolution.
+        UserError: it cannot be reached, is not a PaliGemma, or is of another resolution.
     """
     folder = resolve_path(path)
     file = find_file(folder, "config.json", revision=revision)
     raw = read_object(file)
     if raw.get("model_type") != "paligemma":
         raise UserError(
-            f"`{path}` is no PaliGemma: its config.json says model_type={raw.get('model_type')!r}."
+            f"`{path}` is not a PaliGemma: its config.json says model_type={raw.get('model_type')!r}."
         )
     config: PaliGemmaConfig = PaliGemmaConfig.from_pretrained(file.parent)
     size = int(config.vision_config.image_size)
@@ -86,12 +86,12 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def find_file(path: str, name: str, kind: str = "checkpoint", revision: str | None = None) -> Path:
-    """Return one file of a folder, or of a repository on the Hub, which is downloaded.
+    """Return one file of a folder, or download it from a repository on the Hub.
 
     Args:
         path: the folder or the Hub id.
         name: of the file.
-        kind: what the user takes the path for, `checkpoint` or `adapter`; in messages.
+        kind: `checkpoint` or `adapter`, for messages.
         revision: branch, tag or commit on the Hub.
 
     Raises:
@@ -124,7 +124,7 @@ def find_file(path: str, name: str, kind: str = "checkpoint", revision: str | No
             f"{' (model=tiny needs neither)' if key == 'model' else ''}."
         ) from error
     except EntryNotFoundError as error:
-        raise UserError(f"`{path}` is no {kind}: it has no {name}.") from error
+        raise UserError(f"`{path}` is not a complete {kind}: it has no {name}.") from error
     except HFValidationError as error:
         raise UserError(f"`{path}` is neither a folder nor a Hub id (USER/NAME).") from error
     except (HfHubHTTPError, OSError) as error:
@@ -132,7 +132,7 @@ def find_file(path: str, name: str, kind: str = "checkpoint", revision: str | No
 
 
 def load_processor(path: str, revision: str | None = None) -> PaliGemmaProcessor:
-    """Load tokenizer and image processor; pictures are always resized by Pillow.
+    """Load tokenizer and image processor; images are always resized by Pillow.
 
     Raises:
         UserError: the files are missing.
@@ -219,17 +219,17 @@ def load_model(
 
 
 def use_as_big_vision(config: PaliGemmaConfig, final_logit_softcap: bool = False) -> None:
-    """Change what transformers adds to the architecture that the checkpoints were trained in.
+    """Undo what transformers adds to the architecture that the checkpoints were trained with.
 
     Gemma 2 alternates full layers with layers that see the last 4,096 tokens. PaliGemma 2 was trained
-    without such a window, and 4,096 is the length of a picture of 896 pixels alone: in every second layer
+    without such a window, and 4,096 is the length of an image of 896 pixels alone: in every second layer
     the answer would not see the first patches.
 
     Args:
         config: changed in place.
         final_logit_softcap: keep PaliGemma 2's soft-cap on the logits.
 
-    Source: google-research/big_vision, models/ppp/gemma.py (`Attention`, which knows no window).
+    Source: google-research/big_vision, models/ppp/gemma.py (`Attention`, which has no window).
     """
     if not final_logit_softcap:
         config.text_config.final_logit_softcapping = None
@@ -238,7 +238,7 @@ def use_as_big_vision(config: PaliGemmaConfig, final_logit_softcap: bool = False
 
 
 def _refuse_pickles(folder: Path) -> None:
-    """Raise where a folder has weights as pickles only, which could run code when they are read."""
+    """Raise if a folder has weights as pickles only, which could run code when they are read."""
     pickles = sorted(folder.glob("pytorch_model*.bin")) if folder.is_dir() else []
     if pickles and not any(folder.glob("*.safetensors")):
         raise UserError(
@@ -248,14 +248,15 @@ def _refuse_pickles(folder: Path) -> None:
 
 
 def _check_all_loaded(path: str, info: Mapping[str, Iterable[Any]]) -> None:
-    """Check that file and model have the same weights; transformers leaves tied ones and buffers out.
+    """Check that file and model have the same weights, except tied ones and buffers.
 
     Raises:
         UserError: lists what is missing, unexpected or of another shape.
     """
     unexpected = [name for name in info["unexpected_keys"] if not name.endswith(_BUFFERS)]
     shapes = [
-        f"{name} ({list(found)} for {list(wanted)})" for name, found, wanted in info["mismatched_keys"]
+        f"{name} ({list(stored)} for {list(expected)})"
+        for name, stored, expected in info["mismatched_keys"]
     ]
     problems = list_differences(
         missing=info["missing_keys"], unexpected=unexpected, of_another_shape=shapes
@@ -268,7 +269,7 @@ def _check_all_loaded(path: str, info: Mapping[str, Iterable[Any]]) -> None:
 
 
 def list_differences(**groups: Iterable[str]) -> str:
-    """Say how many names each group has, and the first few; empty where none has any."""
+    """Describe groups of names: how many each has, and the first few; empty if none has any."""
     counted = {label.replace("_", " "): sorted(names) for label, names in groups.items()}
     return "; ".join(
         f"{len(names)} {label}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
@@ -278,7 +279,7 @@ def list_differences(**groups: Iterable[str]) -> str:
 
 
 def build_meta_model(config: PaliGemmaConfig, dtype: torch.dtype) -> PaliGemmaForConditionalGeneration:
-    """Build the architecture without memory: shapes and names, no weights."""
+    """Build the architecture on the meta device: shapes and names, no weights."""
     use_as_big_vision(config)
     with torch.device("meta"):
         model = PaliGemmaForConditionalGeneration(config)

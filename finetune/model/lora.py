@@ -1,6 +1,6 @@
-"""Adapters, and the quantised weights beside them.
+"""Adapters, and the quantised weights that they adapt.
 
-PEFT and bitsandbytes accept wrong names in silence, so everything is read back after it was asked for.
+PEFT and bitsandbytes ignore wrong names without an error, so the result is read back and checked.
 """
 
 from collections.abc import Sequence
@@ -33,9 +33,9 @@ class Quantization:
     compute_dtype: torch.dtype = torch.bfloat16
 
     def to_config(self) -> BitsAndBytesConfig:
-        """Return what `from_pretrained` takes."""
+        """Return the argument of `from_pretrained`."""
         # transformers matches these from the start of a module's full name: `vision_tower` alone
-        # would skip nothing.
+        # would not skip anything.
         skipped = [f".*{tower}" for tower in Tower if tower not in self.options.quantize]
         return BitsAndBytesConfig(
             load_in_4bit=self.options.bits == 4,
@@ -47,7 +47,7 @@ class Quantization:
         )
 
     def assert_on(self, model: nn.Module) -> None:
-        """Read the quantisation back from the loaded model.
+        """Check the quantisation of the loaded model.
 
         Raises:
             RuntimeError: a layer is not stored or computed as asked.
@@ -55,15 +55,15 @@ class Quantization:
         for name, module in model.named_modules():
             if not isinstance(module, nn.Linear):
                 continue
-            wanted = self.options.quantizes(name)
+            expected = self.options.quantizes(name)
             kind = bnb.nn.Linear4bit if self.options.bits == 4 else bnb.nn.Linear8bitLt
-            if isinstance(module, kind) != wanted:
-                raise RuntimeError(f"{name}: quantised={not wanted}, asked for {wanted}")
+            if isinstance(module, kind) != expected:
+                raise RuntimeError(f"{name}: quantised={not expected}, asked for {expected}")
             if isinstance(module, bnb.nn.Linear4bit):
                 state = module.weight.quant_state
-                found = (module.compute_dtype, state.quant_type, state.nested)
-                if found != (self.compute_dtype, "nf4", self.options.double_quant):
-                    raise RuntimeError(f"{name}: computes in {found}, asked for {self}")
+                actual = (module.compute_dtype, state.quant_type, state.nested)
+                if actual != (self.compute_dtype, "nf4", self.options.double_quant):
+                    raise RuntimeError(f"{name}: computes in {actual}, asked for {self}")
 
     def keep_gradients_on_cpu(self, model: nn.Module) -> None:
         """Keep bitsandbytes from repacking NF4 weights for CPU inference.
@@ -83,7 +83,7 @@ def find_targets(
 
     Args:
         model: the base.
-        policy: towers that it freezes get none.
+        policy: towers that it freezes get no adapter.
         target_modules: last parts of the names.
 
     Raises:
@@ -103,31 +103,31 @@ def find_targets(
                 f"peft.target_modules: no linear layer is called `{target}`."
                 f"{suggest(target, known)} There are: {', '.join(known)}."
             )
-    found = [
+    targets = [
         name
         for name in linear
         if name.rpartition(".")[2] in target_modules and policy.learns(f"{name}.weight", layers)
     ]
-    if not found:
+    if not targets:
         raise UserError(
             f"No layer gets an adapter: `freeze` leaves none of {', '.join(target_modules)}. "
             "Choose other peft.target_modules (the projector's is `linear`), another freeze=, or "
             "peft=none."
         )
-    return found
+    return targets
 
 
 def add_adapter(
     model: PaliGemmaForConditionalGeneration, policy: FreezePolicy, options: PeftConfig
 ) -> PeftModel:
-    """Freeze the base and put an adapter beside each chosen layer.
+    """Freeze the base and add an adapter to each chosen layer.
 
     Returns:
         The model; only the adapters and the copies of `modules_to_save` learn.
 
     Raises:
         UserError: see `find_targets` and `find_copied_modules`.
-        RuntimeError: PEFT adapted other layers than asked.
+        RuntimeError: PEFT adapted other layers than the targets.
     """
     targets = find_targets(model, policy, options.target_modules)
     copied = find_copied_modules(model, options.modules_to_save, targets)

@@ -1,4 +1,4 @@
-"""Options of the model: the checkpoint, what of it learns, and how.
+"""Options of the model: the checkpoint, which of its parameters learn, and how.
 
 Imported by the configuration, so that help answers without torch: nothing heavy is imported here.
 """
@@ -23,7 +23,7 @@ class Dtype(StrEnum):
 
 
 class LearningDtype(StrEnum):
-    """Floating-point formats of what learns."""
+    """Floating-point formats of the learning parameters."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -38,7 +38,7 @@ class Attention(StrEnum):
 
 
 class Trainable(StrEnum):
-    """What of a tower may learn."""
+    """Which parameters of a tower may learn."""
 
     all = "all"
     attention = "attention"
@@ -54,32 +54,34 @@ class PeftMethod(StrEnum):
 
 @dataclass
 class ModelConfig:
-    """The checkpoint and how it is read."""
+    """The checkpoint and how it is loaded."""
 
     path: str = MISSING
     """Hub id or folder of a PaliGemma 1 or 2 checkpoint; `tiny` is the base shipped with the package."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     resolution: int | None = option(None, Range(1, 8192))
-    """Picture side in pixels (224, 448, 896); checked against the checkpoint. Null: whatever it has."""
+    """Side of the images in pixels (224, 448, 896), checked against the checkpoint. `null` accepts the
+    checkpoint's resolution."""
     dtype: Dtype = Dtype.bfloat16
-    """Format of the frozen weights; what learns has its own, `learning_dtype`."""
+    """Format of the frozen weights; learning parameters have `learning_dtype`."""
     learning_dtype: LearningDtype = LearningDtype.float32
-    """Format of what learns: the weights themselves, adapters, `peft.modules_to_save`. In bfloat16 an
-    update smaller than 1/256 of a weight vanishes: at small learning rates hardly any weight moves."""
+    """Format of the learning parameters: the weights themselves, adapters, `peft.modules_to_save`. In
+    bfloat16 an update smaller than 1/256 of a weight is lost: at small learning rates hardly any weight
+    moves."""
     attention: Attention = Attention.auto
     """`auto`: sdpa for PaliGemma 1; eager for PaliGemma 2, whose attention soft-cap sdpa cannot compute.
     Flash attention ignores the prefix mask, so that a suffix would see its own answer: it is refused."""
     final_logit_softcap: bool = False
     """Keep PaliGemma 2's soft-cap on the logits. The published transfers were trained without it."""
     llm_dropout: float = option(0.0, BELOW_ONE)
-    """Share of the outputs of Gemma's attention and MLP layers that is dropped in training, as some of the
-    published transfers do."""
+    """Dropout on the outputs of Gemma's attention and MLP layers, used by some of the published
+    transfers."""
 
 
 @dataclass
 class FreezePolicy:
-    """Which parameters may learn. With an adapter: which get one."""
+    """Which parameters may learn; with an adapter, which layers get one."""
 
     vision_tower: Trainable = Trainable.all
     """SigLIP: all of it, its attention layers, or nothing."""
@@ -124,7 +126,7 @@ class PeftConfig:
     """How the chosen towers learn."""
 
     method: PeftMethod = PeftMethod.none
-    """`none`: the weights themselves learn. `lora`: low-rank adapters beside frozen weights."""
+    """`none`: the weights themselves learn. `lora`: low-rank adapters learn, on frozen weights."""
     r: int = option(8, Range(1, 65536))
     """Rank of the adapters."""
     lora_alpha: float = option(8.0, Range(0, 1e6, above_least=True))
@@ -137,19 +139,19 @@ class PeftConfig:
         ]
     )  # fmt: skip
     """Linear layers that get an adapter, by name, inside the towers that `freeze` lets learn.
-    SigLIP names its own `out_proj`, `fc1`, `fc2`; the projector's is `linear`."""
+    SigLIP's are called `q_proj`, `k_proj`, `v_proj`, `out_proj`, `fc1`, `fc2`; the projector's `linear`."""
     modules_to_save: list[str] = field(default_factory=list)
-    """Modules that learn in full beside the adapters, such as `multi_modal_projector`."""
+    """Modules that learn in full next to the adapters, such as `multi_modal_projector`."""
     use_dora: bool = False
-    """DoRA: magnitude and direction are learnt apart."""
+    """DoRA: magnitude and direction are learnt separately."""
     use_rslora: bool = False
     """rsLoRA: scale by sqrt(r)."""
     bits: int = option(16, OneOf((16, 8, 4)))
     """Bits of the frozen weights: 16 (as loaded), 8 (LLM.int8), 4 (NF4, which makes LoRA QLoRA)."""
     quantize: list[Tower] = field(default_factory=lambda: [Tower.language_model])
-    """Towers whose linear layers are stored in `bits`. `lm_head` never is."""
+    """Towers whose linear layers are stored in `bits`; never `lm_head`."""
     double_quant: bool = True
-    """Quantise NF4's own scales too."""
+    """Also quantise the scales of NF4."""
 
     def quantizes(self, name: str) -> bool:
         """Return whether a linear layer is stored in `bits`, by its full name."""

@@ -8,10 +8,10 @@ import re
 from transformers import PaliGemmaConfig
 
 VOCABULARY = 257_152
-"""big_vision's: 256,000 of Gemma's pieces, 1,024 `<loc>` and 128 `<seg>`."""
+"""Size of big_vision's vocabulary: 256,000 of Gemma's pieces, 1,024 `<loc>` and 128 `<seg>`."""
 
 ROWS = 257_216
-"""Of the embedding in the converted checkpoints: the vocabulary, `<image>`, up to a multiple of 64."""
+"""Rows of the embedding in the converted checkpoints: the vocabulary, `<image>`, up to a multiple of 64."""
 
 _GEMMA = {
     "model_type": "gemma",
@@ -40,16 +40,16 @@ _NAME = re.compile(r"google/paligemma(2?)-(3b|10b|28b)-\w+-(224|448|896)")
 
 
 def published_config(path: str) -> PaliGemmaConfig | None:
-    """Return the architecture of one of Google's checkpoints; null for any other name."""
-    found = _NAME.fullmatch(path)
-    if not found or (not found[1] and found[2] != "3b"):
+    """Return the architecture of one of Google's checkpoints; None for any other name."""
+    match = _NAME.fullmatch(path)
+    if not match or (not match[1] and match[2] != "3b"):
         return None
     text = dict(_GEMMA)
-    if found[1]:
-        text = dict(zip(_GEMMA_2_FIELDS, _GEMMA_2[found[2]], strict=True))
+    if match[1]:
+        text = dict(zip(_GEMMA_2_FIELDS, _GEMMA_2[match[2]], strict=True))
         text |= {"model_type": "gemma2", "attn_logit_softcapping": 50.0, "sliding_window": 4096}
         text |= {"final_logit_softcapping": 30.0}
-    resolution = int(found[3])
+    resolution = int(match[3])
     return PaliGemmaConfig(
         text_config=text | {"vocab_size": ROWS, "num_image_tokens": (resolution // 14) ** 2},
         vision_config={

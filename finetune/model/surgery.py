@@ -11,8 +11,8 @@ def operate(model: nn.Module, llm_dropout: float, activation_checkpointing: bool
     """Change a model in place; the order of the steps matters.
 
     Args:
-        model: a PaliGemma, with an adapter or without, its `requires_grad` final: the second and third step
-            choose towers by it.
+        model: a PaliGemma, with an adapter or without. Its `requires_grad` must be final: the second and
+            third step choose towers by it.
         llm_dropout: see `drop_residual_branches`.
         activation_checkpointing: recompute activations in the backward pass.
     """
@@ -47,7 +47,7 @@ def enable_activation_checkpointing(model: nn.Module) -> None:
 
     Non-reentrant, so that frozen embeddings need no gradient of their own.
     """
-    # A gradient flows through the language model to the image features, whether it learns itself or not.
+    # A gradient flows through the language model even if only the towers before it learn.
     towers = [_find(model, "language_model")]
     vision_tower = _find(model, "vision_tower")
     if any(parameter.requires_grad for parameter in vision_tower.parameters()):

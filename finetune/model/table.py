@@ -1,4 +1,4 @@
-"""The table at the start of a run: what learns, what is adapted, what is quantised."""
+"""The table at the start of a run: learning, adapted and quantised parameters of each tower."""
 
 from dataclasses import dataclass
 
@@ -22,14 +22,14 @@ class TowerCount:
     dtypes: frozenset[str] = frozenset()
     """Of the base model's weights."""
     learning_dtypes: frozenset[str] = frozenset()
-    """Of what learns."""
+    """Of the learning parameters."""
 
 
 def count_parameters(model: nn.Module, planned: PeftConfig | None = None) -> dict[str, TowerCount]:
     """Count the parameters of each tower; shared ones once.
 
     Args:
-        model: with or without adapters; may lie on the meta device.
+        model: with or without adapters; may be on the meta device.
         planned: says how the weights would be stored, where they are not loaded.
     """
     counts: dict[str, TowerCount] = {tower: TowerCount() for tower in Tower}

@@ -1,7 +1,7 @@
-"""The weights of a checkpoint back into a model that is already built, every one of them read back.
+"""The weights of a checkpoint, loaded into a model that is already built, and read back.
 
 A full model's file has other names than its `state_dict` (transformers renames on saving), an adapter's has
-PEFT's. Both libraries skip what they do not recognise; here the names must be the same set.
+PEFT's. Both libraries skip names that they do not recognise; here both sets of names must be equal.
 """
 
 import json
@@ -32,7 +32,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     """
     live = name_weights(model)
     saved = read_weights(folder, "adapter_model" if isinstance(model, PeftModel) else "model")
-    # Of tied weights the file has one name, the model all.
+    # The file has one name of tied weights, the model has all.
     covered = {live[name].data_ptr() for name in saved.keys() & live.keys()}
     missing = sorted(name for name, tensor in live.items() if tensor.data_ptr() not in covered)
     unexpected = sorted(saved.keys() - live.keys())
@@ -55,10 +55,10 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def name_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's own tensors under the names that its checkpoint has.
+    """Return a model's tensors under the names that its checkpoint has.
 
     Raises:
-        RuntimeError: the libraries would save something else than the parameters themselves.
+        RuntimeError: the libraries would save other tensors than the parameters themselves.
     """
     state = model.state_dict()
     named: dict[str, Tensor]
@@ -66,8 +66,8 @@ def name_weights(model: nn.Module) -> dict[str, Tensor]:
         named = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
     else:
         named = revert_weight_conversion(model, dict(state))
-    own = {tensor.data_ptr() for tensor in state.values()}
-    strangers = [name for name, tensor in named.items() if tensor.data_ptr() not in own]
+    pointers = {tensor.data_ptr() for tensor in state.values()}
+    strangers = [name for name, tensor in named.items() if tensor.data_ptr() not in pointers]
     if strangers:
         raise RuntimeError(f"`{strangers[0]}` of a checkpoint is not a tensor of the model")
     return named

@@ -1,4 +1,4 @@
-"""What watches a training: the progress bar, the log lines, signals, and when nothing improves any more."""
+"""Callbacks of the training: progress bar, log lines, signals, early stopping."""
 
 import logging
 import random
@@ -23,15 +23,15 @@ log = logging.getLogger(__name__)
 
 
 def peak_memory_gib() -> float:
-    """Return the most memory used so far: the GPU's where there is one, else the process's."""
+    """Return the peak memory so far: of the GPU if there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 class Progress(TrainerCallback):
-    """A bar over the steps, and a line for each log of the trainer; the last step always has one.
+    """A bar over the steps, and a line for each log of the trainer, which always includes the last step.
 
     Args:
         global_batch: examples in one step.
@@ -49,7 +49,7 @@ class Progress(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Open the bar where the run (re)starts; none where standard error is a file."""
+        """Open the bar at the step where the run starts or resumes; no bar if standard error is a file."""
         self._since = (time.monotonic(), state.global_step)
         if state.is_world_process_zero:
             self._bar = track((), "train", "step", total=state.max_steps, done=state.global_step)
@@ -61,7 +61,7 @@ class Progress(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Move the bar, and have the last step logged, however few steps there are."""
+        """Update the bar, and log the last step whatever `logging_steps` is."""
         if state.global_step >= state.max_steps:
             control.should_log = True
         if self._bar is not None:
@@ -100,12 +100,12 @@ class Progress(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Leave the evaluation's time out of the next line's speed."""
+        """Exclude the evaluation's time from the speed in the next line."""
         self._since = (time.monotonic(), state.global_step)
 
     @contextmanager
     def closing(self) -> Iterator[None]:
-        """Close the bar when the block ends, however it ends."""
+        """Close the bar when the block ends, also with an error."""
         try:
             yield
         finally:
@@ -114,7 +114,7 @@ class Progress(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Saves and stops once the step, the evaluation or the save that a signal came in is over.
+    """Saves and stops after the step, evaluation or save during which a signal arrived.
 
     Attributes:
         received: the signal, once all processes have agreed to stop.
@@ -140,7 +140,7 @@ class StopOnSignal(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Save after this step. Its evaluation, where it has one, comes first."""
+        """Save after this step; its evaluation, if there is one, comes first."""
         if self._agree():
             control.should_save = True
             control.should_training_stop = True
@@ -154,12 +154,12 @@ class StopOnSignal(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Stop: what the signal asks for has just been saved."""
+        """Stop: the checkpoint has just been saved."""
         if self._agree():
             control.should_training_stop = True
 
     def _agree(self) -> bool:
-        """Return whether any process received a signal: all must stop after the same step."""
+        """Return whether any process received a signal; all must stop after the same step."""
         self.received = next((number for number in share(signals.received()) if number is not None), None)
         return self.received is not None
 
@@ -215,15 +215,15 @@ class WholeSteps(TrainerCallback):
 
 
 class StopWithoutImprovement(TrainerCallback):
-    """Stops after some evaluations of which none was better than the best before.
+    """Stops after some evaluations without improvement.
 
-    It counts in the trainer's own history, which every checkpoint holds, so that a resumed run stops at the
-    same step.
+    They are counted in the trainer's history, which every checkpoint holds, so that a resumed run stops at
+    the same step.
 
     Args:
         patience: evaluations without improvement.
-        field: of the evaluation, as the history names it.
-        greater_is_better: whether more of it is better.
+        field: of the evaluation, under its name in the history.
+        greater_is_better: whether larger values are better.
     """
 
     def __init__(self, patience: int, field: str, greater_is_better: bool) -> None:
@@ -232,7 +232,7 @@ class StopWithoutImprovement(TrainerCallback):
         self.sign = 1 if greater_is_better else -1
 
     def is_exhausted(self, history: Sequence[Mapping[str, float]]) -> bool:
-        """Return whether the last evaluations of a history were no better than one before them."""
+        """Return whether the last evaluations of a history did not improve on those before them."""
         best, waited = -float("inf"), 0
         for value in (self.sign * entry[self.field] for entry in history if self.field in entry):
             best, waited = (value, 0) if value > best else (best, waited + 1)
@@ -245,6 +245,6 @@ class StopWithoutImprovement(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Stop here if this was the last evaluation to wait for."""
+        """Stop if the patience is exhausted."""
         if self.is_exhausted(state.log_history):
             control.should_training_stop = True

@@ -21,13 +21,13 @@ class ParameterGroup(TypedDict):
 def build_parameter_groups(
     model: nn.Module, learning_rate: float, weight_decay: float, towers: TowerOptimizers
 ) -> list[ParameterGroup]:
-    """Group the learning parameters for an optimiser.
+    """Group the learning parameters for an optimizer.
 
     Args:
         model: whose parameters.
         learning_rate: of towers without an exception.
-        weight_decay: likewise; norms, biases and SigLIP's position table never decay: big_vision decays
-            what its layers call `kernel`.
+        weight_decay: of towers without an exception; norms, biases and SigLIP's position table never decay:
+            big_vision decays the parameters called `kernel`.
         towers: exceptions by tower.
 
     Returns:

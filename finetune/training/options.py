@@ -11,7 +11,7 @@ from finetune.option import BELOW_ONE, COUNT, RATE, Range, option
 
 
 class LossAverage(StrEnum):
-    """What weighs the same in the loss."""
+    """What has equal weight in the loss."""
 
     example = "example"
     token = "token"
@@ -25,7 +25,7 @@ class LossConfig:
     """`example`: mean over an example's tokens, then over examples (the paper).
     `token`: mean over all tokens."""
     label_smoothing: float = option(0.0, BELOW_ONE)
-    """The paper's: the target keeps 1 - e, every other entry of the vocabulary gets e / (V - 1)."""
+    """As in the paper: the target keeps 1 - e, every other entry of the vocabulary gets e / (V - 1)."""
 
 
 @dataclass
@@ -33,9 +33,9 @@ class TowerOptimizer:
     """Exceptions for one tower."""
 
     learning_rate: float | None = option(None, RATE)
-    """Null: `trainer.learning_rate`."""
+    """`null`: `trainer.learning_rate`."""
     weight_decay: float | None = None
-    """Null: `trainer.weight_decay`."""
+    """`null`: `trainer.weight_decay`."""
 
 
 @dataclass
@@ -49,21 +49,21 @@ class TowerOptimizers:
 
 @dataclass
 class TrainerConfig:
-    """transformers.TrainingArguments under their own names, and what it has no field for."""
+    """Fields of transformers.TrainingArguments under their own names, and what it has no field for."""
 
     num_train_epochs: float = option(3.0, Range(0, 1e6, above_least=True))
     """Passes over the training split; the number of steps is round(epochs * examples / batch)."""
     max_steps: int = option(-1, Range(-1))
-    """Optimiser steps; overrides the epochs where positive."""
+    """Optimizer steps; overrides the epochs if positive."""
     global_batch_size: int | None = option(None, COUNT)
-    """Examples of one optimiser step over all devices, the same on one as on many. Null: what the next two
-    and the number of devices make."""
+    """Examples of one optimizer step over all devices, however many there are. `null`: the product of the
+    next two and the number of devices."""
     per_device_train_batch_size: int = option(8, COUNT)
     """Examples in one forward pass on one device, at most."""
     gradient_accumulation_steps: int = option(1, COUNT)
-    """Forward passes in one optimiser step; follows from `global_batch_size` where that is given."""
+    """Forward passes in one optimizer step; derived from `global_batch_size` if that is given."""
     limit: int | None = option(None, COUNT)
-    """Train on the first n rows only; of a mixture on as many of each part."""
+    """Train on the first n rows only; with a mixture, the first n of each part."""
     learning_rate: float = option(1e-5, RATE)
     """Peak learning rate."""
     lr_scheduler_type: str = "cosine"
@@ -74,7 +74,7 @@ class TrainerConfig:
     """adamw_torch, adamw_torch_fused, paged_adamw_8bit, sgd, or any other name of transformers."""
     weight_decay: float = 0.0
     """AdamW's, on matrices of base weights and adapters; never on norms, biases and SigLIP's positions.
-    big_vision's own value is this one times the learning rate."""
+    big_vision's value is this one times the learning rate."""
     adam_beta1: float = option(0.9, BELOW_ONE)
     """Decay of the mean of the gradients."""
     adam_beta2: float = option(0.999, BELOW_ONE)
@@ -92,13 +92,13 @@ class TrainerConfig:
     logging_steps: int = option(10, COUNT)
     """Steps between two log lines."""
     save_steps: int | None = option(None, COUNT)
-    """Steps between two checkpoints. Null: one at the end of each epoch."""
+    """Steps between two checkpoints. `null`: one at the end of each epoch."""
     save_total_limit: int | None = option(2, COUNT)
-    """Checkpoints that are kept, the best one besides."""
+    """Number of checkpoints to keep, in addition to the best one."""
     dataloader_num_workers: int = option(4, Range(0, 1024))
-    """Processes that decode pictures and make batches; 0 does it in the training process."""
+    """Processes that decode images and make batches; 0: the training process does."""
     dataloader_prefetch_factor: int | None = option(None, Range(1, 1e6))
-    """Batches that each of them prepares ahead."""
+    """Batches that each worker prepares in advance."""
     loss: LossConfig = field(default_factory=LossConfig)
     towers: TowerOptimizers = field(default_factory=TowerOptimizers)
     extra: dict[str, Any] = field(default_factory=dict)

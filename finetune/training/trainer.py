@@ -30,14 +30,14 @@ from finetune.training.options import LossAverage, LossConfig, TowerOptimizers
 log = logging.getLogger(__name__)
 
 PROGRESS = "finetune"
-"""Where a checkpoint's `trainer_state.json` keeps the sum of the losses and the seconds so far."""
+"""Key of the sum of the losses and the seconds so far in a checkpoint's `trainer_state.json`."""
 
 
 class PaliGemmaTrainer(Trainer):
-    """Trains a PaliGemma, or an adapter beside one.
+    """Trains a PaliGemma, or an adapter on one.
 
     Args:
-        model: the model, its `requires_grad` already set.
+        model: the model, with `requires_grad` set.
         args: with `max_steps` set.
         data_collator: makes the batches.
         train_dataset: the examples.
@@ -72,17 +72,17 @@ class PaliGemmaTrainer(Trainer):
         self.seconds_before = 0.0
         self.is_broken = False
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
-        # Trainer multiplies the batch by the GPUs that it sees and wraps the model in nn.DataParallel,
-        # unless it was launched with a process for each. One process has one device here.
+        # Trainer multiplies the batch by the number of visible GPUs and wraps the model in nn.DataParallel,
+        # unless each has a process. Here one process has one device.
         args._n_gpu = min(args.n_gpu, 1)
-        # It would delete what it finds in a checkpoint's folder; `rotate` deletes what was written.
+        # Trainer would delete any folder with a checkpoint's name; `rotate` deletes only what was written.
         self.keep, args.save_total_limit = args.save_total_limit, None
         super().__init__(
             model=model,
             args=args,
             data_collator=data_collator,
             train_dataset=train_dataset,
-            # Trainer insists on a dataset where it evaluates; `evaluate` below has its own.
+            # Trainer requires a dataset to evaluate on; `evaluate` below does not read it.
             eval_dataset=train_dataset if evaluate_split else None,
             callbacks=callbacks,
         )
@@ -96,14 +96,14 @@ class PaliGemmaTrainer(Trainer):
         return int(self._train_batch_size * accumulation * self.accelerator.num_processes)
 
     def check_settings(self) -> None:
-        """Build optimizer, schedule, loader and the first batch, which read their settings only then.
+        """Build optimizer, schedule, loader and the first batch, so that errors in them surface now.
 
         Raises:
             UserError: one of them refuses its settings, or an example of the first batch cannot be read.
         """
         try:
             self.create_optimizer()
-            # On an optimizer of its own: a schedule sets the learning rate when it is built.
+            # On another optimizer: a schedule sets the learning rate when it is built.
             get_scheduler(
                 self.args.lr_scheduler_type,
                 optimizer=torch.optim.SGD([torch.zeros(1)], lr=self.args.learning_rate),
@@ -127,9 +127,9 @@ class PaliGemmaTrainer(Trainer):
         raise_together(mistake)
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
-        """Return Trainer's loader, whose workers leave signals to this process."""
+        """Return Trainer's loader, with workers that leave signals to this process."""
         loader: DataLoader[Batch] = super().get_train_dataloader()
-        # accelerate hands on what is read of its loader, but not what is set.
+        # accelerate's loader forwards attributes that are read, but not those that are set.
         base = getattr(loader, "base_dataloader", loader)
         base.worker_init_fn = partial(_start_worker, base.worker_init_fn)
         return loader
@@ -186,7 +186,7 @@ class PaliGemmaTrainer(Trainer):
     def check_finite(self) -> None:
         """Add up the losses since the last check, and raise if one of them was NaN or infinite.
 
-        Checked when something is logged or saved: a look at every step would make the GPU wait.
+        Called when something is logged or saved: a check at every step would make the CPU wait for the GPU.
 
         Raises:
             UserError: names the step and the examples of its batch; in all processes.
@@ -208,17 +208,17 @@ class PaliGemmaTrainer(Trainer):
 
     @property
     def mean_loss(self) -> float:
-        """The loss per optimizer step since the first one, over all processes, resumed or not."""
+        """The mean loss of all optimizer steps over all processes, including those before a resume."""
         sums = share(self.loss_sum)
         return sum(sums) / len(sums) / max(self.state.global_step, 1)
 
     @property
     def seconds(self) -> float:
-        """How long all steps and the evaluations between them took, before a resume too."""
+        """Duration of all steps and the evaluations between them, including those before a resume."""
         return self.seconds_before + time.monotonic() - self._began
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log with the epoch counted in examples: to Trainer the whole run is one pass."""
+        """Log with the epoch counted in examples: for Trainer the whole run is one pass."""
         self.check_finite()
         self.state.epoch = self.state.global_step * self.global_batch / len(self.train_dataset)
         super().log(logs, start_time)
@@ -254,9 +254,9 @@ class PaliGemmaTrainer(Trainer):
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
-        """Note the step if it is the best so far; of equal ones that of the lower loss, else the later one.
+        """Record the step if it is the best so far; ties go to the lower loss, then to the later step.
 
-        Trainer keeps the first of equal ones: where a score does not move, that is the untrained model.
+        Trainer keeps the first of equal steps: if a score does not move, that is the untrained model.
         """
         name = self.args.metric_for_best_model
         if name is None:
@@ -273,7 +273,7 @@ class PaliGemmaTrainer(Trainer):
         return is_best
 
     def save_now(self) -> None:
-        """Save a checkpoint of the last whole step, unless there is one."""
+        """Save a checkpoint of the last whole step, unless it exists."""
         # Losses of a step that was interrupted: a resumed run takes it again.
         self._unchecked = [entry for entry in self._unchecked if entry[0] <= self.state.global_step]
         folder = self._checkpoint(self.state.global_step)
@@ -303,7 +303,7 @@ class PaliGemmaTrainer(Trainer):
         resume_from_checkpoint: str | None,
         trial: object,
     ) -> tuple[int, int]:
-        """Take up the sum of the losses where a checkpoint left it, and seed each process apart."""
+        """Restore the sum of the losses from a checkpoint, and seed each process differently."""
         position: tuple[int, int] = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
@@ -313,7 +313,7 @@ class PaliGemmaTrainer(Trainer):
             same = len(losses) == processes
             self.loss_sum = losses[self.args.process_index] if same else sum(losses) / len(losses)
             self.seconds_before = progress["seconds"]
-        # Not as the state has it: the run's folder may have been moved, or copied.
+        # Not the path in the state: the run's folder may have been moved or copied.
         if self.state.best_global_step:
             self.state.best_model_checkpoint = str(self._checkpoint(self.state.best_global_step).folder)
         if self.args.process_index > 0:
@@ -322,7 +322,7 @@ class PaliGemmaTrainer(Trainer):
         return position
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Load the weights and read them back; Trainer's own skips names that it does not know."""
+        """Load the weights and read them back; Trainer skips names that it does not know."""
         load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
@@ -334,7 +334,7 @@ class PaliGemmaTrainer(Trainer):
 
 
 def _rank(evaluation: Mapping[str, float], name: str, sign: int) -> tuple[float, float]:
-    """Return what orders two evaluations: the chosen field, then the loss; NaN is the worst."""
+    """Return a key that orders evaluations: by the chosen field, then by the loss; NaN is worst."""
     values = (sign * evaluation[name], -evaluation.get("eval_loss", 0.0))
     return tuple(-float("inf") if math.isnan(value) else value for value in values)  # type: ignore[return-value]
 

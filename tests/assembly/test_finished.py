@@ -152,7 +152,7 @@ def test_an_adapter_trained_on_nf4_is_warned_of_on_other_weights(inside: Path, c
     assert "was trained on weights" not in out
     code, out, err = command(*words, "peft.bits=16")
     assert code == 0, err
-    assert "was trained on weights in 4 bits, and lies on 16 bits here" in out
+    assert "was trained on weights in 4 bits, and is used on 16 bits" in out
 
 
 def test_without_autocast_the_way_out_is_named(inside: Path, command: Command) -> None:

@@ -200,8 +200,8 @@ def test_another_base_and_another_precision_are_warned_of(
     change_settings(folder, base_model_name_or_path="google/paligemma-3b-mix-224")
     (folder.parent / "config.yaml").write_text("peft: {bits: 4}")
     load_adapter(base(), str(folder))
-    assert "was trained on google/paligemma-3b-mix-224, and lies on" in reported()
-    assert "was trained on weights in 4 bits, and lies on 16 bits here" in reported()
+    assert "was trained on google/paligemma-3b-mix-224, and is used on" in reported()
+    assert "was trained on weights in 4 bits, and is used on 16 bits" in reported()
 
 
 def test_training_goes_on_with_an_adapter_bit_for_bit(folder: Path) -> None:

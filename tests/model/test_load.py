@@ -89,7 +89,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         ("gated/model", None, "is gated. Accept its licence"),
         ("missing/model", None, "There is no checkpoint `missing/model` on the Hub"),
         ("revised/model", "v9", "has no revision `v9`"),
-        ("open/model", None, "is no PaliGemma: its config.json says model_type='bert'"),
+        ("open/model", None, "is not a PaliGemma: its config.json says model_type='bert'"),
         ("not a name", None, "neither a folder nor a Hub id"),
     ],
 )

@@ -1,10 +1,10 @@
 r"""From examples to a batch: `[image tokens] [BOS] prefix "\n" suffix [EOS]` and its masks.
 
-The pieces are tokenised apart, as in pre-training, so that a token never spans two of them.
-`token_type_ids` is 0 up to and including the newline and 1 after it: it is what gives image and prefix
-their bidirectional attention and hides the suffix from them. Without it nothing fails: PaliGemma 1 under
-sdpa sees its own answer in a batch without padding; with padding, or eager (PaliGemma 2), the prefix turns
-causal.
+The pieces are tokenised separately, as in pre-training, so that a token never spans two of them.
+`token_type_ids` is 0 up to and including the newline and 1 after it: it gives image and prefix
+bidirectional attention and hides the suffix from them. Without it no error is raised, but PaliGemma 1 under
+sdpa sees its own answer in a batch without padding; with padding, or under eager (PaliGemma 2), the prefix
+becomes causal.
 """
 
 import random
@@ -25,18 +25,18 @@ class Supervised(NamedTuple):
     """The supervised tokens of a batch, in row-major order."""
 
     positions: torch.Tensor
-    """(B, T) bool: one before each of them; the last column is False."""
+    """(B, T) bool: the position before each of them; the last column is False."""
     targets: torch.Tensor
     """(N,) int64: their ids."""
     rows: torch.Tensor
-    """(N,) int64: the row of each."""
+    """(N,) int64: the row of each of them."""
 
 
 def index_labels(labels: torch.Tensor) -> Supervised:
-    """Find the supervised tokens; on a GPU their number would have to be waited for.
+    """Find the supervised tokens, before the batch is on a GPU, where counting them makes the CPU wait.
 
     Args:
-        labels: (B, T) int64, `IGNORED` where nothing is learnt.
+        labels: (B, T) int64, `IGNORED` where a token is not supervised.
     """
     following = labels[:, 1:]
     kept = following != IGNORED
@@ -48,11 +48,12 @@ class Collator:
 
     Args:
         processor: the checkpoint's tokenizer and image processor.
-        max_text_length: tokens for BOS, prefix, newline, suffix and EOS; null: no limit.
-        shorten_prefix: cut the end of a prefix that does not fit, instead of an error.
-        suffix_choice: `first`, `random` or `cycle` among several accepted suffixes.
+        max_text_length: tokens for BOS, prefix, newline, suffix and EOS; None: no limit.
+        shorten_prefix: cut the end of a prefix that does not fit, instead of raising.
+        suffix_choice: which of several accepted suffixes: `first`, `random` or `cycle`.
         seed: of that choice, together with epoch and id.
-        resize: `bicubic` or `bilinear`, both Pillow's, or `paper`: big_vision's, as each example says.
+        resize: `bicubic` or `bilinear`, both Pillow's, or `paper`: big_vision's, antialiased if the example
+            is.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Collator:
 
         Args:
             examples: one row each.
-            pixels: of `build_pixels`, if they are known already.
+            pixels: what `build_pixels` returns for them, if it is known already.
 
         Raises:
             UserError: an example has no suffix, is too long, or its text holds a reserved token.
@@ -100,7 +101,7 @@ class Collator:
             fill = length - len(before) - len(after)
             ids.append(before + after + [pad] * fill)
             mask.append([1] * (length - fill) + [0] * fill)
-            # Pads count as suffix: were one ever attended to, nothing before it would see it.
+            # Padding counts as suffix: if it were ever attended to, nothing before it would see it.
             types.append([0] * len(before) + [1] * (length - len(before)))
             targets.append([IGNORED] * len(before) + after + [IGNORED] * fill)
         labels = torch.tensor(targets)
@@ -122,7 +123,7 @@ class Collator:
 
         Args:
             examples: one row each.
-            pixels: of `build_pixels`, if they are known already.
+            pixels: what `build_pixels` returns for them, if it is known already.
         """
         rows = [self._encode_prefix(example) for example in examples]
         length = max(map(len, rows))
@@ -148,7 +149,7 @@ class Collator:
                 for example in examples
                 for image in example.images
             ]
-        # An image that is of the right size already stays as it is.
+        # An image of the right size is not resampled.
         kernel = Resampling.BICUBIC if self.resize == "bicubic" else Resampling.BILINEAR
         pixels: torch.Tensor = self._image_processor(images=images, resample=kernel, return_tensors="pt")[
             "pixel_values"
@@ -156,7 +157,7 @@ class Collator:
         return pixels
 
     def encode(self, example: Example) -> tuple[list[int], list[int]]:
-        """Tokenise one example with the suffix of its epoch, among those that fit.
+        """Tokenise one example with the suffix of its epoch, of those that fit.
 
         Returns:
             Ids up to and including the newline, and ids of suffix and EOS.
@@ -183,25 +184,24 @@ class Collator:
         return before, after
 
     def find_too_long(self, prefix: str, suffixes: Sequence[str]) -> dict[str, int]:
-        """Return the suffixes that do not fit behind a prefix, and the text tokens that each would need.
+        """Return the suffixes that do not fit after a prefix, with the text tokens that each would need.
 
-        Where prefixes are shortened only a suffix that is too long for an empty one does not fit.
+        If prefixes are shortened, only a suffix that is too long after an empty prefix does not fit.
         """
         if self.max_text_length is None:
             return {}
         prefix = "" if self.shorten_prefix else prefix
         room = self.max_text_length - self.count_text_tokens("", "")
-        # No token is shorter than a byte: short texts need no tokeniser.
+        # No token is shorter than a byte, so that short texts need not be tokenised.
         room -= len(prefix.encode())
         doubtful = [suffix for suffix in dict.fromkeys(suffixes) if len(suffix.encode()) > room]
         lengths = {suffix: self.count_text_tokens(prefix, suffix) for suffix in doubtful}
         return {suffix: tokens for suffix, tokens in lengths.items() if tokens > self.max_text_length}
 
     def choose_suffix(self, example: Example) -> str:
-        """Choose among the accepted suffixes, from (seed, epoch, id) alone.
+        """Choose one of the accepted suffixes, from (seed, epoch, id) alone.
 
-        `cycle` goes through all of them in an order drawn anew for each round, so that none is
-        repeated before each has been used.
+        `cycle` uses all of them, in a new random order for each round, before any is repeated.
         """
         count = len(example.suffixes)
         if count == 1 or self.suffix_choice == "first":
@@ -229,7 +229,7 @@ class Collator:
         return f"{self._reserved_names} {self.tokenizer.backend_tokenizer.to_str()}"
 
     def find_reserved(self, text: str) -> str | None:
-        """Return a reserved token that stands in a text, such as `<image>`, or None."""
+        """Return a reserved token that a text contains, such as `<image>`, or None."""
         return next((name for name in self._reserved_names if name in text), None)
 
     def _encode_prefix(self, example: Example) -> list[int]:

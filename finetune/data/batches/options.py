@@ -38,10 +38,10 @@ class ImageConfig:
     """From an image's file to the model's pixels."""
 
     resize: Resize = Resize.bicubic
-    """`bicubic`: as the converted checkpoints' processors do. `bilinear`: antialiased. Both turn an image
-    upright by its EXIF mark and put transparency on white. `paper`: as big_vision does: bilinear,
-    truncated to bytes, with or without antialiasing as for the benchmark and split (other data with),
-    and neither EXIF nor transparency are looked at."""
+    """`bicubic`: as the converted checkpoints' processors do. `bilinear`: antialiased. Both rotate an image
+    by its EXIF orientation and put transparent images on white. `paper`: as big_vision does: bilinear,
+    truncated to bytes, antialiased or not as for the benchmark and split (other data: antialiased);
+    EXIF orientation and transparency are ignored."""
 
 
 @dataclass
@@ -49,12 +49,12 @@ class CollatorConfig:
     """From examples to a batch."""
 
     max_text_length: int = option(128, Range(4, 1e6))
-    """Tokens for BOS, prefix, newline, suffix and EOS together; image tokens come on top."""
+    """Tokens for BOS, prefix, newline, suffix and EOS together; image tokens are not counted."""
     overflow: Overflow = Overflow.error
-    """Text over the budget: `error` names the example; `drop` leaves out the suffixes that do not fit, and
-    an example without any that does; `shorten_prefix` cuts the end of the prefix, and leaves out suffixes
-    that are too long on their own. What is left out is counted and listed in `skipped.jsonl`. Image
-    tokens, suffix and EOS are never cut."""
+    """Text longer than `max_text_length`: `error` names the example; `drop` leaves out suffixes that do not
+    fit, and examples of which none fits; `shorten_prefix` cuts the end of the prefix, and leaves out
+    suffixes that are too long by themselves. What is left out is counted and listed in `skipped.jsonl`.
+    Image tokens, suffix and EOS are never cut."""
     suffix_choice: SuffixChoice = SuffixChoice.cycle
-    """Of several accepted suffixes: the `first`, a `random` one each epoch, or each in turn, without
-    replacement, over the epochs (`cycle`, the paper's way)."""
+    """Which of several accepted suffixes is trained on: the `first`, a `random` one each epoch, or each in
+    turn, without replacement, over the epochs (`cycle`, as in the paper)."""

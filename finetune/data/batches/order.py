@@ -1,7 +1,7 @@
-"""The order of the examples: one stream over all epochs, a function of the seed alone.
+"""The order of the examples: one stream over all epochs, determined by the seed alone.
 
-Batches cross the borders of epochs, as in big_vision: every batch is full, no example is seen twice in
-an epoch, several processes draw disjoint parts, and a resumed run goes on where it stopped.
+Batches may span two epochs, as in big_vision: every batch is full, no example is seen twice in an epoch,
+several processes draw disjoint parts, and a resumed run continues where it stopped.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,15 +16,15 @@ from finetune.errors import UserError
 class ExampleStream(Sampler[tuple[int, int]]):
     """Draws (epoch, index) pairs.
 
-    Several parts, rows behind each other in the split, are drawn by weight: each has a stream of its own,
-    and the part that is furthest behind its share goes next. So every stretch of the stream has the parts
-    in proportion, and a small part with a large weight is in its next epoch before a large one is.
+    The parts of a mixture, concatenated in the split, are drawn by weight: each has its own stream, and the
+    one furthest below its share goes next. So every section of the stream has the parts in proportion, and
+    a small part with a large weight starts its next epoch before a large part does.
 
     Args:
         parts: examples of each part; one part where the split is not a mixture.
         draws: number of pairs: steps times the global batch.
         seed: of the order.
-        weights: of the parts; null: as many as it has examples.
+        weights: of the parts; None: their numbers of examples.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ExampleStream(Sampler[tuple[int, int]]):
             yield next(streams[part])
 
     def _stream(self, part: int) -> Iterator[tuple[int, int]]:
-        """Yield the pairs of one part without end."""
+        """Yield the pairs of one part, endlessly."""
         start = sum(self.parts[:part])
         seed = (self.seed,) if len(self.parts) == 1 else (self.seed, part)
         for epoch in count():
@@ -61,13 +61,13 @@ class ExampleStream(Sampler[tuple[int, int]]):
 def divide_batch(
     global_batch: int | None, per_device: int, accumulation: int, processes: int
 ) -> tuple[int, int]:
-    """Divide the batch of one optimiser step among processes and forward passes.
+    """Divide the batch of one optimizer step among processes and forward passes.
 
     Args:
-        global_batch: examples of one step over all processes; null keeps the next two as they are.
+        global_batch: examples of one step over all processes; None keeps the next two as they are.
         per_device: the most examples of one forward pass.
         accumulation: forward passes of one step.
-        processes: one a device.
+        processes: one per device.
 
     Returns:
         Examples of one forward pass, and forward passes of one step.
@@ -88,12 +88,12 @@ def divide_batch(
 
 
 def count_steps(examples: int, batch: int, epochs: float, max_steps: int) -> int:
-    """Return the number of optimiser steps, as big_vision rounds it.
+    """Return the number of optimizer steps, as big_vision rounds it.
 
     Args:
         examples: in the training split.
-        batch: examples of one optimiser step, over all devices.
+        batch: examples of one optimizer step, over all devices.
         epochs: passes over the split; may be a fraction.
-        max_steps: where positive, the answer.
+        max_steps: returned as it is if it is positive.
     """
     return max_steps if max_steps > 0 else max(1, round(epochs * examples / batch))

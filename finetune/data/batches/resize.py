@@ -88,7 +88,7 @@ def _antialias(pixels: np.ndarray, length: int, axis: int) -> np.ndarray:
     distances = np.abs((places.astype(np.float32) + half - centers[:, None]) * (np.float32(1) / radius))
     inside = places <= ends[:, None]
     weights = np.where(inside, np.maximum(np.float32(1) - distances, 0), np.float32(0))
-    # One after the other: numpy's own sum adds in pairs.
+    # One after the other, as TensorFlow does: numpy's sum adds in pairs.
     total = np.add.accumulate(weights, axis=1)[:, -1:]
     weights = weights * (np.float32(1) / total)
     places = np.minimum(places, last)

@@ -10,38 +10,38 @@ from finetune.option import SHARE, Range, option
 
 @dataclass
 class AugmentationConfig:
-    """Pictures changed at random while training; boxes, masks and the picture's size follow.
+    """Random changes of the training images; boxes, masks and the image's size follow.
 
-    Texts do not: a crop may cut away what a caption, a question or a document speaks of, a flip mirrors
-    writing, and other colours may make an answer wrong.
+    Texts do not: a crop may cut away what a caption, question or document refers to, a flip mirrors
+    writing, and other colors may make an answer wrong.
     """
 
     flip: float = option(0.0, SHARE)
-    """Probability of a mirrored picture. A row whose text or labels name sides (`flip_words`) is never
-    mirrored; writing in the picture is."""
+    """Probability of mirroring an image. A row whose text or labels name sides (`flip_words`) is never
+    mirrored; writing in the image is."""
     flip_words: list[str] | None = None
-    """Words that name sides: those in ASCII as whole words, others anywhere in the text. Null: English ones
-    such as left, right, leftmost, clockwise; captions in another language need their own."""
+    """Words that name sides: those in ASCII as whole words, others anywhere in the text. `null`: English
+    ones such as left, right, leftmost, clockwise; give them for captions in another language."""
     crop: float = option(1.0, Range(0, 1, above_least=True))
-    """Smallest share of the area that a random crop keeps, of a ratio of sides up to 4/3 either way from
-    the picture's; 1: no crop. A risk for captions, questions and documents: what they speak of may be
+    """Smallest share of the area that a random crop keeps; its aspect ratio differs from the image's by up
+    to 4/3 either way. 1: no crop. A risk for captions, questions and documents: what they refer to may be
     cut away."""
     min_visible: float = option(0.3, SHARE)
-    """Objects of whose box less than this share is still seen are left out of the answer; where nothing
-    asked for would be left, another crop is drawn, and after ten there is none."""
+    """Smallest visible share of an object's box; objects below it are left out of the answer. If none of
+    the objects asked for would remain, another crop is drawn; after ten, the image is not cropped."""
     resize: list[float] = option([1.0, 1.0], Range(0, 100, above_least=True))
-    """Smallest and largest scale of the picture within its own size: below 1 it lies on grey, above 1 it
-    is cropped."""
+    """Smallest and largest scale of the image within its own size: below 1 it is padded with gray, above 1
+    it is cropped."""
     brightness: float = option(0.0, SHARE)
-    """Largest change as a share, either way: 0.2 draws a factor between 0.8 and 1.2."""
+    """Largest change of the brightness, as a share: 0.2 draws a factor between 0.8 and 1.2."""
     contrast: float = option(0.0, SHARE)
-    """Likewise."""
+    """Largest change of the contrast, as a share."""
     saturation: float = option(0.0, SHARE)
-    """Likewise."""
+    """Largest change of the saturation, as a share."""
 
     @property
     def moves(self) -> bool:
-        """Whether anything may change its place."""
+        """Whether objects may move."""
         return self.flip > 0 or self.crop < 1 or tuple(self.resize) != (1, 1)
 
     @property
