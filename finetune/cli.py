@@ -32,13 +32,13 @@ from finetune.config.compose import (
     recipe_label,
     register,
     sweep_name,
-    to_run_config,
+    to_options,
     write_recipe,
 )
 from finetune.config.help import job_help, overview
+from finetune.config.jobs import JOBS, Job
 from finetune.config.messages import explain
 from finetune.config.reads import check_options
-from finetune.config.schema import RunConfig
 from finetune.config.secrets import find_secrets
 from finetune.config.words import (
     check_words,
@@ -52,18 +52,6 @@ from finetune.config.words import (
 )
 from finetune.errors import UserError, guard_terminal, printable, suggest
 from finetune.run.folder import Launch
-
-JOBS = {
-    "train": "train, evaluate, and leave an adapter (the default job)",
-    "evaluate": "score a finished run (run=FOLDER), or model=ID adapter=ID_OR_FOLDER",
-    "predict": "ask about pictures of your own (run=FOLDER image=FILE prefix=PROMPT)",
-    "score": "score anybody's predictions (metric=NAME predictions=FILE), or a pipe's",
-    "plan": "what learns and how many steps, without reading any weights",
-}
-"""Every job and its line in `--help`; `finetune/jobs/<name>.py` holds it."""
-
-WITHOUT_DATA = {"predict", "score"}
-"""Jobs that need no `dataset`; what they print is data."""
 
 USER_MISTAKE = 2
 BROKEN_PIPE = 141
@@ -107,7 +95,7 @@ def _answer(words: list[str]) -> int:
     try:
         job, words = split_job(words)
         if asks_for_help:
-            print(job_help(job, _doc(job)) if job else overview(JOBS), flush=True)
+            print(job_help(job, _doc(job)) if job else overview(), flush=True)
             return 0
         _run(read_line(job or "train", words))
         sys.stdout.flush()
@@ -162,7 +150,7 @@ def read_line(job: str, words: list[str]) -> Line:
     overrides = [new for word in typed for new in rewrite(word, sweeping)]
     check_words(overrides)
     has_own_sweeper = any(word.startswith(("hydra/sweeper", "hydra.sweeper")) for word in overrides)
-    register()
+    register(job)
     members = expand(overrides) if sweeping and not has_own_sweeper else None
     return Line(job, typed, flags, overrides, members)
 
@@ -178,13 +166,13 @@ def _run(line: Line) -> None:
     if line.flags:
         _run_hydra(line)
         return
-    composed, choices = compose_words(line.overrides)
+    composed, choices = compose_words(line.overrides, line.job)
     _run_job(line, composed, choices, line.words, line.overrides)
 
 
 def _check(
     job: str, composed: DictConfig, choices: dict[str, str], overrides: list[str], member: int | None
-) -> tuple[RunConfig, Path]:
+) -> tuple[Job, Path]:
     """Check one composed config, and find the folder of its run.
 
     Args:
@@ -197,7 +185,8 @@ def _check(
     Raises:
         UserError: lists the settings that cannot be.
     """
-    if job in WITHOUT_DATA and composed.run is None:
+    run = composed.get("run")
+    if not JOBS[job].needs_data and run is None:
         composed.dataset = None
     elif OmegaConf.is_missing(composed, "dataset") or composed.dataset is None:
         raise UserError(
@@ -206,22 +195,23 @@ def _check(
     if OmegaConf.is_missing(composed.model, "path"):
         raise UserError("Which checkpoint? model=HUB_ID, model=FOLDER, or a choice such as model=tiny.")
     prefer_command_line(composed, overrides)
-    config = to_run_config(composed)
-    if config.run is not None and job in {"evaluate", "predict"}:
-        config.adapter = None  # the one it was trained on from; it has its own now
-    check(config, composed)
+    options = to_options(composed)
+    if run is not None and job in {"evaluate", "predict"}:
+        options.adapter = None  # the one that it was trained on from; it has its own now
+    check(options, composed)
     recipe = choices.get("recipe")
     # A score of its own never lies in a training's folder.
     suffix = f"_{job}" if job == "evaluate" else ""
-    name = config.run_name or f"{recipe_label(recipe) or 'run'}{suffix}"
+    run_name = composed.get("run_name")
+    name = run_name or f"{recipe_label(recipe) or 'run'}{suffix}"
     if member is not None:
-        name = f"{sweep_name(config.run_name, recipe)}/{member}"
-    if config.run is None:
+        name = f"{sweep_name(run_name, recipe)}/{member}"
+    if run is None:
         check_name(name)
     values = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     for problem in find_secrets(values, keys_of()):
         raise UserError(problem)
-    return config, Path(config.run) if config.run is not None else Path(config.runs_dir) / name
+    return options, options.folder(name)
 
 
 def _run_job(
@@ -295,7 +285,7 @@ class Sweep:
         """
         problems = []
         for number, member in enumerate(self.line.members or []):
-            composed, choices = compose_words(member)
+            composed, choices = compose_words(member, self.line.job)
             try:
                 _check(self.line.job, composed, choices, member, number)
             except UserError as error:
@@ -311,10 +301,10 @@ class Sweep:
         """
         words = member_words(self.line.words, overrides)
         if not any(word.startswith("run=") for word in words):
-            folder = sweep_name(composed.run_name, choices.get("recipe"))
+            folder = sweep_name(composed.get("run_name"), choices.get("recipe"))
             words = [word for word in words if not word.startswith("run_name=")]
             words.append(f"run_name={folder}/{number}")
-        stream = sys.stderr if self.line.job in WITHOUT_DATA else sys.stdout
+        stream = sys.stdout if JOBS[self.line.job].needs_data else sys.stderr
         if os.environ.get("RANK", "0") == "0":
             print(self._name(number, overrides), file=stream, flush=True)
         try:

@@ -9,13 +9,12 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from finetune.config.schema import RunConfig
-from finetune.config.values import schema_of
+from finetune.data.options import Mixture
 from finetune.errors import UserError
 from finetune.option import Builder
 
@@ -47,13 +46,10 @@ def instantiate(node: Any, kind: str | None = None) -> Any:
     """
     if isinstance(node, Builder):
         return node.build()
-    values = asdict(node) if is_dataclass(node) and not isinstance(node, type) else dict(node)
-    target = values.pop("_target_", None)
-    if is_dataclass(node) and target is None:
+    if not isinstance(node, dict):
         return node
-    if is_dataclass(node) and target != getattr(type(node), "_target_", target):
-        raise UserError(f"_target_={target}: the choice has its own. For a part of yours choose `custom`.")
-    part = _call(target, values)
+    target = node.get("_target_")
+    part = _call(target, {name: value for name, value in node.items() if name != "_target_"})
     missing = [f"`{name}`" for name in _NEEDED[kind] if not hasattr(part, name)] if kind else []
     if missing:
         raise UserError(
@@ -79,12 +75,12 @@ def check_targets(config: RunConfig) -> None:
         UserError: see `find_target`.
     """
     nodes = [config.dataset, config.task, config.metric]
-    for part in getattr(config.dataset, "parts", {}).values():
-        nodes += [part.get("source"), part.get("task")]
+    if isinstance(config.dataset, Mixture):
+        for part in config.dataset.parts.values():
+            nodes += [part.source, part.task]
     for node in nodes:
-        target = node.get("_target_") if isinstance(node, dict) else getattr(node, "_target_", None)
-        if target is not None and schema_of(target) is None:
-            find_target(target)
+        if isinstance(node, dict):
+            find_target(node.get("_target_"))
 
 
 def find_target(target: Any) -> Any:
@@ -98,8 +94,7 @@ def find_target(target: Any) -> Any:
     """
     if not isinstance(target, str) or not _NAME.fullmatch(target):
         raise UserError(f"_target_={target}: expected module.function or module.Class.")
-    if schema_of(target) is None:
-        check_module(target)
+    check_module(target)
     module_name, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)

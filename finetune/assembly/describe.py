@@ -4,8 +4,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from finetune.assembly.sources import name_source
-from finetune.config.datasets import MixtureDataset
+from finetune.assembly.sources import build_source
 from finetune.config.schema import RunConfig
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.tasks.objects import list_names, object_tasks
@@ -26,15 +25,12 @@ def describe_run(
     place = "" if folder is None else f"; run folder {folder}"
     lines = [f"model {config.model.path} on {PartialState().device}{place}"]
     splits = [split for split in (train, validation) if split is not None]
-    sizes = [f"{len(split):,} {split.split} rows ({_name_rows(config, split)})" for split in splits]
+    sizes = [
+        f"{len(split):,} {split.split} rows ({build_source(config.dataset).describe(split.split)})"
+        for split in splits
+    ]
     lines += [f"data: {', '.join(sizes)}", *_describe_classes(splits[0].task), _describe_first(splits[0])]
     return "\n".join(lines)
-
-
-def _name_rows(config: RunConfig, split: ExampleDataset) -> str:
-    if isinstance(config.dataset, MixtureDataset):
-        return " + ".join(config.dataset.parts)
-    return name_source(config.dataset, split.split)
 
 
 def _describe_classes(task: Task) -> list[str]:

@@ -13,8 +13,7 @@ from transformers import PaliGemmaProcessor
 
 from finetune.assembly.overflow import leave_out_overflow
 from finetune.assembly.pixels import choose_antialias
-from finetune.assembly.sources import name_source, option_values
-from finetune.config.datasets import MixtureDataset
+from finetune.assembly.sources import build_source
 from finetune.config.images import Resize
 from finetune.config.schema import Overflow, RunConfig
 from finetune.data.batches.collator import Collator
@@ -23,6 +22,7 @@ from finetune.data.examples.classes import expand_per_class, find_labels
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.examples.mixture import first_rows
 from finetune.data.examples.survey import Check, find_broken_images, survey_rows
+from finetune.data.options import Source
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.metrics.metric import Metric, compute_by_group
@@ -158,14 +158,17 @@ def _refuse(config: RunConfig, examples: ExampleDataset, faults: Mapping[int, st
     """
     if not faults:
         return
-    settings = {index: _on_error(config, examples, index) for index in faults}
-    fatal = [index for index in faults if settings[index] != "skip"]
+    source = build_source(config.dataset)
+    settings = {index: _skips(source, examples, index) for index in faults}
+    fatal = [index for index in faults if not settings[index]]
     index = fatal[0] if fatal else next(iter(faults))
-    place = name_source(config.dataset, examples.split)
+    place = source.describe(examples.split)
     first = f"{examples.split} ({place}): {faults[index].removesuffix('.')}."
     if fatal:
         more = f" {len(fatal) - 1} more {examples.split} rows have faults." if len(fatal) > 1 else ""
-        remedy = " Or leave out what is wrong: dataset.on_error=skip." if settings[index] else ""
+        remedy = (
+            " Or leave out what is wrong: dataset.on_error=skip." if settings[index] is not None else ""
+        )
         raise UserError(f"{first}{_explain_classes(config, examples)}{more}{remedy}")
     if len(faults) == len(examples):
         raise UserError(f"All {len(examples)} {examples.split} rows have faults; the first: {first}")
@@ -194,13 +197,11 @@ def _explain_classes(config: RunConfig, examples: ExampleDataset) -> str:
     )
 
 
-def _on_error(config: RunConfig, examples: ExampleDataset, index: int) -> str | None:
-    """Return the option of a row's source: `error` or `skip`; None where the source has no such option."""
-    node = config.dataset
-    if isinstance(node, MixtureDataset):
-        node = node.parts[examples.rows[index][PART]]["source"]
-    value = option_values(node).get("on_error")
-    return None if value is None else str(value)
+def _skips(source: Source, examples: ExampleDataset, index: int) -> bool | None:
+    """Return whether a row's source leaves faults out; None where it has no such option."""
+    parts = source.mixed_parts()
+    skips: bool | None = (parts[examples.rows[index][PART]].source if parts else source).skips_faults
+    return skips
 
 
 def _leave_out(examples: ExampleDataset, faults: Mapping[int, str]) -> tuple[ExampleDataset, Skipped]:

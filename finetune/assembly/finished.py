@@ -7,7 +7,7 @@ from transformers import PaliGemmaConfig
 
 from finetune.assembly.mask_codec import use_mask_vae
 from finetune.assembly.model import half_dtype, load_base
-from finetune.config.schema import RunConfig
+from finetune.config.jobs import Evaluate, Predict
 from finetune.errors import UserError
 from finetune.model.adapter import load_adapter
 from finetune.model.learning import check_one_format
@@ -16,7 +16,7 @@ from finetune.run.files import read_json
 from finetune.run.folder import RunFolder
 
 
-def point_at_result(config: RunConfig, folder: RunFolder) -> None:
+def point_at_result(config: Evaluate | Predict, folder: RunFolder) -> None:
     """Make a finished run's result the config's model or adapter, and its mask VAE the task's.
 
     Args:
@@ -46,7 +46,7 @@ def point_at_result(config: RunConfig, folder: RunFolder) -> None:
         )
 
 
-def load_trained(config: RunConfig, checkpoint: PaliGemmaConfig) -> nn.Module:
+def load_trained(config: Evaluate | Predict, checkpoint: PaliGemmaConfig) -> nn.Module:
     """Load the config's model with its adapter, on this process's device, to be evaluated."""
     PartialState(cpu=not torch.cuda.is_available())
     # Without run= nothing says which of the weights have learnt.

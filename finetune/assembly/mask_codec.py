@@ -11,8 +11,8 @@ from datasets import Dataset
 
 from finetune.codecs.mask_vae import cache_folder, find_weights, load_mask_vae
 from finetune.codecs.train_mask_vae import crop_objects, save_mask_vae, train_mask_vae
-from finetune.config.datasets import MixtureDataset
 from finetune.config.schema import RunConfig
+from finetune.data.options import Mixture
 from finetune.errors import UserError
 from finetune.tasks.objects import ObjectsOptions, object_tasks
 from finetune.tasks.task import Task
@@ -84,6 +84,6 @@ def use_mask_vae(config: RunConfig, file: Path) -> None:
         return node
 
     config.task = use(config.task)
-    if isinstance(config.dataset, MixtureDataset):
+    if isinstance(config.dataset, Mixture):
         for part in config.dataset.parts.values():
-            part["task"] = use(part["task"])
+            part.task = use(part.task)

@@ -1,6 +1,6 @@
 """How a run reads and resizes its images."""
 
-from finetune.config.datasets import MixtureDataset
+from finetune.assembly.sources import build_source
 from finetune.config.images import Resize
 from finetune.config.schema import RunConfig
 from finetune.data.batches.resize import is_antialiased
@@ -14,9 +14,6 @@ def choose_antialias(config: RunConfig, split: str) -> dict[str, bool] | None:
     """
     if config.image.resize != Resize.paper:
         return None
-    sources = {"": config.dataset}
-    if isinstance(config.dataset, MixtureDataset):
-        sources = {name: part["source"] for name, part in config.dataset.parts.items()}
-    return {
-        name: is_antialiased(getattr(source, "release", None), split) for name, source in sources.items()
-    }
+    source = build_source(config.dataset)
+    sources = {name: part.source for name, part in source.mixed_parts().items()} or {"": source}
+    return {name: is_antialiased(source.benchmark, split) for name, source in sources.items()}

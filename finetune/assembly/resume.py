@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from finetune.assembly.sources import RECORDED
-from finetune.config.schema import RunConfig
+from finetune.config.jobs import Train
 from finetune.errors import UserError
 from finetune.run.checkpoints import Checkpoint, find_resume_point, read_state
 from finetune.run.folder import Launch, RunFolder
@@ -31,7 +31,7 @@ MAY_CHANGE = (
 """Keys that a resumed run may be given anew: none of them changes what is computed, but for the steps."""
 
 
-def check_folder(config: RunConfig, folder: RunFolder, launch: Launch) -> Checkpoint | None:
+def check_folder(config: Train, folder: RunFolder, launch: Launch) -> Checkpoint | None:
     """Check that the run may have its folder, before anything slow is done.
 
     Returns:

@@ -3,8 +3,7 @@
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import Dataset
@@ -12,10 +11,10 @@ from omegaconf import OmegaConf
 
 from finetune.assembly.custom import instantiate
 from finetune.assembly.mask_codec import find_mask_vae
-from finetune.config.datasets import MixtureDataset
 from finetune.config.schema import RunConfig
 from finetune.data.examples.classes import find_labels
-from finetune.data.examples.mixture import first_rows, mix_splits, part_ranges
+from finetune.data.examples.mixture import part_ranges
+from finetune.data.options import Mixture, OnError, Part, Source
 from finetune.data.rows import Splits, follow_links, shared_examples
 from finetune.errors import UserError
 from finetune.metrics.several import find_object_metric
@@ -26,6 +25,52 @@ from finetune.tasks.objects import ObjectsOptions, ObjectsTask, PromptClasses, l
 from finetune.tasks.task import Task
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class CustomSource(Source):
+    """Rows from a function of the user's own."""
+
+    node: dict[str, Any]
+    """`_target_`, and its arguments."""
+
+    def load(self) -> Splits:
+        """Call the function.
+
+        Raises:
+            UserError: it cannot be called, or returns something else.
+        """
+        splits = instantiate(self.node)
+        if not isinstance(splits, Splits):
+            raise UserError(f"dataset._target_ must return Splits(train, validation), got {splits!r}.")
+        # Every reader here resolves links; a function of the user's own has not.
+        return follow_links(splits)
+
+    def describe(self, split: str) -> str:
+        """Return the function's name."""
+        return str(self.node["_target_"]).rpartition(".")[2]
+
+    @property
+    def has_train(self) -> bool:
+        """Whether an option `train`, if the function has one, is given."""
+        return self.node.get("train", True) is not None
+
+    @property
+    def skips_faults(self) -> bool | None:
+        """Whether a row with a fault is left out; None where the function has no such option."""
+        value = self.node.get("on_error")
+        return None if value is None else value == OnError.skip
+
+
+def build_source(dataset: Source | dict[str, Any]) -> Source:
+    """Return the source that `dataset` chooses, which is a custom one where it is a dictionary."""
+    if isinstance(dataset, dict):
+        return CustomSource(dataset)
+    parts = {
+        name: replace(part, source=build_source(part.source))
+        for name, part in dataset.mixed_parts().items()
+    }
+    return replace(dataset, parts=parts) if isinstance(dataset, Mixture) else dataset
 
 
 def load_splits(config: RunConfig, training: bool = True) -> Splits:
@@ -39,14 +84,17 @@ def load_splits(config: RunConfig, training: bool = True) -> Splits:
     Raises:
         UserError: the source's own; or a split is empty.
     """
-    if training and option_values(config.dataset).get("train", True) is None:
+    source = build_source(config.dataset)
+    if training and not source.has_train:
         raise UserError(
             "dataset.train is missing: dataset.train=FILE, or the name of the split to train on."
         )
-    alone = not training and not _needs_train(config)
-    splits = main_first(lambda: _load_validation(config.dataset) if alone else _load_source(config.dataset))
-    if not isinstance(splits, Splits):
-        raise UserError(f"dataset._target_ must return Splits(train, validation), got {splits!r}.")
+    alone = not training and not _needs_train(source, config.task)
+    splits = main_first(source.for_validation().load if alone else source.load)
+    if alone:
+        # Where the validation split stood for the training split, its faults are listed twice.
+        skipped = tuple(dict.fromkeys(splits.skipped))
+        splits = Splits(splits.train.select([]), splits.validation, skipped)
     for name, rows in (("train", splits.train), ("validation", splits.validation)):
         if len(rows) == 0 and (training or name == "validation"):
             raise UserError(f"The {name} split has no rows.")
@@ -56,75 +104,12 @@ def load_splits(config: RunConfig, training: bool = True) -> Splits:
     return splits
 
 
-def _load_source(node: Any) -> Any:
-    """Load one source, or each of a mixture's."""
-    if not isinstance(node, MixtureDataset):
-        splits = instantiate(node)
-        # Of rows that a function of the user's made, nothing has followed the links yet.
-        custom = isinstance(splits, Splits) and not is_dataclass(node)
-        return follow_links(splits) if custom else splits
-    parts = {}
-    for name, part in node.parts.items():
-        splits = _load_source(part["source"])
-        parts[name] = splits._replace(train=first_rows(splits.train, part.get("limit")))
-    return mix_splits(parts)
-
-
-def _load_validation(node: Any) -> Any:
-    """Load the validation split of a source, or of each of a mixture's."""
-    if isinstance(node, MixtureDataset):
-        parts = {name: _load_validation(part["source"]) for name, part in node.parts.items()}
-        splits = mix_splits({name: part._replace(train=part.validation) for name, part in parts.items()})
-    else:
-        values = option_values(node)
-        if "validation_fraction" in values and values["validation"] is None and values["train"]:
-            _check_share(values)
-        splits = instantiate(_without_train(values))
-        if not isinstance(splits, Splits):
-            return splits
-    # Where the validation split stood for the training split, its faults are listed twice.
-    return Splits(splits.train.select([]), splits.validation, tuple(dict.fromkeys(splits.skipped)))
-
-
-def _check_share(values: Mapping[str, Any]) -> None:
-    fraction = values["validation_fraction"]
-    if fraction is not None and not Path(values["train"]).exists():
-        raise UserError(
-            f"No file {values['train']}. The validation split is a share of it "
-            f"(dataset.validation_fraction={fraction}): say where it is now (dataset.train=FILE), or name "
-            "another file to evaluate on (dataset.validation=FILE dataset.validation_fraction=null)."
-        )
-
-
-def _without_train(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a source's options so that it reads its validation split alone, where it can."""
-    if "validation_fraction" in values:
-        validation = values["validation"]
-        if values["_target_"].endswith(".load_yolo") and values["validation_fraction"] is None:
-            return {**values, "train": None, "validation": validation or values["train"]}
-        # Every format reads two files; the second time the same one comes from the cache.
-        return (
-            values if validation is None else {**values, "train": validation, "validation_fraction": None}
-        )
-    if "hub" in values:
-        return {**values, "train": None, "hub": {**values["hub"], "train": None}}
-    return {**values, "train": None} if "data_files" in values else values
-
-
-def option_values(node: Any) -> dict[str, Any]:
-    """Return the options of a dataset or task by name; a mixture's parts may be plain dictionaries."""
-    return asdict(node) if is_dataclass(node) and not isinstance(node, type) else dict(node)
-
-
-def _needs_train(config: RunConfig) -> bool:
+def _needs_train(source: Source, task: Any) -> bool:
     """Return whether a task takes its classes or its mask codec from the training split."""
-    parts = config.dataset.parts.values() if isinstance(config.dataset, MixtureDataset) else None
-    pairs = [(config.dataset, config.task)] if parts is None else [(p["source"], p["task"]) for p in parts]
+    parts = source.mixed_parts().values() or [Part(source, task)]
     return any(
-        isinstance(task, ObjectsOptions)
-        and task.needs_training_rows
-        and option_values(source).get("train", True) is not None
-        for source, task in pairs
+        part.source.has_train and isinstance(part.task, ObjectsOptions) and part.task.needs_training_rows
+        for part in parts
     )
 
 
@@ -140,20 +125,20 @@ def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
     Raises:
         UserError: the rows lack what a task reads, or parts of a mixture write masks with different codecs.
     """
-    if not isinstance(config.dataset, MixtureDataset):
-        task: Task = instantiate(config.task, "task")
-        rows = {"": splits.train if len(splits.train) else splits.validation}
-    else:
-        parts = config.dataset.parts
-        task = MixedTask({name: instantiate(part["task"], "task") for name, part in parts.items()})
+    parts: Mapping[str, Part] = {} if isinstance(config.dataset, dict) else config.dataset.mixed_parts()
+    if parts:
+        task: Task = MixedTask({name: instantiate(part.task, "task") for name, part in parts.items()})
         rows = {name: _part_rows(splits, name) for name in parts}
-    tasks = {name: _take_classes(part, rows[name]) for name, part in object_tasks(task).items()}
+    else:
+        task = instantiate(config.task, "task")
+        rows = {"": splits.train if len(splits.train) else splits.validation}
+    tasks = {name: _take_classes(part_task, rows[name]) for name, part_task in object_tasks(task).items()}
     tasks = _find_codec(tasks, splits.train, codec)
     # What is scored is read as the metric reads it.
     metric = find_object_metric(instantiate(config.metric, "metric"))
     if metric is not None and metric.reader.official:
-        for name, part in tasks.items():
-            tasks[name] = replace(part, reader=replace(part.reader, official=True))
+        for name, part_task in tasks.items():
+            tasks[name] = replace(part_task, reader=replace(part_task.reader, official=True))
     return MixedTask({**task.tasks, **tasks}) if isinstance(task, MixedTask) else tasks.get("", task)
 
 
@@ -182,18 +167,6 @@ def _take_classes(task: ObjectsTask, rows: Dataset) -> ObjectsTask:
             "task.labels=[cat,dog]."
         )
     return replace(task, options=replace(options, labels=list(labels)))
-
-
-def name_source(node: Any, split: str) -> str:
-    """Return where the rows of a split come from, for messages: a file, or a dataset and its split."""
-    values = {} if isinstance(node, MixtureDataset) else option_values(node)
-    if "validation_fraction" in values:
-        return str(values[split] or values["train"])
-    if "release" in values:
-        return f"{values['release']} {values[split]}"
-    if "data_files" in values:
-        return f"{values['path']} {values[split]}"
-    return str(values.get("_target_", "dataset.parts")).rpartition(".")[2]
 
 
 def _find_codec(tasks: Mapping[str, ObjectsTask], train: Dataset, codec: bool) -> dict[str, ObjectsTask]:

@@ -9,11 +9,11 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 
 from finetune.assembly.custom import instantiate
-from finetune.config.datasets import MixtureDataset
 from finetune.config.schema import RunConfig, Strategy
 from finetune.data.batches.order import count_steps, divide_batch
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.examples.mixture import count_parts
+from finetune.data.options import Mixture
 from finetune.errors import UserError
 from finetune.metrics.metric import Metric
 from finetune.run.folder import RunFolder
@@ -145,11 +145,10 @@ def part_weights(config: RunConfig, train: ExampleDataset) -> dict[str, tuple[in
     Raises:
         UserError: nothing of a part is left to train on.
     """
-    if not isinstance(config.dataset, MixtureDataset):
+    if not isinstance(config.dataset, Mixture):
         return {}
     sizes = count_parts(train.rows)
     for name in config.dataset.parts:
         if name not in sizes:
             raise UserError(f"Part `{name}` of the mixture has no example to train on.")
-    weights = {name: part.get("weight") for name, part in config.dataset.parts.items()}
-    return {name: (size, float(weights[name] or size)) for name, size in sizes.items()}
+    return {name: (size, config.dataset.parts[name].weight or size) for name, size in sizes.items()}

@@ -3,7 +3,6 @@
 Types, unknown keys and unknown choices fail earlier, while the config is composed.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -12,10 +11,9 @@ from string import Formatter
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from finetune.config.datasets import GROUP_OF_PART, MixtureDataset, OwnFiles, Vqav2Dataset, YoloDataset
 from finetune.config.extra import check_extra
+from finetune.config.jobs import Job
 from finetune.config.optimizers import check_optimizer
 from finetune.config.schema import (
     AugmentationConfig,
@@ -25,20 +23,15 @@ from finetune.config.schema import (
     RunConfig,
     Strategy,
 )
-from finetune.config.values import check_value, check_values, schema_of
+from finetune.config.values import check_values, name_problems
+from finetune.data.options import GROUP_OF_PART, Source
 from finetune.errors import UserError
-from finetune.option import COUNT, Range
-
-_LONGEST_NAME = 255
-"""Bytes of a name in a folder that every file system takes."""
-
-_PART_LIMITS = {"weight": Range(0, 1e9, above_least=True), "limit": COUNT}
 
 _PART = re.compile(r"(dataset|task|metric|dataset\.parts\.[^.]+\.(source|task))\.")
 """Where a part of a run is described."""
 
 
-def check(config: RunConfig, composed: DictConfig) -> None:
+def check(config: Job, composed: DictConfig) -> None:
     """Raise one error that lists every setting that cannot be.
 
     Args:
@@ -52,7 +45,7 @@ def check(config: RunConfig, composed: DictConfig) -> None:
         *_unknown_keys(composed, config, ""),
         *_values(config),
         *_run(config),
-        *_dataset(config.dataset),
+        *_parts(config.dataset),
         *_task(config.task, "task"),
         *_augmentation(config.augmentation),
         *_learning(config),
@@ -74,23 +67,9 @@ def check_name(name: str) -> None:
     Raises:
         UserError: it leads out of `runs_dir`, or no file system takes it.
     """
-    problem = next(_name_problems(name), None)
+    problem = next(name_problems(name), None)
     if problem is not None:
         raise UserError(f"run_name={name[:80]!r}: {problem}")
-
-
-def _name_problems(name: str) -> Iterator[str]:
-    parts = name.split("/")
-    if not name.strip():
-        yield "expected a name that is not empty."
-    if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in name):
-        yield "expected a name without control characters."
-    if name.startswith("/") or Path(name).is_absolute():
-        yield "expected a name below runs_dir, not an absolute path: runs_dir=FOLDER run_name=NAME."
-    elif any(part in {"", ".", ".."} for part in parts):
-        yield "expected a name below runs_dir, without empty, `.` or `..` parts."
-    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
-        yield f"too long: a file system takes names of at most {_LONGEST_NAME} bytes."
 
 
 def _unknown_keys(composed: DictConfig, config: Any, prefix: str) -> Iterator[str]:
@@ -122,11 +101,6 @@ def _nested_targets(node: Any, prefix: str) -> Iterator[str]:
 
 
 def _run(config: RunConfig) -> Iterator[str]:
-    if config.resume and config.overwrite:
-        yield "resume=true keeps the run in the folder, overwrite=true deletes it: choose one."
-    if config.run_name is not None:
-        for problem in list(_name_problems(config.run_name))[:1]:
-            yield f"run_name={config.run_name[:80]!r}: {problem}"
     if config.tracker.report_to not in {"none", "wandb"}:
         yield f"tracker.report_to={config.tracker.report_to}: expected none or wandb."
     if config.tracker.mode not in {None, "online", "offline", "disabled"}:
@@ -136,92 +110,16 @@ def _run(config: RunConfig) -> Iterator[str]:
         yield f"runs_dir={config.runs_dir} is a file. Expected a folder."
 
 
-def _dataset(dataset: Any) -> Iterator[str]:
-    for name in ("columns", "data_files"):
-        for node, key in ((dataset, "dataset"), (getattr(dataset, "hub", None), "dataset.hub")):
-            yield from _texts_in(getattr(node, name, None), f"{key}.{name}")
-    if isinstance(dataset, MixtureDataset):
-        yield from _mixture(dataset)
-    if isinstance(dataset, OwnFiles):
-        yield from _own_files(dataset)
-    if isinstance(dataset, Vqav2Dataset):
-        yield from _vqav2(dataset)
-
-
-def _texts_in(values: Any, key: str) -> Iterator[str]:
-    """Values of an open dictionary that are neither a text, a list of texts nor null."""
-    for name, value in (values or {}).items():
-        items = value if isinstance(value, list) else [value]
-        if not all(item is None or (isinstance(item, str) and item) for item in items):
-            yield f"{key}.{name}={value}: expected a name."
-
-
-def _mixture(dataset: MixtureDataset) -> Iterator[str]:
-    if len(dataset.parts) < 2:
-        yield "dataset=mixture needs two parts or more under dataset.parts."
-    for name, part in dataset.parts.items():
-        if not isinstance(part, dict):
-            yield f"dataset.parts.{name}={part}: expected a source and a task."
-            continue
-        for key in sorted({"source", "task"} - part.keys()):
-            yield f"dataset.parts.{name}.{key} is missing: a part has a source and a task."
-        for key in sorted(part.keys() - {"source", "task", "weight", "limit"}):
-            yield f"dataset.parts.{name}.{key} is no option: source, task, weight, limit."
-        for key in part.keys() & {"weight", "limit"}:
-            if isinstance(part[key], str | bool):
-                yield f"dataset.parts.{name}.{key}={part[key]}: expected a number."
-            problems = check_value(key, part[key], _PART_LIMITS[key])
-            yield from (f"dataset.parts.{name}.{problem}" for problem in problems)
-        for key in part.keys() & {"source", "task"}:
-            yield from _part(f"dataset.parts.{name}.{key}", key, part[key])
-
-
-def _part(key: str, kind: str, node: Any) -> Iterator[str]:
-    """Check a part of a mixture as the group of its own that it is."""
-    if isinstance(node, dict) and (schema := schema_of(str(node.get("_target_")))):
-        try:
-            node = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
-        except OmegaConfBaseException as error:
-            yield f"{key}: {str(error).splitlines()[0]}."
-            return
-    if not is_dataclass(node):
-        if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-            choose = f"'/{GROUP_OF_PART[kind]}@{key}: NAME'"
-            yield f"{key}={node}: expected a choice, {choose} in a recipe's defaults."
-        return
-    group = GROUP_OF_PART[kind]
-    problems = [*check_values(node, f"{group}."), *_task(node, group), *_dataset(node)]
-    yield from (problem.replace(f"{group}.", f"{key}.") for problem in problems)
-
-
-def _own_files(dataset: OwnFiles) -> Iterator[str]:
-    # Without it a run can still be evaluated.
-    if dataset.train is None and dataset.validation is None:
-        yield "dataset.train is missing: dataset.train=FILE."
-    named = isinstance(dataset, YoloDataset)  # by the file's own `val`
-    if dataset.validation is None and dataset.validation_fraction is None and not named:
-        yield "Expected one of dataset.validation=FILE and dataset.validation_fraction=0.1."
-    if dataset.validation is not None and dataset.validation_fraction is not None:
-        yield (
-            f"dataset.validation={dataset.validation} and dataset.validation_fraction="
-            f"{dataset.validation_fraction} are both given: add dataset.validation_fraction=null."
-        )
-
-
-def _vqav2(dataset: Vqav2Dataset) -> Iterator[str]:
-    names = ("questions", "annotations", "image_dir")
-    files = [
-        (f"dataset.{split}.{name}", getattr(getattr(dataset, split), name))
-        for split in ("train", "validation")
-        for name in names
-    ]
-    missing = [key for key, value in files if value is None]
-    if 0 < len(missing) < len(files):
-        yield f"VQAv2 by files needs all six; missing: {', '.join(missing)}."
-    if len(missing) == len(files) and not dataset.root and not dataset.hub.path:
-        yield "VQAv2 needs dataset.root=FOLDER, the six files, or dataset.hub.path."
-    if dataset.root and len(missing) < len(files):
-        yield "dataset.root already names the files: leave dataset.train and .validation out."
+def _parts(dataset: Any) -> Iterator[str]:
+    """Yield what should describe a part of a mixture, but is not a choice of its group."""
+    for name, part in dataset.mixed_parts().items() if isinstance(dataset, Source) else ():
+        for key, node in (("source", part.source), ("task", part.task)):
+            place = f"dataset.parts.{name}.{key}"
+            is_custom = isinstance(node, dict) and isinstance(node.get("_target_"), str)
+            if node is not None and not is_dataclass(node) and not is_custom:
+                choose = f"'/{GROUP_OF_PART[key]}@{place}: NAME'"
+                yield f"{place}={node}: expected a choice, {choose} in a recipe's defaults."
+        yield from _task(part.task, f"dataset.parts.{name}.task")
 
 
 def _augmentation(augmentation: AugmentationConfig) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.config import datasets
+from finetune.data import options, published
 from finetune.metrics.anls import Anls
 from finetune.metrics.caption import Caption
 from finetune.metrics.choice import Choice
@@ -23,20 +23,20 @@ from finetune.tasks.text import TextTask
 
 GROUP_SCHEMAS: dict[str, dict[str, type]] = {
     "dataset": {
-        "canvas": datasets.CanvasDataset,
-        "coco": datasets.CocoDataset,
-        "conversations": datasets.ConversationsDataset,
-        "digits": datasets.DigitsDataset,
-        "hub": datasets.HubDataset,
-        "image_folder": datasets.ImageFolderDataset,
-        "jsonl": datasets.JsonlDataset,
-        "mixture": datasets.MixtureDataset,
-        "release": datasets.ReleaseDataset,
-        "table": datasets.TableDataset,
-        "voc": datasets.VocDataset,
-        "vqav2": datasets.Vqav2Dataset,
-        "webdataset": datasets.WebdatasetDataset,
-        "yolo": datasets.YoloDataset,
+        "canvas": options.Canvas,
+        "coco": options.Coco,
+        "conversations": options.Conversations,
+        "digits": options.Digits,
+        "hub": published.Hub,
+        "image_folder": options.ImageFolder,
+        "jsonl": options.Jsonl,
+        "mixture": options.Mixture,
+        "release": published.Release,
+        "table": options.Table,
+        "voc": options.Voc,
+        "vqav2": published.Vqav2,
+        "webdataset": options.Webdataset,
+        "yolo": options.Yolo,
     },
     "task": {
         "choice": ChoiceTask,

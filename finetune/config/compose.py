@@ -5,6 +5,7 @@ after its folder, so `recipe=NAME` needs a source of its own to find `recipes/NA
 """
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from finetune.config.choices import GROUP_SCHEMAS, build_node
+from finetune.config.jobs import JOBS, Job, own_options
 from finetune.config.recipe_file import load_recipe
 from finetune.config.schema import RunConfig
 from finetune.errors import UserError
@@ -30,10 +32,10 @@ RECIPES_DIR = _HOME / "recipes"
 _own_recipes: dict[str, Path] = {}
 """Files of the user's, by names that Hydra's grammar cannot misread whatever the files are called."""
 
-_OF_ONE_COMMAND = (
-    "run_name", "resume", "overwrite", "run", "image", "picture", "prefix", "out", "predictions"
-)  # fmt: skip
-"""Options that belong to a command, not to the run that it makes."""
+
+_job: list[type[Job]] = [JOBS["train"]]
+"""The job that is composed for; Hydra makes a `RecipeSource` itself."""
+_other_options = {name for job in JOBS for name in own_options(job)}
 
 
 class RecipeSource(ConfigSource):
@@ -75,6 +77,9 @@ class RecipeSource(ConfigSource):
         config = load_recipe(file)
         if "image" in config and config.image is None:
             del config.image  # `predict`'s, in runs of before `image.resize`
+        # A recipe may also hold another job's options, as what `--cfg job` prints does.
+        for name in _other_options - {field.name for field in fields(_job[0])}:
+            config.pop(name, None)
         return ConfigResult(
             provider=self.provider,
             path=self.full_path(),
@@ -97,13 +102,14 @@ class RecipeSearchPath(SearchPathPlugin):
         search_path.append("finetune-recipes", f"recipes://{RECIPES_DIR}")
 
 
-def register() -> None:
-    """Tell Hydra of the schema and of the recipes; may be called again."""
+def register(job: str) -> None:
+    """Register a job's schema and the recipes with Hydra; may be called again, also for another job."""
     Plugins.instance().register(RecipeSource)
     Plugins.instance().register(RecipeSearchPath)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+    _job[0] = JOBS[job]
     store = ConfigStore.instance()
-    store.store(name="schema", node=RunConfig)
+    store.store(name="schema", node=JOBS[job])
     for group, choices in GROUP_SCHEMAS.items():
         for name, schema in choices.items():
             # A file of a choice's name would win over it; those of `dataset` inherit from it instead.
@@ -173,21 +179,23 @@ def group_choices(group: str) -> list[str]:
     return sorted({*files, *GROUP_SCHEMAS.get(group, ())})
 
 
-def compose(overrides: list[str]) -> RunConfig:
+def compose(overrides: list[str], job: str = "train") -> Job:
     """Compose a config without running anything; what the command line does, for tests and notebooks.
 
     Args:
         overrides: Hydra's `key=value` words, such as `recipe=quickstart`.
+        job: the command.
     """
-    composed, _ = compose_words(overrides)
-    return to_run_config(composed)
+    composed, _ = compose_words(overrides, job)
+    return to_options(composed)
 
 
-def compose_words(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+def compose_words(overrides: list[str], job: str = "train") -> tuple[DictConfig, dict[str, str]]:
     """Compose a config.
 
     Args:
         overrides: `key=value` words in Hydra's grammar.
+        job: the command.
 
     Returns:
         The config, and the chosen file of each group.
@@ -195,7 +203,7 @@ def compose_words(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     Raises:
         UserError: a value is beyond what Python reads.
     """
-    register()
+    register(job)
     try:
         with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             composed = hydra.compose("config", overrides=overrides, return_hydra_config=True)
@@ -230,9 +238,9 @@ def prefer_command_line(composed: DictConfig, overrides: list[str]) -> None:
             composed.dataset[rival] = None
 
 
-def to_run_config(config: DictConfig) -> RunConfig:
-    """Turn Hydra's config into plain dataclasses, every interpolation resolved."""
-    return cast(RunConfig, OmegaConf.to_object(config))
+def to_options(config: DictConfig) -> Job:
+    """Turn Hydra's config into the job's options, every interpolation resolved."""
+    return cast(Job, OmegaConf.to_object(config))
 
 
 def write_recipe(composed: DictConfig, choices: dict[str, str]) -> str:
@@ -245,13 +253,12 @@ def write_recipe(composed: DictConfig, choices: dict[str, str]) -> str:
         choices: chosen file of each group.
     """
     values = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-    for key in _OF_ONE_COMMAND:
-        if not isinstance(cast(dict[str, Any], values).get(key), dict):
-            cast(dict[str, Any], values).pop(key, None)
+    of_run = {field.name for field in fields(RunConfig)}
+    values = {key: value for key, value in cast(dict[str, Any], values).items() if key in of_run}
     groups = sorted(group for group in choices if (CONF_DIR / group).is_dir())
     parts = [f"  - /{place}: {choice}" for place, choice in choices.items() if "@dataset.parts." in place]
     overrides = [*parts, *(f"  - override /{group}: {choices[group]}" for group in groups)]
-    text = OmegaConf.to_yaml(OmegaConf.create(cast(dict[str, Any], _escaped(values))))
+    text = OmegaConf.to_yaml(OmegaConf.create(_escaped(values)))
     return "\n".join(["# @package _global_", "defaults:", *overrides, text])
 
 

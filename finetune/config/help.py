@@ -3,7 +3,8 @@
 import ast
 import inspect
 import sys
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import Field, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.compose import group_choices, known_recipes
+from finetune.config.jobs import JOBS, has_option, own_options
 from finetune.config.schema import SPELLINGS, RunConfig
 from finetune.option import limit_of
 
@@ -28,12 +30,9 @@ def first_comment(file: Path) -> str:
     return ""
 
 
-def overview(jobs: dict[str, str]) -> str:
-    """Return what `--help` prints.
-
-    Args:
-        jobs: name and one line of every job, the default one first.
-    """
+def overview() -> str:
+    """Return what `--help` prints: the jobs, and every recipe with one line."""
+    jobs = {name: str(options.__doc__).rstrip(".") for name, options in JOBS.items()}
     recipes = {name: first_comment(file) for name, file in known_recipes().items()}
     return "\n".join(
         [
@@ -41,36 +40,46 @@ def overview(jobs: dict[str, str]) -> str:
             "",
             "python -m finetune [JOB] recipe=NAME [key=value ...]     one run",
             "python -m finetune -m recipe=NAME key=a,b                a sweep",
-            "python -m finetune JOB --help                            every option",
+            "python -m finetune JOB --help                            the options of a job",
             "python -m finetune recipe=NAME --cfg job                 the composed configuration",
             "",
             "Jobs",
             *_columns(jobs),
             "",
-            "Recipes (or recipe=FILE.yaml, a copy of one's own)",
+            "Recipes (or recipe=FILE.yaml, a copy of your own)",
             *_columns(recipes),
         ]
     )
 
 
-def job_help(name: str, summary: str) -> str:
-    """Return what `JOB --help` prints: the choices of every group, then every option.
+def job_help(job: str, summary: str) -> str:
+    """Return what `JOB --help` prints: the choices of its groups, then the options that it reads.
 
     Args:
-        name: the job.
+        job: its name.
         summary: what it does.
     """
-    lines = [f"python -m finetune {name} [key=value ...]", "", summary, "", "Groups"]
-    lines += _columns({group: ", ".join(group_choices(group)) for group in GROUPS})
-    lines += ["", "Options"]
-    for field in fields(RunConfig):
-        if field.name in GROUP_SCHEMAS:
-            for choice, choice_schema in GROUP_SCHEMAS[field.name].items():
-                lines += [f"  with {field.name}={choice}:"]
-                lines += _options(choice_schema, f"{field.name}.", indent=4)
-        else:
-            lines += _option(RunConfig, field, "", indent=2)
+    groups = [group for group in GROUPS if has_option(job, group)]
+    lines = [f"python -m finetune {job} [key=value ...]", "", summary, "", "Groups"]
+    lines += _columns({group: ", ".join(group_choices(group)) for group in groups})
+    names = own_options(job)
+    of_job = [field for field in fields(JOBS[job]) if field.name in names]
+    lines += ["", f"Options of {job}"]
+    for field in of_job:
+        lines += _option(JOBS[job], field, "", indent=2)
+    lines += ["", "Options of the run, from recipe= or by themselves"]
+    lines += [line for field in fields(RunConfig) for line in _of_run(job, field)]
     return "\n".join(lines)
+
+
+def _of_run(job: str, field: Field[Any]) -> Iterator[str]:
+    """Yield the lines of one option of a recipe, or of one group of them, that a job reads."""
+    if field.name not in GROUP_SCHEMAS:
+        yield from _option(RunConfig, field, "", indent=2, job=job)
+    elif has_option(job, field.name):
+        for choice, choice_schema in GROUP_SCHEMAS[field.name].items():
+            yield f"  with {field.name}={choice}:"
+            yield from _options(choice_schema, f"{field.name}.", indent=4)
 
 
 def _columns(rows: dict[str, str]) -> list[str]:
@@ -78,19 +87,29 @@ def _columns(rows: dict[str, str]) -> list[str]:
     return [f"  {name:<{width}}  {text}" for name, text in rows.items()]
 
 
-def _options(owner: type, prefix: str, indent: int) -> list[str]:
+def _options(owner: type, prefix: str, indent: int, job: str | None = None) -> list[str]:
     lines: list[str] = []
     for field in fields(owner):
         if field.name != "_target_":
-            lines += _option(owner, field, prefix, indent)
+            lines += _option(owner, field, prefix, indent, job)
     return lines
 
 
-def _option(owner: type, field: Any, prefix: str, indent: int) -> list[str]:
-    """One option as `key = default (type)` and its text; a group as its own options."""
+def _option(owner: type, field: Field[Any], prefix: str, indent: int, job: str | None = None) -> list[str]:
+    """One option as `key = default (type)` and its text; a group as its own options.
+
+    Args:
+        owner: the dataclass of the field.
+        field: the option.
+        prefix: its key, with a dot after it.
+        indent: spaces.
+        job: leave out what this job does not read; None: all of it.
+    """
     if isinstance(field.type, type) and is_dataclass(field.type):
-        return _options(field.type, f"{prefix}{field.name}.", indent)
-    default = field.default if field.default is not MISSING else field.default_factory()
+        return _options(field.type, f"{prefix}{field.name}.", indent, job)
+    if job is not None and not has_option(job, f"{prefix}{field.name}"):
+        return []
+    default = field.default_factory() if callable(field.default_factory) else field.default
     shown = "null" if default is None else "" if default == "???" else str(default)
     if isinstance(default, list):
         shown = "[" + ",".join(map(str, default)) + "]"
@@ -102,7 +121,7 @@ def _option(owner: type, field: Any, prefix: str, indent: int) -> list[str]:
     pad = " " * indent
     limits = limit_of(field) if _is_number(field.type) else None
     kind = f"{kind}, {limits}" if limits else kind
-    names = {name: word for word, name in SPELLINGS.items()} if owner is RunConfig else {}
+    names = {name: word for word, name in SPELLINGS.items()} if not prefix else {}
     lines = [
         f"{pad}{prefix}{names.get(field.name, field.name)}={shown}   ({kind})".replace("(Optional)", "")
     ]

@@ -13,10 +13,13 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.compose import group_choices, known_recipes, own_recipes, recipe_file
 from finetune.config.help import field_texts
+from finetune.config.jobs import JOBS
 from finetune.config.recipe_file import find_line
 from finetune.config.schema import RunConfig
 from finetune.config.words import keys_of
 from finetune.errors import suggest
+
+_ROOTS = {job.__name__ for job in JOBS.values()}
 
 ALIASES = {
     "lr": "learning_rate",
@@ -109,7 +112,8 @@ def _explain_unknown(first: str, key: str, name: str, schema: str) -> str:
     if name == "_target_":
         return f"{key}: the choice has its own. For a part of yours choose `custom`."
     target = ALIASES.get(name, name)
-    if schema == "RunConfig":
+    if schema in _ROOTS:
+        first = f"No option `{name}`"
         options = [*keys_of(), *GROUP_SCHEMAS]
         places = [path for path in options if path == target or path.endswith(f".{target}")]
         if places:
@@ -179,7 +183,7 @@ def _paths(schema: type, prefix: str) -> Iterator[str]:
 
 def _known_keys(schema_name: str) -> list[str]:
     """Field names of the dataclass that OmegaConf named."""
-    for schema in _schemas(RunConfig):
+    for schema in all_schemas():
         if schema.__name__ == schema_name:
             return [field.name for field in fields(schema) if field.name != "_target_"]
     return []
@@ -200,20 +204,21 @@ def _text_of(text: str, key: str) -> str:
     """Return the documentation of the option that was given a wrong value."""
     owner = re.search(r"object_type=(\w+)", text)
     name = key.rpartition(".")[2]
-    for schema in _schemas(RunConfig):
+    for schema in all_schemas():
         if owner and schema.__name__ == owner.group(1):
             return " ".join(field_texts(schema).get(name, "").split())
     return ""
 
 
-def _schemas(root: type) -> list[Any]:
-    """Every dataclass that the root's fields reach, and those of the groups."""
-    found: list[Any] = [root]
-    for field in fields(root):
+def all_schemas() -> list[Any]:
+    """Return every dataclass of options: the jobs', the groups' and all that their fields hold."""
+    roots: list[type] = list(JOBS.values())
+    roots += [schema for choices in GROUP_SCHEMAS.values() for schema in choices.values()]
+    return list(dict.fromkeys(schema for root in roots for schema in _nested(root)))
+
+
+def _nested(schema: type) -> Iterator[type]:
+    yield schema
+    for field in fields(schema):
         if isinstance(field.type, type) and is_dataclass(field.type):
-            found += _schemas(field.type)
-    if root is RunConfig:
-        for choices in GROUP_SCHEMAS.values():
-            for schema in choices.values():
-                found += _schemas(schema)
-    return found
+            yield from _nested(field.type)

@@ -2,34 +2,14 @@
 
 import re
 from dataclasses import fields
+from itertools import chain
 
-from finetune.config.schema import RunConfig
+from finetune.config.jobs import JOBS, has_option, own_options
+from finetune.config.schema import SPELLINGS, RunConfig
 from finetune.config.words import split_word
 from finetune.errors import UserError
 
-_ROOTS = {"recipe", *(field.name for field in fields(RunConfig))}
-
-_MODEL = ("model", "model.*", "adapter")
-_PRECISION = ("trainer.bf16", "trainer.fp16")
-_STORED = ("peft", "peft.bits", "peft.quantize", "peft.double_quant")
-_ANSWERS = ("evaluation.batch_size", "evaluation.max_new_tokens", "evaluation.num_beams")
-_DATA = ("dataset", "dataset.*", "dataset@.*", "task", "task.*", "task@.*", "metric", "metric.*")
-
-READS: dict[str, tuple[str, ...]] = {
-    "train": ("(?!(image|picture|prefix|out|predictions)$).*",),
-    "plan": ("(?!(image|picture|prefix|out|predictions)$).*",),
-    "evaluate": (
-        "run", "recipe", "run_name", "runs_dir", "overwrite", *_MODEL, *_DATA, *_PRECISION, *_STORED,
-        *_ANSWERS, "evaluation.limit", "evaluation.loss", "evaluation.pictures", "image[.].*",
-        "trainer.dataloader_num_workers",
-    ),
-    "predict": (
-        "run", "recipe", "image", "picture", "image[.].*", "prefix", "out", *_MODEL, "task", "task.*",
-        *_PRECISION, *_STORED, *_ANSWERS,
-    ),
-    "score": ("recipe", "metric", "metric.*", "predictions"),
-}  # fmt: skip
-"""Job -> expressions of the keys that it reads; `plan` takes what `train` takes, to look ahead."""
+_ROOTS = {"recipe", *(field.name for field in fields(RunConfig)), *chain(*map(own_options, JOBS))}
 
 _BESIDE_RUN = {
     "recipe": "the run's own config.yaml is the recipe",
@@ -68,7 +48,7 @@ def check_options(job: str, words: list[str]) -> None:
 
 
 def _problem(job: str, key: str, has_run: bool) -> str | None:
-    if re.split(r"[./@]", key)[0] not in _ROOTS:
+    if re.split(r"[./@]", key)[0] not in {*_ROOTS, *SPELLINGS}:
         return None  # composing says what there is
     if has_run and job == "train" and key in {"recipe", "run_name", "runs_dir"}:
         return f"{key}= beside run=FOLDER has no effect: the run has its own. Leave it out."
@@ -76,12 +56,8 @@ def _problem(job: str, key: str, has_run: bool) -> str | None:
         for pattern, reason in _BESIDE_RUN.items():
             if re.fullmatch(pattern, key):
                 return f"{key}= beside run=FOLDER has no effect: {reason}. Leave it out."
-    if _reads(job, key):
+    if has_option(job, SPELLINGS.get(key, key)):
         return None
-    readers = [name for name in READS if _reads(name, key)]
+    readers = [name for name in JOBS if has_option(name, SPELLINGS.get(key, key))]
     known = f" It is an option of {', '.join(f'`{name}`' for name in readers)}." if readers else ""
     return f"{key}= has no effect on `{job}`.{known} Leave it out."
-
-
-def _reads(job: str, key: str) -> bool:
-    return any(re.fullmatch(pattern, key) for pattern in READS[job])

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.former_parts import drop_former_targets
+from finetune.config.jobs import JOBS, own_options
 from finetune.config.schema import RunConfig
 from finetune.config.secrets import find_secret_variables
 from finetune.errors import UserError, suggest
@@ -25,6 +26,8 @@ _MOST_VALUES = 100_000
 """Values of a recipe with its aliases written out; the longest list of classes has some thousands."""
 
 _MOST_BYTES = 4 << 20
+
+_OF_RUN = [field.name for field in fields(RunConfig)]
 
 _GROUPS = [
     field.name for field in fields(RunConfig) if is_dataclass(field.type) or field.name in GROUP_SCHEMAS
@@ -135,7 +138,7 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
 
 def _check_keys(file: Path, root: yaml.MappingNode) -> None:
     """Check the keys at the top, and what the defaults list may name."""
-    known = [field.name for field in fields(RunConfig)]
+    known = [*_OF_RUN, *dict.fromkeys(name for job in JOBS for name in own_options(job))]
     seen: dict[str, int] = {}
     for key, value in root.value:
         name, line = str(key.value), _line(key)

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from finetune.config.images import ImageConfig
-from finetune.option import BELOW_ONE, COUNT, MAY_BE_EMPTY, RATE, SHARE, OneOf, Range, option
+from finetune.option import BELOW_ONE, COUNT, RATE, SHARE, OneOf, Range, option
 
 
 class Dtype(StrEnum):
@@ -346,33 +346,17 @@ SPELLINGS = {"image": "picture"}
 
 @dataclass
 class RunConfig:
-    """One run."""
+    """A run: what a recipe may hold, and what a run's `config.yaml` does hold."""
 
-    run_name: str | None = option(None, MAY_BE_EMPTY)
-    """Name of the run's folder. Null: the recipe's."""
     runs_dir: str = "runs"
     """Folder of the runs."""
-    resume: bool = False
-    """Continue the run in its folder from its last complete checkpoint."""
-    overwrite: bool = False
-    """Delete the run in its folder first."""
     seed: int = option(0, Range(0, 2**32 - 1))
     """Seed of the order of the data, its augmentation, the choice of suffixes, the adapters and dropout."""
     check_images: bool = False
-    """`train`, `evaluate`: decode every image of the data beforehand, and report those that cannot be."""
-    run: str | None = None
-    """`evaluate`, `predict`: a finished run's folder."""
+    """Decode every image of the data beforehand, and report those that cannot be."""
     adapter: str | None = None
     """Hub id or folder of an adapter for `model`: `train` goes on with it, `evaluate` and `predict` use it.
     A run's is in its folder: runs/NAME/adapter."""
-    picture: str | None = None
-    """`predict`: an image, or a folder of them."""
-    prefix: str | None = option(None, MAY_BE_EMPTY)
-    """`predict`: the prompt."""
-    out: str | None = None
-    """`predict`: folder for the pictures with what was found drawn in."""
-    predictions: str | None = None
-    """`score`: a JSONL file of prediction rows, or `-` for standard input."""
     model: ModelConfig = field(default_factory=ModelConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     dataset: Any = MISSING

@@ -1,16 +1,31 @@
 """Numbers out of their range and texts that are empty, by the limits that options are declared with."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
-from finetune.config.choices import GROUP_SCHEMAS
 from finetune.option import ANY_NUMBER, MAY_BE_EMPTY, Limit, OneOf, limit_of
+
+_LONGEST_NAME = 255
+"""Bytes of a name in a folder that every file system takes."""
+
+
+@runtime_checkable
+class Contradictable(Protocol):
+    """Options that may contradict each other."""
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield a message for each contradiction.
+
+        Args:
+            prefix: of the options' keys, with a dot after it.
+        """
 
 
 def check_values(options: Any, prefix: str = "") -> Iterator[str]:
-    """Yield a message for each number out of its range and each empty text, of every group.
+    """Yield a message for each number out of its range, each empty text and each contradiction.
 
     Args:
         options: a dataclass of the schema, filled; the options of a user's own part are not ours to know.
@@ -20,8 +35,13 @@ def check_values(options: Any, prefix: str = "") -> Iterator[str]:
         value, key = getattr(options, field.name), f"{prefix}{field.name}"
         if is_dataclass(value):
             yield from check_values(value, f"{key}.")
+        elif isinstance(value, dict) and any(map(is_dataclass, value.values())):
+            for name, part in value.items():
+                yield from check_values(part, f"{key}.{name}.")
         else:
             yield from check_value(key, value, limit_of(field))
+    if isinstance(options, Contradictable):
+        yield from options.problems(prefix)
 
 
 def check_value(key: str, value: Any, limit: Limit | None = None) -> Iterator[str]:
@@ -51,11 +71,16 @@ def _check_number(key: str, value: float, limit: Limit | None) -> Iterator[str]:
         yield f"{key}={str(value)[:40]}: expected {bounds}."
 
 
-@cache
-def schema_of(target: str) -> type | None:
-    """Return the dataclass of a shipped choice, by what its `_target_` names."""
-    for schemas in GROUP_SCHEMAS.values():
-        for schema in schemas.values():
-            if vars(schema).get("_target_") == target:
-                return schema
-    return None
+def name_problems(name: str) -> Iterator[str]:
+    """Yield why a run's folder below `runs_dir` cannot have a name."""
+    parts = name.split("/")
+    if not name.strip():
+        yield "expected a name that is not empty."
+    if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in name):
+        yield "expected a name without control characters."
+    if name.startswith("/") or Path(name).is_absolute():
+        yield "expected a name below runs_dir, not an absolute path: runs_dir=FOLDER run_name=NAME."
+    elif any(part in {"", ".", ".."} for part in parts):
+        yield "expected a name below runs_dir, without empty, `.` or `..` parts."
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
+        yield f"too long: a file system takes names of at most {_LONGEST_NAME} bytes."

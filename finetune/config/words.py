@@ -22,10 +22,11 @@ from finetune.config.compose import (
     known_recipes,
     recipe_file,
 )
-from finetune.config.datasets import GROUP_OF_PART
 from finetune.config.help import GROUPS
-from finetune.config.schema import SPELLINGS, RunConfig
+from finetune.config.jobs import JOBS
+from finetune.config.schema import SPELLINGS
 from finetune.config.secrets import find_secret_variables, find_secrets
+from finetune.data.options import GROUP_OF_PART
 from finetune.errors import UserError
 
 SWEEP_FLAGS = {"-m", "--multirun"}
@@ -79,7 +80,7 @@ def _check_flag(flag: str) -> bool:
     key, equals, _ = flag.partition("=")
     name = key.lstrip("-")
     if flag not in _FLAGS and key not in _FLAGS_WITH_VALUE:
-        if name in {"recipe", *GROUPS, *(field.name for field in fields(RunConfig))}:
+        if name in {"recipe", *GROUPS, *(key for key in keys_of() if "." not in key), *SPELLINGS}:
             raise UserError(f"{flag}: options are written `key=value`, without dashes: {name}=NAME.")
         known = ", ".join(sorted({*_FLAGS, *_FLAGS_WITH_VALUE, "--help"}))
         raise UserError(f"No flag `{key}`. Options are written `key=value`; the flags are {known}.")
@@ -125,7 +126,7 @@ def check_words(words: list[str]) -> None:
 @cache
 def keys_of(*kinds: Any) -> frozenset[str]:
     """Return every option of the schema whose type is one of some, of each choice of each group."""
-    keys = set(_keys_below(RunConfig, "", kinds))
+    keys = {key for job in JOBS.values() for key in _keys_below(job, "", kinds)}
     for group, schemas in GROUP_SCHEMAS.items():
         for schema in schemas.values():
             keys |= set(_keys_below(schema, f"{group}.", kinds))

@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 
 from finetune.data.hub_rows import Shaper, holds_images
+from finetune.data.published import HubSource
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 
@@ -21,44 +22,24 @@ _NETWORK = {"httpx", "httpcore", "requests", "urllib3", "huggingface_hub", "aioh
 """Packages whose errors are those of the network."""
 
 
-def load_hub(
-    path: str | None,
-    name: str | None,
-    revision: str | None,
-    train: str | None,
-    validation: str,
-    columns: Mapping[str, str | None],
-    data_files: Mapping[str, Any],
-    objects: Mapping[str, Any],
-) -> Splits:
+def load_hub(source: HubSource) -> Splits:
     """Load two splits and give their columns our names.
 
-    Args:
-        path: Hub id or folder.
-        name: configuration of the data set.
-        revision: branch, tag or commit.
-        train: split to train on, slices allowed; null: none.
-        validation: split to evaluate on.
-        columns: our name -> the data set's; `id`, `group` and `image` need not be there.
-        data_files: split -> files that the data set's card does not list.
-        objects: `boxes`, `labels`, `layout` and `relative`: where its boxes are.
-
     Raises:
-        UserError: no such data set, split or column, no access to it, no network; or a row that cannot be
+        UserError: no such dataset, split or column, no access to it, no network; or a row that cannot be
             used.
     """
-    if path is None:
-        raise UserError("Which data set? dataset.path=HUB_ID_OR_FOLDER is missing.")
+    if source.path is None:
+        raise UserError("Which dataset? dataset.path=HUB_ID_OR_FOLDER is missing.")
+    splits = [split for split in (source.train, source.validation) if split is not None]
     loaded = [
-        None if split is None else _load_split(path, name, revision, split, data_files)
-        for split in (train, validation)
+        _load_split(source.path, source.name, source.revision, split, source.data_files) for split in splits
     ]
     shaped = [
-        None if rows is None else _shape(rows, columns, objects, path, str(split))
-        for rows, split in zip(loaded, (train, validation), strict=True)
+        _shape(rows, source.columns, vars(source.objects), source.path, split)
+        for rows, split in zip(loaded, splits, strict=True)
     ]
-    assert shaped[1] is not None
-    return Splits(shaped[1].select([]) if shaped[0] is None else shaped[0], shaped[1])
+    return Splits(shaped[0].select([]) if source.train is None else shaped[0], shaped[-1])
 
 
 def _load_split(

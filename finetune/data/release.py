@@ -11,46 +11,30 @@ from typing import Any
 from datasets import Dataset, ReadInstruction, concatenate_datasets
 
 from finetune.data import releases
-from finetune.data.hub import load_hub
+from finetune.data.published import Release
 from finetune.data.rows import Built, Splits, build_rows
 from finetune.errors import UserError, suggest
 
 
-def load_release(
-    release: str | None,
-    root: str | None,
-    train: str | None,
-    validation: str,
-    options: Mapping[str, Any],
-    on_error: str,
-    hub: Mapping[str, Any],
-) -> Splits:
+def load_release(source: Release) -> Splits:
     """Load both splits; files win over the Hub.
 
     A release is a module in `finetune/data/releases/` with `SPLITS` (the names of the official ones),
     `FEATURES` (the columns) and `read(faults, root, split, **options)`, which yields rows.
 
-    Args:
-        release: its name.
-        root: folder with the official files.
-        train: split to train on, with slices and sums as `datasets` writes them; null: none.
-        validation: split to evaluate on.
-        options: the release's own.
-        on_error: `error` or `skip`.
-        hub: arguments of `load_hub`.
-
     Raises:
         UserError: no such release, split or file; a fault in the data.
     """
+    release, root, train, validation = source.release, source.root, source.train, source.validation
     module = _find(release)
     if root is None:
-        if hub["path"] is None:
+        if source.hub.path is None:
             raise UserError(f"Where is {release}? Pass dataset.root=FOLDER with its official files.")
-        return load_hub(**hub)
+        return source.hub.load()
     if not Path(root).is_dir():
         raise UserError(f"No folder {root} (dataset.root).")
     accepted = set(inspect.signature(module.read).parameters) - {"faults", "root", "split"}
-    for option in options:
+    for option in source.options:
         if option not in accepted:
             its = ", ".join(sorted(accepted)) or "none"
             raise UserError(f"{release} has no option dataset.options.{option}; it has: {its}.")
@@ -63,7 +47,13 @@ def load_release(
     for name in names:
         if name not in read:
             read[name] = build_rows(
-                module.read, module.FEATURES, on_error, paths=("root",), root=root, split=name, **options
+                module.read,
+                module.FEATURES,
+                source.on_error,
+                paths=("root",),
+                root=root,
+                split=name,
+                **source.options,
             )
     for spec in filter(None, (train, validation)):
         if not any(len(read[name].rows) or read[name].skipped for name in split_names(spec)):

@@ -21,8 +21,8 @@ from finetune.assembly.examples import build_collators, build_validation, check_
 from finetune.assembly.finished import load_trained, point_at_result
 from finetune.assembly.pictures import write_pictures
 from finetune.assembly.results import format_scores
-from finetune.assembly.sources import build_task, load_splits, name_source, record_data
-from finetune.config.schema import RunConfig
+from finetune.assembly.sources import build_source, build_task, load_splits, record_data
+from finetune.config.jobs import Evaluate
 from finetune.errors import UserError
 from finetune.metrics.doubts import Level
 from finetune.metrics.metric import Metric
@@ -37,7 +37,7 @@ from finetune.run.log import set_up_logging
 log = logging.getLogger(__name__)
 
 
-def run(config: RunConfig, launch: Launch) -> None:
+def run(config: Evaluate, launch: Launch) -> None:
     """Score a model over the validation split.
 
     Raises:
@@ -73,7 +73,7 @@ def run(config: RunConfig, launch: Launch) -> None:
             log.warning("warning: %s", doubt.text)
     scored = {
         "command": launch.command,
-        "dataset": name_source(config.dataset, "validation"),
+        "dataset": build_source(config.dataset).describe("validation"),
         "scores": evaluation.scores,
     }
     with explain_disk_errors(folder.root):
@@ -135,7 +135,7 @@ def write_result(
     return file
 
 
-def open_folder(folder: RunFolder, config: RunConfig, launch: Launch) -> None:
+def open_folder(folder: RunFolder, config: Evaluate, launch: Launch) -> None:
     """Claim a folder for the scores of a model that no run of ours made."""
     folder.claim(resume=False, overwrite=config.overwrite)
     with explain_disk_errors(folder.root):

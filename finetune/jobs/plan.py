@@ -18,7 +18,7 @@ from finetune.assembly.examples import build_collators, build_train, build_valid
 from finetune.assembly.model import prepare_model, quantization
 from finetune.assembly.sources import build_task, load_splits
 from finetune.assembly.trainer import divide_run_batch
-from finetune.config.schema import RunConfig
+from finetune.config.jobs import Plan
 from finetune.data.batches.order import count_steps
 from finetune.errors import printable
 from finetune.metrics.metric import Metric
@@ -29,7 +29,7 @@ from finetune.run.folder import Launch
 from finetune.run.log import set_up_logging
 
 
-def run(config: RunConfig, launch: Launch) -> None:
+def run(config: Plan, launch: Launch) -> None:
     """Print the plan of a run.
 
     Raises:
@@ -48,7 +48,7 @@ def run(config: RunConfig, launch: Launch) -> None:
     print(printable(_describe_data(config)))
 
 
-def _describe_data(config: RunConfig) -> str:
+def _describe_data(config: Plan) -> str:
     """Read and check the rows; count examples, batch and steps."""
     path, revision = config.model.path, config.model.revision
     note = ""

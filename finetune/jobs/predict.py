@@ -20,7 +20,7 @@ from finetune.assembly.mask_codec import find_mask_vae
 from finetune.assembly.model import half_precision
 from finetune.assembly.pixels import choose_antialias
 from finetune.codecs.objects import ObjectReader
-from finetune.config.schema import RunConfig
+from finetune.config.jobs import Predict
 from finetune.data.batches.collator import Collator
 from finetune.data.images import PICTURE_SUFFIXES, load_image, read_size
 from finetune.errors import UserError, print_json
@@ -34,7 +34,7 @@ from finetune.run.log import set_up_logging
 from finetune.tasks.task import Answer
 
 
-def run(config: RunConfig, launch: Launch) -> None:
+def run(config: Predict, launch: Launch) -> None:
     """Print the answers.
 
     Raises:
@@ -71,7 +71,7 @@ def run(config: RunConfig, launch: Launch) -> None:
 
 
 def ask(
-    config: RunConfig, model: nn.Module, processor: PaliGemmaProcessor, examples: Sequence[Example]
+    config: Predict, model: nn.Module, processor: PaliGemmaProcessor, examples: Sequence[Example]
 ) -> list[Answer]:
     """Generate one answer to each example."""
     collator, options = Collator(processor, resize=config.image.resize), config.evaluation
@@ -87,7 +87,7 @@ def ask(
         return generate_answers(model, on_device, processor.tokenizer, generation)
 
 
-def _decode(config: RunConfig, files: Sequence[Path], broken: list[str]) -> list[Example]:
+def _decode(config: Predict, files: Sequence[Path], broken: list[str]) -> list[Example]:
     """Decode some images; what cannot be decoded is added to `broken`, with the reason."""
     antialias = choose_antialias(config, "validation")
     examples = []
@@ -167,7 +167,7 @@ def name_pictures(files: Sequence[Path], source: Path, out: Path) -> dict[str, P
     return names
 
 
-def build_reader(config: RunConfig, folder: RunFolder) -> ObjectReader:
+def build_reader(config: Predict, folder: RunFolder) -> ObjectReader:
     """Return what reads boxes, and masks where the run or the task has weights for them."""
     divisor = getattr(config.task, "divisor", 1023)
     if config.run is not None and folder.mask_vae.is_file():

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.assembly.custom import instantiate
-from finetune.config.schema import RunConfig
+from finetune.config.jobs import Score
 from finetune.errors import UserError, print_json, printable
 from finetune.metrics.decoded import decode_rows
 from finetune.metrics.doubts import Doubt, Level
@@ -29,7 +29,7 @@ from finetune.metrics.observe import Observer
 from finetune.run.folder import Launch
 
 
-def run(config: RunConfig, launch: Launch) -> None:
+def run(config: Score, launch: Launch) -> None:
     """Print the scores.
 
     Raises:

@@ -46,7 +46,8 @@ from finetune.assembly.trainer import (
     part_weights,
     tower_rates,
 )
-from finetune.config.schema import RunConfig, Strategy
+from finetune.config.jobs import Train
+from finetune.config.schema import Strategy
 from finetune.data.batches.collator import Collator
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.errors import UserError
@@ -67,7 +68,7 @@ from finetune.training.trainer import PaliGemmaTrainer
 log = logging.getLogger(__name__)
 
 
-def run(config: RunConfig, launch: Launch) -> None:
+def run(config: Train, launch: Launch) -> None:
     """Run one training.
 
     Raises:
@@ -137,7 +138,7 @@ def describe_steps(trainer: PaliGemmaTrainer, validation: ExampleDataset) -> str
     )
 
 
-def build_learner(config: RunConfig, checkpoint: PaliGemmaConfig) -> nn.Module:
+def build_learner(config: Train, checkpoint: PaliGemmaConfig) -> nn.Module:
     """Load the base, freeze what is frozen, and add what is adapted; the seed decides what is drawn."""
     set_seed(config.seed)
     model = prepare_model(config, load_base(config, checkpoint))
@@ -161,7 +162,7 @@ def warn_of_idle_gpus(launch: Launch) -> None:
 
 
 def open_folder(
-    folder: RunFolder, config: RunConfig, launch: Launch, dropped: list[dict[str, str]]
+    folder: RunFolder, config: Train, launch: Launch, dropped: list[dict[str, str]]
 ) -> dict[Path, str]:
     """Claim the run's folder and write down what is about to run.
 
@@ -185,7 +186,7 @@ def open_folder(
 
 
 def build_trainer(
-    config: RunConfig,
+    config: Train,
     folder: RunFolder,
     model: nn.Module,
     collator: Collator,
@@ -229,7 +230,7 @@ def build_trainer(
 def train_or_stop(
     trainer: PaliGemmaTrainer,
     start: Checkpoint | None,
-    config: RunConfig,
+    config: Train,
     folder: RunFolder,
     launch: Launch,
 ) -> None:

@@ -10,7 +10,7 @@ from finetune.assembly.mask_codec import keep_mask_vae, use_mask_vae
 from finetune.assembly.sources import build_task, load_splits, record_data
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae
-from finetune.config.compose import add_recipe, compose, compose_words, to_run_config, write_recipe
+from finetune.config.compose import add_recipe, compose, compose_words, to_options, write_recipe
 from finetune.data.rows import Splits
 from finetune.data.shipped.digits import load_digits
 from finetune.errors import UserError
@@ -131,7 +131,7 @@ def mixture_words(tmp_path: Path, *settings: str) -> list[str]:
 def test_a_mixture_keeps_its_parts_classes_and_its_one_mask_codec(tmp_path: Path) -> None:
     save_mask_vae(MaskVae(), tmp_path / "vae.npz")
     composed, choices = compose_words(mixture_words(tmp_path, *[f"{tmp_path}/vae.npz"] * 2))
-    config = to_run_config(composed)
+    config = to_options(composed)
     task = build_task(config, load_splits(config))
     assert isinstance(task, MixedTask)
     keep_mask_vae(task, tmp_path / "kept.npz")

@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from finetune.config.checks import check
 from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.compose import compose, group_choices, known_recipes
-from finetune.config.datasets import DigitsDataset, TableDataset
 from finetune.config.help import GROUPS
 from finetune.config.schema import RunConfig
+from finetune.data.options import Digits, Table
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -51,14 +51,14 @@ def test_the_resolution_chooses_the_published_checkpoint() -> None:
 def test_names_are_added_to_a_dictionary_without_a_plus() -> None:
     words = ["recipe=quickstart", "dataset=table", "dataset.columns={question: q}"]
     config = compose([*words, "dataset.columns.answers=label"])
-    assert isinstance(config.dataset, TableDataset)
+    assert isinstance(config.dataset, Table)
     assert config.dataset.columns == {"question": "q", "answers": "label"}
     with pytest.raises(ConfigCompositionException):
         compose([*words, "dataset.colums={question: q}"])
 
 
 def test_a_typed_group_becomes_its_dataclass() -> None:
-    assert isinstance(compose(["recipe=quickstart"]).dataset, DigitsDataset)
+    assert isinstance(compose(["recipe=quickstart"]).dataset, Digits)
 
 
 def test_every_typed_choice_has_a_file() -> None:

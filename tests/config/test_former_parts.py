@@ -5,9 +5,9 @@ from omegaconf import OmegaConf
 
 from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.compose import add_recipe, compose, compose_words, write_recipe
-from finetune.config.datasets import DigitsDataset
 from finetune.config.former_parts import FORMER_TARGETS
 from finetune.config.schema import RunConfig
+from finetune.data.options import Digits
 from finetune.metrics.text import ExactMatch
 
 SINGLE = """# @package _global_
@@ -99,7 +99,7 @@ def compose_file(folder: Path, text: str) -> RunConfig:
 
 def test_a_former_run_composes_to_the_same_parts(tmp_path: Path) -> None:
     config = compose_file(tmp_path, SINGLE)
-    assert config.dataset == DigitsDataset(size=56)
+    assert config.dataset == Digits(size=56)
     assert config.task == compose(["recipe=quickstart", "task=vqa"]).task
     assert config.metric == ExactMatch()
 
@@ -107,10 +107,10 @@ def test_a_former_run_composes_to_the_same_parts(tmp_path: Path) -> None:
 def test_a_former_mixture_composes_to_the_same_parts(tmp_path: Path) -> None:
     config = compose_file(tmp_path, MIXTURE)
     parts = config.dataset.parts
-    assert [parts[name]["source"] for name in "ab"] == [DigitsDataset(size=56)] * 2
+    assert [parts[name].source for name in "ab"] == [Digits(size=56)] * 2
     tasks = [compose(["recipe=quickstart", f"task={name}"]).task for name in ("vqa", "question")]
-    assert [parts[name]["task"] for name in "ab"] == tasks
-    assert parts["a"]["weight"] == 2
+    assert [parts[name].task for name in "ab"] == tasks
+    assert parts["a"].weight == 2
 
 
 def test_a_mixture_written_as_a_recipe_composes_to_the_same(tmp_path: Path) -> None:

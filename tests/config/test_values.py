@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finetune.config.checks import check
 from finetune.config.choices import GROUP_SCHEMAS, build_node
-from finetune.config.compose import compose_words, to_run_config
+from finetune.config.compose import compose_words, to_options
 from finetune.config.help import job_help
 from finetune.config.messages import explain
 from finetune.config.schema import RunConfig
@@ -64,7 +64,7 @@ def problems(composed: DictConfig, key: str, choice: str | None, value: str) -> 
         [word] = [word for word in rewrite(f"{key}={value}") if not word.startswith("recipe=")]
         parsed = OverridesParser.create().parse_override(word).value()
         OmegaConf.update(config, key, parsed)
-        check(to_run_config(config), config)
+        check(to_options(config), config)
     except UserError as error:
         return "\n".join(line for line in str(error).splitlines() if key.rpartition(".")[2] in line)
     except (HydraException, OmegaConfBaseException) as error:

@@ -17,12 +17,14 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_taken_as_it_is_written(name: str) -> None:
-    keys = ["run_name", "runs_dir", "adapter", "out", "predictions", "dataset.root"]
-    words = [f"{key}={name}" for key in keys if key != "dataset.root" or name not in {"null", '"quoted"'}]
-    config = compose(["recipe=vqav2_qlora", *(new for word in words for new in rewrite(word))])
-    assert {getattr(config, key) for key in keys[:-1]} == {name}
-    if len(words) == len(keys):
-        assert config.dataset.root == name
+    names = {"train": ["run_name", "runs_dir", "adapter"], "predict": ["out"], "score": ["predictions"]}
+    for job, keys in names.items():
+        words = [f"{key}={name}" for key in keys]
+        words += [f"dataset.root={name}"] if name not in {"null", '"quoted"'} else []
+        config = compose(["recipe=vqav2_qlora", *(new for word in words for new in rewrite(word))], job)
+        assert {getattr(config, key) for key in keys} == {name}
+        if len(words) > len(keys):
+            assert config.dataset.root == name
 
 
 @pytest.mark.parametrize("name", NAMES)

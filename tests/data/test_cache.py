@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from finetune.data.cache import find_cache_dir
-from finetune.data.formats.jsonl import load_jsonl
 from finetune.data.images import resolve_image
+from finetune.data.options import Jsonl, OnError
 from finetune.data.reading.faults import Faults
 from finetune.data.rows import Built, Splits, build_rows, text_features
 from finetune.errors import UserError
@@ -48,7 +48,7 @@ def write_folder(folder: Path, numbers: range) -> Path:
 
 
 def load(file: Path | str, on_error: str = "error") -> Splits:
-    return load_jsonl(str(file), str(file), None, None, on_error)
+    return Jsonl(train=str(file), validation=str(file), on_error=OnError(on_error)).load()
 
 
 def suffixes(file: Path | str) -> list[str]:
@@ -323,7 +323,14 @@ def read_one(faults: Faults, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def test_a_folder_of_images_is_never_searched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "deep").mkdir()
     monkeypatch.setattr(os, "walk", None)
-    assert len(load_jsonl(str(folder / "train.jsonl"), None, 0.5, "/" + str(folder), "error").train) == 2
+    assert (
+        len(
+            Jsonl(train=str(folder / "train.jsonl"), validation_fraction=0.5, image_dir="/" + str(folder))
+            .load()
+            .train
+        )
+        == 2
+    )
 
 
 def test_rows_of_the_cache_are_those_that_the_reader_would_give(folder: Path) -> None:

@@ -14,8 +14,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from datasets import Image as Picture
 from PIL import Image
 
-from finetune.data.hub import load_hub
 from finetune.data.images import encode_png
+from finetune.data.published import Hub, HubObjects
+from finetune.data.rows import Splits
 from finetune.errors import UserError
 from tests.conftest import REPOSITORY
 
@@ -37,6 +38,11 @@ def make_parquet(folder: Path, **columns: list[Any]) -> Path:
         str(folder / "train-00000.parquet")
     )
     return folder
+
+
+def load_hub(**options: Any) -> Splits:
+    """Load by the values that a recipe would have."""
+    return Hub(**{**options, "objects": HubObjects(**options["objects"])}).load()
 
 
 def hub(folder: Path, **options: Any) -> dict[str, Any]:
@@ -309,7 +315,7 @@ def test_folders_that_are_no_parquet_files_are_refused_in_one_line(tmp_path: Pat
         assert "\n" not in str(error.value)
 
 
-class Hub(BaseHTTPRequestHandler):
+class HubServer(BaseHTTPRequestHandler):
     """Answers as the Hub does for a repository that is gone or private, or `gated`."""
 
     def do_GET(self) -> None:
@@ -328,12 +334,11 @@ class Hub(BaseHTTPRequestHandler):
 
 ASK_ALL = """
 import sys
-from finetune.data.hub import load_hub
+from finetune.data.published import Hub
 from finetune.errors import UserError
-objects = {"boxes": None, "labels": None, "layout": "xywh", "relative": False}
 for path in sys.argv[1:]:
     try:
-        load_hub(path, None, None, None, "train", {}, {}, objects)
+        Hub(path=path, train=None, validation="train").load()
     except UserError as error:
         print(str(error).replace("\\n", "TWO LINES"))
 """
@@ -342,7 +347,7 @@ for path in sys.argv[1:]:
 def test_what_the_hub_refuses_is_one_line_each(tmp_path: Path) -> None:
     """In a process of its own: the address of the Hub is read when its package is imported."""
     paths = ["me/gone", "me/gated"]
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), HubServer) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         addresses = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
         said = [

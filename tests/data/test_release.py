@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from finetune.data.release import load_release, select_split, split_names
+from finetune.data.published import Release
+from finetune.data.release import select_split, split_names
 from finetune.errors import UserError
 
 ROWS = {"train": Dataset.from_dict({"n": range(10)}), "val": Dataset.from_dict({"n": range(100, 104)})}
@@ -34,26 +35,26 @@ def test_a_slice_that_cannot_be_read_is_named() -> None:
 
 def test_an_unknown_release_or_split_lists_those_there_are(tmp_path: object) -> None:
     with pytest.raises(UserError, match=r"dataset.release=vqa2\. Did you mean `vqav2`\?"):
-        load_release("vqa2", None, "train", "val", {}, "error", NO_HUB)
+        Release("vqa2", train="train", validation="val").load()
     with pytest.raises(UserError, match=r"vqav2 has no split `dev`\..* It has: train, val"):
-        load_release("vqav2", str(tmp_path), "train", "dev", {}, "error", NO_HUB)
+        Release("vqav2", str(tmp_path), "train", "dev").load()
 
 
 def test_without_files_and_without_a_copy_the_folder_is_asked_for() -> None:
     with pytest.raises(UserError, match=r"Where is vqav2\? Pass dataset.root=FOLDER"):
-        load_release("vqav2", None, "train", "val", {}, "error", NO_HUB)
+        Release("vqav2", train="train", validation="val").load()
 
 
 def test_an_option_of_another_release_lists_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"rsvqa has no option dataset.options.subsets; it has: numbers, subset"
     ):
-        load_release("rsvqa", str(tmp_path), "train", "val", {"subsets": "lr"}, "error", NO_HUB)
+        Release("rsvqa", str(tmp_path), "train", "val", options={"subsets": "lr"}).load()
     with pytest.raises(UserError, match=r"dataset.options.numbers=yes: expected true or false"):
-        load_release("rsvqa", str(tmp_path), "train", "val", {"numbers": "yes"}, "error", NO_HUB)
+        Release("rsvqa", str(tmp_path), "train", "val", options={"numbers": "yes"}).load()
 
 
 def test_a_split_without_rows_is_named(tmp_path: Path) -> None:
     (tmp_path / "coco_pope_random.json").touch()
     with pytest.raises(UserError, match="pope in .*: the split `random` has no rows"):
-        load_release("pope", str(tmp_path), None, "random", {}, "error", NO_HUB)
+        Release("pope", str(tmp_path), None, "random").load()

@@ -10,7 +10,7 @@ from finetune.cli import main
 from finetune.codecs.rle import decode_rle
 from finetune.data.batches.resize import resize_as_paper
 from finetune.data.images import load_image
-from finetune.data.shipped.canvas import load_canvases
+from finetune.data.options import Canvas
 from finetune.jobs.predict import name_pictures
 from tests.conftest import break_inside, noise_image
 
@@ -28,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(["recipe=quickstart_detect", *FEW_STEPS]) == 0
         assert main(["recipe=quickstart_segment", *FEW_STEPS]) == 0
     (folder / "pictures" / "more").mkdir(parents=True)
-    for row in load_canvases(1, 3, 56, 2).validation:
+    for row in Canvas(train=1, validation=3, size=56, digits=2).load().validation:
         place = "more" if row["id"].endswith("2") else "."
         load_image(row["image"], "").save(folder / "pictures" / place / f"{row['id']}.png")
     return folder

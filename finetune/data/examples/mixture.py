@@ -5,9 +5,21 @@ from itertools import groupby
 
 from datasets import Dataset, Features, Value, concatenate_datasets
 
+from finetune.data.options import Part
 from finetune.data.rows import PICTURE, Splits
 from finetune.errors import UserError
 from finetune.tasks.mixture import PART
+
+
+def load_parts(parts: Mapping[str, Part]) -> Splits:
+    """Load every part's source, with as many rows to train on as its `limit` says."""
+    loaded = {name: part.source.load() for name, part in parts.items()}
+    return mix_splits(
+        {
+            name: splits._replace(train=first_rows(splits.train, parts[name].limit))
+            for name, splits in loaded.items()
+        }
+    )
 
 
 def mix_splits(parts: Mapping[str, Splits]) -> Splits:

@@ -1,12 +1,14 @@
 """COCO's JSON: `images`, `annotations` and `categories`, with boxes, polygons and run lengths."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_files
 from finetune.data.images import check_size, read_size, resolve_image
 from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
+from finetune.data.options import Coco
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import Record, read_json
 from finetune.data.rows import Splits
@@ -17,34 +19,20 @@ FEATURES = object_features()
 _IN_FOLDER = "_annotations.coco.json"
 
 
-def load_coco(
-    train: str | None,
-    validation: str | None,
-    validation_fraction: float | None,
-    image_dir: str | None,
-    on_error: str,
-) -> Splits:
+def load_coco(options: Coco) -> Splits:
     """Read the files of both splits, or hold out a share of `train`.
 
-    Args:
-        train: the JSON file to train on, or a folder with `_annotations.coco.json`, as Roboflow exports.
-        validation: the same to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there is no such file.
-        image_dir: folder of the pictures; null: each file's own.
-        on_error: `error` or `skip`.
+    A split is a JSON file, or a folder with `_annotations.coco.json`, as Roboflow exports.
 
     Raises:
         UserError: names the file and the image or annotation.
     """
-    return load_files(
-        read_coco,
-        FEATURES,
-        _find_in_folder(train, "train"),
-        _find_in_folder(validation, "validation"),
-        validation_fraction,
-        on_error,
-        image_dir=image_dir,
+    files = replace(
+        options,
+        train=_find_in_folder(options.train, "train"),
+        validation=_find_in_folder(options.validation, "validation"),
     )
+    return load_files(read_coco, FEATURES, files)
 
 
 def _find_in_folder(file: str | None, option: str) -> str | None:

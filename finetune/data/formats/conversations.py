@@ -12,6 +12,7 @@ from finetune.data.formats.jsonl import (
     read_name,
 )
 from finetune.data.formats.splits import find_file, find_image_dir, load_files
+from finetune.data.options import Conversations
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.json import Record, iterate_json_array
 from finetune.data.reading.tables import iterate_lines, read_json_lines
@@ -27,44 +28,22 @@ BESIDE = ("objects", "videos", "audios", "rejected_response", "tools")
 """Keys of other programs, likewise."""
 
 
-def load_conversations(
-    train: str | None,
-    validation: str | None,
-    validation_fraction: float | None,
-    image_dir: str | None,
-    on_error: str,
-    ignore_system: bool,
-) -> Splits:
-    """Read the files of both splits, or hold out a share of `train`.
+def load_conversations(options: Conversations) -> Splits:
+    """Read the files of both splits, or hold out a share of `train`: JSON lists, or JSON Lines.
 
     PaliGemma answers one prompt: each question and its answer become an example of their own, and what
     was said before is not carried along, so that a question that needs it cannot be answered. A system
     turn has no place either and is a fault, unless it is to be ignored.
 
-    Args:
-        train: the file to train on: a JSON list, or JSON Lines.
-        validation: the file to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there is no such file.
-        image_dir: folder of the pictures; null: each file's own.
-        on_error: `error` or `skip`.
-        ignore_system: leave system turns out.
-
     Raises:
         UserError: names the file and the conversation.
     """
-    with reading(file := find_file(train)):
+    with reading(file := find_file(options.train)):
         first = next(_read_records(Faults(skip=True), file), None)
         several = first is not None and len(_name_images(first[1])) > 1
+    features = FEATURES_OF_SEVERAL if several else FEATURES
     return load_files(
-        read_conversations,
-        FEATURES_OF_SEVERAL if several else FEATURES,
-        train,
-        validation,
-        validation_fraction,
-        on_error,
-        image_dir=image_dir,
-        ignore_system=ignore_system,
-        several=several,
+        read_conversations, features, options, ignore_system=options.ignore_system, several=several
     )
 
 

@@ -1,6 +1,7 @@
 """An image folder: pictures, and a `metadata` file of JSON Lines, CSV or parquet that names them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from finetune.data.formats.jsonl import place_images, read_accepted, read_name, 
 from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_files
 from finetune.data.images import read_size, resolve_image
 from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
+from finetune.data.options import ImageFolder
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.json import Record
 from finetune.data.reading.tables import list_columns, read_records
@@ -27,45 +29,23 @@ NEEDED = {"pairs": ("prefix", "suffix"), "objects": ("objects",), "captions": ("
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
-def load_image_folder(
-    train: str | None,
-    validation: str | None,
-    validation_fraction: float | None,
-    image_dir: str | None,
-    on_error: str,
-    names: Sequence[str] | None,
-) -> Splits:
+def load_image_folder(options: ImageFolder) -> Splits:
     """Read the metadata of both splits, or hold out a share of `train`.
 
-    Beside `file_name`, the metadata has `prefix` and `suffix`; or `objects`, with the lists `bbox` (x, y,
-    width, height in pixels) and `categories`; or `text`, the caption. The first row says which. Pictures
+    Besides `file_name`, the metadata has `prefix` and `suffix`; or `objects`, with the lists `bbox` (x, y,
+    width, height in pixels) and `categories`; or `text`, the caption. The first row says which. Images
     that it does not name are not used; other columns are read with dataset=table.
-
-    Args:
-        train: the folder to train on.
-        validation: the folder to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there is no such folder.
-        image_dir: folder of the pictures; null: that of the metadata.
-        on_error: `error` or `skip`.
-        names: the classes, where `categories` are numbers.
 
     Raises:
         UserError: names the file and the row.
     """
-    first = _find_metadata(find_file(train, folder=True))
-    with reading(first):
-        kind = _find_kind(first)
-    return load_files(
-        read_image_folder,
-        FEATURES[kind],
-        first,
-        None if validation is None else _find_metadata(find_file(validation, "validation", True)),
-        validation_fraction,
-        on_error,
-        image_dir=image_dir,
-        kind=kind,
-        names=None if names is None else list(names),
-    )
+    train, validation = _find_metadata(find_file(options.train, folder=True)), options.validation
+    with reading(train):
+        kind = _find_kind(train)
+    if validation is not None:
+        validation = _find_metadata(find_file(validation, "validation", True))
+    files = replace(options, train=train, validation=validation)
+    return load_files(read_image_folder, FEATURES[kind], files, kind=kind, names=options.names)
 
 
 def _find_metadata(folder: str) -> str:

@@ -8,6 +8,7 @@ from datasets import Features, List, Value
 
 from finetune.data.formats.splits import find_file, find_image_dir, load_files
 from finetune.data.images import read_size, resolve_image
+from finetune.data.options import Jsonl
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.json import Record
 from finetune.data.reading.tables import read_json_lines
@@ -25,37 +26,15 @@ FEATURES_OF_SEVERAL = Features(
 )
 
 
-def load_jsonl(
-    train: str | None,
-    validation: str | None,
-    validation_fraction: float | None,
-    image_dir: str | None,
-    on_error: str,
-) -> Splits:
+def load_jsonl(options: Jsonl) -> Splits:
     """Read the files of both splits, or hold out a share of `train`.
-
-    Args:
-        train: the file to train on.
-        validation: the file to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there is no such file.
-        image_dir: folder of the pictures; null: each file's own.
-        on_error: `error` or `skip`.
 
     Raises:
         UserError: names the file and the line.
     """
-    several = has_several_images(find_file(train))
+    several = has_several_images(find_file(options.train))
     features = FEATURES_OF_SEVERAL if several else FEATURES
-    return load_files(
-        read_jsonl,
-        features,
-        train,
-        validation,
-        validation_fraction,
-        on_error,
-        image_dir=image_dir,
-        several=several,
-    )
+    return load_files(read_jsonl, features, options, several=several)
 
 
 def has_several_images(file: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Features
 
 from finetune.data.images import PICTURE_SUFFIXES
+from finetune.data.options import FileOptions, ImageFileOptions
 from finetune.data.rows import Reader, Splits, build_rows, hold_out
 from finetune.errors import UserError
 
@@ -15,55 +16,35 @@ _LISTED = 12
 """The most names of a folder in a message."""
 
 
-def load_files(
-    read: Reader,
-    features: Features,
-    train: str | None,
-    validation: str | None,
-    validation_fraction: float | None,
-    on_error: str,
-    **options: Any,
-) -> Splits:
+def load_files(read: Reader, features: Features, options: ImageFileOptions, **arguments: Any) -> Splits:
     """Read both splits, each from a file of its own.
 
     Args:
-        read: `(faults, file, **options)` to rows; the format's own.
+        read: `(faults, file, image_dir, **arguments)` to rows; the format's own.
         features: the columns of its rows.
-        train: file or folder to train on.
-        validation: file or folder to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there is none.
-        on_error: `error` or `skip`.
-        options: the format's own.
+        options: name the files.
+        arguments: the format's own.
 
     Raises:
         UserError: names the file and the place in it.
     """
     sources = [
-        {"file": find_file(file, option), **options}
-        for option, file in (("train", train), ("validation", validation))
+        {"file": find_file(file, option), "image_dir": options.image_dir, **arguments}
+        for option, file in (("train", options.train), ("validation", options.validation))
         if option == "train" or file is not None
     ]
     for source in sources:
-        if options.get("image_dir") is not None:
-            source["image_dir"] = str(find_image_dir(source["file"], options["image_dir"]))
-    return load_sources(
-        read,
-        features,
-        sources[0],
-        sources[1] if len(sources) > 1 else None,
-        validation_fraction,
-        on_error,
-        paths=("file",),
-    )
+        if options.image_dir is not None:
+            source["image_dir"] = str(find_image_dir(source["file"], options.image_dir))
+    return load_sources(read, features, options, *sources, paths=("file",))
 
 
 def load_sources(
     read: Reader,
     features: Features,
+    options: FileOptions,
     train: Mapping[str, Any],
-    validation: Mapping[str, Any] | None,
-    validation_fraction: float | None,
-    on_error: str,
+    validation: Mapping[str, Any] | None = None,
     *,
     paths: tuple[str, ...],
 ) -> Splits:
@@ -72,25 +53,24 @@ def load_sources(
     Args:
         read: `(faults, file, **arguments)` to rows.
         features: the columns of its rows.
+        options: what to do with faults, and which share is held out where there is no second file.
         train: the reader's arguments for the rows to train on, `file` among them.
         validation: the same for those to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there are none.
-        on_error: `error` or `skip`.
         paths: names of the arguments that are files and folders, as in `build_rows`.
 
     Raises:
         UserError: the reader's own, or there are no rows.
     """
     sources = [source for source in (train, validation) if source is not None]
-    built = [build_rows(read, features, on_error, paths=paths, **source) for source in sources]
+    built = [build_rows(read, features, options.on_error, paths=paths, **source) for source in sources]
     for source, (rows, skipped) in zip(sources, built, strict=True):
         if len(rows) == 0:
             left = f" ({len(skipped)} were left out: {skipped[0]})" if skipped else ""
             raise UserError(f"{source['file']} has no rows{left}.")
     if validation is not None:
         return Splits(built[0].rows, built[1].rows, (*built[0].skipped, *built[1].skipped))
-    assert validation_fraction is not None, "checks.py asks for one of the two"
-    held = hold_out(built[0].rows, validation_fraction)
+    assert options.validation_fraction is not None, "its `problems` ask for one of the two"
+    held = hold_out(built[0].rows, options.validation_fraction)
     return held._replace(skipped=tuple(built[0].skipped))
 
 

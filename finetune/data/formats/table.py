@@ -11,6 +11,7 @@ from finetune.data.formats.jsonl import asks_for_objects, check_texts
 from finetune.data.formats.splits import find_file, find_image_dir, load_files
 from finetune.data.hub_rows import LISTS, to_index
 from finetune.data.images import read_size, resolve_image
+from finetune.data.options import Table
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.json import Record
 from finetune.data.reading.tables import holds_bytes, list_columns, read_records
@@ -20,47 +21,26 @@ from finetune.errors import UserError
 _LISTS = (*LISTS, "suffixes")
 
 
-def load_table(
-    train: str | None,
-    validation: str | None,
-    validation_fraction: float | None,
-    image_dir: str | None,
-    on_error: str,
-    columns: Mapping[str, str],
-    separator: str | None,
-) -> Splits:
-    """Read the tables of both splits, or hold out a share of `train`.
+def load_table(options: Table) -> Splits:
+    """Read the tables of both splits, which have the same columns, or hold out a share of `train`.
 
     Every column is kept under its own name as text, and nothing else is made of it: `007` and `NA` stay
     what they are. `suffix` is kept as `suffixes`. `answers`, `captions`, `choices` and `suffixes` become
-    lists; beside `choices`, `answer` is the index of the right one (from 0, or a letter). `image` is a
-    path; in parquet it may hold the picture itself. `width` and `height` are those of the picture.
-
-    Args:
-        train: the file to train on.
-        validation: the file to evaluate on; it must have the same columns.
-        validation_fraction: share of the pictures of `train`, where there is no such file.
-        image_dir: folder of the pictures; null: each file's own.
-        on_error: `error` or `skip`.
-        columns: our name -> the file's, where they differ.
-        separator: divides the texts of a list; null: a list of one.
+    lists; next to `choices`, `answer` is the index of the right one (from 0, or a letter). `image` is a
+    path; in parquet it may hold the image itself. `width` and `height` are those of the image.
 
     Raises:
         UserError: names the file and the row, or the columns that there are.
     """
-    file = find_file(train)
+    file = find_file(options.train)
     with reading(file):
-        names, inside = _find_columns(file, columns)
+        names, inside = _find_columns(file, options.columns)
     return load_files(
         read_table,
         _build_features(names, inside),
-        train,
-        validation,
-        validation_fraction,
-        on_error,
-        image_dir=image_dir,
+        options,
         columns=names,
-        separator=separator,
+        separator=options.separator,
         inside=inside,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_sources
 from finetune.data.images import PICTURE_SUFFIXES, check_size, read_size, resolve_image
 from finetune.data.objects import build_object, build_row, object_features
+from finetune.data.options import Voc
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import iterate_lines
 from finetune.data.rows import Splits
@@ -30,41 +31,25 @@ class _WithoutDoctype(ET.TreeBuilder):
         raise ValueError("it has a document type (<!DOCTYPE>), which annotations do not need; remove it")
 
 
-def load_voc(
-    train: str | None,
-    validation: str | None,
-    validation_fraction: float | None,
-    image_dir: str | None,
-    on_error: str,
-    one_based: bool,
-) -> Splits:
+def load_voc(options: Voc) -> Splits:
     """Read both splits, or hold out a share of `train`.
 
-    An object that is marked `difficult` becomes a crowd (`iscrowd` 1): it is neither trained on nor
-    counted as missed.
-
-    Args:
-        train: what to train on: a folder with `Annotations/` and `JPEGImages/`, a list of its pictures
-            (`ROOT/ImageSets/Main/train.txt`), or a folder with XML files beside the pictures.
-        validation: the same to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there is no such folder or list.
-        image_dir: folder of the pictures; null: `JPEGImages`, or that of the XML files.
-        on_error: `error` or `skip`.
-        one_based: the first pixel is 1 and the last belongs to the box, as in VOC's own files; most tools
-            count from 0.
+    A split is a folder with `Annotations/` and `JPEGImages/`, a list of its images
+    (`ROOT/ImageSets/Main/train.txt`), or a folder with XML files next to the images. An object that is
+    marked `difficult` becomes a crowd (`iscrowd` 1): it is neither trained on nor counted as missed.
 
     Raises:
         UserError: names the XML file and the object.
     """
     sources = [
-        {**_find_split(find_file(file, option, folder=True), image_dir), "one_based": one_based}
-        for option, file in (("train", train), ("validation", validation))
+        {
+            **_find_split(find_file(file, option, folder=True), options.image_dir),
+            "one_based": options.one_based,
+        }
+        for option, file in (("train", options.train), ("validation", options.validation))
         if option == "train" or file is not None
     ]
-    second = None if validation is None else sources[1]
-    return load_sources(
-        read_voc, FEATURES, sources[0], second, validation_fraction, on_error, paths=("annotations",)
-    )
+    return load_sources(read_voc, FEATURES, options, *sources, paths=("annotations",))
 
 
 def _find_split(file: str, image_dir: str | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from finetune.data.formats import jsonl
 from finetune.data.formats.jsonl import read_texts
 from finetune.data.formats.splits import find_file, load_sources
 from finetune.data.images import PICTURE_SUFFIXES, read_size
+from finetune.data.options import Webdataset
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import parse_object
 from finetune.data.rows import PICTURE, Splits, text_features
@@ -29,37 +30,25 @@ Sample = tuple[str, list[tuple[str, bytes]]]
 """A key, and names and contents of its members."""
 
 
-def load_webdataset(
-    train: str | None, validation: str | None, validation_fraction: float | None, on_error: str
-) -> Splits:
+def load_webdataset(options: Webdataset) -> Splits:
     """Read the shards of both splits, or hold out a share of those of `train`.
 
-    Samples have a picture, and `KEY.json` with `prefix` and `suffix`, or `KEY.txt` with a caption; which
-    of the two, the first sample says. The key is the path up to the first dot of the last name. Pictures
+    A file is one shard, a pattern such as `shards/*.tar`, or numbered shards, `shards/{000..009}.tar`.
+    Samples have an image, and `KEY.json` with `prefix` and `suffix`, or `KEY.txt` with a caption; which
+    of the two, the first sample says. The key is the path up to the first dot of the last name. Images
     are copied into the rows.
-
-    Args:
-        train: one shard, a pattern such as `shards/*.tar`, or numbered ones, `shards/{000..009}.tar`.
-        validation: the same to evaluate on.
-        validation_fraction: share of the pictures of `train`, where there are none.
-        on_error: `error` or `skip`.
 
     Raises:
         UserError: names the shard and the sample.
     """
-    shards = [expand_shards(find_file(None) if train is None else train)]
-    shards += [] if validation is None else [expand_shards(validation, "validation")]
-    with reading(shards[0][0]):
-        pairs = _has_pairs(shards[0][0])
-    sources = [
-        {"file": file, "shards": files, "pairs": pairs}
-        for file, files in zip((train, validation), shards, strict=False)
-    ]
+    files = {"train": find_file(None) if options.train is None else options.train}
+    files |= {} if options.validation is None else {"validation": options.validation}
+    shards = {option: expand_shards(file, option) for option, file in files.items()}
+    with reading(shards["train"][0]):
+        pairs = _has_pairs(shards["train"][0])
+    sources = [{"file": files[option], "shards": names, "pairs": pairs} for option, names in shards.items()]
     features = FEATURES if pairs else FEATURES_OF_CAPTIONS
-    second = sources[1] if len(sources) > 1 else None
-    return load_sources(
-        read_webdataset, features, sources[0], second, validation_fraction, on_error, paths=("shards",)
-    )
+    return load_sources(read_webdataset, features, options, *sources, paths=("shards",))
 
 
 def expand_shards(pattern: str, option: str = "train") -> tuple[str, ...]:

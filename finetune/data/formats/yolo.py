@@ -13,6 +13,7 @@ import yaml
 from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_sources
 from finetune.data.images import PICTURE_SUFFIXES, read_size, resolve_image
 from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
+from finetune.data.options import Yolo
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import iterate_lines
 from finetune.data.rows import Splits
@@ -23,37 +24,23 @@ log = logging.getLogger(__name__)
 FEATURES = object_features()
 
 
-def load_yolo(
-    train: str | None,
-    validation: str | None,
-    validation_fraction: float | None,
-    image_dir: str | None,
-    on_error: str,
-) -> Splits:
+def load_yolo(options: Yolo) -> Splits:
     """Read the splits `train` and `val` of a data.yaml, or hold out a share of `train`.
-
-    Args:
-        train: the data.yaml; its `train` is trained on. Null: nothing is, and both splits are the second.
-        validation: a data.yaml whose `val` is evaluated on; null: the same, unless a share is held out.
-        validation_fraction: share of the pictures of `train` to evaluate on instead.
-        image_dir: folder that stands for the file's `path`; null: `path`, or the file's own folder.
-        on_error: `error` or `skip`.
 
     Raises:
         UserError: names the file and the line.
     """
-    held_out = validation is None and validation_fraction is not None
+    train, validation, folder = options.train, options.validation, options.image_dir
+    held_out = validation is None and options.validation_fraction is not None
     files = [_find_yaml(train or validation, "train"), _find_yaml(validation or train, "validation")]
     with reading(files[1]):
-        second = None if held_out else _find_split(files[1], "val", image_dir)
+        second = None if held_out else _find_split(files[1], "val", folder)
     with reading(files[0]):
         # Without `train` nothing is trained on: both splits are the second.
-        first = second if train is None and second else _find_split(files[0], "train", image_dir)
+        first = second if train is None and second else _find_split(files[0], "train", folder)
     if first["keypoints"]:
         log.warning("warning: %s has keypoints (kpt_shape): they are left out, boxes are kept.", files[0])
-    return load_sources(
-        read_yolo, FEATURES, first, second, validation_fraction, on_error, paths=("labels",)
-    )
+    return load_sources(read_yolo, FEATURES, options, first, second, paths=("labels",))
 
 
 def _find_yaml(file: str | None, option: str) -> str:

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.data.hub import load_hub
 from finetune.data.images import resolve_image
+from finetune.data.published import Vqav2, Vqav2Files
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import Record, check_file, describe_value, iterate_records, read_member
-from finetune.data.release import load_release
 from finetune.data.rows import Built, Splits, build_rows, text_features
 from finetune.errors import UserError
 
@@ -17,45 +16,29 @@ SPLITS = ("train", "val")
 FEATURES = text_features("question", lists=("answers",))
 
 
-def load_vqav2(
-    root: str | None,
-    train: Mapping[str, Any] | None,
-    validation: Mapping[str, Any],
-    on_error: str,
-    hub: Mapping[str, Any],
-) -> Splits:
+def load_vqav2(source: Vqav2) -> Splits:
     """Load both splits from wherever they are given; local files win over the Hub.
-
-    Args:
-        root: folder with the release's own file names.
-        train: `questions`, `annotations` and `image_dir` of the training split; null: none.
-        validation: the same of the validation split.
-        on_error: `error` or `skip`.
-        hub: arguments of `load_hub`.
 
     Raises:
         UserError: names the file, the question and the remedy.
     """
-    given = (
-        {} if train is None or train["questions"] is None else {"train": train, "validation": validation}
-    )
-    for name, files in given.items():
-        for key, value in files.items():
-            if value is None and root is None:
-                raise UserError(f"dataset.{name}.{key}= is missing, as other files of VQAv2 are given.")
-    if root is not None:
-        split = None if train is None else "train"
-        return load_release("vqav2", root, split, "val", {}, on_error, hub)
-    if validation["questions"] is None:
-        return load_hub(**hub)
-    second = _build(validation, on_error)
-    if train is None:
+    train, validation = source.train, source.validation
+    if source.root is not None:
+        return source.as_release().load()
+    if validation.questions is None:
+        return source.hub.load()
+    first = _build("train", train, source.on_error) if train.questions else None
+    second = _build("validation", validation, source.on_error)
+    if first is None:
         return Splits(second.rows.select([]), second.rows, tuple(second.skipped))
-    first = _build(train, on_error)
     return Splits(first.rows, second.rows, (*first.skipped, *second.skipped))
 
 
-def _build(files: Mapping[str, Any], on_error: str) -> Built:
+def _build(split: str, given: Vqav2Files, on_error: str) -> Built:
+    files = vars(given)
+    for key, value in files.items():
+        if value is None:
+            raise UserError(f"dataset.{split}.{key}= is missing, as other files of VQAv2 are given.")
     folder = os.path.realpath(files["image_dir"])
     paths = ("questions", "annotations")
     return build_rows(read_questions, FEATURES, on_error, paths=paths, **{**files, "image_dir": folder})

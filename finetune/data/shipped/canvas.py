@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits as load_scans
 from finetune.codecs.coco_mask import encode_rle
 from finetune.data.images import encode_png
 from finetune.data.objects import build_object, object_features
+from finetune.data.options import Canvas
 from finetune.data.reading.faults import Faults
 from finetune.data.rows import PICTURE, Splits, build_rows
 from finetune.data.shipped.digits import TRAIN_EXAMPLES, enlarge_scan
@@ -20,18 +21,12 @@ INK = 64
 FEATURES = Features({**object_features(), "image": PICTURE})
 
 
-def load_canvases(train: int, validation: int, size: int, digits: int) -> Splits:
-    """Compose canvases; those to evaluate on show other scans than those to train on.
-
-    Args:
-        train: canvases to train on.
-        validation: canvases to evaluate on.
-        size: side of a canvas, pixels.
-        digits: the most digits on one; at least one.
-    """
+def load_canvases(options: Canvas) -> Splits:
+    """Compose canvases; those to evaluate on show other scans than those to train on."""
+    size, digits = options.size, options.digits
     built = [
         build_rows(compose, FEATURES, paths=(), split=split, count=count, size=size, digits=digits)
-        for split, count in (("train", train), ("validation", validation))
+        for split, count in (("train", options.train), ("validation", options.validation))
     ]
     return Splits(built[0].rows, built[1].rows)
 

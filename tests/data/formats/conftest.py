@@ -8,7 +8,6 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from finetune.assembly.custom import instantiate
 from finetune.config.choices import GROUP_SCHEMAS
 from finetune.data.rows import Splits
 from finetune.errors import UserError
@@ -33,7 +32,7 @@ def load() -> Callable[..., Splits]:
 
     def call(name: str, train: Path | str, **options: Any) -> Splits:
         files = {"train": str(train), "validation": str(train)}
-        splits: Splits = instantiate(GROUP_SCHEMAS["dataset"][name](**{**files, **options}))
+        splits: Splits = GROUP_SCHEMAS["dataset"][name](**{**files, **options}).load()
         return splits
 
     return call

@@ -13,7 +13,7 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from finetune.data.formats.jsonl import load_jsonl
+from finetune.data.options import Jsonl
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 
@@ -94,7 +94,7 @@ def test_a_bad_line_is_named_or_left_out(
     rows = load_with_fault("jsonl", file, message)
     assert rows["id"][:] == ["1", "2", "3", "4", "5", "7"]
     with pytest.raises(UserError, match=r"train\.jsonl line 6: .*"):
-        load_jsonl(str(file), str(file), None, None, "error")
+        Jsonl(train=str(file), validation=str(file)).load()
 
 
 def test_an_id_that_is_null_is_the_lines_number(folder: Path, load: Callable[..., Splits]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finetune.data.formats.jsonl import load_jsonl
+from finetune.data.options import Jsonl
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 
@@ -27,8 +27,8 @@ def write(folder: Path, *rows: Any, name: str = "train.jsonl") -> str:
 
 
 def load(file: str, **options: Any) -> Splits:
-    return load_jsonl(
-        file,
+    return Jsonl(
+        train=file,
         **{
             "validation": file,
             "validation_fraction": None,
@@ -36,7 +36,7 @@ def load(file: str, **options: Any) -> Splits:
             "on_error": "error",
             **options,
         },
-    )
+    ).load()
 
 
 def test_a_row_becomes_prefix_suffixes_and_a_path(folder: Path) -> None:

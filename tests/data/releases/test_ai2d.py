@@ -7,7 +7,8 @@ from PIL import Image
 
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.images import load_image
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.choice import ChoiceTask
@@ -49,7 +50,7 @@ def release(tmp_path: Path) -> Path:
 
 
 def load(root: Path, on_error: str = "error") -> Splits:
-    return load_release("ai2d", str(root), "train", "test", {}, on_error, {})
+    return Release("ai2d", str(root), "train", "test", on_error=OnError(on_error)).load()
 
 
 def test_the_listed_diagrams_are_the_test_split(release: Path) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from tests.data.releases.conftest import write_tree
@@ -70,7 +71,7 @@ def test_direct_answers_and_choices_are_both_there(
 
 
 def test_the_test_split_has_choices_alone(root: Path) -> None:
-    row = load_release("aokvqa", str(root), None, "test", {}, "error", {}).validation[0]
+    row = Release("aokvqa", str(root), None, "test").load().validation[0]
     assert (row["answers"], row["answer"], len(row["choices"])) == ([], None, 4)
 
 
@@ -80,6 +81,6 @@ def test_a_question_without_answers_is_an_error_or_left_out(
     write_files({"aokvqa_v1p0_val.json": [ANSWERED, {**ASKED, "question_id": "2"}]})
     message = r"aokvqa_v1p0_val.json item 2: no `direct_answers`; the keys are: split, image_id"
     with pytest.raises(UserError, match=message):
-        load_release("aokvqa", str(root), "train", "val", {}, "error", {})
-    splits = load_release("aokvqa", str(root), "train", "val", {}, "skip", {})
+        Release("aokvqa", str(root), "train", "val").load()
+    splits = Release("aokvqa", str(root), "train", "val", on_error=OnError.skip).load()
     assert (len(splits.validation), len(splits.skipped)) == (1, 1)

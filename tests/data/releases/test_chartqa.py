@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.text import TextTask
@@ -52,8 +53,8 @@ def test_human_and_augmented_questions_come_together_and_keep_their_group(
 def test_a_missing_chart_is_an_error_or_left_out(root: Path) -> None:
     (root / "val/png/41699051005347.png").unlink()
     with pytest.raises(UserError, match=r"val_human.json item 1: no image `41699051005347.png`"):
-        load_release("chartqa", str(root), "train", "val", {}, "error", {})
-    splits = load_release("chartqa", str(root), "train", "val", {}, "skip", {})
+        Release("chartqa", str(root), "train", "val").load()
+    splits = Release("chartqa", str(root), "train", "val", on_error=OnError.skip).load()
     assert (len(splits.train), len(splits.validation), len(splits.skipped)) == (3, 0, 3)
 
 
@@ -70,7 +71,7 @@ def write_real_release(root: Path, samples: Path) -> list[dict[str, Any]]:
 @pytest.mark.parity
 def test_real_questions_find_their_charts(parity_data: Path, tmp_path: Path) -> None:
     sample = write_real_release(tmp_path, parity_data / "images")
-    rows = load_release("chartqa", str(tmp_path), None, "test", {}, "error", {}).validation
+    rows = Release("chartqa", str(tmp_path), None, "test").load().validation
     examples = ExampleDataset(rows, TextTask("{question}", "answers"), "test")
     assert sorted(rows["question"][:]) == sorted(one["query"] for one in sample)
     assert all(min(examples[index].images[0].size) > 100 for index in range(len(examples)))

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.text import TextTask
@@ -34,7 +35,7 @@ def release(tmp_path: Path) -> Path:
 
 
 def load(root: Path, on_error: str = "error") -> Splits:
-    return load_release("coco_captions", str(root), "train+restval", "val", {}, on_error, {})
+    return Release("coco_captions", str(root), "train+restval", "val", on_error=OnError(on_error)).load()
 
 
 def test_a_row_is_a_photo_with_all_of_its_captions(release: Path) -> None:

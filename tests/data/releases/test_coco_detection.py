@@ -9,7 +9,8 @@ from PIL import Image
 
 from finetune.codecs.rle import decode_rle
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.objects import ObjectsOptions
@@ -53,7 +54,7 @@ def release(tmp_path: Path) -> Path:
 
 
 def load(root: Path, on_error: str = "error") -> Splits:
-    return load_release("coco_detection", str(root), "train", "val", {}, on_error, {})
+    return Release("coco_detection", str(root), "train", "val", on_error=OnError(on_error)).load()
 
 
 def test_a_row_is_a_photo_with_its_objects_crowds_marked(release: Path) -> None:
@@ -148,7 +149,7 @@ def write_real_release(root: Path, folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parity
 def test_real_photos_are_read_with_their_masks(tmp_path: Path, parity_data: Path) -> None:
     cats = write_real_release(tmp_path, parity_data / "images")
-    rows = load_release("coco_detection", str(tmp_path), None, "val", {}, "error", {}).validation
+    rows = Release("coco_detection", str(tmp_path), None, "val").load().validation
     examples = ExampleDataset(rows, ObjectsOptions("detect").build(), "validation")
     assert rows["id"][:] == ["142238", "439180", "39769"]
     assert sum(len(objects) for objects in rows["objects"]) == 50 + len(cats)

@@ -7,7 +7,8 @@ from datasets import Image as Picture
 from PIL import Image
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from tests.data.releases.conftest import write_tree
@@ -54,8 +55,8 @@ def test_a_question_without_its_text_is_an_error_or_left_out(
 ) -> None:
     write_files({QUESTIONS: [{"question": "How many cups?"}, {}, {}, {"text": "x"}]})
     with pytest.raises(UserError, match=rf"{QUESTIONS} item 4: no `question`; the keys are: text"):
-        load_release("countbenchqa", str(root), None, "test", {}, "error", {})
-    splits = load_release("countbenchqa", str(root), None, "test", {}, "skip", {})
+        Release("countbenchqa", str(root), None, "test").load()
+    splits = Release("countbenchqa", str(root), None, "test", on_error=OnError.skip).load()
     assert (len(splits.validation), len(splits.skipped)) == (1, 1)
 
 
@@ -64,7 +65,7 @@ def test_files_that_do_not_belong_together_are_refused(
 ) -> None:
     write_files({QUESTIONS: [{"question": "How many cups?"}]})
     with pytest.raises(UserError, match="has 1 questions for 4 pictures"):
-        load_release("countbenchqa", str(root), None, "test", {}, "error", {})
+        Release("countbenchqa", str(root), None, "test").load()
     next(root.glob("*.parquet")).unlink()
     with pytest.raises(UserError, match="No train-\\*.parquet in"):
-        load_release("countbenchqa", str(root), None, "test", {}, "error", {})
+        Release("countbenchqa", str(root), None, "test").load()

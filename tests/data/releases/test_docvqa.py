@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from tests.data.releases.conftest import write_tree
@@ -57,7 +58,7 @@ def test_a_document_is_asked_about_without_a_task_word(
 
 
 def test_the_test_split_has_another_name_and_no_answers(root: Path) -> None:
-    rows = load_release("docvqa", str(root), None, "test", {}, "error", {}).validation
+    rows = Release("docvqa", str(root), None, "test").load().validation
     assert rows["answers"][:] == [[]]
 
 
@@ -66,6 +67,6 @@ def test_a_page_outside_the_folder_is_an_error_or_left_out(
 ) -> None:
     write_files({"val_v1.0_withQT.json": data({**ANSWERED, "image": "../../a.png"}, ANSWERED)})
     with pytest.raises(UserError, match=r"val_v1.0_withQT.json item 1: image `../../a.png` lies outside"):
-        load_release("docvqa", str(root), "train", "val", {}, "error", {})
-    splits = load_release("docvqa", str(root), "train", "val", {}, "skip", {})
+        Release("docvqa", str(root), "train", "val").load()
+    splits = Release("docvqa", str(root), "train", "val", on_error=OnError.skip).load()
     assert (len(splits.validation), len(splits.skipped)) == (1, 1)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.text import TextTask
@@ -60,11 +61,11 @@ def test_a_record_becomes_a_question_with_one_short_answer(
 def test_the_whole_training_split_is_its_ten_files(root: Path, write_files: Callable[..., Path]) -> None:
     name = "train_all_questions/train_all_questions_{}.json"
     write_files({name.format(part): {str(part): RECORD} for part in range(10)})
-    train = load_release("gqa", str(root), "train_all", "testdev_balanced", {}, "error", {}).train
+    train = Release("gqa", str(root), "train_all", "testdev_balanced").load().train
     assert train["id"][:] == [str(part) for part in range(10)]
     (root / name.format(9)).unlink()
     with pytest.raises(UserError, match="No file .*train_all_questions_9.json"):
-        load_release("gqa", str(root), "train_all", "testdev_balanced", {}, "error", {})
+        Release("gqa", str(root), "train_all", "testdev_balanced").load()
 
 
 def test_a_record_without_an_answer_is_an_error_or_left_out(
@@ -73,8 +74,8 @@ def test_a_record_without_an_answer_is_an_error_or_left_out(
     unanswered = {name: value for name, value in RECORD.items() if name != "answer"}
     write_files({"val_balanced_questions.json": {"7": unanswered, "8": RECORD, "9": "no record"}})
     with pytest.raises(UserError, match=r"val_balanced_questions.json: question 7: no `answer`; the keys"):
-        load_release("gqa", str(root), None, "val_balanced", {}, "error", {})
-    splits = load_release("gqa", str(root), None, "val_balanced", {}, "skip", {})
+        Release("gqa", str(root), None, "val_balanced").load()
+    splits = Release("gqa", str(root), None, "val_balanced", on_error=OnError.skip).load()
     assert splits.validation["id"][:] == ["8"]
     assert "question 9: expected a JSON object, got str" in splits.skipped[1]
 
@@ -91,7 +92,7 @@ def write_real_release(root: Path, samples: Path) -> list[dict[str, Any]]:
 @pytest.mark.parity
 def test_real_questions_find_their_photos(parity_data: Path, tmp_path: Path) -> None:
     sample = write_real_release(tmp_path, parity_data / "images")
-    rows = load_release("gqa", str(tmp_path), None, "testdev_all", {}, "error", {}).validation
+    rows = Release("gqa", str(tmp_path), None, "testdev_all").load().validation
     examples = ExampleDataset(rows, TextTask("answer en {question}", "answers"), "testdev")
     assert [(one.id, one.suffixes) for one in map(examples.__getitem__, range(len(rows)))] == [
         (one["question_id"], (one["answer"],)) for one in sample

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.releases.infovqa import MOST_ITEMS, permute_items
 from finetune.data.rows import Splits
 from finetune.errors import UserError
@@ -53,7 +54,7 @@ def test_validation_accepts_the_items_of_an_answer_in_any_order(
 
 
 def test_the_test_split_has_no_answers(root: Path) -> None:
-    rows = load_release("infovqa", str(root), None, "test", {}, "error", {}).validation
+    rows = Release("infovqa", str(root), None, "test").load().validation
     assert rows["answers"][:] == [[]]
 
 
@@ -80,5 +81,5 @@ def test_a_long_list_keeps_its_own_order_alone() -> None:
 def test_a_missing_picture_is_an_error_or_left_out(root: Path) -> None:
     (root / "images/38427.jpeg").unlink()
     with pytest.raises(UserError, match=r"infographicsVQA_train_v1.0.json item 1: no image `38427.jpeg`"):
-        load_release("infovqa", str(root), "train", "val", {}, "error", {})
-    assert len(load_release("infovqa", str(root), "train", "val", {}, "skip", {}).skipped) == 2
+        Release("infovqa", str(root), "train", "val").load()
+    assert len(Release("infovqa", str(root), "train", "val", on_error=OnError.skip).load().skipped) == 2

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.choice import ChoiceTask
@@ -34,7 +35,7 @@ def write_release(root: Path) -> None:
 
 
 def load(root: Path, on_error: str = "error") -> Splits:
-    return load_release("mmvp", str(root), None, "test", {}, on_error, {})
+    return Release("mmvp", str(root), None, "test", on_error=OnError(on_error)).load()
 
 
 def test_two_questions_are_a_group(tmp_path: Path) -> None:

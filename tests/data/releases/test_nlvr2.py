@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.text import TextTask
@@ -39,7 +40,7 @@ def release(tmp_path: Path) -> Path:
 
 
 def load(root: Path, on_error: str = "error") -> Splits:
-    return load_release("nlvr2", str(root), "train", "dev", {}, on_error, {})
+    return Release("nlvr2", str(root), "train", "dev", on_error=OnError(on_error)).load()
 
 
 def test_a_row_is_a_sentence_with_both_photos(release: Path) -> None:
@@ -76,4 +77,4 @@ def test_faults_are_named_or_left_out(release: Path) -> None:
     with (release / "data/train.json").open("a") as lines:
         lines.write('{"identifier": "tra')
     with pytest.raises(UserError, match="train.json line 3: not a whole JSON"):
-        load_release("nlvr2", str(release), "train", "train", {}, "error", {})
+        Release("nlvr2", str(release), "train", "train").load()

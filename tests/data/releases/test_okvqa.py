@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from tests.data.releases.conftest import write_tree
@@ -61,11 +62,11 @@ def test_a_question_keeps_ten_answers_and_its_kind_of_knowledge(
 def test_a_missing_photo_is_an_error_or_left_out(root: Path) -> None:
     (root / "val2014/COCO_val2014_000000051606.jpg").unlink()
     with pytest.raises(UserError, match=r"mscoco_val2014_annotations.json: question 516065: no image"):
-        load_release("okvqa", str(root), "train", "val", {}, "error", {})
-    splits = load_release("okvqa", str(root), "train", "val", {}, "skip", {})
+        Release("okvqa", str(root), "train", "val").load()
+    splits = Release("okvqa", str(root), "train", "val", on_error=OnError.skip).load()
     assert (len(splits.train), len(splits.validation), len(splits.skipped)) == (1, 0, 1)
 
 
 def test_a_split_that_it_lacks_is_refused_with_those_it_has(root: Path) -> None:
     with pytest.raises(UserError, match="okvqa has no split `test`. It has: train, val"):
-        load_release("okvqa", str(root), "train", "test", {}, "error", {})
+        Release("okvqa", str(root), "train", "test").load()

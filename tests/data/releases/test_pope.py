@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.text import TextTask
@@ -29,7 +30,13 @@ def release(tmp_path: Path) -> Path:
 
 
 def load(root: Path, on_error: str = "error") -> Splits:
-    return load_release("pope", str(root), None, "random+popular+adversarial", {}, on_error, {})
+    return Release(
+        "pope",
+        str(root),
+        None,
+        "random+popular+adversarial",
+        on_error=OnError(on_error),
+    ).load()
 
 
 def test_the_three_splits_are_groups_with_ids_of_their_own(release: Path) -> None:

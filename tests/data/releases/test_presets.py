@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 
 from finetune.config.compose import CONF_DIR, compose
-from finetune.config.datasets import ReleaseDataset
+from finetune.data.published import Release
 from finetune.data.release import select_split, split_names
 
 NAMES = [
@@ -20,7 +20,7 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_splits_options_and_columns_are_those_of_the_release(name: str) -> None:
     dataset = compose([f"dataset={name}"]).dataset
-    assert isinstance(dataset, ReleaseDataset)
+    assert isinstance(dataset, Release)
     module = importlib.import_module(f"finetune.data.releases.{dataset.release}")
     trained = split_names(dataset.train or "")
     evaluated = split_names(dataset.validation)

@@ -9,7 +9,8 @@ from PIL import Image
 
 from finetune.codecs.rle import decode_rle
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.objects import ObjectsOptions
@@ -53,7 +54,7 @@ def release(tmp_path: Path) -> Path:
 
 
 def load(root: Path, train: str | None, validation: str, on_error: str = "error") -> Splits:
-    return load_release("refcoco", str(root), train, validation, {}, on_error, {})
+    return Release("refcoco", str(root), train, validation, on_error=OnError(on_error)).load()
 
 
 def test_a_row_is_a_sentence_with_its_object_and_mask(release: Path) -> None:

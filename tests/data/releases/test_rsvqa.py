@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.text import TextTask
@@ -50,7 +51,7 @@ def release(tmp_path: Path) -> Path:
 
 
 def load(root: Path, split: str = "train", on_error: str = "error", **options: Any) -> Splits:
-    return load_release("rsvqa", str(root), None, split, options, on_error, {})
+    return Release("rsvqa", str(root), None, split, options=options, on_error=OnError(on_error)).load()
 
 
 def test_answers_are_joined_and_groups_are_the_questions_types(release: Path) -> None:

@@ -8,7 +8,8 @@ from PIL import Image
 
 from finetune.config.compose import compose
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.choice import ChoiceTask
@@ -51,7 +52,7 @@ def release(tmp_path: Path) -> Path:
 
 
 def load(root: Path, on_error: str = "error") -> Splits:
-    return load_release("scienceqa", str(root), "train", "val", {}, on_error, {})
+    return Release("scienceqa", str(root), "train", "val", on_error=OnError(on_error)).load()
 
 
 def test_only_questions_with_a_picture_are_read(release: Path) -> None:
@@ -118,7 +119,7 @@ def write_real_release(root: Path, folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parity
 def test_real_problems_are_read(tmp_path: Path, parity_data: Path) -> None:
     samples = write_real_release(tmp_path, parity_data / "images")
-    rows = load_release("scienceqa", str(tmp_path), None, "test", {}, "error", {}).validation
+    rows = Release("scienceqa", str(tmp_path), None, "test").load().validation
     examples = ExampleDataset(rows, preset(), "validation")
     assert len(rows) == 30
     for index, sample in enumerate(samples):

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from tests.data.releases.conftest import write_tree
@@ -54,12 +55,12 @@ def test_validation_is_the_end_of_train(
 
 
 def test_the_test_split_has_a_folder_of_its_own_and_no_answers(root: Path) -> None:
-    row = load_release("stvqa", str(root), None, "test", {}, "error", {}).validation[0]
+    row = Release("stvqa", str(root), None, "test").load().validation[0]
     assert (row["image"], row["answers"]) == (str(root / "test_task3_images" / PHOTO), [])
 
 
 def test_a_missing_photo_is_an_error_or_left_out(root: Path) -> None:
     (root / "test_task3_images" / PHOTO).unlink()
     with pytest.raises(UserError, match=rf"test_task_3.json item 1: no image `{PHOTO}`"):
-        load_release("stvqa", str(root), "train", "test", {}, "error", {})
-    assert len(load_release("stvqa", str(root), "train", "test", {}, "skip", {}).skipped) == 1
+        Release("stvqa", str(root), "train", "test").load()
+    assert len(Release("stvqa", str(root), "train", "test", on_error=OnError.skip).load().skipped) == 1

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from tests.data.releases.conftest import write_tree
@@ -61,5 +62,5 @@ def test_a_test_question_without_its_kind_is_an_error_or_left_out(
 ) -> None:
     write_files({"test.json": [COUNTED]})
     with pytest.raises(UserError, match="test.json item 1: no `issimple`"):
-        load_release("tallyqa", str(root), "train", "test", {}, "error", {})
-    assert len(load_release("tallyqa", str(root), "train", "test", {}, "skip", {}).skipped) == 1
+        Release("tallyqa", str(root), "train", "test").load()
+    assert len(Release("tallyqa", str(root), "train", "test", on_error=OnError.skip).load().skipped) == 1

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from tests.data.releases.conftest import write_tree
@@ -52,7 +53,7 @@ def test_the_photos_of_validation_lie_among_those_of_train(
 
 
 def test_the_test_split_has_photos_of_its_own_and_no_answers(root: Path) -> None:
-    row = load_release("textvqa", str(root), None, "test", {}, "error", {}).validation[0]
+    row = Release("textvqa", str(root), None, "test").load().validation[0]
     assert (row["image"], row["answers"]) == (str(root / "test_images/0054c91397f2fe05.jpg"), [])
 
 
@@ -62,6 +63,6 @@ def test_a_question_without_its_photo_is_an_error_or_left_out(
     nameless = {name: value for name, value in ASKED.items() if name != "image_id"}
     write_files({"TextVQA_0.5.1_test.json": data(ASKED, nameless)})
     with pytest.raises(UserError, match=r"TextVQA_0.5.1_test.json item 2: no `image_id`; the keys are"):
-        load_release("textvqa", str(root), None, "test", {}, "error", {})
-    splits = load_release("textvqa", str(root), None, "test", {}, "skip", {})
+        Release("textvqa", str(root), None, "test").load()
+    splits = Release("textvqa", str(root), None, "test", on_error=OnError.skip).load()
     assert (len(splits.validation), len(splits.skipped)) == (1, 1)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.release import load_release
+from finetune.data.options import OnError
+from finetune.data.published import Release
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from tests.data.releases.conftest import write_tree
@@ -57,7 +58,7 @@ def test_empty_answers_are_not_among_the_accepted_ones(
 
 
 def test_the_test_split_has_neither_answers_nor_their_type(root: Path) -> None:
-    row = load_release("vizwiz", str(root), None, "test", {}, "error", {}).validation[0]
+    row = Release("vizwiz", str(root), None, "test").load().validation[0]
     assert (row["answers"], row["group"]) == ([], None)
 
 
@@ -66,5 +67,5 @@ def test_a_question_with_empty_answers_alone_is_an_error_or_left_out(
 ) -> None:
     write_files({"annotations/val.json": [question("val", "", "")]})
     with pytest.raises(UserError, match=r"val.json item 1: none of its 2 answers has any text"):
-        load_release("vizwiz", str(root), "train", "val", {}, "error", {})
-    assert len(load_release("vizwiz", str(root), "train", "val", {}, "skip", {}).skipped) == 1
+        Release("vizwiz", str(root), "train", "val").load()
+    assert len(Release("vizwiz", str(root), "train", "val", on_error=OnError.skip).load().skipped) == 1

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finetune.data.releases.vqav2 import load_vqav2
+from finetune.data.options import OnError
+from finetune.data.published import Vqav2, Vqav2Files
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 
@@ -45,7 +46,7 @@ def release(tmp_path: Path) -> Path:
 
 
 def load(root: Path) -> Splits:
-    return load_vqav2(str(root), NOTHING, NOTHING, "error", {})
+    return Vqav2(root=str(root)).load()
 
 
 def test_the_release_is_found_by_its_own_file_names(release: Path) -> None:
@@ -66,7 +67,7 @@ def test_single_files_are_read_as_given(release: Path) -> None:
         "annotations": str(release / "v2_mscoco_val2014_annotations.json"),
         "image_dir": str(release / "val2014"),
     }
-    train, validation, _ = load_vqav2(None, files, files, "error", {})
+    train, validation, _ = Vqav2(train=Vqav2Files(**files), validation=Vqav2Files(**files)).load()
     assert train["id"][:] == validation["id"][:] == ["1000", "0"]
 
 
@@ -165,7 +166,7 @@ def test_questions_and_answers_that_do_not_fit_are_named_or_left_out(
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match=message):
         load(release)
-    splits = load_vqav2(str(release), NOTHING, NOTHING, "skip", {})
+    splits = Vqav2(root=str(release), on_error=OnError.skip).load()
     assert len(splits.train) == 2
     assert re.search(message, splits.skipped[0])
 
@@ -173,4 +174,4 @@ def test_questions_and_answers_that_do_not_fit_are_named_or_left_out(
 def test_a_file_that_is_not_given_is_asked_for(release: Path) -> None:
     files = {**NOTHING, "questions": str(release / "v2_OpenEnded_mscoco_train2014_questions.json")}
     with pytest.raises(UserError, match="dataset.train.annotations= is missing"):
-        load_vqav2(None, files, files, "error", {})
+        Vqav2(train=Vqav2Files(**files), validation=Vqav2Files(**files)).load()

@@ -2,11 +2,12 @@ import numpy as np
 
 from finetune.codecs.rle import decode_rle
 from finetune.data.images import load_image
-from finetune.data.shipped.canvas import INK, load_canvases
+from finetune.data.options import Canvas
+from finetune.data.shipped.canvas import INK
 
 
 def test_boxes_and_masks_are_exactly_the_digits_ink() -> None:
-    splits = load_canvases(train=30, validation=20, size=56, digits=3)
+    splits = Canvas(train=30, validation=20, size=56, digits=3).load()
     assert (len(splits.train), len(splits.validation)) == (30, 20)
     for row in splits.train:
         grey = np.asarray(load_image(row["image"], "canvas"))[..., 0]
@@ -23,6 +24,6 @@ def test_boxes_and_masks_are_exactly_the_digits_ink() -> None:
 
 
 def test_canvases_are_the_same_each_time_and_differ_between_the_splits() -> None:
-    first, second = (load_canvases(10, 10, 56, 2) for _ in range(2))
+    first, second = (Canvas(train=10, validation=10, size=56, digits=2).load() for _ in range(2))
     assert first.train[3] == second.train[3]
     assert first.train[3]["image"] != first.validation[3]["image"]

@@ -1,0 +1,146 @@
+"""The jobs: their options besides those of a recipe, and what each of them reads of a recipe.
+
+`JOB --help` prints the options that a job reads. Any other is refused: it would have no effect.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar
+
+from finetune.config.schema import RunConfig
+from finetune.config.values import name_problems
+from finetune.option import MAY_BE_EMPTY, option
+
+_PARTS = r"(dataset|task|metric)([.@].*)?"
+_MODEL = r"(model([.].*)?|adapter|trainer[.](bf16|fp16)|peft|peft[.](bits|quantize|double_quant))"
+_ANSWERS = r"(image[.].*|evaluation[.](batch_size|max_new_tokens|num_beams))"
+
+
+@dataclass
+class Job(RunConfig):
+    """A recipe with a job's own options, which every job's class adds."""
+
+    reads: ClassVar[str]
+    """Expression of the recipe's keys that the job reads."""
+    needs_data: ClassVar[bool] = True
+    """Whether a dataset must be named; a job without one prints data on standard output."""
+
+    def folder(self, name: str) -> Path:
+        """Return the folder that the job reads or writes.
+
+        Args:
+            name: of the recipe, or of the sweep and the member.
+        """
+        return Path(self.runs_dir) / name
+
+
+@dataclass
+class _InFolder(Job):
+    """Options of the jobs that leave something in a run's folder."""
+
+    run_name: str | None = option(None, MAY_BE_EMPTY)
+    """Name of the run's folder. Null: the recipe's name (of `evaluate`: with `_evaluate`)."""
+    overwrite: bool = False
+    """Delete the run in its folder first."""
+    run: str | None = None
+    """Folder of a run: `evaluate` scores it, `train` continues it with `resume=true`."""
+
+    def folder(self, name: str) -> Path:
+        """Return the run's folder."""
+        return super().folder(name) if self.run is None else Path(self.run)
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield what cannot be the name of a folder."""
+        if self.run_name is not None:
+            for problem in list(name_problems(self.run_name))[:1]:
+                yield f"run_name={self.run_name[:80]!r}: {problem}"
+
+
+@dataclass
+class Train(_InFolder):
+    """Train, evaluate, and leave an adapter (the default job)."""
+
+    resume: bool = False
+    """Continue the run in its folder from its last complete checkpoint."""
+
+    reads = ".*"
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield options that exclude each other."""
+        if self.resume and self.overwrite:
+            yield "resume=true keeps the run in the folder, overwrite=true deletes it: choose one."
+        yield from super().problems(prefix)
+
+
+@dataclass
+class Plan(Train):
+    """Show what learns and how many steps there will be, without reading any weights."""
+
+
+@dataclass
+class Evaluate(_InFolder):
+    """Score a finished run (run=FOLDER), or model=ID adapter=ID_OR_FOLDER."""
+
+    reads = (
+        f"runs_dir|check_images|{_PARTS}|{_MODEL}|{_ANSWERS}|evaluation[.](limit|loss|pictures)"
+        "|trainer[.]dataloader_num_workers"
+    )
+
+
+@dataclass
+class Predict(Job):
+    """Ask about images of your own (run=FOLDER image=FILE prefix=PROMPT)."""
+
+    run: str | None = None
+    """Folder of a finished run."""
+    picture: str | None = None
+    """An image, or a folder of them."""
+    prefix: str | None = option(None, MAY_BE_EMPTY)
+    """The prompt."""
+    out: str | None = None
+    """Folder for the images, with the boxes and masks of the answer drawn in."""
+
+    reads = f"task([.@].*)?|{_MODEL}|{_ANSWERS}"
+    needs_data = False
+
+    def folder(self, name: str) -> Path:
+        """Return the run's folder."""
+        return super().folder(name) if self.run is None else Path(self.run)
+
+
+@dataclass
+class Score(Job):
+    """Score predictions from any model (metric=NAME predictions=FILE), from a file or stdin."""
+
+    predictions: str | None = None
+    """A JSONL file of prediction rows, or `-` for standard input."""
+
+    reads = "metric([.@].*)?"
+    needs_data = False
+
+
+JOBS: dict[str, type[Job]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "score": Score,
+    "plan": Plan,
+}
+"""Every job's options; `finetune/jobs/<name>.py` runs it, and the class's docstring is its help."""
+
+
+_OF_RECIPE = {field.name for field in fields(RunConfig)}
+
+
+def own_options(job: str) -> list[str]:
+    """Return the options that a job has besides those of a recipe."""
+    return [field.name for field in fields(JOBS[job]) if field.name not in _OF_RECIPE]
+
+
+def has_option(job: str, key: str) -> bool:
+    """Return whether a job reads an option; `recipe` is one that every job reads."""
+    if re.split(r"[.@]", key)[0] in _OF_RECIPE:
+        return re.fullmatch(JOBS[job].reads, key) is not None
+    return key in {"recipe", *own_options(job)}

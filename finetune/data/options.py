@@ -1,0 +1,367 @@
+"""The sources of rows with their options: `dataset=NAME` chooses one, and `load` reads it.
+
+Reading needs `datasets` and pyarrow. They are imported in `load` alone, so that help and mistakes answer
+at once.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.errors import UserError
+from finetune.option import COUNT, Range, option
+
+if TYPE_CHECKING:
+    from finetune.data.rows import Splits
+
+
+class OnError(StrEnum):
+    """What a fault in the data does."""
+
+    error = "error"
+    skip = "skip"
+
+
+@dataclass
+class Source:
+    """Where rows come from; a source of your own is a function that returns `Splits`."""
+
+    def load(self) -> "Splits":
+        """Read the rows of both splits.
+
+        Raises:
+            UserError: names the file and the place in it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no `load`")
+
+    def for_validation(self) -> "Source":
+        """Return the source with as little of its training split as it can read."""
+        return self
+
+    def describe(self, split: str) -> str:
+        """Return where the rows of a split come from, for messages."""
+        return type(self).__name__.lower()
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield options that exclude each other or are missing.
+
+        Args:
+            prefix: of the options' keys, such as `dataset.`.
+        """
+        yield from ()
+
+    @property
+    def has_train(self) -> bool:
+        """Whether there is a split to train on."""
+        return True
+
+    @property
+    def skips_faults(self) -> bool | None:
+        """Whether a row with a fault is left out; None where the source has no such option."""
+        return None
+
+    @property
+    def benchmark(self) -> str | None:
+        """The published benchmark that the rows are of."""
+        return None
+
+    def mixed_parts(self) -> "Mapping[str, Part]":
+        """Return the parts of a mixture; of a single source none."""
+        return {}
+
+
+@dataclass
+class FileOptions(Source):
+    """What every format of your own files has."""
+
+    train: str | None = None
+    """File or folder to train on."""
+    validation: str | None = None
+    """File or folder to evaluate on; instead of it, `validation_fraction`."""
+    validation_fraction: float | None = option(None, Range(0, 1, above_least=True, below_most=True))
+    """Share of `train` that is held out, between 0 and 1. Rows that share an image stay together."""
+    on_error: OnError = OnError.error
+    """A fault in the data is an `error`; or `skip`: it is left out, counted, and listed in the run's
+    `skipped.jsonl`."""
+
+    def for_validation(self) -> "Source":
+        """Return the source with its validation file in both places; of a held-out share the whole.
+
+        Raises:
+            UserError: the file that a share is held out of is missing.
+        """
+        if self.validation is not None:
+            # Every format reads two files; the second time the same one comes from the cache.
+            return replace(self, train=self.validation, validation_fraction=None)
+        if self.validation_fraction is not None and self.train and not Path(self.train).exists():
+            raise UserError(
+                f"No file {self.train}. The validation split is a share of it (dataset.validation_fraction="
+                f"{self.validation_fraction}): say where it is now (dataset.train=FILE), or name another "
+                "file to evaluate on (dataset.validation=FILE dataset.validation_fraction=null)."
+            )
+        return self
+
+    def describe(self, split: str) -> str:
+        """Return the file of a split."""
+        return str((self.train if split == "train" else self.validation) or self.train)
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield what is missing, or given in two ways."""
+        # Without it a run can still be evaluated.
+        if self.train is None and self.validation is None:
+            yield f"{prefix}train is missing: {prefix}train=FILE."
+        if self.validation is None and self.validation_fraction is None and not self._names_validation():
+            yield f"Expected one of {prefix}validation=FILE and {prefix}validation_fraction=0.1."
+        if self.validation is not None and self.validation_fraction is not None:
+            yield (
+                f"{prefix}validation={self.validation} and {prefix}validation_fraction="
+                f"{self.validation_fraction} are both given: add {prefix}validation_fraction=null."
+            )
+
+    def _names_validation(self) -> bool:
+        """Whether the file of the training split names that of the validation split."""
+        return False
+
+    @property
+    def has_train(self) -> bool:
+        """Whether there is a split to train on."""
+        return self.train is not None
+
+    @property
+    def skips_faults(self) -> bool | None:
+        """Whether a row with a fault is left out."""
+        return self.on_error == OnError.skip
+
+
+@dataclass
+class ImageFileOptions(FileOptions):
+    """What every format has whose files name images."""
+
+    image_dir: str | None = None
+    """Folder of the images. Null: the folder of the file that names them."""
+
+
+@dataclass
+class Jsonl(ImageFileOptions):
+    """One JSON object a line: `image` (or a list of them), `prefix`, `suffix`, maybe `id`, `group`."""
+
+    def load(self) -> "Splits":
+        """Read the rows of both splits."""
+        from finetune.data.formats.jsonl import load_jsonl
+
+        return load_jsonl(self)
+
+
+@dataclass
+class Conversations(ImageFileOptions):
+    """LLaVA's JSON, ShareGPT or chat messages: each question and answer is an example of its own."""
+
+    ignore_system: bool = False
+    """Leave system turns out, for which PaliGemma has no place; else they are faults."""
+
+    def load(self) -> "Splits":
+        """Read the rows of both splits."""
+        from finetune.data.formats.conversations import load_conversations
+
+        return load_conversations(self)
+
+
+@dataclass
+class Table(ImageFileOptions):
+    """CSV, TSV or parquet, by the names of the columns; every value stays the text that it is."""
+
+    columns: dict[str, Any] = field(default_factory=dict)
+    """Our name -> the file's, where they differ, such as `{image: path, answers: label}`."""
+    separator: str | None = None
+    """Divides `answers`, `captions`, `suffix` and `choices` into several texts, such as `|`."""
+
+    def load(self) -> "Splits":
+        """Read the rows of both splits."""
+        from finetune.data.formats.table import load_table
+
+        return load_table(self)
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield names of columns that are no names, too."""
+        yield from super().problems(prefix)
+        yield from texts_in(self.columns, f"{prefix}columns")
+
+
+@dataclass
+class ImageFolder(ImageFileOptions):
+    """Images with a metadata.jsonl, .csv or .parquet: `file_name` and texts, a caption or `objects`."""
+
+    names: list[str] | None = None
+    """The classes in their order, where `objects.categories` are numbers from 0."""
+
+    def load(self) -> "Splits":
+        """Read the rows of both splits."""
+        from finetune.data.formats.image_folder import load_image_folder
+
+        return load_image_folder(self)
+
+
+@dataclass
+class Webdataset(FileOptions):
+    """Tar shards: KEY.jpg with KEY.json (`prefix`, `suffix`) or with KEY.txt (a caption)."""
+
+    def load(self) -> "Splits":
+        """Read the rows of both splits."""
+        from finetune.data.formats.webdataset import load_webdataset
+
+        return load_webdataset(self)
+
+
+@dataclass
+class Coco(ImageFileOptions):
+    """COCO's JSON with boxes, polygons or run lengths."""
+
+    def load(self) -> "Splits":
+        """Read the rows of both splits."""
+        from finetune.data.formats.coco import load_coco
+
+        return load_coco(self)
+
+
+@dataclass
+class Voc(ImageFileOptions):
+    """Pascal VOC: `Annotations/*.xml` and `JPEGImages/`, or XML files next to the images."""
+
+    one_based: bool = False
+    """The first pixel is 1 and the last belongs to the box, as in VOC's own releases; most tools count
+    from 0."""
+
+    def load(self) -> "Splits":
+        """Read the rows of both splits."""
+        from finetune.data.formats.voc import load_voc
+
+        return load_voc(self)
+
+
+@dataclass
+class Yolo(ImageFileOptions):
+    """YOLO's data.yaml with boxes or polygons."""
+
+    validation: str | None = None
+    """The data.yaml whose `val` is evaluated on. Null: that of `train`, unless `validation_fraction`."""
+    image_dir: str | None = None
+    """Folder that stands for the file's `path`, where that is of another machine."""
+
+    def load(self) -> "Splits":
+        """Read the rows of both splits."""
+        from finetune.data.formats.yolo import load_yolo
+
+        return load_yolo(self)
+
+    def for_validation(self) -> "Source":
+        """Return the source without `train`; of a held-out share the whole."""
+        if self.validation_fraction is not None:
+            return super().for_validation()
+        return replace(self, train=None, validation=self.validation or self.train)
+
+    def _names_validation(self) -> bool:
+        return True
+
+
+@dataclass
+class Digits(Source):
+    """scikit-learn's 1,797 handwritten digits: 1,500 to train on, 297 to test."""
+
+    size: int = option(56, Range(8, 4096))
+    """Side in pixels to which the 8x8 scans are enlarged."""
+
+    def load(self) -> "Splits":
+        """Draw the digits."""
+        from finetune.data.shipped.digits import load_digits
+
+        return load_digits(self.size)
+
+
+@dataclass
+class Canvas(Source):
+    """Handwritten digits composed on a canvas, with exact boxes and masks."""
+
+    train: int = option(4000, Range(1, 1e6))
+    """Canvases to train on, from the scans that `digits` trains on."""
+    validation: int = option(200, Range(1, 1e6))
+    """Canvases to evaluate on, from the others."""
+    size: int = option(56, Range(8, 4096))
+    """Side of a canvas, pixels."""
+    digits: int = option(2, Range(1, 100))
+    """The most digits on one canvas."""
+
+    def load(self) -> "Splits":
+        """Compose the canvases."""
+        from finetune.data.shipped.canvas import load_canvases
+
+        return load_canvases(self)
+
+
+@dataclass
+class Part:
+    """One part of a mixture."""
+
+    source: Any = None
+    """Its rows: any `dataset`, chosen with `/dataset@dataset.parts.NAME.source: CHOICE`."""
+    task: Any = None
+    """Its task: any `task`, chosen with `/task@dataset.parts.NAME.task: CHOICE`."""
+    weight: float | None = option(None, Range(0, 1e9, above_least=True))
+    """Its share of the examples drawn. Null: as many as it has."""
+    limit: int | None = option(None, COUNT)
+    """Train on its first n rows only."""
+
+
+GROUP_OF_PART = {"source": "dataset", "task": "task"}
+"""What describes a mixture's part -> the group whose choices it takes."""
+
+
+@dataclass
+class Mixture(Source):
+    """Several sources in one run, each with its own task."""
+
+    parts: dict[str, Part] = field(default_factory=dict)
+    """Name -> `source` (a dataset), `task`, and if wanted `weight` (its share of the examples drawn;
+    default: as many as it has) and `limit` (train on its first n). The parts are scored as groups."""
+
+    def load(self) -> "Splits":
+        """Read every part."""
+        from finetune.data.examples.mixture import load_parts
+
+        return load_parts(self.parts)
+
+    def for_validation(self) -> "Source":
+        """Return the mixture of its parts' validation splits."""
+        return replace(
+            self,
+            parts={
+                name: replace(part, source=part.source.for_validation(), limit=None)
+                for name, part in self.parts.items()
+            },
+        )
+
+    def describe(self, split: str) -> str:
+        """Return the names of the parts."""
+        return " + ".join(self.parts)
+
+    def mixed_parts(self) -> Mapping[str, Part]:
+        """Return the parts by their names."""
+        return self.parts
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield parts that are not whole."""
+        if len(self.parts) < 2:
+            yield f"dataset=mixture needs two parts or more under {prefix}parts."
+        for name, part in self.parts.items():
+            for key, value in (("source", part.source), ("task", part.task)):
+                if value is None:
+                    yield f"{prefix}parts.{name}.{key} is missing: a part has a source and a task."
+
+
+def texts_in(values: Mapping[str, Any], key: str) -> Iterator[str]:
+    """Yield values of an open dictionary that are neither a text, a list of texts nor null."""
+    for name, value in values.items():
+        items = value if isinstance(value, list) else [value]
+        if not all(item is None or (isinstance(item, str) and item) for item in items):
+            yield f"{key}.{name}={value}: expected a name."

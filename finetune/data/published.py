@@ -1,0 +1,191 @@
+"""Sources of datasets that others published: the Hub's, and benchmarks with files of their own."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from finetune.data.options import OnError, Source, texts_in
+
+if TYPE_CHECKING:
+    from finetune.data.rows import Splits
+
+
+@dataclass
+class HubObjects:
+    """Where a Hub dataset has its boxes."""
+
+    boxes: str | None = None
+    """Column of the boxes, such as `objects.bbox`: four numbers each. Null: there are none."""
+    labels: str | None = None
+    """Column of their classes, such as `objects.category`: names, or class numbers with names in the
+    dataset's features."""
+    layout: str = "xywh"
+    """Order of the four numbers: xywh, xyxy, cxcywh or yxyx."""
+    relative: bool = False
+    """They are shares of width and height instead of pixels."""
+
+
+@dataclass
+class HubSource(Source):
+    """A dataset in parquet on the Hub, or a folder of parquet files."""
+
+    path: str | None = None
+    """Hub id or local folder."""
+    name: str | None = None
+    """The dataset's configuration, where it has several."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    train: str | None = "train"
+    """Split to train on; slices such as `validation[:-1000]` and sums such as `train+validation` are
+    allowed. Null: none, to evaluate only."""
+    validation: str = "validation"
+    """Split to evaluate on."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    """Our name -> the dataset's, such as `{question: query, answers: label}`. `image`, `id` and `group`
+    need not be there: without an id rows are numbered. Answers may be a string, a list of strings, or
+    of objects with an `answer`."""
+    data_files: dict[str, Any] = field(default_factory=dict)
+    """Split -> files, where the dataset has files that its card does not list."""
+    objects: HubObjects = field(default_factory=HubObjects)
+
+    def load(self) -> "Splits":
+        """Read the rows of both splits."""
+        from finetune.data.hub import load_hub
+
+        return load_hub(self)
+
+    def for_validation(self) -> "HubSource":
+        """Return the source without `train`."""
+        return replace(self, train=None)
+
+    def describe(self, split: str) -> str:
+        """Return the dataset and the split."""
+        return f"{self.path} {self.train if split == 'train' else self.validation}"
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield names of columns and of files that are no names."""
+        yield from texts_in(self.columns, f"{prefix}columns")
+        yield from texts_in(self.data_files, f"{prefix}data_files")
+
+    @property
+    def has_train(self) -> bool:
+        """Whether there is a split to train on."""
+        return self.train is not None
+
+
+@dataclass
+class Hub(HubSource):
+    """Any dataset in parquet, on the Hub or in a folder, by the names of its columns."""
+
+
+@dataclass
+class Release(Source):
+    """A published benchmark: its official files under `root`, or a copy on the Hub."""
+
+    release: str | None = None
+    """Which one: the name of a file in `finetune/data/releases/`."""
+    root: str | None = None
+    """Folder with the release's own file names, as its page or docs/data.md lays them out. Null: the copy
+    on the Hub."""
+    train: str | None = "train"
+    """Official split to train on; slices and sums such as `train+val[:90%]` are allowed. Null: none, to
+    evaluate only."""
+    validation: str = "val"
+    """Official split to evaluate on."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The release's own: see its file."""
+    on_error: OnError = OnError.error
+    """A fault in the data is an `error`; or `skip`: it is left out, counted, and listed in the run's
+    `skipped.jsonl`."""
+    hub: HubSource = field(default_factory=HubSource)
+
+    def load(self) -> "Splits":
+        """Read the rows of both splits."""
+        from finetune.data.release import load_release
+
+        return load_release(self)
+
+    def for_validation(self) -> "Source":
+        """Return the benchmark without a split to train on."""
+        return replace(self, train=None, hub=self.hub.for_validation())
+
+    def describe(self, split: str) -> str:
+        """Return the benchmark and its split."""
+        return f"{self.release} {self.train if split == 'train' else self.validation}"
+
+    @property
+    def has_train(self) -> bool:
+        """Whether there is a split to train on."""
+        return self.train is not None
+
+    @property
+    def skips_faults(self) -> bool | None:
+        """Whether a row with a fault is left out."""
+        return self.on_error == OnError.skip
+
+    @property
+    def benchmark(self) -> str | None:
+        """The benchmark's name."""
+        return self.release
+
+
+@dataclass
+class Vqav2Files:
+    """The official files of one VQAv2 split."""
+
+    questions: str | None = None
+    """`v2_OpenEnded_mscoco_*_questions.json`."""
+    annotations: str | None = None
+    """`v2_mscoco_*_annotations.json`."""
+    image_dir: str | None = None
+    """Folder of `COCO_<subset>_<image id>.jpg`."""
+
+
+@dataclass
+class Vqav2(Source):
+    """VQAv2: the official files (`root=`, or file by file), or a copy on the Hub."""
+
+    root: str | None = None
+    """Folder with the release's own file names: questions, annotations, `train2014/`, `val2014/`."""
+    train: Vqav2Files = field(default_factory=Vqav2Files)
+    validation: Vqav2Files = field(default_factory=Vqav2Files)
+    on_error: OnError = OnError.error
+    """A fault in the data is an `error`; or `skip`: it is left out, counted, and listed in the run's
+    `skipped.jsonl`."""
+    hub: HubSource = field(default_factory=HubSource)
+
+    def load(self) -> "Splits":
+        """Read the rows of both splits."""
+        from finetune.data.releases.vqav2 import load_vqav2
+
+        return load_vqav2(self)
+
+    def for_validation(self) -> "Source":
+        """Return the benchmark without its training split."""
+        if self.root is not None:
+            return self.as_release().for_validation()
+        return replace(self, train=Vqav2Files(), hub=self.hub.for_validation())
+
+    def as_release(self) -> Release:
+        """Return the benchmark as the other ones are, by its folder."""
+        return Release("vqav2", self.root, on_error=self.on_error, hub=self.hub)
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield what is missing, or given in two ways."""
+        files = {
+            f"{prefix}{split}.{name}": value
+            for split, part in (("train", self.train), ("validation", self.validation))
+            for name, value in vars(part).items()
+        }
+        missing = [key for key, value in files.items() if value is None]
+        if 0 < len(missing) < len(files):
+            yield f"VQAv2 by files needs all six; missing: {', '.join(missing)}."
+        if len(missing) == len(files) and not self.root and not self.hub.path:
+            yield f"VQAv2 needs {prefix}root=FOLDER, the six files, or {prefix}hub.path."
+        if self.root and len(missing) < len(files):
+            yield f"{prefix}root already names the files: leave {prefix}train and .validation out."
+
+    @property
+    def skips_faults(self) -> bool | None:
+        """Whether a row with a fault is left out."""
+        return self.on_error == OnError.skip
