@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from finetune.data.examples.dataset import ExampleDataset
+from finetune.example import PredictionRow
 from finetune.report.draw import draw_prediction
 from finetune.run.files import write_folder
 
@@ -27,7 +28,7 @@ def write_pictures(
 
     def draw(target: Path) -> None:
         for index in chosen:
-            picture = draw_prediction(examples[index].images[0], rows[index])
+            picture = draw_prediction(examples[index].images[0], cast(PredictionRow, rows[index]))
             picture.save(target / f"{index:03d}.png")
 
     if chosen:

@@ -7,8 +7,7 @@ Source: big_vision `pp/proj/paligemma/segmentation.py` (writing) and
 `evaluators/proj/paligemma/transfers/segmentation.py` (reading).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -84,7 +83,7 @@ def encode_mask_codes(
     return vae.encode(torch.stack(crops)).cpu().numpy()
 
 
-def has_pixels(rle: Mapping[str, Any], box_xyxy: np.ndarray, size: tuple[int, int]) -> bool:
+def has_pixels(rle: object, box_xyxy: np.ndarray, size: tuple[int, int]) -> bool:
     """Return whether `crop_mask` of the drawn mask would have a pixel, without drawing it.
 
     Args:

@@ -5,9 +5,8 @@ vectors; then all three together, the codes as running means of the vectors that
 Oord et al., arXiv:1711.00937, appendix A.1) and a code that nothing chooses moved onto a vector.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.masks import crop_mask, resize_crop
 from finetune.codecs.rle import decode_rle
+from finetune.example import SceneObject
 
 _COMMITMENT = 0.25
 _DECAY = 0.95
@@ -63,7 +63,7 @@ def train_mask_vae(crops: Tensor, steps: int = 400, batch: int = 32, seed: int =
     return vae.requires_grad_(False).eval()
 
 
-def crop_objects(objects: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> list[Tensor]:
+def crop_objects(objects: Sequence[SceneObject], size: tuple[int, int]) -> list[Tensor]:
     """Return the masks of a row's objects in their boxes, (64, 64) floats each, but for empty ones.
 
     Args:
@@ -72,9 +72,9 @@ def crop_objects(objects: Sequence[Mapping[str, Any]], size: tuple[int, int]) ->
     """
     return [
         resize_crop(crop)
-        for one in objects
-        if one.get("mask_rle") is not None
-        and (crop := crop_mask(decode_rle(one["mask_rle"], size), np.array(one["box_xyxy"]))).any()
+        for obj in objects
+        if obj.get("mask_rle") is not None
+        and (crop := crop_mask(decode_rle(obj["mask_rle"], size), np.array(obj["box_xyxy"]))).any()
     ]
 
 

@@ -10,7 +10,6 @@ exit code 2.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 from transformers import PaliGemmaProcessor
@@ -24,7 +23,7 @@ from finetune.config.jobs import Predict
 from finetune.data.batches.collator import Collator
 from finetune.data.images import PICTURE_SUFFIXES, load_image, read_size
 from finetune.errors import UserError, print_json
-from finetune.example import Example
+from finetune.example import Example, PredictionRow
 from finetune.generation.generate import UNKNOWN_LENGTH, Generation, generate_answers
 from finetune.model.load import load_config, load_processor
 from finetune.report.draw import draw_prediction
@@ -176,15 +175,16 @@ def build_reader(config: Predict, folder: RunFolder) -> ObjectReader:
     return ObjectReader(divisor, None if setting is None else str(find_mask_vae(setting)))
 
 
-def build_row(example: Example, answer: Answer, reader: ObjectReader) -> dict[str, Any]:
+def build_row(example: Example, answer: Answer, reader: ObjectReader) -> PredictionRow:
     """Return an answer as a prediction row."""
-    row: dict[str, Any] = {
+    row: PredictionRow = {
         "image": example.id,
         "prefix": example.prefix,
         "prediction": answer.text,
         "confidence": round(answer.confidence, 4),
-        **({"unfinished": True} if answer.unfinished else {}),
     }
+    if answer.unfinished:
+        row["unfinished"] = True
     if "<loc" in answer.text:
         width, height = example.images[0].size
         objects = reader.read(answer.text, (height, width), answer.token_ends, answer.probabilities)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from finetune.errors import UserError
 from finetune.metrics.fields import check_choices, name_row, read_prediction, read_references
@@ -68,7 +68,7 @@ class Choice:
     def __post_init__(self) -> None:
         check_choices(self)
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Score one row: 0 or 100.
 
         Raises:
@@ -76,12 +76,12 @@ class Choice:
         """
         return 100.0 * (read_choice(read_prediction(row), self.reading) in self._letters(row))
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `accuracy` and `unreadable`."""
         unreadable = sum(read_choice(read_prediction(row), self.reading) is None for row in rows)
         return {"accuracy": mean_score(self, rows), "unreadable": 100.0 * unreadable / len(rows)}
 
-    def _letters(self, row: Mapping[str, Any]) -> set[str]:
+    def _letters(self, row: Mapping[str, object]) -> set[str]:
         letters = set()
         for reference in read_references(row):
             letter = read_choice(reference)

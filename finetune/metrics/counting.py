@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from finetune.errors import UserError
 from finetune.metrics.fields import name_row, read_prediction, read_references
@@ -59,7 +59,7 @@ class Counting:
 
     higher_is_better: ClassVar[Mapping[str, bool]] = {"accuracy": True, "mae": False, "within_1": True}
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Score one row: 0 or 100.
 
         Raises:
@@ -68,7 +68,7 @@ class Counting:
         self._counts(row)
         return score_count(read_prediction(row), read_references(row))
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `accuracy`, `mae` and `within_1`."""
         errors = [count_error(read_prediction(row), self._counts(row)) for row in rows]
         return {
@@ -77,7 +77,7 @@ class Counting:
             "within_1": 100.0 * sum(error <= 1 for error in errors) / len(errors),
         }
 
-    def _counts(self, row: Mapping[str, Any]) -> list[int]:
+    def _counts(self, row: Mapping[str, object]) -> list[int]:
         counts = []
         for reference in read_references(row):
             count = read_count(reference)

@@ -41,7 +41,7 @@ class Region(StrEnum):
 
 
 def compute_average_precision(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, object]],
     *,
     score: DetectionScore = DetectionScore.confidence,
     region: Region = Region.box,
@@ -109,7 +109,7 @@ def _score_nothing(truths: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return fields
 
 
-def _order(row: Mapping[str, Any]) -> tuple[bool, int, str]:
+def _order(row: Mapping[str, object]) -> tuple[bool, int, str]:
     row_id = row.get("id")
     name = row_id if isinstance(row_id, str) else describe(row_id)
     number = name.isascii() and name.isdigit() and len(name) < 20
@@ -133,7 +133,7 @@ def _build_dataset(images: int, labels: Sequence[str], annotations: Sequence[dic
     return dataset
 
 
-def _read_truths(row: Mapping[str, Any], region: Region) -> list[dict[str, Any]]:
+def _read_truths(row: Mapping[str, object], region: Region) -> list[dict[str, Any]]:
     truths = []
     for one in read_objects(row, "objects"):
         truth = _read_region(row, one, region)
@@ -154,7 +154,7 @@ def _read_truths(row: Mapping[str, Any], region: Region) -> list[dict[str, Any]]
 
 
 def _read_predictions(
-    row: Mapping[str, Any], truths: Sequence[dict[str, Any]], region: Region, score: DetectionScore
+    row: Mapping[str, object], truths: Sequence[dict[str, Any]], region: Region, score: DetectionScore
 ) -> list[dict[str, Any]]:
     objects = read_objects(row, "prediction_objects")
     found = [_read_region(row, one, region) for one in objects]
@@ -170,7 +170,7 @@ def _read_predictions(
     ]
 
 
-def _read_region(row: Mapping[str, Any], one: Mapping[str, Any], region: Region) -> dict[str, Any]:
+def _read_region(row: Mapping[str, object], one: Mapping[str, object], region: Region) -> dict[str, Any]:
     """Return label, area and region in the evaluator's words; no region where the mask is missing."""
     label = one.get("label")
     if not isinstance(label, str):
@@ -189,12 +189,14 @@ def _read_region(row: Mapping[str, Any], one: Mapping[str, Any], region: Region)
     return {"label": label, "area": width * height, "bbox": [x0, y0, width, height]}
 
 
-def _read_score(row: Mapping[str, Any], one: Mapping[str, Any], place: int, score: DetectionScore) -> float:
+def _read_score(
+    row: Mapping[str, object], obj: Mapping[str, object], place: int, score: DetectionScore
+) -> float:
     if score == DetectionScore.constant:
         return 1.0
     if score == DetectionScore.rank:
         return 1.0 / (1 + place)
-    value = one.get("score")
+    value = obj.get("score")
     value = row.get("confidence") if value is None else value
     if value is None:
         raise UserError(
@@ -249,7 +251,7 @@ class Detection:
         """Reads boxes from text, and masks where there are weights for them."""
         return ObjectReader(self.options.divisor, self.options.mask_vae)
 
-    def score(self, row: Mapping[str, Any]) -> None:
+    def score(self, row: Mapping[str, object]) -> None:
         """Return None: only a set has an average precision.
 
         Raises:
@@ -258,6 +260,6 @@ class Detection:
         region = self.options.region
         _read_predictions(row, _read_truths(row, region), region, self.options.score)
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return the fields of `compute_average_precision`."""
         return compute_average_precision(rows, score=self.options.score, region=self.options.region)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rapidfuzz.distance import Levenshtein
 
@@ -62,7 +62,7 @@ class EditRate:
     strip: bool = True
     """Ignore white space at both ends, as jiwer does."""
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Return the row's own character error rate.
 
         Raises:
@@ -70,13 +70,13 @@ class EditRate:
         """
         return self._count(row, words=False).rate
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `cer` and `wer`."""
         return {"cer": self._rate(rows, words=False), "wer": self._rate(rows, words=True)}
 
-    def _count(self, row: Mapping[str, Any], words: bool) -> Edits:
+    def _count(self, row: Mapping[str, object], words: bool) -> Edits:
         return count_edits(read_prediction(row), read_references(row), words=words, strip=self.strip)
 
-    def _rate(self, rows: Sequence[Mapping[str, Any]], words: bool) -> float:
+    def _rate(self, rows: Sequence[Mapping[str, object]], words: bool) -> float:
         edits = [self._count(row, words) for row in rows]
         return Edits(sum(one.distance for one in edits), sum(one.length for one in edits)).rate

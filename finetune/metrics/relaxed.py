@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from finetune.metrics.fields import read_group, read_prediction, read_references
 
@@ -64,7 +64,7 @@ class RelaxedAccuracy:
     case_sensitive: bool = False
     """Compare strings with their case."""
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Score one row: 0 or 100.
 
         Raises:
@@ -77,7 +77,7 @@ class RelaxedAccuracy:
             case_sensitive=self.case_sensitive,
         )
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `relaxed_accuracy` and, where rows have groups, `mean_of_groups`, all of one weight."""
         overall = 0.0
         totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])

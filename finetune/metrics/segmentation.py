@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pycocotools import mask as coco_mask
 
@@ -89,7 +89,7 @@ class Segmentation:
         official = self.reading == SegmentationReading.official
         return ObjectReader(self.divisor, self.mask_vae, official)
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Return the row's IoU, 0 to 100.
 
         Raises:
@@ -98,18 +98,20 @@ class Segmentation:
         shared, either = self._overlap(row)
         return 100.0 * shared / either if either else 0.0
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return the fields of `compute_mask_scores`."""
         return compute_mask_scores([self._overlap(row) for row in rows])
 
-    def _overlap(self, row: Mapping[str, Any]) -> tuple[int, int]:
+    def _overlap(self, row: Mapping[str, object]) -> tuple[int, int]:
         predicted = read_objects(row, "prediction_objects")
         if self.reading == SegmentationReading.official:
             predicted = _keep_official(row, predicted)
         return _row_overlap(row, predicted)
 
 
-def _keep_official(row: Mapping[str, Any], predicted: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _keep_official(
+    row: Mapping[str, object], predicted: list[Mapping[str, object]]
+) -> list[Mapping[str, object]]:
     """Return the one object that counts, or none where big_vision calls the answer invalid."""
     text = row.get("prediction")
     first = predicted[:1]
@@ -126,7 +128,7 @@ def _keep_official(row: Mapping[str, Any], predicted: list[Mapping[str, Any]]) -
     return first
 
 
-def _row_overlap(row: Mapping[str, Any], predicted: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+def _row_overlap(row: Mapping[str, object], predicted: Sequence[Mapping[str, object]]) -> tuple[int, int]:
     objects = read_objects(row, "objects")
     truths = [mask for one in objects if (mask := read_mask(row, one)) is not None]
     if not objects or len(truths) < len(objects):

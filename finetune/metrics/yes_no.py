@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from finetune.errors import UserError
 from finetune.metrics.fields import check_choices, name_row, read_prediction, read_references
@@ -34,7 +34,7 @@ def read_yes_no(text: str, reading: YesNoReading = YesNoReading.official) -> boo
     return not {"No", "no", "not"} & set(words)
 
 
-def read_yes_no_reference(row: Mapping[str, Any]) -> bool:
+def read_yes_no_reference(row: Mapping[str, object]) -> bool:
     """Return whether the right answer is yes.
 
     Raises:
@@ -49,7 +49,7 @@ def read_yes_no_reference(row: Mapping[str, Any]) -> bool:
     raise UserError(f"{name_row(row)}: expected the reference to be `yes` or `no`, but got {references!r}.")
 
 
-def score_yes_no(row: Mapping[str, Any], reading: YesNoReading = YesNoReading.official) -> float:
+def score_yes_no(row: Mapping[str, object], reading: YesNoReading = YesNoReading.official) -> float:
     """Return 100 where a row's answer is the right one, and else 0.
 
     Raises:
@@ -81,7 +81,7 @@ class YesNo:
     def __post_init__(self) -> None:
         check_choices(self)
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Score one row: 0 or 100.
 
         Raises:
@@ -89,7 +89,7 @@ class YesNo:
         """
         return score_yes_no(row, self.reading)
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `accuracy`, `precision`, `recall`, `f1` and `yes_ratio`."""
         said = [read_yes_no(read_prediction(row), self.reading) is True for row in rows]
         true = [read_yes_no_reference(row) for row in rows]

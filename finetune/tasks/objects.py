@@ -1,20 +1,29 @@
 """Where things are: detection, segmentation, and what an expression refers to."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
-from typing import Any
 
 import numpy as np
 
 from finetune.codecs.boxes import CODES_PER_MASK, encode_boxes
 from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError, suggest
+from finetune.example import PredictionRow, SceneObject
 from finetune.option import MAY_BE_EMPTY, OneOf, Range, option
 from finetune.tasks.mixture import parts_of
-from finetune.tasks.task import Answer, Row, Task, Text, check_columns, fill_template, template_columns
+from finetune.tasks.task import (
+    Answer,
+    Row,
+    Target,
+    Task,
+    Text,
+    check_columns,
+    fill_template,
+    template_columns,
+)
 
 ASKED = "label"
 """Under `classes=one`: the column with the class that a row asks for."""
@@ -139,23 +148,23 @@ class ObjectsTask:
             self._check_masks(objects, row)
         return text
 
-    def build_target(self, row: Row) -> dict[str, Any]:
+    def build_target(self, row: Row) -> PredictionRow:
         """Return `width`, `height` and `objects`, crowds among them."""
         asked = row.get(ASKED) if self.options.classes == PromptClasses.one else None
-        objects = [
-            {name: value for name, value in one.items() if value is not None}
-            for one in row["objects"]
-            if asked is None or one["label"] == asked
+        objects: list[SceneObject] = [
+            {name: value for name, value in obj.items() if value is not None}  # type: ignore[misc]
+            for obj in row["objects"]
+            if asked is None or obj["label"] == asked
         ]
         return {"width": row["width"], "height": row["height"], "objects": objects}
 
-    def read_answer(self, answer: Answer, target: Mapping[str, Any]) -> dict[str, Any]:
+    def read_answer(self, answer: Answer, target: Target) -> PredictionRow:
         """Return `prediction_objects`: every object that can be read, with its score."""
         size = (target["height"], target["width"])
         found = self.reader.read(answer.text, size, answer.token_ends, answer.probabilities)
         return {"prediction_objects": found}
 
-    def _wanted(self, row: Row) -> list[Mapping[str, Any]]:
+    def _wanted(self, row: Row) -> list[SceneObject]:
         """Return the objects to write: no crowds, and only what is asked for."""
         objects = [one for one in row["objects"] if not one["iscrowd"]]
         if self.options.labels is not None and self.options.write_label:
@@ -185,7 +194,7 @@ class ObjectsTask:
                 asked = [label for label in asked if label in present]
         return fill_template(self.options.prompt, row, labels=" ; ".join(asked))
 
-    def _arrange(self, objects: list[Mapping[str, Any]], draw: Random | None) -> list[Mapping[str, Any]]:
+    def _arrange(self, objects: list[SceneObject], draw: Random | None) -> list[SceneObject]:
         if self.options.order == ObjectOrder.left_to_right:
             return sorted(objects, key=lambda one: (one["box_xyxy"][0], one["box_xyxy"][1]))
         if self.options.order == ObjectOrder.random and draw is not None:
@@ -193,7 +202,7 @@ class ObjectsTask:
         return objects
 
     def _write(
-        self, objects: Sequence[Mapping[str, Any]], row: Row, codes: Sequence[Sequence[int]] | None
+        self, objects: Sequence[SceneObject], row: Row, codes: Sequence[Sequence[int]] | None
     ) -> str:
         boxes = np.array([one["box_xyxy"] for one in objects], dtype=np.float64).reshape(-1, 4)
         labels = [one["label"] if self.options.write_label else "" for one in objects]
@@ -202,7 +211,7 @@ class ObjectsTask:
         except ValueError as error:
             raise UserError(f"Row `{row['id']}`: {error}") from error
 
-    def _check_masks(self, objects: Sequence[Mapping[str, Any]], row: Row) -> None:
+    def _check_masks(self, objects: Sequence[SceneObject], row: Row) -> None:
         """Find what `_encode_masks` would refuse, without drawing a mask."""
         from finetune.codecs.masks import has_pixels
 
@@ -218,7 +227,7 @@ class ObjectsTask:
                     "got none."
                 )
 
-    def _encode_masks(self, objects: Sequence[Mapping[str, Any]], row: Row) -> list[list[int]]:
+    def _encode_masks(self, objects: Sequence[SceneObject], row: Row) -> list[list[int]]:
         from finetune.codecs.masks import encode_mask_codes
         from finetune.codecs.rle import decode_rle
 

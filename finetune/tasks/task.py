@@ -11,6 +11,9 @@ from finetune.errors import UserError
 Row = Mapping[str, Any]
 """One row of a source, by column."""
 
+Target = Mapping[str, Any]
+"""Keys of a prediction row (`finetune.example.PredictionRow`); those of a custom task may be others."""
+
 
 class Text(NamedTuple):
     """One example in words."""
@@ -57,10 +60,10 @@ class Task(Protocol):
     def measure_text(self, row: Row) -> Text:
         """Return text as long as that of `build_text`, without what is slow to compute."""
 
-    def build_target(self, row: Row) -> dict[str, Any]:
+    def build_target(self, row: Row) -> Target:
         """Return what an answer is scored against, under the names of prediction rows."""
 
-    def read_answer(self, answer: Answer, target: Mapping[str, Any]) -> dict[str, Any]:
+    def read_answer(self, answer: Answer, target: Target) -> Target:
         """Return what the answer says, under the names of prediction rows, besides its text."""
 
 

@@ -67,7 +67,7 @@ def survey_rows(
     return Survey(faults, text_boxes)
 
 
-def _build(examples: ExampleDataset, index: int, row: Row) -> tuple[Text, dict[str, Any]]:
+def _build(examples: ExampleDataset, index: int, row: Row) -> tuple[Text, Mapping[str, Any]]:
     task = examples.task
     try:
         return task.measure_text(row), task.build_target(row)
