@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from PIL import Image
+
+if TYPE_CHECKING:  # metrics and help read this file without torch
+    from torch import Tensor
 
 IGNORED = -100
 """Label of a position that is not trained on."""
@@ -98,3 +101,35 @@ class PredictionRow(TypedDict, total=False):
     """The annotated objects."""
     prediction_objects: list[SceneObject]
     """The predicted objects; where missing, `score` reads them from `prediction`."""
+
+
+class Prompts(TypedDict):
+    """Images and prefixes to generate from: B rows of T tokens, padded on the left."""
+
+    input_ids: "Tensor"
+    """(B, T) int64: image tokens, BOS, prefix, newline."""
+    attention_mask: "Tensor"
+    """(B, T) int64: 0 for padding."""
+    token_type_ids: "Tensor"
+    """(B, T) int64: 0 for image and prefix, which see each other both ways; 1 for the suffix."""
+    pixel_values: "Tensor"
+    """(images of all examples in order, 3, side, side) float32, -1 to 1."""
+
+
+class Batch(Prompts):
+    """Examples with their suffixes, to train on: B rows of T tokens, padded on the right.
+
+    N tokens are supervised, in row-major order. `segments` has the example that each belongs to, so that no
+    reader of a batch takes a row for an example.
+    """
+
+    labels: "Tensor"
+    """(B, T) int64: the id where a token is supervised, `IGNORED` elsewhere."""
+    logits_to_keep: "Tensor"
+    """(B, T) bool: the N positions whose logits are needed, one before each supervised token."""
+    targets: "Tensor"
+    """(N,) int64: the supervised tokens."""
+    segments: "Tensor"
+    """(N,) int64: index in `ids` of the example that each of them belongs to."""
+    ids: list[str]
+    """The examples' ids."""

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from architecture import build_tiny_config
 from PIL import Image
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.cli import main, quiet_libraries
-from finetune.example import Example
+from finetune.example import Batch, Example
+from finetune.model.forward import model_inputs
 from finetune.model.load import load_processor
-from finetune.model.tiny import build_tiny_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -43,6 +44,11 @@ def random_model(
         return PaliGemmaForConditionalGeneration(config).float()
 
     return build
+
+
+def labelled_inputs(batch: Batch) -> dict[str, torch.Tensor]:
+    """What a PaliGemma's own loss is computed from."""
+    return {**model_inputs(batch), "labels": batch["labels"]}
 
 
 def noise_image(seed: int, width: int = 20, height: int = 14) -> Image.Image:

@@ -1,6 +1,9 @@
 """The rules of the house in docs/design.md, held to the code."""
 
 import ast
+import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -10,17 +13,19 @@ from transformers import TrainingArguments
 from finetune.config.extra import ALLOWED, OWNED, find_owner
 from finetune.config.help import field_texts
 from finetune.config.messages import all_schemas
-from finetune.config.schema import RunConfig, TrainerConfig
+from finetune.config.schema import RunConfig
+from finetune.training.options import TrainerConfig
 from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "finetune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-EVERYWHERE = {"errors", "example", "option"}
+EVERYWHERE = {"errors", "example", "option", "strict_json"}
 MAY_IMPORT = {
     "errors": set(),
     "example": set(),
     "option": set(),
+    "strict_json": set(),
     "signals": set(),
     "processes": set(),
     "run": set(),
@@ -31,8 +36,8 @@ MAY_IMPORT = {
     "report": {"codecs"},
     "tasks": {"codecs", "metrics"},
     "data": {"codecs", "tasks", "signals"},
-    "generation": {"tasks"},
-    "evaluation": {"data", "tasks", "metrics", "generation", "processes", "signals"},
+    "generation": {"model", "tasks"},
+    "evaluation": {"data", "generation", "metrics", "model", "processes", "signals", "tasks"},
     "training": {"data", "model", "evaluation", "processes", "run", "signals"},
     "assembly": {
         "codecs",
@@ -70,6 +75,13 @@ MAY_IMPORT = {
 }
 """Parts of the package that each part may import, besides itself and `EVERYWHERE`."""
 
+OPTIONS = {
+    ".".join(("finetune", *file.relative_to(PACKAGE).with_suffix("").parts))
+    for file in FILES
+    if file.name == "options.py"
+}
+"""The parts' options, of which `config` composes a run: light, so that help answers without torch."""
+
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes"}
 
 
@@ -94,7 +106,8 @@ def imports(file: Path, top_level_only: bool = False) -> set[str]:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_a_part_imports_only_what_the_table_allows(file: Path) -> None:
     part = part_of(file)
-    used = {name.split(".")[1] for name in imports(file) if name.startswith("finetune.")}
+    names = imports(file) - (OPTIONS if part == "config" else set())
+    used = {name.split(".")[1] for name in names if name.startswith("finetune.")}
     assert used <= MAY_IMPORT[part] | EVERYWHERE | {part}
 
 
@@ -108,6 +121,85 @@ def test_light_parts_import_nothing_heavy_at_module_level(part: str) -> None:
         if part_of(file) == part:
             roots = {name.split(".")[0] for name in imports(file, top_level_only=True)}
             assert not roots & HEAVY, file
+
+
+def test_options_import_nothing_heavy_at_all() -> None:
+    code = f"import sys, {', '.join(sorted(OPTIONS))}; print(*({HEAVY} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+
+
+MODEL_TYPES = {"nn.Module", "PreTrainedModel", "PaliGemmaForConditionalGeneration", "PeftModel"}
+MODEL_NAMES = {"model", "learner", "adapted", "base_model"}
+MODEL_INPUTS = {"input_ids", "pixel_values", "token_type_ids", "logits_to_keep", "past_key_values"}
+
+
+def find_model_calls(source: str) -> list[int]:
+    """Return the lines that call a model: by its name or annotation, by its inputs, or to generate."""
+    tree = ast.parse(source)
+    names = MODEL_NAMES | {
+        node.arg if isinstance(node, ast.arg) else ast.unparse(node.target).rpartition(".")[2]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.arg | ast.AnnAssign)
+        and node.annotation is not None
+        and MODEL_TYPES & set(re.findall(r"[\w.]+", ast.unparse(node.annotation)))
+        and "Callable" not in ast.unparse(node.annotation)
+    }
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = node.func
+            while isinstance(called, ast.Subscript):
+                called = called.value
+            name = ast.unparse(called).rpartition(".")[2]
+            is_method = isinstance(called, ast.Attribute) and name in {"generate", "forward", "__call__"}
+            keywords = {keyword.arg for keyword in node.keywords}
+            if name in names or is_method or keywords & MODEL_INPUTS:
+                lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "model(**batch)",
+        "self.model(x)",
+        "trainer.model(x)",
+        "models[0].generate(x)",
+        "model.forward(x)",
+        "def f(anything: nn.Module): anything(x)",
+        "def f(anything: 'nn.Module | None'): anything(x)",
+        "class A:\n    net: PeftModel\n    def f(self): self.net(x)",
+        "run(input_ids=ids)",
+        "anything(**inputs, logits_to_keep=1)",
+    ],
+)
+def test_a_call_of_a_model_is_found(source: str) -> None:
+    assert find_model_calls(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(model: nn.Module): return model.parameters()",
+        "compute_losses(model, batch)",
+        "torch.no_grad()(tower.forward)",
+        "def f(evaluate: Callable[[nn.Module], float]): evaluate(model)",
+        "from a import model",
+    ],
+)
+def test_what_is_no_call_of_a_model_is_not_found(source: str) -> None:
+    assert not find_model_calls(source)
+
+
+def test_the_model_is_called_in_one_file() -> None:
+    callers = {
+        str(file.relative_to(PACKAGE))
+        for file in FILES
+        # The mask VAE of `codecs` is a model of its own; no PaliGemma comes there.
+        if part_of(file) != "codecs" and find_model_calls(file.read_text(encoding="utf-8"))
+    }
+    assert callers == {"model/forward.py"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

@@ -2,54 +2,40 @@
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
-from transformers import PaliGemmaProcessor
+from torch import nn
 
 from finetune.assembly.model import half_precision
 from finetune.config.schema import RunConfig
 from finetune.data.batches.collator import Collator
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.evaluation.evaluate import Evaluation, evaluate
-from finetune.generation.generate import UNKNOWN_LENGTH, Generation
 from finetune.metrics.metric import Metric
-from finetune.model.loss import compute_example_losses, supervised_positions
 
-Evaluator = Callable[[nn.Module], Evaluation]
+EvaluateSplit = Callable[[nn.Module], Evaluation]
 """Scores a model over the validation split."""
 
 
 def build_evaluator(
-    config: RunConfig,
-    dataset: ExampleDataset,
-    collator: Collator,
-    processor: PaliGemmaProcessor,
-    metric: Metric,
-) -> Evaluator:
-    """Bind split, metric, generation, precision and loss; the model comes when there is one."""
-    options = config.evaluation
-    generation = Generation(
-        batch_size=options.batch_size,
-        max_new_tokens=options.max_new_tokens or UNKNOWN_LENGTH,
-        num_beams=options.num_beams,
-        workers=config.trainer.dataloader_num_workers,
-    )
+    config: RunConfig, dataset: ExampleDataset, collator: Collator, metric: Metric
+) -> EvaluateSplit:
+    """Return a function that evaluates a model on this split.
 
-    def losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        labels = batch.pop("labels")
-        keep = supervised_positions(labels)
-        logits = model(**batch, logits_to_keep=keep, use_cache=False).logits
-        return compute_example_losses(logits, labels)
+    Args:
+        config: the run's options of the evaluation; precision and number of workers are the trainer's.
+        dataset: the split.
+        collator: without a budget.
+        metric: scores the prediction rows.
+    """
 
     def run(model: nn.Module) -> Evaluation:
         return evaluate(
             model,
             dataset,
             collator,
-            processor.tokenizer,
             metric,
-            generation,
-            compute_loss=losses if options.loss else None,
-            autocast=half_precision(config),
+            config.evaluation,
+            workers=config.trainer.dataloader_num_workers,
+            autocast=half_precision(config.trainer),
         )
 
     return run
@@ -62,7 +48,7 @@ class LastEvaluations:
         evaluate: scores a model over the validation split.
     """
 
-    def __init__(self, evaluate: Evaluator) -> None:
+    def __init__(self, evaluate: EvaluateSplit) -> None:
         self.evaluate = evaluate
         self.best_step: int | None = None
         self._known: dict[int, Evaluation] = {}

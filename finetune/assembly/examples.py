@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -14,9 +13,9 @@ from transformers import PaliGemmaProcessor
 from finetune.assembly.overflow import leave_out_overflow
 from finetune.assembly.pixels import choose_antialias
 from finetune.assembly.sources import build_source
-from finetune.config.images import Resize
-from finetune.config.schema import Overflow, RunConfig
+from finetune.config.schema import RunConfig
 from finetune.data.batches.collator import Collator
+from finetune.data.batches.options import Overflow, Resize
 from finetune.data.examples.augment import Augmentation
 from finetune.data.examples.classes import expand_per_class, find_labels
 from finetune.data.examples.dataset import ExampleDataset
@@ -222,10 +221,9 @@ def _arrange_rows(config: RunConfig, rows: Dataset, task: Task, training: bool) 
 
 
 def build_augmentation(config: RunConfig) -> Augmentation | None:
-    """Return what `augmentation` describes; null where it changes nothing."""
-    options = {name: value for name, value in asdict(config.augmentation).items() if value is not None}
-    augmentation = Augmentation(**{**options, "resize": tuple(config.augmentation.resize)})
-    return augmentation if augmentation.moves or augmentation.recolours else None
+    """Return what `augmentation` describes; None where it changes nothing."""
+    options = config.augmentation
+    return Augmentation(options) if options.moves or options.recolors else None
 
 
 def build_collators(config: RunConfig, processor: PaliGemmaProcessor) -> tuple[Collator, Collator]:

@@ -1,5 +1,8 @@
 """A model that is finished: what a run left, or any checkpoint with any adapter."""
 
+from dataclasses import replace
+from typing import TypeVar
+
 import torch
 from accelerate import PartialState
 from torch import nn
@@ -15,21 +18,23 @@ from finetune.run.checkpoints import check_weights
 from finetune.run.files import read_json
 from finetune.run.folder import RunFolder
 
+FinishedJob = TypeVar("FinishedJob", Evaluate, Predict)
 
-def point_at_result(config: Evaluate | Predict, folder: RunFolder) -> None:
-    """Make a finished run's result the config's model or adapter, and its mask VAE the task's.
+
+def resolve_finished_run(config: FinishedJob, folder: RunFolder) -> FinishedJob:
+    """Return a config whose model or adapter is a finished run's result, and whose mask VAE is the run's.
 
     Args:
-        config: with `run=`; without it nothing is changed.
+        config: with `run=`; without it, it is returned as it is.
         folder: the run's.
 
     Raises:
         UserError: the run left neither adapter nor model.
     """
     if config.run is None:
-        return
+        return config
     if folder.mask_vae.is_file():
-        use_mask_vae(config, folder.mask_vae)
+        config = use_mask_vae(config, folder.mask_vae)
     digests = (
         read_json(folder.metrics).get("result", {}).get("sha256") if folder.metrics.is_file() else None
     )
@@ -37,23 +42,25 @@ def point_at_result(config: Evaluate | Predict, folder: RunFolder) -> None:
         if digests is not None and result.is_dir():
             check_weights(result, digests)
     if folder.adapter.is_dir():
-        config.adapter = str(folder.adapter)
-    elif folder.model.is_dir():
-        config.model.path, config.model.revision = str(folder.model), None
-    else:
-        raise UserError(
-            f"{folder.root} is not finished: it holds neither adapter/ nor model/. Go on with resume=true."
-        )
+        return replace(config, adapter=str(folder.adapter))
+    if folder.model.is_dir():
+        return replace(config, model=replace(config.model, path=str(folder.model), revision=None))
+    raise UserError(
+        f"{folder.root} is not finished: it holds neither adapter/ nor model/. Go on with resume=true."
+    )
 
 
 def load_trained(config: Evaluate | Predict, checkpoint: PaliGemmaConfig) -> nn.Module:
     """Load the config's model with its adapter, on this process's device, to be evaluated."""
     PartialState(cpu=not torch.cuda.is_available())
+    half = half_dtype(config.trainer)
     # Without run= nothing says which of the weights have learnt.
-    base = load_base(config, checkpoint, learnt=config.run is not None)
+    base = load_base(
+        checkpoint, config.model, config.freeze, config.peft, half, learnt=config.run is not None
+    )
     model: nn.Module = base.to(PartialState().device)
     if config.adapter is not None:
         model = load_adapter(base, config.adapter, config.peft.bits)
-    if half_dtype(config) is None:
+    if half is None:
         check_one_format(model)
     return model.eval()

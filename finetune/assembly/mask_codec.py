@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from datasets import Dataset
@@ -18,6 +19,8 @@ from finetune.tasks.objects import ObjectsOptions, object_tasks
 from finetune.tasks.task import Task
 
 log = logging.getLogger(__name__)
+
+RunOptions = TypeVar("RunOptions", bound=RunConfig)
 
 MOST_CROPS = 20_000
 """Masks that one's own VAE is trained on, at most: 320 MB of crops."""
@@ -75,15 +78,18 @@ def keep_mask_vae(task: Task, target: Path) -> None:
             shutil.copyfile(find_weights(file), target)
 
 
-def use_mask_vae(config: RunConfig, file: Path) -> None:
-    """Make the weights in a run's folder those of its task, or of its mixture's tasks with masks."""
+def use_mask_vae(config: RunOptions, file: Path) -> RunOptions:
+    """Return a config whose task, or each task of its mixture, reads masks with these weights."""
+    if not isinstance(config.dataset, Mixture):
+        return replace(config, task=_with_mask_vae(config.task, file))
+    parts = {
+        name: replace(part, task=_with_mask_vae(part.task, file))
+        for name, part in config.dataset.parts.items()
+    }
+    return replace(config, dataset=replace(config.dataset, parts=parts))
 
-    def use(node: object) -> object:
-        if isinstance(node, ObjectsOptions) and node.masks:
-            return replace(node, mask_vae=str(file))
-        return node
 
-    config.task = use(config.task)
-    if isinstance(config.dataset, Mixture):
-        for part in config.dataset.parts.values():
-            part.task = use(part.task)
+def _with_mask_vae(task: object, file: Path) -> object:
+    if isinstance(task, ObjectsOptions) and task.masks:
+        return replace(task, mask_vae=str(file))
+    return task

@@ -1,106 +1,142 @@
-"""From the configuration to the model and what scores it; `examples.py` has the data."""
+"""From options to a model that is ready to learn, in one order."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
 from torch import nn
-from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor, set_seed
 
-from finetune.config.schema import PeftMethod, RunConfig
+from finetune.config.schema import RunConfig
 from finetune.errors import UserError
 from finetune.model.adapter import continue_adapter
-from finetune.model.freeze import FreezePolicy, apply_freeze
+from finetune.model.freeze import apply_freeze
 from finetune.model.learning import store_by_policy, store_what_learns
 from finetune.model.load import load_model
-from finetune.model.lora import AdapterSettings, Quantization, add_adapter
+from finetune.model.lora import Quantization, add_adapter
+from finetune.model.options import FreezePolicy, ModelConfig, PeftConfig, PeftMethod
+from finetune.model.surgery import operate
+from finetune.model.table import count_parameters, format_table
+from finetune.training.options import TrainerConfig
 
 log = logging.getLogger(__name__)
 
 
-def freeze_policy(config: RunConfig) -> FreezePolicy:
-    """Return the policy that `freeze` describes."""
-    return FreezePolicy(**asdict(config.freeze))
+@dataclass(frozen=True)
+class Learner:
+    """A model that is ready to learn."""
+
+    model: nn.Module
+    """Loaded, frozen and adapted, operated on; on no device in particular yet."""
+    processor: PaliGemmaProcessor
+    """The checkpoint's."""
+    table: str
+    """What of it learns, is adapted and is quantised, for the log."""
 
 
-def adapter_settings(config: RunConfig) -> AdapterSettings:
-    """Return the adapter that `peft` describes."""
-    names = AdapterSettings.__dataclass_fields__
-    return AdapterSettings(**{name: getattr(config.peft, name) for name in names})
+def build_learner(config: RunConfig, checkpoint: PaliGemmaConfig, processor: PaliGemmaProcessor) -> Learner:
+    """Load the base, freeze and adapt it, and change how it runs, in this order.
 
+    Args:
+        config: the run's seed, adapter, and options of the model, of what learns and of the training.
+        checkpoint: configuration of the checkpoint; changed in place.
+        processor: the checkpoint's.
 
-def quantization(config: RunConfig) -> Quantization | None:
-    """Return the quantisation that `peft` describes; null for 16 bits."""
-    if config.peft.bits == 16:
-        return None
-    return Quantization(
-        bits=config.peft.bits,
-        towers=tuple(config.peft.quantize),
-        double_quant=config.peft.double_quant,
-        compute_dtype=torch.float16 if config.trainer.fp16 else torch.bfloat16,
-    )
+    Raises:
+        UserError: see `load_model` and `freeze_and_adapt`.
+    """
+    set_seed(config.seed)
+    options, freeze, peft, half = config.model, config.freeze, config.peft, half_dtype(config.trainer)
+    base = load_base(checkpoint, options, freeze, peft, half)
+    model = freeze_and_adapt(base, options, freeze, peft, half, config.adapter)
+    operate(model, options.llm_dropout, config.trainer.activation_checkpointing)
+    return Learner(model, processor, format_table(count_parameters(model)))
 
 
 def load_base(
-    config: RunConfig, checkpoint: PaliGemmaConfig, learnt: bool = True
+    checkpoint: PaliGemmaConfig,
+    options: ModelConfig,
+    freeze: FreezePolicy,
+    peft: PeftConfig,
+    half: torch.dtype | None,
+    *,
+    learnt: bool = True,
 ) -> PaliGemmaForConditionalGeneration:
     """Load the base model, quantised where `peft.bits` says so.
 
     Args:
-        config: names it.
         checkpoint: its configuration; changed in place.
+        options: name it.
+        freeze: what may learn.
+        peft: how it learns.
+        half: see `half_dtype`.
         learnt: without an adapter, store what `freeze` lets learn in `model.learning_dtype`: where it is
             about to learn, and where it has learnt. Otherwise all of it is in `model.dtype`.
     """
-    frozen, learning = getattr(torch, config.model.dtype), getattr(torch, config.model.learning_dtype)
-    in_full = learnt and config.peft.method == PeftMethod.none
+    frozen, learning = getattr(torch, options.dtype), getattr(torch, options.learning_dtype)
+    in_full = learnt and peft.method == PeftMethod.none
     model = load_model(
-        config.model.path,
+        options.path,
         checkpoint,
-        revision=config.model.revision,
+        revision=options.revision,
         dtype=torch.promote_types(frozen, learning) if in_full else frozen,
-        attention=config.model.attention,
-        final_logit_softcap=config.model.final_logit_softcap,
-        quantization=quantization(config),
+        attention=options.attention,
+        final_logit_softcap=options.final_logit_softcap,
+        quantization=None if peft.bits == 16 else Quantization(peft, half or torch.bfloat16),
         device=PartialState().device,
     )
     if in_full:
-        store_by_policy(model, freeze_policy(config), learning, frozen)
+        store_by_policy(model, freeze, learning, frozen)
     return model
 
 
-def prepare_model(config: RunConfig, model: PaliGemmaForConditionalGeneration) -> nn.Module:
+def freeze_and_adapt(
+    base: PaliGemmaForConditionalGeneration,
+    options: ModelConfig,
+    freeze: FreezePolicy,
+    peft: PeftConfig,
+    half: torch.dtype | None,
+    adapter: str | None,
+) -> nn.Module:
     """Freeze what is frozen, add what is adapted, or go on with an adapter, and store what learns in full.
+
+    Args:
+        base: changed in place.
+        options: the format of what learns.
+        freeze: what may learn.
+        peft: how it learns.
+        half: see `half_dtype`.
+        adapter: a trained adapter to go on with.
 
     Raises:
         UserError: the settings do not fit the model, or the adapter does not fit the settings.
     """
-    policy, learner = freeze_policy(config), model
-    if config.peft.method == PeftMethod.none:
-        if config.adapter is not None:
+    model: nn.Module = base
+    if peft.method == PeftMethod.none:
+        if adapter is not None:
             raise UserError(
-                f"adapter={config.adapter} with peft=none: the weights themselves would learn, without the "
+                f"adapter={adapter} with peft=none: the weights themselves would learn, without the "
                 "adapter. Choose the peft= that it was trained with, or leave adapter= out."
             )
-        apply_freeze(model, policy)
+        apply_freeze(base, freeze)
     else:
-        learner = add_adapter(model, policy, adapter_settings(config))
-        if config.adapter is not None:
-            continue_adapter(learner, config.adapter, config.peft.bits)
-            log.info("the adapter goes on from %s", config.adapter)
-    store_what_learns(learner, getattr(torch, config.model.learning_dtype), half_dtype(config))
-    return learner
+        model = add_adapter(base, freeze, peft)
+        if adapter is not None:
+            continue_adapter(model, adapter, peft.bits)
+            log.info("the adapter goes on from %s", adapter)
+    store_what_learns(model, getattr(torch, options.learning_dtype), half)
+    return model
 
 
-def half_dtype(config: RunConfig) -> torch.dtype | None:
-    """Return the format of the products under autocast; null where the trainer uses none."""
-    if config.trainer.fp16:
+def half_dtype(trainer: TrainerConfig) -> torch.dtype | None:
+    """Return the format of the products under autocast; None where the trainer uses none."""
+    if trainer.fp16:
         return torch.float16
-    return torch.bfloat16 if config.trainer.bf16 else None
+    return torch.bfloat16 if trainer.bf16 else None
 
 
-def half_precision(config: RunConfig) -> torch.autocast:
+def half_precision(trainer: TrainerConfig) -> torch.autocast:
     """Return the context in which the model computes: bfloat16 or float16, as the trainer says."""
-    half = half_dtype(config)
+    half = half_dtype(trainer)
     return torch.autocast(PartialState().device.type, half or torch.bfloat16, enabled=half is not None)

@@ -2,8 +2,9 @@
 
 import logging
 
-from finetune.config.schema import Overflow, RunConfig
+from finetune.config.schema import RunConfig
 from finetune.data.batches.collator import Collator
+from finetune.data.batches.options import Overflow
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.errors import UserError
 

@@ -1,8 +1,8 @@
 """How a run reads and resizes its images."""
 
 from finetune.assembly.sources import build_source
-from finetune.config.images import Resize
 from finetune.config.schema import RunConfig
+from finetune.data.batches.options import Resize
 from finetune.data.batches.resize import is_antialiased
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from transformers import PaliGemmaProcessor, PreTrainedModel
 
-from finetune.config.schema import PeftMethod, RunConfig
+from finetune.config.schema import RunConfig
 from finetune.evaluation.evaluate import Evaluation
+from finetune.model.options import PeftMethod
 from finetune.run.checkpoints import digest_weights
 from finetune.run.files import read_json, write_folder, write_json
 from finetune.run.folder import RunFolder

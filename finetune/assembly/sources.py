@@ -104,11 +104,11 @@ def load_splits(config: RunConfig, training: bool = True) -> Splits:
     return splits
 
 
-def _needs_train(source: Source, task: Any) -> bool:
+def _needs_train(source: Source, task: object) -> bool:
     """Return whether a task takes its classes or its mask codec from the training split."""
     parts = source.mixed_parts().values() or [Part(source, task)]
     return any(
-        part.source.has_train and isinstance(part.task, ObjectsOptions) and part.task.needs_training_rows
+        isinstance(part.task, ObjectsOptions) and part.task.needs_training_rows and part.source.has_train
         for part in parts
     )
 
@@ -126,19 +126,19 @@ def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
         UserError: the rows lack what a task reads, or parts of a mixture write masks with different codecs.
     """
     parts: Mapping[str, Part] = {} if isinstance(config.dataset, dict) else config.dataset.mixed_parts()
-    if parts:
-        task: Task = MixedTask({name: instantiate(part.task, "task") for name, part in parts.items()})
-        rows = {name: _part_rows(splits, name) for name in parts}
-    else:
-        task = instantiate(config.task, "task")
+    if not parts:
+        task: Task = instantiate(config.task, "task")
         rows = {"": splits.train if len(splits.train) else splits.validation}
-    tasks = {name: _take_classes(part_task, rows[name]) for name, part_task in object_tasks(task).items()}
+    else:
+        task = MixedTask({name: instantiate(part.task, "task") for name, part in parts.items()})
+        rows = {name: _part_rows(splits, name) for name in parts}
+    tasks = {name: _take_classes(part, rows[name]) for name, part in object_tasks(task).items()}
     tasks = _find_codec(tasks, splits.train, codec)
     # What is scored is read as the metric reads it.
     metric = find_object_metric(instantiate(config.metric, "metric"))
     if metric is not None and metric.reader.official:
-        for name, part_task in tasks.items():
-            tasks[name] = replace(part_task, reader=replace(part_task.reader, official=True))
+        for name, part in tasks.items():
+            tasks[name] = replace(part, reader=replace(part.reader, official=True))
     return MixedTask({**task.tasks, **tasks}) if isinstance(task, MixedTask) else tasks.get("", task)
 
 

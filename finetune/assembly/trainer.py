@@ -2,22 +2,21 @@
 
 import tempfile
 from dataclasses import fields
-from typing import Any
 
 import torch
 from accelerate import PartialState
 from transformers import TrainingArguments
 
 from finetune.assembly.custom import instantiate
-from finetune.config.schema import RunConfig, Strategy
+from finetune.config.schema import RunConfig
 from finetune.data.batches.order import count_steps, divide_batch
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.examples.mixture import count_parts
 from finetune.data.options import Mixture
 from finetune.errors import UserError
+from finetune.generation.options import EvaluateWhen, EvaluationConfig
 from finetune.metrics.metric import Metric
-from finetune.run.folder import RunFolder
-from finetune.training.optimizer import TowerRates
+from finetune.training.options import TrainerConfig
 
 _SAME_NAMES = (
     "learning_rate",
@@ -55,38 +54,41 @@ def build_metric(config: RunConfig) -> Metric:
     return metric
 
 
-def divide_run_batch(config: RunConfig, processes: int) -> tuple[int, int]:
+def divide_run_batch(options: TrainerConfig, processes: int) -> tuple[int, int]:
     """Return the examples of one forward pass, and the forward passes of one step."""
     return divide_batch(
-        config.trainer.global_batch_size,
-        config.trainer.per_device_train_batch_size,
-        config.trainer.gradient_accumulation_steps,
+        options.global_batch_size,
+        options.per_device_train_batch_size,
+        options.gradient_accumulation_steps,
         processes,
     )
 
 
 def build_arguments(
-    config: RunConfig, folder: RunFolder, metric: Metric, examples: int
+    options: TrainerConfig, evaluation: EvaluationConfig, seed: int, metric: Metric, examples: int
 ) -> TrainingArguments:
-    """Translate the config into transformers' arguments.
+    """Translate the options into transformers' arguments.
 
     Args:
-        config: of the run.
-        folder: of the run.
+        options: of the training.
+        evaluation: says when it is interrupted, and what is best.
+        seed: of the run.
         metric: says which way its fields are better.
         examples: in the training split.
+
+    Raises:
+        UserError: transformers refuses them.
     """
-    options, evaluation = config.trainer, config.evaluation
     processes = PartialState().num_processes
-    size, accumulation = divide_run_batch(config, processes)
+    size, accumulation = divide_run_batch(options, processes)
     batch = size * accumulation * processes
     per_epoch = count_steps(examples, batch, 1, 0)
-    evaluate_every = evaluation.steps if evaluation.strategy == Strategy.steps else per_epoch
+    evaluate_every = evaluation.steps if evaluation.strategy == EvaluateWhen.steps else per_epoch
     best = evaluation.metric_for_best_model
     # The best checkpoint can only be one that was saved when it was evaluated.
     save_every = evaluate_every if best else options.save_steps or per_epoch
     better = {**metric.higher_is_better, "confidence": True, "loss": False}
-    given = {"logging_first_step": True, **_read_extra(config)}
+    given = {"logging_first_step": True, **_read_extra(options)}
     try:
         arguments = TrainingArguments(
             # Trainer makes this folder when it is built; the run's own is not touched before all is ready.
@@ -94,8 +96,8 @@ def build_arguments(
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulation,
             max_steps=count_steps(examples, batch, options.num_train_epochs, options.max_steps),
-            seed=config.seed,
-            eval_strategy="no" if evaluation.strategy == Strategy.no else "steps",
+            seed=seed,
+            eval_strategy="no" if evaluation.strategy == EvaluateWhen.no else "steps",
             eval_steps=evaluate_every,
             save_strategy="steps",
             save_steps=save_every,
@@ -124,19 +126,11 @@ def build_arguments(
     return arguments
 
 
-def _read_extra(config: RunConfig) -> dict[str, Any]:
-    unknown = set(map(str, config.trainer.extra)) - {field.name for field in fields(TrainingArguments)}
+def _read_extra(options: TrainerConfig) -> dict[str, object]:
+    unknown = set(map(str, options.extra)) - {field.name for field in fields(TrainingArguments)}
     if unknown:
         raise UserError(f"trainer.extra: transformers has no argument {', '.join(sorted(unknown))}.")
-    return config.trainer.extra
-
-
-def tower_rates(config: RunConfig) -> dict[str, TowerRates]:
-    """Return the exceptions to learning rate and weight decay."""
-    towers = config.trainer.towers
-    return {
-        name: TowerRates(tower.learning_rate, tower.weight_decay) for name, tower in vars(towers).items()
-    }
+    return options.extra
 
 
 def part_weights(config: RunConfig, train: ExampleDataset) -> dict[str, tuple[int, float]]:

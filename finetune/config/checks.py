@@ -15,17 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from finetune.config.extra import check_extra
 from finetune.config.jobs import Job
 from finetune.config.optimizers import check_optimizer
-from finetune.config.schema import (
-    AugmentationConfig,
-    Dtype,
-    Learning,
-    PeftMethod,
-    RunConfig,
-    Strategy,
-)
+from finetune.config.schema import RunConfig
 from finetune.config.values import check_values, name_problems
+from finetune.data.examples.options import AugmentationConfig
 from finetune.data.options import GROUP_OF_PART, Source
 from finetune.errors import UserError
+from finetune.generation.options import EvaluateWhen
+from finetune.model.options import Dtype, PeftMethod, Trainable
 
 _PART = re.compile(r"(dataset|task|metric|dataset\.parts\.[^.]+\.(source|task))\.")
 """Where a part of a run is described."""
@@ -148,17 +144,17 @@ def _template_problems(template: str) -> Iterator[str]:
 
 def _learning(config: RunConfig) -> Iterator[str]:
     freeze = config.freeze
-    if freeze.multi_modal_projector == Learning.attention:
+    if freeze.multi_modal_projector == Trainable.attention:
         yield "freeze.multi_modal_projector=attention: the projector is one linear layer; all or none."
     towers = (freeze.vision_tower, freeze.multi_modal_projector, freeze.language_model)
-    if all(tower == Learning.none for tower in towers) and not config.peft.modules_to_save:
+    if all(tower == Trainable.none for tower in towers) and not config.peft.modules_to_save:
         yield "Nothing would learn: `freeze` freezes all three towers."
     if config.model.dtype == Dtype.float16 and config.trainer.bf16:
         yield (
             "model.dtype=float16 with trainer.bf16=true mixes two half precisions: choose trainer.fp16=true"
             " trainer.bf16=false, or model.dtype=bfloat16."
         )
-    if freeze.last_n is not None and freeze.language_model == Learning.none:
+    if freeze.last_n is not None and freeze.language_model == Trainable.none:
         yield "freeze.last_n speaks of the language model, which freeze.language_model=none freezes."
 
 
@@ -199,11 +195,11 @@ def _trainer(config: RunConfig) -> Iterator[str]:
 
 def _evaluation(config: RunConfig) -> Iterator[str]:
     evaluation = config.evaluation
-    if evaluation.strategy == Strategy.steps and evaluation.steps is None:
+    if evaluation.strategy == EvaluateWhen.steps and evaluation.steps is None:
         yield "evaluation.strategy=steps: say how many, evaluation.steps=500."
-    if evaluation.strategy != Strategy.steps and evaluation.steps is not None:
+    if evaluation.strategy != EvaluateWhen.steps and evaluation.steps is not None:
         yield "evaluation.steps is given: it needs evaluation.strategy=steps."
-    if evaluation.metric_for_best_model and evaluation.strategy == Strategy.no:
+    if evaluation.metric_for_best_model and evaluation.strategy == EvaluateWhen.no:
         yield "evaluation.metric_for_best_model compares evaluations: evaluation.strategy=epoch."
     if evaluation.early_stopping_patience and not evaluation.metric_for_best_model:
         yield "evaluation.early_stopping_patience needs evaluation.metric_for_best_model."

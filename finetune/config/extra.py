@@ -5,8 +5,8 @@ from dataclasses import fields
 from importlib.util import find_spec
 from typing import Any
 
-from finetune.config.schema import TrainerConfig
 from finetune.errors import suggest
+from finetune.training.options import TrainerConfig
 
 ALLOWED: dict[str, tuple[type, ...]] = {
     "lr_scheduler_kwargs": (dict,),

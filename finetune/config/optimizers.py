@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from finetune.config.schema import TrainerConfig
 from finetune.errors import suggest
+from finetune.training.options import TrainerConfig
 
 OPTIMIZERS: dict[str, str] = {
     "adamw_torch": "torch", "adamw_torch_fused": "torch", "adafactor": "torch", "sgd": "torch",

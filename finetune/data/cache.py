@@ -1,8 +1,7 @@
-"""The cache of rows: an Arrow file for each set of sources, and beside it what it was made of.
+"""The cache of rows: an Arrow file for each set of sources, and notes on its sources next to it.
 
-Rows are read once. They are taken from the cache while the code, the options, every file that they come
-from and every image that they name are what they were; else they are read again. A file of the cache that
-is damaged is made anew.
+Rows are read once. They come from the cache as long as the code, the options, every source file and every
+image that they name are unchanged; otherwise they are read again. A damaged file of the cache is replaced.
 """
 
 import json
@@ -14,7 +13,6 @@ from functools import cache
 from hashlib import blake2b
 from inspect import getsourcefile
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -22,13 +20,13 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features
 from filelock import FileLock
 
-from finetune.data.images import PICTURE_SUFFIXES
+from finetune.data.images import IMAGE_SUFFIXES
 from finetune.errors import UserError
 
 _ROWS, _NOTES = "rows.arrow", "rows.json"
 _CHUNK = 1 << 20
 _WHOLE = 64 * _CHUNK
-"""Bytes up to which a file is compared by its whole content; larger ones (shards with images inside) by
+"""Bytes up to which a file is compared by its whole content; larger ones (shards of images) are compared by
 size, times, beginning and end."""
 
 
@@ -37,19 +35,19 @@ def find_cache_dir() -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "finetune"
 
 
-def make_key(read: Callable[..., Any], paths: Iterable[str], *options: object) -> str:
-    """Return the name of the rows that a reader makes of some files.
+def make_key(read: Callable[..., object], paths: Iterable[str], *options: object) -> str:
+    """Return the cache key of the rows that a reader makes from some files.
 
     Args:
-        read: the reader; its own code and that of this package count.
+        read: the reader; its code and that of this package are part of the key.
         paths: files and folders that it reads, without images.
-        options: everything else that the rows depend on.
+        options: everything else that determines the rows.
     """
     sources = sorted({Path(path).absolute() for path in paths})
-    # Images are looked for in the folder of the name, wherever the file itself is kept.
+    # Images are searched in the folder of the path, even if the file itself is a link to elsewhere.
     folders = {str(folder): os.path.realpath(folder) for folder in {path.parent for path in sources}}
     digests = [(str(path), *_digest_path(path)) for path in sources]
-    # Options may name folders relatively too. What is made without files is the same everywhere.
+    # Options may also have relative paths. Rows made without files are the same everywhere.
     place = str(Path.cwd()) if sources else ""
     code = (_digest_code(getsourcefile(read) or ""), read.__module__, read.__qualname__)
     return blake2b(
@@ -58,13 +56,13 @@ def make_key(read: Callable[..., Any], paths: Iterable[str], *options: object) -
 
 
 def load_rows(folder: Path) -> tuple[Dataset, list[str]] | str:
-    """Return the rows in a folder of the cache, or why there are none that can be used.
+    """Return the rows in a folder of the cache, or the reason why they cannot be used.
 
     Args:
         folder: one set of rows.
 
     Returns:
-        The rows and the faults left out of them; or a reason, empty where there is nothing yet.
+        The rows and the faults left out of them; or a reason, empty if there is nothing yet.
     """
     try:
         notes = json.loads((folder / _NOTES).read_text(encoding="utf-8"))
@@ -83,17 +81,17 @@ def load_rows(folder: Path) -> tuple[Dataset, list[str]] | str:
 def store_rows(
     folder: Path, features: Features, rows: Iterable[pa.StructArray], skipped: list[str], refused: list[str]
 ) -> None:
-    """Write rows to a folder of the cache; the notes last, as the mark that they are whole.
+    """Write rows to a folder of the cache; the notes last, to mark the rows as complete.
 
     Args:
         folder: one set of rows.
         features: their columns.
-        rows: arrays of rows; they are drawn while they are written.
-        skipped: faults, complete once all rows are drawn.
-        refused: paths of images of rows that were left out, likewise.
+        rows: arrays of rows; iterated while they are written.
+        skipped: faults, complete after the last row.
+        refused: paths of the images of rows that were left out, complete after the last row.
 
     Raises:
-        UserError: the folder cannot be written. What drawing the rows raises passes through.
+        UserError: the folder cannot be written. Exceptions of `rows` pass through.
     """
     partial, final = folder / f"{_ROWS}.partial", folder / _ROWS
     try:
@@ -120,7 +118,7 @@ def store_rows(
 
 @contextmanager
 def lock_rows(folder: Path) -> Iterator[None]:
-    """Let one process of this machine at a time write a set of rows.
+    """Let only one process of this machine at a time write a set of rows.
 
     Raises:
         UserError: the folder cannot be written.
@@ -145,9 +143,9 @@ def _cannot_write(error: OSError) -> UserError:
 
 
 def list_images(rows: Dataset) -> list[str]:
-    """Return the paths of the images that rows name; none for those inside the rows."""
+    """Return the paths of the images that rows name, without those inside the rows."""
     table: pa.Table = rows.data.table
-    found: list[str] = []
+    paths: list[str] = []
     for name in {"image", "images"}.intersection(table.column_names):
         column = table.column(name)
         if pa.types.is_struct(column.type):
@@ -155,14 +153,14 @@ def list_images(rows: Dataset) -> list[str]:
             column = pc.struct_field(column, "path").filter(outside)
         elif pa.types.is_list(column.type):
             column = pc.list_flatten(column)
-        found += pc.unique(column.drop_null()).to_pylist()
-    return found
+        paths += pc.unique(column.drop_null()).to_pylist()
+    return paths
 
 
 def stamp_images(paths: Iterable[str]) -> str:
-    """Return a digest of what images are now: size, time, and whether a link leads elsewhere."""
+    """Return a digest of the state of images: size, time, and target of a link."""
     names = sorted(set(paths))
-    # As text: a `Path` for each of 200,000 images costs seconds.
+    # As text: a `Path` for each of 200,000 images would cost seconds.
     folders = sorted({name.rpartition(os.sep)[0] for name in names})
     stamp = blake2b("\n".join(map(os.path.realpath, folders)).encode(), digest_size=16)
     for name in names:
@@ -177,24 +175,24 @@ def stamp_images(paths: Iterable[str]) -> str:
 
 
 def _digest_path(path: Path) -> list[str]:
-    """Return digests of a file; of a folder the names in it and digests of what are no images."""
+    """Return the digest of a file; for a folder, its names and the digests of files other than images."""
     if not path.is_dir():
         return [_digest_file(path)]
-    found = [os.path.realpath(path)]
+    digests = [os.path.realpath(path)]
     for top, inside, files in os.walk(path):
         folder = Path(top)
         inside.sort()
-        found += [os.path.realpath(folder / name) for name in inside if (folder / name).is_symlink()]
+        digests += [os.path.realpath(folder / name) for name in inside if (folder / name).is_symlink()]
         for name in sorted(files):
-            image = f".{name.rpartition('.')[2].lower()}" in PICTURE_SUFFIXES
-            found.append(f"{top} {name} {'' if image else _digest_file(folder / name)}")
-    return found
+            image = f".{name.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES
+            digests.append(f"{top} {name} {'' if image else _digest_file(folder / name)}")
+    return digests
 
 
 def _digest_file(path: Path) -> str:
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # never opened: a pipe would wait for ever
+        if not stat.S_ISREG(status.st_mode):  # never opened: a pipe would wait forever
             return f"mode {status.st_mode}"
         digest = blake2b(digest_size=16)
         with path.open("rb") as file:
@@ -205,13 +203,13 @@ def _digest_file(path: Path) -> str:
             while piece := file.read(_CHUNK):
                 digest.update(piece)
         return digest.hexdigest()
-    except OSError as error:  # the reader says what is wrong
+    except OSError as error:  # the reader reports it
         return f"error {error.errno}"
 
 
 @cache
 def _digest_code(reader: str) -> str:
-    """Return a digest of the code that makes rows, so that a new version reads them anew."""
+    """Return a digest of the code that makes rows, so that a new version reads them again."""
     package = Path(__file__).parent
     files = sorted({*package.rglob("*.py"), *(package.parent / "codecs").glob("*.py"), Path(reader)})
     return blake2b("".join(map(_digest_file, files)).encode(), digest_size=16).hexdigest()

@@ -1,9 +1,8 @@
-"""A data set in parquet, on the Hub or in a folder, by the names of its columns."""
+"""A dataset in parquet, on the Hub or in a folder, by the names of its columns."""
 
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, Image, List, config, load_dataset
@@ -12,18 +11,18 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 
 from finetune.data.hub_rows import Shaper, holds_images
-from finetune.data.published import HubSource
+from finetune.data.published import HubObjects, HubSource
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 
 _SAVED = "dataset_dict.json"
 """Written by `DatasetDict.save_to_disk`."""
 _NETWORK = {"httpx", "httpcore", "requests", "urllib3", "huggingface_hub", "aiohttp", "socket"}
-"""Packages whose errors are those of the network."""
+"""Packages whose errors are network errors."""
 
 
 def load_hub(source: HubSource) -> Splits:
-    """Load two splits and give their columns our names.
+    """Load two splits and rename their columns.
 
     Raises:
         UserError: no such dataset, split or column, no access to it, no network; or a row that cannot be
@@ -36,14 +35,14 @@ def load_hub(source: HubSource) -> Splits:
         _load_split(source.path, source.name, source.revision, split, source.data_files) for split in splits
     ]
     shaped = [
-        _shape(rows, source.columns, vars(source.objects), source.path, split)
+        _shape(rows, source.columns, source.objects, source.path, split)
         for rows, split in zip(loaded, splits, strict=True)
     ]
     return Splits(shaped[0].select([]) if source.train is None else shaped[0], shaped[-1])
 
 
 def _load_split(
-    path: str, name: str | None, revision: str | None, split: str, files: Mapping[str, Any]
+    path: str, name: str | None, revision: str | None, split: str, files: Mapping[str, object]
 ) -> Dataset:
     if any((Path(path) / saved).is_file() for saved in (config.DATASET_STATE_JSON_FILENAME, _SAVED)):
         raise UserError(
@@ -52,32 +51,32 @@ def _load_split(
         )
     try:
         return load_dataset(path, name, revision=revision, split=split, data_files=dict(files) or None)
-    except Exception as error:  # of other people's files and of the network, any
+    except Exception as error:  # foreign files and the network raise anything
         raise UserError(_explain(path, split, error)) from error
 
 
 def _explain(path: str, split: str, error: Exception) -> str:
-    """Return what an error of `load_dataset` means, in one line, and what to do."""
+    """Return the meaning of an error of `load_dataset` in one line, and a remedy."""
     cause = error if error.__cause__ is None or isinstance(error, DatasetNotFoundError) else error.__cause__
     text = " ".join(str(cause).split())[:400]
     if isinstance(error, DatasetNotFoundError | HFValidationError):
         return (
-            f"No data set `{path}`: {text} Expected a folder, or OWNER/NAME on the Hub. If it is private "
+            f"No dataset `{path}`: {text} Expected a folder, or OWNER/NAME on the Hub. If it is private "
             "or gated, ask for access on its page, and log in: hf auth login."
         )
     if isinstance(error, RuntimeError) and "scripts are no longer supported" in text:
         return (
-            f"The data set `{path}` has a loading script, which is never run ({text}). Use a copy in "
+            f"The dataset `{path}` has a loading script, which is never run ({text}). Use a copy in "
             "parquet; the Hub may have made one: dataset.revision=refs/convert/parquet."
         )
     modules = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
     if isinstance(error, ConnectionError | TimeoutError) or modules & _NETWORK:
-        return f"The data set `{path}` cannot be reached ({text}). Check the network, or give local files."
-    # Of an unknown split or configuration the message lists those there are.
+        return f"The dataset `{path}` cannot be reached ({text}). Check the network, or give local files."
+    # For an unknown split or configuration, the message lists the known ones.
     if isinstance(error, FileNotFoundError | ValueError) and not isinstance(error, pa.ArrowException):
-        return f"Data set `{path}`, split `{split}`: {text}"
+        return f"Dataset `{path}`, split `{split}`: {text}"
     return (
-        f"Data set `{path}`, split `{split}`: its files cannot be read ({type(cause).__name__}: {text}). "
+        f"Dataset `{path}`, split `{split}`: its files cannot be read ({type(cause).__name__}: {text}). "
         "Are they whole, and do all have the same columns?"
     )
 
@@ -85,29 +84,30 @@ def _explain(path: str, split: str, error: Exception) -> str:
 def _shape(
     rows: Dataset,
     columns: Mapping[str, str | None],
-    objects: Mapping[str, Any],
+    objects: HubObjects,
     path: str,
     split: str,
 ) -> Dataset:
-    """Rename, drop what is not named, and bring ids, groups, lists and boxes into our form."""
+    """Rename the named columns, drop the others, and convert ids, groups, lists and boxes."""
     wanted = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
     for ours in ("image", "images"):
         if ours in rows.column_names and not {"image", "images"} & wanted.keys():
             wanted[ours] = ours
-    boxes = {f"objects.{key}": objects[key] for key in ("boxes", "labels") if objects[key] is not None}
+    places = {"objects.boxes": objects.boxes, "objects.labels": objects.labels}
+    boxes = {key: place for key, place in places.items() if place is not None}
     named = {f"columns.{ours}": theirs for ours, theirs in wanted.items()}
     for ours, theirs in {**named, **boxes}.items():
         known, column = rows.column_names, theirs.split(".")[0] if ours in boxes else theirs
         if column not in known:
             raise UserError(
-                f"Data set `{path}` has no column `{theirs}` ({ours}); it has: {', '.join(known)}."
+                f"Dataset `{path}` has no column `{theirs}` ({ours}); it has: {', '.join(known)}."
             )
     if boxes and "image" not in wanted:
-        raise UserError(f"Data set `{path}`: boxes need the column `image`; name it: columns.image=NAME.")
+        raise UserError(f"Dataset `{path}`: boxes need the column `image`; name it: columns.image=NAME.")
     if isinstance(rows.features.get(wanted.get("image", "")), Image):
         # data/images.py decodes: one rule for rotation, modes and limits, whatever the source.
         rows = rows.cast_column(wanted["image"], Image(decode=False))
-    where = f"Data set `{path}`, split `{split}`"
+    where = f"Dataset `{path}`, split `{split}`"
     if "images" in wanted:
         kind = rows.features[wanted["images"]]
         if not isinstance(kind, List) or not holds_images(kind.feature):
@@ -127,16 +127,16 @@ def _shape(
             f"{where}: its values do not fit ({' '.join(str(error).split())[:300]})."
         ) from error
     if "id" in wanted:
-        twice = [value for value, count in Counter(shaped["id"][:]).items() if count > 1]
-        if twice:
+        repeated = [value for value, count in Counter(shaped["id"][:]).items() if count > 1]
+        if repeated:
             raise UserError(
-                f"{where}: column `{wanted['id']}`: id `{twice[0]}` stands twice; ids must differ."
+                f"{where}: column `{wanted['id']}`: id `{repeated[0]}` is duplicated; ids must be unique."
             )
     return shaped
 
 
 def _find_folders(path: str) -> tuple[str, ...]:
-    """Return the folders that hold the images of a data set which names them by their paths."""
+    """Return the folders of the images that a dataset names by path."""
     if Path(path).is_dir():
         return (str(Path(path).resolve()),)
     downloaded = Path(constants.HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}"

@@ -1,51 +1,52 @@
-"""Rows of other people's parquet files in the form of ours, each value checked."""
+"""Rows of any parquet dataset converted to our columns, each value checked."""
 
 import ast
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from datasets import ClassLabel, Features, Image, List, Value
 
-from finetune.data.images import load_image
+from finetune.data.images import Picture
 from finetune.data.objects import OBJECTS, build_object
-from finetune.data.reading.json import Record, describe_value, is_text
-from finetune.data.rows import PICTURE
+from finetune.data.published import HubObjects
+from finetune.data.reading.record import Record, describe_value, is_integer, is_text
+from finetune.data.rows import PICTURE, Row
 from finetune.errors import UserError
 
 LISTS = ("answers", "captions", "choices")
-"""Our columns that hold a list of strings, whatever the data set has."""
+"""Our columns that are lists of strings, whatever the dataset has."""
 
 _ASKS = ("question", "expression")
-"""Our columns that hold a text in every row."""
+"""Our columns that have a text in every row."""
 _TEXTS = ("string", "large_string", "string_view")
 
 
-def holds_images(kind: Any) -> bool:
-    """Whether a column holds images inside the rows, or the paths of those in its own folder."""
+def holds_images(kind: object) -> bool:
+    """Return whether a column has images inside the rows, or paths in the folder of the dataset."""
     if isinstance(kind, Image):
         return True
     return isinstance(kind, dict) and {"bytes", "path"} <= kind.keys()
 
 
 class Shaper:
-    """One row of theirs to one of ours.
+    """Converts one row of a dataset to one of ours.
 
     Args:
-        columns: our name -> theirs.
-        objects: `boxes`, `labels`, `layout` and `relative`: where its boxes are.
-        theirs: the features of their columns.
+        columns: our name -> the dataset's.
+        objects: where its boxes are.
+        theirs: the features of the dataset's columns.
         where: dataset and split, for error messages.
-        folders: those in which images may lie that a row names by a path.
+        folders: the folders of images that a row may name by path.
 
     Raises:
-        UserError: one of their columns is of a kind that ours cannot be made of.
+        UserError: a column of the dataset is of a type that cannot be converted.
     """
 
     def __init__(
         self,
         columns: Mapping[str, str],
-        objects: Mapping[str, Any],
+        objects: HubObjects,
         theirs: Features,
         where: str,
         folders: tuple[str, ...],
@@ -56,19 +57,19 @@ class Shaper:
         self.where = where
         self.folders = folders
         text, number = Value("string"), Value("int32")
-        ours: dict[str, Any] = {"id": text, "group": text}
+        ours: dict[str, object] = {"id": text, "group": text}
         for name, their in columns.items():
             ours[name] = self._find_kind(name, theirs[their])
-        if objects["boxes"] is not None:
+        if objects.boxes is not None:
             ours |= {"width": number, "height": number, "objects": OBJECTS}
         self.features = Features(ours)
-        self.labels = _label_names(theirs, objects["labels"])
+        self.labels = _label_names(theirs, objects.labels)
 
-    def _find_kind(self, name: str, kind: Any) -> Any:
-        """Return the feature of a column of ours.
+    def _find_kind(self, name: str, kind: object) -> object:
+        """Return the feature of one of our columns.
 
         Raises:
-            UserError: theirs is of another kind.
+            UserError: the dataset's column is of another type.
         """
         text = Value("string")
         if name in LISTS:
@@ -80,7 +81,7 @@ class Shaper:
         if name == "image" and not holds_images(kind):
             raise UserError(
                 f"{self.where}: column `{self.columns[name]}`: expected images inside the rows, got {kind}."
-                " Paths are read by dataset=table; what is behind an address is never fetched."
+                " Paths are read by dataset=table; addresses are never fetched."
             )
         if name == "image":
             return PICTURE
@@ -90,36 +91,35 @@ class Shaper:
             raise UserError(f"{self.where}: column `{self.columns[name]}`: expected texts, got {kind}.")
         return text if _is_textual(kind) else kind
 
-    def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any]:
-        """Return a row of ours.
+    def __call__(self, row: Row, index: int) -> Row:
+        """Return the converted row.
 
         Raises:
             UserError: a value cannot be used.
         """
-        found: dict[str, Any] = {"id": str(index), "group": None}
-        for name, their in self.columns.items():
-            found[name] = self._convert(
-                name, their, row[their], f"{self.where}, row {index}: column `{their}`"
-            )
         where = f"{self.where}, row {index}"
-        choices, answer = found.get("choices"), found.get("answer")
-        if choices is not None and answer is not None and not 0 <= answer < len(choices):
+        values: dict[str, object] = {"id": str(index), "group": None}
+        for name, their in self.columns.items():
+            values[name] = self._convert(name, their, row[their], f"{where}: column `{their}`")
+        choices, answer = values.get("choices"), values.get("answer")
+        if isinstance(choices, list) and isinstance(answer, int) and not 0 <= answer < len(choices):
             raise UserError(f"{where}: `answer`: there is no choice {answer} among {len(choices)}.")
-        if self.objects["boxes"] is not None:
-            found |= self._build_objects(row, where, found["image"])
-        return found
+        if self.objects.boxes is not None:
+            image = cast(Mapping[str, object], values["image"])
+            values |= self._build_objects(row, where, image, self.objects.boxes)
+        return values
 
-    def _convert(self, name: str, their: str, value: Any, where: str) -> Any:
-        """Return one value as our column holds it."""
+    def _convert(self, name: str, their: str, value: object, where: str) -> object:
+        """Return one value converted for our column."""
         kind = self.theirs[their]
         if isinstance(kind, ClassLabel) and value is not None:
             value = _name_class(value, kind.names, where)
         if name == "image":
             return self._check_image(value, where)
         if name == "images":
-            if not value:
+            if not isinstance(value, list) or not value:
                 raise UserError(f"{where}: expected images, got {describe_value(value)}.")
-            return [self._check_image(one, where) for one in value]
+            return [self._check_image(image, where) for image in value]
         if name in LISTS:
             return _texts(value, where, all_needed=name == "choices")
         if name == "answer":
@@ -133,9 +133,10 @@ class Shaper:
             return Record({their: value}, where.rpartition(": column ")[0]).identifier(their)
         return value
 
-    def _check_image(self, value: Any, where: str) -> dict[str, Any]:
-        """Return bytes and path of an image whose file, if it is one, belongs to the data set."""
-        data, path = (None, None) if value is None else (value["bytes"], value["path"])
+    def _check_image(self, value: object, where: str) -> dict[str, object]:
+        """Return bytes and path of an image; a file must belong to the dataset."""
+        image = value if isinstance(value, Mapping) else {}
+        data, path = image.get("bytes"), image.get("path")
         if data is not None:
             return {"bytes": data, "path": path}
         if not isinstance(path, str) or "\0" in path:
@@ -145,15 +146,16 @@ class Shaper:
             if file.is_relative_to(folder) and file.is_file():
                 return {"bytes": None, "path": str(file)}
         raise UserError(
-            f"{where}: the image `{path[:200]}` has no bytes, and is not a file of the data set itself. No "
+            f"{where}: the image `{path[:200]}` has no bytes, and is not a file of the dataset itself. No "
             "other file is read, and no address is fetched."
         )
 
-    def _build_objects(self, row: dict[str, Any], where: str, picture: Any) -> dict[str, Any]:
-        width, height = load_image(picture, where).size
-        boxes = _reach(row, self.objects["boxes"], where)
-        named = self.objects["labels"] is not None
-        labels = _reach(row, self.objects["labels"], where) if named else [""] * len(boxes)
+    def _build_objects(
+        self, row: Row, where: str, image: Mapping[str, object], column: str
+    ) -> dict[str, object]:
+        height, width = Picture(image, where).size()
+        boxes, named = _reach(row, column, where), self.objects.labels
+        labels = _reach(row, named, where) if named else [""] * len(boxes)
         if len(labels) != len(boxes):
             raise UserError(f"{where}: {len(labels)} labels for {len(boxes)} boxes.")
         return {
@@ -161,36 +163,36 @@ class Shaper:
             "height": height,
             "objects": [
                 build_object(
-                    self._name_label(label, f"{where}: `{self.objects['labels']}`") if named else "",
+                    self._name_label(label, f"{where}: `{named}`") if named else "",
                     box,
                     (height, width),
                     where,
-                    layout=self.objects["layout"],
-                    relative=self.objects["relative"],
+                    layout=self.objects.layout,
+                    relative=self.objects.relative,
                 )
                 for label, box in zip(labels, boxes, strict=True)
             ],
         }
 
-    def _name_label(self, label: Any, where: str) -> str:
+    def _name_label(self, label: object, where: str) -> str:
         if self.labels is not None:
             return _name_class(label, self.labels, where)
-        if not is_text(label) and (not isinstance(label, int) or isinstance(label, bool)):
+        if not is_text(label) and not is_integer(label):
             raise UserError(
                 f"{where}: expected the name or number of a class, got {describe_value(label)}."
             )
         return str(label)
 
 
-def _is_textual(kind: Any) -> bool:
+def _is_textual(kind: object) -> bool:
     return isinstance(kind, ClassLabel) or (isinstance(kind, Value) and kind.dtype in _TEXTS)
 
 
-def _is_number(kind: Any) -> bool:
+def _is_number(kind: object) -> bool:
     return isinstance(kind, Value) and kind.dtype.startswith(("int", "uint", "float"))
 
 
-def _name_class(value: Any, names: list[str], where: str) -> str:
+def _name_class(value: object, names: list[str], where: str) -> str:
     if not isinstance(value, int) or not 0 <= value < len(names):
         shown = describe_value(value)
         raise UserError(
@@ -199,11 +201,16 @@ def _name_class(value: Any, names: list[str], where: str) -> str:
     return names[value]
 
 
-def _reach(row: Mapping[str, Any], path: str, where: str) -> list[Any]:
-    """Return what `objects.bbox` names; a list of structs gives the list of their fields."""
-    value: Any = row
+def _reach(row: Row, path: str, where: str) -> list[object]:
+    """Return the values of `objects.bbox`; for a list of structs, the list of their fields."""
+    value: object = row
     for name in path.split("."):
-        value = [one and one[name] for one in value] if isinstance(value, list) else value and value[name]
+        listed = isinstance(value, list)
+        fields = [
+            struct.get(name) if isinstance(struct, Mapping) else None
+            for struct in (value if isinstance(value, list) else [value])
+        ]
+        value = fields if listed else fields[0]
     if not isinstance(value, list):
         shown = describe_value(value)
         raise UserError(f"{where}: `{path}`: expected a list, empty where there is nothing, got {shown}.")
@@ -211,8 +218,8 @@ def _reach(row: Mapping[str, Any], path: str, where: str) -> list[Any]:
 
 
 def _label_names(features: Features, path: str | None) -> list[str] | None:
-    """Return the names of the class numbers at `objects.category`, where the features have them."""
-    kind: Any = features
+    """Return the names of the class numbers in `objects.category`, if the features have them."""
+    kind = features
     for name in path.split(".") if path else []:
         kind = kind.feature if isinstance(kind, List) else kind
         kind = kind[name]
@@ -220,13 +227,14 @@ def _label_names(features: Features, path: str | None) -> list[str] | None:
     return list(kind.names) if isinstance(kind, ClassLabel) else None
 
 
-def _texts(value: Any, where: str, all_needed: bool) -> list[str]:
+def _texts(value: object, where: str, all_needed: bool) -> list[str]:
     """Return a list of texts.
 
     Args:
-        value: such a list, a single text, one written as a text, or objects with an `answer`; null: none.
+        value: a list of texts, also written as one text, a single text, or objects with an `answer`; None:
+            an empty list.
         where: row and column, for the error message.
-        all_needed: a text that is blank is an error; else it is left out beside others.
+        all_needed: a blank text is an error; otherwise it is left out if there are others.
     """
     if value is None:
         return []
@@ -242,28 +250,28 @@ def _texts(value: Any, where: str, all_needed: bool) -> list[str]:
     return kept
 
 
-def _is_plain_number(value: Any) -> bool:
+def _is_plain_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
-def _read_list(text: str) -> Any:
-    """Return a list of texts that is written as a text, as A-OKVQA's copy has it; else the text itself."""
+def _read_list(text: str) -> object:
+    """Return a list of texts written as one text, as in the Hub's A-OKVQA; otherwise the text itself."""
     try:
         value = ast.literal_eval(text)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return text
-    return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else text
+    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else text
 
 
-def to_index(value: Any, where: str) -> int | None:
+def to_index(value: object, where: str) -> int | None:
     """Return a choice's index from 0.
 
     Args:
-        value: a number, a number as text, or a letter; null: unknown.
+        value: a number, a number as text, or a letter; None: unknown.
         where: the row, for the error message.
 
     Raises:
-        UserError: it is none of these.
+        UserError: it is something else.
     """
     if value is None:
         return None

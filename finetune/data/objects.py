@@ -1,6 +1,6 @@
-"""The column `objects`: what lies where in a picture, as every source of boxes and masks gives it."""
+"""The column `objects`: the labelled boxes and masks of an image, the same for every source."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,9 @@ from datasets import Features, List, Value
 from finetune.codecs.boxes import check_boxes
 from finetune.codecs.coco_mask import encode_polygons, encode_rle
 from finetune.codecs.rle import decode_rle
-from finetune.data.rows import text_features
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
-from finetune.example import Rle
+from finetune.example import Rle, SceneObject
 
 OBJECTS = List(
     {
@@ -22,13 +22,13 @@ OBJECTS = List(
         "mask_rle": {"size": List(Value("int32")), "counts": Value("string")},
     }
 )
-"""Under the names of prediction rows: pixels; `mask_rle` over the whole picture, null without a mask."""
+"""Named as in prediction rows; pixels; `mask_rle` covers the whole image, null without a mask."""
 
 
 _TINY = 32
-"""Pixels of a picture's side up to which a box within its first pixel may be meant."""
+"""Side of an image, pixels, up to which a box inside the first pixel is plausible."""
 _LISTED = 30
-"""The most classes in a message."""
+"""Maximum number of classes in a message."""
 
 
 def object_features(*columns: str) -> Features:
@@ -37,16 +37,14 @@ def object_features(*columns: str) -> Features:
     return Features({**text_features(*columns), **sizes, "objects": OBJECTS})
 
 
-def build_row(
-    row_id: str, image: str, size: tuple[int, int], objects: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Write one picture and its objects as a row without a group.
+def build_row(row_id: str, image: str, size: tuple[int, int], objects: Sequence[SceneObject]) -> Row:
+    """Return one image and its objects as a row without a group.
 
     Args:
         row_id: its id.
-        image: path of the picture.
+        image: path of the image.
         size: its height and width, pixels.
-        objects: of `build_object`.
+        objects: from `build_object`.
     """
     height, width = size
     head = {"id": row_id, "group": None, "image": image}
@@ -55,32 +53,32 @@ def build_row(
 
 def build_object(
     label: str,
-    box: Sequence[float],
+    box: object,
     size: tuple[int, int],
     where: str,
     *,
     layout: str = "xyxy",
     relative: bool = False,
-    segmentation: Sequence[Sequence[float]] | Mapping[str, Any] | None = None,
-    area: float | None = None,
-    iscrowd: int = 0,
-) -> dict[str, Any]:
-    """Check one object and write it as an item of the column.
+    segmentation: object = None,
+    area: object = None,
+    iscrowd: object = 0,
+) -> SceneObject:
+    """Check one object and return it as an item of the column.
 
     Args:
         label: its class, or an empty string.
         box: four numbers, pixels.
-        size: the picture's height and width, pixels.
+        size: the image's height and width, pixels.
         where: file and place, for the error message.
-        layout: their order: xyxy (x_min, y_min, x_max, y_max), xywh, cxcywh or yxyx.
-        relative: they are shares of width and height instead of pixels.
-        segmentation: COCO's polygons or run lengths; null or empty: no mask.
-        area: in pixels, as annotated; null: unknown.
-        iscrowd: 1 for a region of many, which is neither trained on nor counted as missed.
+        layout: the order of the numbers: xyxy (x_min, y_min, x_max, y_max), xywh, cxcywh or yxyx.
+        relative: the numbers are shares of width and height instead of pixels.
+        segmentation: COCO's polygons or run lengths; None or empty: no mask.
+        area: in pixels, as annotated; None: unknown.
+        iscrowd: 1 for a crowd region: not trained on, ignored in scoring.
 
     Raises:
-        UserError: the box is no four numbers, not finite, inverted, smaller than a pixel or outside the
-            picture, a polygon has fewer than three points or lies elsewhere, or the run lengths are of
+        UserError: the box is not four numbers, not finite, inverted, smaller than a pixel or outside the
+            image; a polygon has fewer than three points or is outside the box; or the run lengths are of
             another size.
     """
     height, width = size
@@ -105,39 +103,41 @@ def build_object(
 
 
 def _check_pixels(corners: Sequence[float], size: tuple[int, int], shares: bool) -> None:
-    """Refuse a box that is probably given in shares of the picture, or hides what it marks.
+    """Refuse a box that is probably in shares of the image, or smaller than a pixel.
 
     Raises:
-        ValueError: it is smaller than a pixel in both directions, or all its numbers are 0 to 1.
+        ValueError: it is smaller than a pixel in both directions, or all numbers are 0 to 1.
     """
     x_min, y_min, x_max, y_max = corners
     if shares and min(size) > _TINY and min(corners) >= 0 and 0 < max(corners) <= 1:
         raise ValueError(
             f"Expected its box in pixels, but all numbers of {[*corners]} are 0 to 1: shares of width and "
-            f"height? Multiply them by the picture's {size[1]} and {size[0]}."
+            f"height? Multiply them by the image's {size[1]} and {size[0]}."
         )
     if 0 < x_max - x_min < 1 and 0 < y_max - y_min < 1:
         raise ValueError(
-            f"Expected its box to be a pixel or more, but it is {[*corners]} in pixels of the picture."
+            f"Expected its box to be a pixel or more, but it is {[*corners]} in pixels of the image."
         )
 
 
-def _check_crowd(value: Any) -> int:
+def _check_crowd(value: object) -> int:
     if value not in (0, 1):
         raise ValueError(f"Expected `iscrowd` to be 0 or 1, but got {value!r}.")
-    return int(value)
+    return int(value == 1)
 
 
-def _check_area(value: Any) -> float:
-    area = float(value)
+def _check_area(value: object) -> float:
+    area = float(value) if isinstance(value, str | int | float) else -1.0
     if not 0 <= area < float("inf"):
         raise ValueError(f"Expected `area` to be a number of pixels, but got {value!r}.")
     return area
 
 
-def _to_xyxy(box: Sequence[float], layout: str) -> tuple[float, float, float, float]:
+def _to_xyxy(box: object, layout: str) -> tuple[float, float, float, float]:
     try:
-        if isinstance(box, str | Mapping) or any(isinstance(side, bool) for side in box):
+        if not isinstance(box, Iterable) or isinstance(box, str | Mapping):
+            raise TypeError
+        if any(isinstance(side, bool) for side in box):
             raise TypeError
         a, b, c, d = map(float, box)
     except (TypeError, ValueError, OverflowError) as error:
@@ -153,15 +153,15 @@ def _to_xyxy(box: Sequence[float], layout: str) -> tuple[float, float, float, fl
     raise ValueError(f"layout={layout}: expected xywh, xyxy, cxcywh or yxyx.")
 
 
-def check_label(name: Any, what: str) -> str:
+def check_label(name: object, what: str) -> str:
     """Return the name of a class.
 
     Args:
-        name: as a file has it; a number is taken as text.
+        name: as in the file; a number is converted to text.
         what: file and place, for the error message.
 
     Raises:
-        UserError: it is blank, or no text.
+        UserError: it is blank, or not a text.
     """
     text = "" if isinstance(name, bool) or not isinstance(name, str | int | float) else str(name)
     if not text.strip():
@@ -169,51 +169,47 @@ def check_label(name: Any, what: str) -> str:
     return text
 
 
-def name_class(key: Any, names: Mapping[Any, str], where: str, kind: str = "class") -> str:
+def name_class(key: object, names: Mapping[Any, str], where: str, kind: str = "class") -> str:
     """Return the name of a class.
 
     Args:
-        key: its number or id.
-        names: those of all classes.
+        key: number or id of the class.
+        names: the names of all classes.
         where: file and place, for the error message.
-        kind: what the format calls it.
+        kind: the word for a class in the format.
 
     Raises:
-        UserError: it is not among them.
+        UserError: the class is unknown.
     """
-    try:
-        known = key in names
-    except TypeError:  # a list, an object
-        known = False
-    if not known:
-        listed = [f"{number} ({name})" for number, name in names.items()]
-        more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-        raise UserError(
-            f"{where}: there is no {kind} {key!r} in the list. It has: "
-            f"{', '.join(listed[:_LISTED]) or 'none'}{more}."
-        )
-    return names[key]
+    if isinstance(key, Hashable) and key in names:
+        return names[key]
+    listed = [f"{number} ({name})" for number, name in names.items()]
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    raise UserError(
+        f"{where}: there is no {kind} {key!r} in the list. It has: "
+        f"{', '.join(listed[:_LISTED]) or 'none'}{more}."
+    )
 
 
-def _encode_mask(
-    segmentation: Sequence[Sequence[float]] | Mapping[str, Any],
-    size: tuple[int, int],
-    corners: Sequence[float],
-) -> Rle:
-    """Write a mask.
+def _encode_mask(segmentation: object, size: tuple[int, int], corners: Sequence[float]) -> Rle:
+    """Return a mask as compressed run lengths.
 
     Raises:
-        ValueError: it cannot be read, or lies wholly outside its box.
+        ValueError: it cannot be read, or is wholly outside its box.
     """
     if isinstance(segmentation, Mapping):
         mask = decode_rle(segmentation, size)
         rle = encode_rle(mask)
         ys, xs = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
         ends = [xs[0], ys[0], xs[-1] + 1, ys[-1] + 1] if len(xs) else None
-    else:
+    elif isinstance(segmentation, Sequence):
         rle = encode_polygons(segmentation, size)
-        points = np.concatenate([np.asarray(one, dtype=np.float64).reshape(-1, 2) for one in segmentation])
+        points = np.concatenate(
+            [np.asarray(part, dtype=np.float64).reshape(-1, 2) for part in segmentation]
+        )
         ends = [*points.min(0), *points.max(0)]
+    else:
+        raise ValueError(f"Expected its mask to be polygons or run lengths, but got {segmentation!r}.")
     x_min, y_min, x_max, y_max = corners
     if ends is not None and (
         ends[0] > x_max
@@ -224,5 +220,5 @@ def _encode_mask(
         or ends[3] < 0
     ):
         spans = [round(float(end), 2) for end in ends]
-        raise ValueError(f"Expected its mask to lie in its box {[*corners]}, but it spans {spans}.")
+        raise ValueError(f"Expected its mask to be in its box {[*corners]}, but it spans {spans}.")
     return rle

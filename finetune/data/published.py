@@ -156,7 +156,7 @@ class Vqav2(Source):
 
     def load(self) -> "Splits":
         """Read the rows of both splits."""
-        from finetune.data.releases.vqav2 import load_vqav2
+        from finetune.data.release import load_vqav2
 
         return load_vqav2(self)
 

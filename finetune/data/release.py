@@ -2,25 +2,35 @@
 
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast
 
-from datasets import Dataset, ReadInstruction, concatenate_datasets
+from datasets import Dataset, Features, ReadInstruction, concatenate_datasets
 
 from finetune.data import releases
-from finetune.data.published import Release
-from finetune.data.rows import Built, Splits, build_rows
+from finetune.data.published import Release, Vqav2
+from finetune.data.releases import vqav2
+from finetune.data.rows import Reader, Splits, build_rows
 from finetune.errors import UserError, suggest
 
 
-def load_release(source: Release) -> Splits:
-    """Load both splits; files win over the Hub.
+class ReleaseModule(Protocol):
+    """What a module in `finetune/data/releases/` has."""
 
-    A release is a module in `finetune/data/releases/` with `SPLITS` (the names of the official ones),
-    `FEATURES` (the columns) and `read(faults, root, split, **options)`, which yields rows.
+    SPLITS: tuple[str, ...]
+    """The names of the official splits."""
+    FEATURES: Features
+    """The columns."""
+    read: Reader
+    """`(faults, root, split, **options)` to rows; a `UserError` names the file and the item in it."""
+
+
+def load_release(source: Release) -> Splits:
+    """Load both splits, from files if `root` is given, else from the Hub.
 
     Raises:
         UserError: no such release, split or file; a fault in the data.
@@ -33,37 +43,81 @@ def load_release(source: Release) -> Splits:
         return source.hub.load()
     if not Path(root).is_dir():
         raise UserError(f"No folder {root} (dataset.root).")
-    accepted = set(inspect.signature(module.read).parameters) - {"faults", "root", "split"}
-    for option in source.options:
-        if option not in accepted:
-            its = ", ".join(sorted(accepted)) or "none"
-            raise UserError(f"{release} has no option dataset.options.{option}; it has: {its}.")
-    read: dict[str, Built] = {}
-    names = [name for spec in (train, validation) if spec for name in split_names(spec)]
-    for name in names:
-        if name not in module.SPLITS:
-            hint, splits = suggest(name, list(module.SPLITS)), ", ".join(module.SPLITS)
-            raise UserError(f"{release} has no split `{name}`.{hint} It has: {splits}.")
-    for name in names:
-        if name not in read:
-            read[name] = build_rows(
-                module.read,
-                module.FEATURES,
-                source.on_error,
-                paths=("root",),
-                root=root,
-                split=name,
-                **source.options,
-            )
-    for spec in filter(None, (train, validation)):
-        if not any(len(read[name].rows) or read[name].skipped for name in split_names(spec)):
+    specs = [spec for spec in (train, validation) if spec is not None]
+    names = list(dict.fromkeys(name for spec in specs for name in split_names(spec)))
+    _check_request(str(release), module, names, source.options)
+    built = {
+        name: build_rows(
+            module.read,
+            module.FEATURES,
+            source.on_error,
+            paths=("root",),
+            origin=f"{root} {name}",
+            root=root,
+            split=name,
+            **source.options,
+        )
+        for name in names
+    }
+    for spec in specs:
+        if not any(len(built[name].rows) or built[name].skipped for name in split_names(spec)):
             raise UserError(f"{release} in {root}: the split `{spec}` has no rows.")
-    rows = {name: built.rows for name, built in read.items()}
+    rows = {name: each.rows for name, each in built.items()}
     nothing = Dataset.from_dict({name: [] for name in module.FEATURES}, features=module.FEATURES)
     return Splits(
         select_split(rows, train) if train else nothing,
         select_split(rows, validation),
-        tuple(fault for built in read.values() for fault in built.skipped),
+        tuple(fault for each in built.values() for fault in each.skipped),
+    )
+
+
+def _check_request(
+    release: str, module: ReleaseModule, names: list[str], options: Mapping[str, object]
+) -> None:
+    """Refuse options and splits that a release does not have."""
+    accepted = set(inspect.signature(module.read).parameters) - {"faults", "root", "split"}
+    for option in options:
+        if option not in accepted:
+            listed = ", ".join(sorted(accepted)) or "none"
+            raise UserError(f"{release} has no option dataset.options.{option}; it has: {listed}.")
+    for name in names:
+        if name not in module.SPLITS:
+            hint, splits = suggest(name, list(module.SPLITS)), ", ".join(module.SPLITS)
+            raise UserError(f"{release} has no split `{name}`.{hint} It has: {splits}.")
+
+
+def load_vqav2(source: Vqav2) -> Splits:
+    """Load VQAv2 as any other release, or from files given one by one.
+
+    A separate function, because `dataset.train` names files here, not a split.
+
+    Raises:
+        UserError: names the file, the question and the remedy.
+    """
+    if source.root is not None or source.validation.questions is None:
+        return source.as_release().load()
+    named = {"train": source.train} if source.train.questions else {}
+    named |= {"validation": source.validation}
+    files = {f"{name}.{key}": file for name, split in named.items() for key, file in vars(split).items()}
+    for key, file in files.items():
+        if file is None:
+            raise UserError(f"dataset.{key}= is missing, as other files of VQAv2 are given.")
+    built = {
+        name: build_rows(
+            vqav2.read_questions,
+            vqav2.FEATURES,
+            source.on_error,
+            paths=("questions", "annotations"),
+            origin=str(split.questions),
+            **{**vars(split), "image_dir": os.path.realpath(str(split.image_dir))},
+        )
+        for name, split in named.items()
+    }
+    rows = built["validation"].rows
+    return Splits(
+        built["train"].rows if "train" in built else rows.select([]),
+        rows,
+        tuple(fault for each in built.values() for fault in each.skipped),
     )
 
 
@@ -73,7 +127,7 @@ def split_names(spec: str) -> list[str]:
 
 
 def select_split(rows: Mapping[str, Dataset], spec: str) -> Dataset:
-    """Return what `train+val[:90%]` means, in the words of `datasets`.
+    """Return the rows of `train+val[:90%]`, in the syntax of `datasets`.
 
     Raises:
         UserError: it cannot be read.
@@ -91,9 +145,9 @@ def select_split(rows: Mapping[str, Dataset], spec: str) -> Dataset:
     return selected[0] if len(selected) == 1 else concatenate_datasets(selected)
 
 
-def _find(release: str | None) -> Any:
+def _find(release: str | None) -> ReleaseModule:
     known = sorted(module.name for module in pkgutil.iter_modules(releases.__path__))
     if release not in known:
         hint = suggest(release, known) if release else ""
         raise UserError(f"No release dataset.release={release}.{hint} Known: {', '.join(known)}.")
-    return importlib.import_module(f"finetune.data.releases.{release}")
+    return cast(ReleaseModule, importlib.import_module(f"finetune.data.releases.{release}"))

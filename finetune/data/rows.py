@@ -1,7 +1,7 @@
-"""Rows in Arrow: memory-mapped files, so that their number does not matter to memory.
+"""Rows in Arrow: memory-mapped, so memory does not grow with the dataset.
 
-Every source returns `Splits` of rows with the columns `id`, `group`, `image` (or `images`, where an example
-has several) and those its task reads.
+Every source returns `Splits` of rows with the columns `id`, `group`, `image` (or `images`, if an example
+has several) and those that its task reads.
 """
 
 import logging
@@ -9,7 +9,7 @@ import os
 import random
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
@@ -20,18 +20,21 @@ from finetune.errors import UserError
 
 log = logging.getLogger(__name__)
 
-Reader = Callable[..., Iterator[dict[str, Any]]]
-"""`(faults, **arguments)` to rows, a generator; what `faults.skipping` catches is left out."""
+Row = Mapping[str, object]
+"""One row of a source, by column."""
+
+Reader = Callable[..., Iterator[Row]]
+"""`(faults, **arguments)` to rows, as a generator; what `faults.skipping` catches is left out."""
 
 PICTURE = {"bytes": Value("binary"), "path": Value("string")}
-"""The column `image` where pictures lie inside the rows."""
+"""The column `image` if images are inside the rows."""
 
 _BATCH_ROWS, _BATCH_BYTES = 1000, 64 << 20
-"""Rows and bytes at which what was read is written."""
+"""Rows and bytes at which a batch is written."""
 
 
 class Built(NamedTuple):
-    """The rows of one split, and what was left out of it, with the reason."""
+    """The rows of one split, and the faults that were left out."""
 
     rows: Dataset
     skipped: list[str]
@@ -43,7 +46,7 @@ class Splits(NamedTuple):
     train: Dataset
     validation: Dataset
     skipped: tuple[str, ...] = ()
-    """What `on_error=skip` left out of either, with the reason."""
+    """What `on_error=skip` left out of both, with reasons."""
 
 
 def text_features(*columns: str, lists: tuple[str, ...] = ()) -> Features:
@@ -59,20 +62,23 @@ def build_rows(
     on_error: str = "error",
     *,
     paths: tuple[str, ...],
-    **arguments: Any,
+    origin: str = "",
+    **arguments: object,
 ) -> Built:
-    """Write what a reader yields to Arrow, once; the same files give the same rows again from the cache.
+    """Write the rows of a reader to Arrow, once; for the same files they then come from the cache.
 
     Args:
         read: yields rows; gets `faults`, and the arguments by name.
         features: the columns.
         on_error: `error` or `skip`.
         paths: names of the arguments that are files or folders which the reader reads, or tuples of them;
-            their content counts. Not folders of images: images are looked at where the rows name them.
-        arguments: what the rows depend on.
+            their content is part of the cache key. Not folders of images: the images that the rows name
+            are compared one by one.
+        origin: the source as a whole, for messages.
+        arguments: those of the reader; they are part of the cache key.
 
     Returns:
-        The rows, and what was left out, each with its reason.
+        The rows, and what was left out, with reasons.
 
     Raises:
         UserError: names the file and the place in it; or the cache cannot be written.
@@ -80,25 +86,24 @@ def build_rows(
     named = [arguments[name] for name in paths]
     sources = [str(path) for each in named for path in (each if isinstance(each, tuple) else (each,))]
     skip = on_error == "skip"
-    origin = " ".join(str(arguments[name]) for name in ("file", "root", "split") if name in arguments)
     folder = find_cache_dir() / make_key(read, sources, skip, str(features), arguments)
-    found = load_rows(folder)
-    if isinstance(found, str):
+    cached = load_rows(folder)
+    if isinstance(cached, str):
         with lock_rows(folder):
-            found = load_rows(folder)  # another process may have written them meanwhile
-            if isinstance(found, str):
-                _log_reading(origin if sources else "", found)
+            cached = load_rows(folder)  # another process may have written them meanwhile
+            if isinstance(cached, str):
+                _log_reading(origin if sources else "", cached)
                 faults = Faults(skip, origin)
                 rows = _convert(read, faults, features, arguments)
                 store_rows(folder, features, _batch(rows), faults.found, faults.images)
-                found = load_rows(folder)
-                if isinstance(found, str):
-                    raise UserError(f"{origin} changes while it is read ({found}). Start again.")
-    return Built(*found)
+                cached = load_rows(folder)
+                if isinstance(cached, str):
+                    raise UserError(f"{origin} changes while it is read ({cached}). Start again.")
+    return Built(*cached)
 
 
 def _log_reading(origin: str, reason: str) -> None:
-    """Say once where rows are kept; nothing of what is made without files."""
+    """Log once where rows are cached; nothing for rows made without files."""
     if origin and reason:
         log.info("%s: its cached rows are not used because %s; reading it again.", origin, reason)
     elif origin:
@@ -106,44 +111,44 @@ def _log_reading(origin: str, reason: str) -> None:
 
 
 def _convert(
-    read: Reader, faults: Faults, features: Features, arguments: Mapping[str, Any]
+    read: Reader, faults: Faults, features: Features, arguments: Mapping[str, object]
 ) -> Iterator[pa.StructArray]:
-    """Yield the rows as arrays of one; what Arrow cannot hold is a fault at its place in the reader.
+    """Yield the rows as arrays of length one; a value that does not fit is a fault in the reader.
 
     Raises:
-        UserError: whatever the reader raises, with the file and the place.
+        UserError: any exception of the reader, with the file and the place.
     """
     kind = pa.struct(list(features.arrow_schema))
     lists = [name for name, value in features.items() if isinstance(value, List)]
-    seen: set[str] = set()
+    seen: set[object] = set()
 
-    def convert(row: dict[str, Any]) -> pa.StructArray:
+    def convert(row: Row) -> pa.StructArray:
         for name in lists:
             if isinstance(row[name], str | Mapping):  # Arrow would take its letters or keys
                 raise UnusableError(f"`{name}` must be a list, got {str(row[name])[:80]!r}.")
         values = {name: _write_number(row[name], value) for name, value in features.items()}
         array = pa.array([values], type=kind)
         if values["id"] in seen:
-            raise UnusableError(f"id `{values['id']}` stands twice; ids must differ.")
+            raise UnusableError(f"id `{values['id']}` is duplicated; ids must be unique.")
         seen.add(values["id"])
         return array
 
-    reader = cast(Generator[dict[str, Any], None, None], read(faults, **arguments))
+    reader = cast(Generator[Row, None, None], read(faults, **arguments))
     with reading(faults.origin), suppress(StopIteration):
         row = next(reader, None)
         while row is not None:
             try:
                 array = convert(row)
             except Exception as error:
-                # Raised where the reader stands, whose own block knows the place.
+                # Raised inside the block of the reader, which knows the place.
                 row = reader.throw(error)
             else:
                 yield array
                 row = next(reader, None)
 
 
-def _write_number(value: Any, kind: Any) -> Any:
-    """Return a number as text where the column holds text."""
+def _write_number(value: object, kind: object) -> object:
+    """Return a number as text if the column has texts."""
     if kind == Value("string") and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return value
@@ -164,13 +169,13 @@ def _batch(rows: Iterator[pa.StructArray]) -> Iterator[pa.StructArray]:
 
 
 def follow_links(splits: Splits) -> Splits:
-    """Write the paths of images without links, as every reader here does, where a function has not."""
+    """Resolve links in the paths of images of a custom dataset; the readers here resolve them already."""
 
     def follow(rows: Dataset) -> Dataset:
         text, several = Value("string"), List(Value("string"))
         for name, kind in (("image", text), ("images", several)):
             if rows.features.get(name) == kind and any(
-                os.path.realpath(one) != one for one in list_images(rows)
+                os.path.realpath(path) != path for path in list_images(rows)
             ):
                 rows = rows.map(_follow_row, fn_kwargs={"name": name}, desc="Following links")
         return rows
@@ -178,24 +183,23 @@ def follow_links(splits: Splits) -> Splits:
     return splits._replace(train=follow(splits.train), validation=follow(splits.validation))
 
 
-def _follow_row(row: dict[str, Any], name: str) -> dict[str, Any]:
+def _follow_row(row: Mapping[str, str | list[str] | None], name: str) -> Row:
     value = row[name]
-    several = isinstance(value, list)
-    return {
-        name: [os.path.realpath(one) for one in value] if several else value and os.path.realpath(value)
-    }
+    if isinstance(value, list):
+        return {name: [os.path.realpath(path) for path in value]}
+    return {name: value and os.path.realpath(value)}
 
 
 def hold_out(rows: Dataset, fraction: float, seed: int = 0) -> Splits:
-    """Divide rows so that those sharing a picture stay on one side.
+    """Split rows so that those sharing an image are in the same split.
 
     Args:
-        rows: with a column `image` or `images`. Pictures inside the rows count as different ones.
-        fraction: share of the pictures that is held out; at least one, and not all.
-        seed: of the draw.
+        rows: with a column `image` or `images`. Images inside the rows count as different.
+        fraction: share of the images that is held out; at least one image, and not all.
+        seed: of the random choice.
 
     Raises:
-        UserError: fewer than two pictures.
+        UserError: fewer than two images.
     """
     key = "image" if "image" in rows.column_names else "images"
     inside_rows = "bytes" in str(rows.features[key])
@@ -203,24 +207,23 @@ def hold_out(rows: Dataset, fraction: float, seed: int = 0) -> Splits:
     names = sorted(set(images))
     if len(names) < 2:
         raise UserError(
-            "dataset.validation_fraction needs at least two different pictures; "
-            "pass dataset.validation=FILE."
+            "dataset.validation_fraction needs at least two different images; pass dataset.validation=FILE."
         )
     random.Random(seed).shuffle(names)
     count = min(max(1, round(fraction * len(names))), len(names) - 1)
-    held = set(names[:count])
-    outside = [i for i, image in enumerate(images) if image not in held]
-    inside = [i for i, image in enumerate(images) if image in held]
-    return Splits(rows.select(outside), rows.select(inside))
+    held_out = set(names[:count])
+    train = [i for i, image in enumerate(images) if image not in held_out]
+    validation = [i for i, image in enumerate(images) if image in held_out]
+    return Splits(rows.select(train), rows.select(validation))
 
 
 def shared_examples(splits: Splits) -> int:
-    """Count the validation rows that also stand in train: the same picture and the same text."""
+    """Count the validation rows that also stand in train: the same image and the same text."""
     features = splits.train.features
     text = (Value("string"), List(Value("string")))
     keys = [name for name, kind in features.items() if kind in text and name not in {"id", "group"}]
     if not {"image", "images"}.intersection(keys):
-        return 0  # pictures inside the rows: comparing bytes would read the whole data set
+        return 0  # images inside the rows: comparing bytes would read the whole dataset
     seen = {tuple(map(str, row)) for row in zip(*(splits.train[key][:] for key in keys), strict=True)}
     rows = zip(*(splits.validation[key][:] for key in keys), strict=True)
     return sum(tuple(map(str, row)) in seen for row in rows)

@@ -1,32 +1,32 @@
 """A whole split: generate, score, and gather from all processes, no example twice and none lost."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import PartialState
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from finetune import signals
 from finetune.data.batches.collator import Collator
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.errors import UserError
-from finetune.example import Example
-from finetune.generation.generate import Generation, generate_answers
+from finetune.example import Batch, Example, Prompts
+from finetune.generation.generate import answer_batches
+from finetune.generation.options import EvaluationConfig
 from finetune.metrics.metric import Metric, compute_by_group
+from finetune.model.forward import compute_losses, to_device
 from finetune.processes import raise_together, share
 from finetune.tasks.task import Answer, Task
 
 log = logging.getLogger(__name__)
 
-LossFunction = Callable[[nn.Module, dict[str, Tensor]], Tensor]
-"""(model, batch with labels) -> (B,) losses."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,15 @@ class Evaluation:
     """Prediction rows, in the order of the split."""
 
 
+class _Labelled(NamedTuple):
+    """What comes with a batch of prompts."""
+
+    rows: list[dict[str, Any]]
+    """The beginning of each prediction row."""
+    batch: Batch | None
+    """The same images with their first suffix, to compute the loss on."""
+
+
 class _EvaluationCollator:
     """Makes one batch to generate from and, with the same pixels, one to compute the loss on."""
 
@@ -47,17 +56,14 @@ class _EvaluationCollator:
         self.collator = collator
         self.with_loss = with_loss
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+    def __call__(self, examples: Sequence[Example]) -> tuple[Prompts, _Labelled]:
         for example in examples:
             if not example.suffixes:
                 raise UserError(
                     f"Example `{example.id}` has no reference to score against; evaluation needs one."
                 )
         pixels = self.collator.build_pixels(examples)
-        batch: dict[str, Any] = {"prompt": {**self.collator.build_prompt(examples), **pixels}}
-        if self.with_loss:
-            batch["labelled"] = {**self.collator.build_text(examples), **pixels}
-        batch["rows"] = [
+        rows = [
             {
                 "id": example.id,
                 **({"group": example.group} if example.group is not None else {}),
@@ -66,7 +72,8 @@ class _EvaluationCollator:
             }
             for example in examples
         ]
-        return batch
+        batch = self.collator(examples, pixels) if self.with_loss else None
+        return self.collator.build_prompts(examples, pixels), _Labelled(rows, batch)
 
 
 @torch.no_grad()
@@ -74,12 +81,11 @@ def evaluate(
     model: nn.Module,
     dataset: ExampleDataset,
     collator: Collator,
-    tokenizer: PreTrainedTokenizerBase,
     metric: Metric,
-    generation: Generation,
+    options: EvaluationConfig,
     *,
-    compute_loss: LossFunction | None = None,
-    autocast: AbstractContextManager[Any] | None = None,
+    workers: int = 0,
+    autocast: AbstractContextManager[object] | None = None,
 ) -> Evaluation:
     """Score a model over a split; every process takes its share and all return the whole result.
 
@@ -87,20 +93,19 @@ def evaluate(
         model: not wrapped for distribution; left in the mode it came in.
         dataset: the split.
         collator: without a budget: evaluation neither cuts nor drops.
-        tokenizer: the checkpoint's.
         metric: scores the prediction rows.
-        generation: how.
-        compute_loss: losses over the first suffix; null leaves them out.
+        options: their `batch_size`, `loss`, and what generation reads.
+        workers: processes that decode images.
         autocast: context of the forward passes.
 
     Raises:
         UserError: an example has no reference, or not those the metric needs.
     """
     state = PartialState()
-    own = range(state.process_index, len(dataset), state.num_processes)
-    batches = _load_batches(
-        dataset, own, _EvaluationCollator(collator, compute_loss is not None), generation
-    )
+    share_of_rows = range(state.process_index, len(dataset), state.num_processes)
+    collate = _EvaluationCollator(collator, options.loss)
+    batches = _load_batches(dataset, share_of_rows, collate, options.batch_size, workers)
+    autocast = autocast or nullcontext()
     training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -108,38 +113,35 @@ def evaluate(
     losses: list[float] = []
     mistake: str | None = None
     try:
-        with autocast or nullcontext():
-            for batch in batches:
-                prompt = {name: value.to(device) for name, value in batch["prompt"].items()}
-                answers = generate_answers(model, prompt, tokenizer, generation)
-                pairs = zip(batch["rows"], answers, strict=True)
-                rows += [_finish_row(row, answer, dataset.task, metric) for row, answer in pairs]
-                if compute_loss is not None:
-                    labelled = {name: value.to(device) for name, value in batch["labelled"].items()}
-                    losses += compute_loss(model, labelled).tolist()
+        for labelled, answers in answer_batches(model, batches, collator.tokenizer, options, autocast):
+            pairs = zip(labelled.rows, answers, strict=True)
+            rows += [_finish_row(row, answer, dataset.task, metric) for row, answer in pairs]
+            if labelled.batch is not None:
+                with autocast:
+                    losses += compute_losses(model, to_device(labelled.batch, device)).tolist()
     except UserError as error:
         mistake = str(error)
     finally:
         model.train(training)
     raise_together(mistake)
-    rows = _gather(list(zip(own, rows, strict=True)))
+    rows = _gather(list(zip(share_of_rows, rows, strict=True)))
     scores = compute_by_group(metric, rows)
     scores["confidence"] = sum(row["confidence"] for row in rows) / len(rows)
     _count_unfinished(scores, rows)
-    if compute_loss is not None:
-        losses = _gather(list(zip(own, losses, strict=True)))
+    if options.loss:
+        losses = _gather(list(zip(share_of_rows, losses, strict=True)))
         scores["loss"] = sum(losses) / len(losses)
     return Evaluation(scores, rows)
 
 
 def _load_batches(
-    dataset: ExampleDataset, own: range, collate: _EvaluationCollator, generation: Generation
-) -> Iterable[dict[str, Any]]:
+    dataset: ExampleDataset, indices: range, collate: _EvaluationCollator, size: int, workers: int
+) -> Iterable[tuple[Prompts, _Labelled]]:
     """Return the batches of this process, under a bar where standard error is a terminal."""
     loader = DataLoader(
-        Subset(dataset, own),
-        batch_size=generation.batch_size,
-        num_workers=generation.workers,
+        Subset(dataset, indices),
+        batch_size=size,
+        num_workers=workers,
         collate_fn=collate,
         worker_init_fn=signals.ignore_in_worker,
     )
@@ -168,7 +170,7 @@ def _count_unfinished(scores: dict[str, Any], rows: Sequence[Mapping[str, Any]])
         fields["unfinished"] = 100.0 * cut.count(group) / fields["n"]
 
 
-def _gather(own: list[tuple[int, Any]]) -> list[Any]:
+def _gather(pairs: list[tuple[int, T]]) -> list[T]:
     """Put the processes' shares back into the order of the split."""
-    shared = [pair for part in share(own) for pair in part]
+    shared = [pair for part in share(pairs) for pair in part]
     return [value for _, value in sorted(shared, key=lambda pair: pair[0])]

@@ -1,14 +1,14 @@
 """big_vision's beam search over PaliGemma's cache."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from finetune.example import Prompts
+from finetune.model.forward import prefill, step
 
 
 def search_beams(
-    model: Any, batch: Mapping[str, Tensor], *, beams: int, steps: int, end: int, pad: int
+    model: nn.Module, prompts: Prompts, *, beams: int, steps: int, end: int, pad: int
 ) -> tuple[Tensor, Tensor]:
     """Return the ended hypothesis of the highest summed log-probability, without length normalisation.
 
@@ -18,7 +18,7 @@ def search_beams(
 
     Args:
         model: a PaliGemma, with an adapter or without.
-        batch: prompts, padded on the left, and their images.
+        prompts: on the model's device.
         beams: hypotheses that live at once, of each prompt.
         steps: most tokens of an answer, EOS among them.
         end: id of EOS.
@@ -29,21 +29,20 @@ def search_beams(
 
     Source: google-research/big_vision, trainers/proj/paligemma/predict_fns.py (`_beam_decode`).
     """
-    size, device = batch["input_ids"].shape[0], batch["input_ids"].device
-    output = model(**batch, use_cache=True, logits_to_keep=1)
-    cache = output.past_key_values
+    size, device = prompts["input_ids"].shape[0], prompts["input_ids"].device
+    logits, cache = prefill(model, prompts)
     cache.batch_repeat_interleave(beams)
-    mask = batch["attention_mask"].repeat_interleave(beams, 0)
-    logits = output.logits[:, -1].repeat_interleave(beams, 0)
+    mask = prompts["attention_mask"].repeat_interleave(beams, 0)
+    logits = logits.repeat_interleave(beams, 0)
     tokens = torch.full((size, beams, steps), pad, device=device)
     chosen = torch.zeros((size, beams, steps), device=device)
     # One beam of each prompt at first: the others would be the same.
     live = torch.full((size, beams), -torch.inf, device=device)
     live[:, 0] = 0
     best: tuple[Tensor, ...] = (live.new_full((size,), -torch.inf), tokens[:, 0], chosen[:, 0])
-    for step in range(steps):
+    for place in range(steps):
         scores = logits.float().log_softmax(-1).view(size, beams, -1)
-        ended = _end(live, tokens, chosen, scores[..., end], step, end)
+        ended = _end(live, tokens, chosen, scores[..., end], place, end)
         better = ended[0] > best[0]
         best = tuple(
             torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
@@ -53,23 +52,17 @@ def search_beams(
         live, index = (live[..., None] + scores).flatten(1).topk(beams)
         parent, token = index // scores.shape[-1], index % scores.shape[-1]
         tokens, chosen = (_select(table, parent) for table in (tokens, chosen))
-        tokens[..., step], chosen[..., step] = token, scores.flatten(1).gather(1, index)
-        if step + 1 == steps or bool((live[:, 0] < best[0]).all()):
+        tokens[..., place], chosen[..., place] = token, scores.flatten(1).gather(1, index)
+        if place + 1 == steps or bool((live[:, 0] < best[0]).all()):
             break
         cache.reorder_cache((parent + beams * torch.arange(size, device=device)[:, None]).flatten())
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        logits = model(
-            input_ids=token.view(-1, 1),
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-    return best[1][:, : step + 1], best[2][:, : step + 1].exp()
+        logits = step(model, token.flatten(), mask, cache)
+    return best[1][:, : place + 1], best[2][:, : place + 1].exp()
 
 
 def _end(
-    live: Tensor, tokens: Tensor, chosen: Tensor, scores: Tensor, step: int, end: int
+    live: Tensor, tokens: Tensor, chosen: Tensor, scores: Tensor, place: int, end: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """End every beam here, and return the likeliest of each prompt.
 
@@ -78,7 +71,7 @@ def _end(
         tokens: (B, beams, steps).
         chosen: their log-probabilities: (B, beams, steps).
         scores: log-probability of EOS in each beam: (B, beams).
-        step: place of EOS.
+        place: of EOS.
         end: id of EOS.
 
     Returns:
@@ -86,8 +79,8 @@ def _end(
     """
     total, which = (live + scores).max(1)
     ended, ended_chosen = (_select(table, which[:, None])[:, 0] for table in (tokens, chosen))
-    ended[:, step] = end
-    ended_chosen[:, step] = scores.gather(1, which[:, None])[:, 0]
+    ended[:, place] = end
+    ended_chosen[:, place] = scores.gather(1, which[:, None])[:, 0]
     return total, ended, ended_chosen
 
 

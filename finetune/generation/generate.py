@@ -1,103 +1,83 @@
-"""Answers with their confidence, batch by batch; logits are never kept."""
+"""Prompts to answers with their confidence, batch by batch; logits are never kept."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import torch
-from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
+from finetune.example import Prompts
 from finetune.generation.beam import search_beams
+from finetune.generation.options import EvaluationConfig
+from finetune.model.forward import generate_greedily, to_device
 from finetune.tasks.task import Answer
 
 UNKNOWN_LENGTH = 128
 """Tokens of the longest answer where no reference says more, as big_vision's own command line has it."""
 
-
-@dataclass(frozen=True)
-class Generation:
-    """How answers are generated over a split."""
-
-    batch_size: int = 16
-    """Prompts at once."""
-    max_new_tokens: int = 32
-    """Longest answer, EOS among its tokens."""
-    num_beams: int = 1
-    """1 is greedy; more is big_vision's beam search."""
-    workers: int = 0
-    """Processes that decode pictures."""
+T = TypeVar("T")
 
 
-class _ChosenProbability(LogitsProcessor):
-    """Keeps the probability of the greedy choice at each step: (B,) floats, not (B, V) logits."""
+def answer_batches(
+    model: nn.Module,
+    batches: Iterable[tuple[Prompts, T]],
+    tokenizer: PreTrainedTokenizerBase,
+    options: EvaluationConfig,
+    autocast: AbstractContextManager[object],
+) -> Iterator[tuple[T, list[Answer]]]:
+    """Answer one batch of prompts after another.
 
-    def __init__(self) -> None:
-        self.steps: list[Tensor] = []
+    Args:
+        model: in evaluation mode.
+        batches: prompts, each with whatever its answers belong to.
+        tokenizer: the checkpoint's.
+        options: see `generate_answers`.
+        autocast: context of the forward passes, entered for each batch.
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.steps.append(scores.float().softmax(-1).amax(-1))
-        return scores
+    Yields:
+        What came with the prompts, and an answer to each of them.
+    """
+    device = next(model.parameters()).device
+    for prompts, rest in batches:
+        with autocast:
+            answers = generate_answers(model, to_device(prompts, device), tokenizer, options)
+        yield rest, answers
 
 
 @torch.no_grad()
 def generate_answers(
-    model: PreTrainedModel,
-    batch: Mapping[str, Tensor],
-    tokenizer: PreTrainedTokenizerBase,
-    generation: Generation,
+    model: nn.Module, prompts: Prompts, tokenizer: PreTrainedTokenizerBase, options: EvaluationConfig
 ) -> list[Answer]:
     """Generate one answer to each prompt.
 
     Args:
         model: in evaluation mode.
-        batch: `input_ids`, `attention_mask`, `token_type_ids`, padded on the left, and `pixel_values`.
+        prompts: on the model's device.
         tokenizer: the checkpoint's.
-        generation: greedy or beam search, and the longest answer.
+        options: their `num_beams` and `max_new_tokens`.
     """
-    if generation.num_beams > 1:
+    steps = options.max_new_tokens or UNKNOWN_LENGTH
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    if options.num_beams > 1:
         answers, probabilities = search_beams(
-            model,
-            batch,
-            beams=generation.num_beams,
-            steps=generation.max_new_tokens,
-            end=tokenizer.eos_token_id,
-            pad=tokenizer.pad_token_id,
+            model, prompts, beams=options.num_beams, steps=steps, end=end, pad=pad
         )
     else:
-        answers, probabilities = _search_greedily(model, batch, tokenizer, generation)
-    is_end = answers == tokenizer.eos_token_id
+        answers, probabilities = generate_greedily(model, prompts, steps=steps, end=end, pad=pad)
+    is_end = answers == end
     # Tokens up to and including the first EOS.
-    own = is_end.cumsum(1) - is_end.long() == 0
-    confidences = (probabilities * own).sum(1) / own.sum(1)
+    spoken = is_end.cumsum(1) - is_end.long() == 0
+    confidences = (probabilities * spoken).sum(1) / spoken.sum(1)
     return [
-        _read_answer(row[mask & ~end], values[mask & ~end].tolist(), confidence, tokenizer)._replace(
-            unfinished=not bool(end.any())
+        _read_answer(row[mask & ~ends], values[mask & ~ends].tolist(), confidence, tokenizer)._replace(
+            unfinished=not bool(ends.any())
         )
-        for row, values, mask, end, confidence in zip(
-            answers, probabilities, own, is_end, confidences.tolist(), strict=True
+        for row, values, mask, ends, confidence in zip(
+            answers, probabilities, spoken, is_end, confidences.tolist(), strict=True
         )
     ]
-
-
-def _search_greedily(
-    model: PreTrainedModel,
-    batch: Mapping[str, Tensor],
-    tokenizer: PreTrainedTokenizerBase,
-    generation: Generation,
-) -> tuple[Tensor, Tensor]:
-    """Return the likeliest token at each step, and its probability: (B, new tokens) each."""
-    recorder = _ChosenProbability()
-    sequences = model.generate(
-        **batch,
-        max_new_tokens=generation.max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        logits_processor=LogitsProcessorList([recorder]),
-    )
-    return sequences[:, batch["input_ids"].shape[1] :], torch.stack(recorder.steps, dim=1)
 
 
 def _read_answer(

@@ -18,7 +18,7 @@ from finetune.assembly.custom import instantiate
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import build_evaluator
 from finetune.assembly.examples import build_collators, build_validation, check_validation
-from finetune.assembly.finished import load_trained, point_at_result
+from finetune.assembly.finished import load_trained, resolve_finished_run
 from finetune.assembly.pictures import write_pictures
 from finetune.assembly.results import format_scores
 from finetune.assembly.sources import build_source, build_task, load_splits, record_data
@@ -50,7 +50,7 @@ def run(config: Evaluate, launch: Launch) -> None:
     if config.run is None:
         on_main(lambda: folder.check(resume=False, overwrite=config.overwrite))
     read_metrics(folder.metrics if config.run else None)
-    point_at_result(config, folder)
+    config = resolve_finished_run(config, folder)
     checkpoint = load_config(config.model.path, config.model.revision, config.model.resolution)
     processor = load_processor(config.model.path, config.model.revision)
     _, collator = build_collators(config, processor)
@@ -67,7 +67,7 @@ def run(config: Evaluate, launch: Launch) -> None:
         launch = record_data(launch, task)
         on_main(lambda: open_folder(folder, config, launch))
     log.info("%s", describe_run(config, folder.root, None, validation))
-    evaluation = build_evaluator(config, validation, collator, processor, metric)(model)
+    evaluation = build_evaluator(config, validation, collator, metric)(model)
     for doubt in find_doubts(metric, evaluation.rows, evaluation.scores):
         if doubt.level != Level.note:
             log.warning("warning: %s", doubt.text)

@@ -15,7 +15,7 @@ from huggingface_hub import try_to_load_from_cache
 from finetune.assembly.custom import instantiate
 from finetune.assembly.describe import describe_run
 from finetune.assembly.examples import build_collators, build_train, build_validation, check_validation
-from finetune.assembly.model import prepare_model, quantization
+from finetune.assembly.model import freeze_and_adapt, half_dtype
 from finetune.assembly.sources import build_task, load_splits
 from finetune.assembly.trainer import divide_run_batch
 from finetune.config.jobs import Plan
@@ -42,9 +42,10 @@ def run(config: Plan, launch: Launch) -> None:
     if checkpoint is None:
         checkpoint = load_config(model.path, model.revision, model.resolution)
     base = build_meta_model(checkpoint, getattr(torch, model.dtype))
-    learner = prepare_model(config, base)
+    half = half_dtype(config.trainer)
+    learner = freeze_and_adapt(base, model, config.freeze, config.peft, half, config.adapter)
     print(printable(f"{model.path}, {checkpoint.vision_config.image_size} pixels"))
-    print(format_table(count_parameters(learner, planned=quantization(config))), flush=True)
+    print(format_table(count_parameters(learner, planned=config.peft)), flush=True)
     print(printable(_describe_data(config)))
 
 
@@ -65,7 +66,7 @@ def _describe_data(config: Plan) -> str:
 
     trainer = config.trainer
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    size, accumulation = divide_run_batch(config, processes)
+    size, accumulation = divide_run_batch(trainer, processes)
     batch, examples = size * accumulation * processes, len(train)
     steps = count_steps(examples, batch, trainer.num_train_epochs, trainer.max_steps)
     return (

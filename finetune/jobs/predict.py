@@ -8,23 +8,23 @@ exit code 2.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import nn
 from transformers import PaliGemmaProcessor
 
-from finetune.assembly.finished import load_trained, point_at_result
+from finetune.assembly.finished import load_trained, resolve_finished_run
 from finetune.assembly.mask_codec import find_mask_vae
 from finetune.assembly.model import half_precision
 from finetune.assembly.pixels import choose_antialias
 from finetune.codecs.objects import ObjectReader
 from finetune.config.jobs import Predict
 from finetune.data.batches.collator import Collator
-from finetune.data.images import PICTURE_SUFFIXES, load_image, read_size
+from finetune.data.images import IMAGE_SUFFIXES, Picture
 from finetune.errors import UserError, print_json
 from finetune.example import Example, PredictionRow
-from finetune.generation.generate import UNKNOWN_LENGTH, Generation, generate_answers
+from finetune.generation.generate import answer_batches
 from finetune.model.load import load_config, load_processor
 from finetune.report.draw import draw_prediction
 from finetune.run.files import explain_disk_errors
@@ -48,15 +48,12 @@ def run(config: Predict, launch: Launch) -> None:
     names = (
         None if config.out is None else name_pictures(files, Path(str(config.picture)), Path(config.out))
     )
-    point_at_result(config, folder)
+    config = resolve_finished_run(config, folder)
     reader = build_reader(config, folder)
     processor = load_processor(config.model.path, config.model.revision)
     model = load_trained(config, load_config(config.model.path, config.model.revision, None))
     broken: list[str] = []
-    size = config.evaluation.batch_size
-    for start in range(0, len(files), size):
-        examples = _decode(config, files[start : start + size], broken)
-        answers = ask(config, model, processor, examples) if examples else []
+    for examples, answers in ask(config, model, processor, files, broken):
         for example, answer in zip(examples, answers, strict=True):
             row = build_row(example, answer, reader)
             print_json(row)
@@ -70,20 +67,18 @@ def run(config: Predict, launch: Launch) -> None:
 
 
 def ask(
-    config: Predict, model: nn.Module, processor: PaliGemmaProcessor, examples: Sequence[Example]
-) -> list[Answer]:
-    """Generate one answer to each example."""
-    collator, options = Collator(processor, resize=config.image.resize), config.evaluation
-    generation = Generation(
-        max_new_tokens=options.max_new_tokens or UNKNOWN_LENGTH,
-        num_beams=options.num_beams,
-        batch_size=options.batch_size,
-    )
-    device = next(model.parameters()).device
-    batch = {**collator.build_prompt(examples), **collator.build_pixels(examples)}
-    with half_precision(config):
-        on_device = {name: value.to(device) for name, value in batch.items()}
-        return generate_answers(model, on_device, processor.tokenizer, generation)
+    config: Predict,
+    model: nn.Module,
+    processor: PaliGemmaProcessor,
+    files: Sequence[Path],
+    broken: list[str],
+) -> Iterator[tuple[list[Example], list[Answer]]]:
+    """Yield images and an answer to each, batch by batch; see `_decode` for `broken`."""
+    collator, size = Collator(processor, resize=config.image.resize), config.evaluation.batch_size
+    parts = (_decode(config, files[start : start + size], broken) for start in range(0, len(files), size))
+    batches = ((collator.build_prompts(examples), examples) for examples in parts if examples)
+    autocast = half_precision(config.trainer)
+    return answer_batches(model, batches, collator.tokenizer, config.evaluation, autocast)
 
 
 def _decode(config: Predict, files: Sequence[Path], broken: list[str]) -> list[Example]:
@@ -92,7 +87,7 @@ def _decode(config: Predict, files: Sequence[Path], broken: list[str]) -> list[E
     examples = []
     for file in map(str, files):
         try:
-            image = load_image(file, "predict", as_stored=antialias is not None)
+            image = Picture(file, "predict").load(as_stored=antialias is not None)
         except UserError as error:
             broken.append(str(error).removeprefix("predict: "))
             continue
@@ -115,9 +110,9 @@ def find_pictures(image: str | None) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"No picture {image}. Paths are relative to the current folder.")
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        raise UserError(f"{image} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))}).")
+        raise UserError(f"{image} holds no picture ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     return found
 
 
@@ -130,7 +125,7 @@ def check_headers(files: Sequence[Path]) -> None:
     faults = []
     for file in map(str, files):
         try:
-            read_size(file, "predict")
+            Picture(file, "predict").size()
         except UserError as error:
             faults.append(str(error).removeprefix("predict: "))
     if faults:

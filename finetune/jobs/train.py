@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from torch import nn
-from transformers import PaliGemmaConfig, PrinterCallback, ProgressCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback
 
 from finetune import signals
 from finetune.assembly.answers import settle_longest_answer
@@ -23,7 +23,7 @@ from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import LastEvaluations, build_evaluator
 from finetune.assembly.examples import build_collators, build_train, build_validation, check_validation
 from finetune.assembly.mask_codec import keep_mask_vae
-from finetune.assembly.model import load_base, prepare_model
+from finetune.assembly.model import build_learner
 from finetune.assembly.pictures import write_pictures
 from finetune.assembly.results import (
     describe_result,
@@ -44,18 +44,14 @@ from finetune.assembly.trainer import (
     build_arguments,
     build_metric,
     part_weights,
-    tower_rates,
 )
 from finetune.config.jobs import Train
-from finetune.config.schema import Strategy
 from finetune.data.batches.collator import Collator
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.errors import UserError
+from finetune.generation.options import EvaluateWhen
 from finetune.metrics.metric import Metric
-from finetune.model.dropout import drop_residual_branches
-from finetune.model.freeze import checkpoint_activations, run_frozen_tower_without_graph
 from finetune.model.load import load_config, load_processor
-from finetune.model.table import count_parameters, format_table
 from finetune.processes import on_main
 from finetune.run.checkpoints import Checkpoint, list_checkpoints
 from finetune.run.environment import describe_environment
@@ -98,9 +94,9 @@ def run(config: Train, launch: Launch) -> None:
     if config.resume:
         on_main(lambda: check_same_settings(folder.config, launch.recipe))
 
-    model = build_learner(config, checkpoint)
-    evaluate = LastEvaluations(build_evaluator(config, validation, evaluation_collator, processor, metric))
-    trainer = build_trainer(config, folder, model, collator, train, evaluate, metric)
+    learner = build_learner(config, checkpoint, processor)
+    evaluate = LastEvaluations(build_evaluator(config, validation, evaluation_collator, metric))
+    trainer = build_trainer(config, learner.model, collator, train, evaluate, metric)
     # Everything that can refuse its settings has read them; only now is an older run deleted.
     trainer.check_settings()
     texts = on_main(lambda: open_folder(folder, config, launch, dropped))
@@ -111,12 +107,12 @@ def run(config: Train, launch: Launch) -> None:
         set_up_logging(folder.log)
         warn_of_shared_examples(splits)
         log.info("%s", describe_run(config, folder.root, train, validation))
-        log.info("%s", format_table(count_parameters(model)))
+        log.info("%s", learner.table)
         log.info("%s", describe_steps(trainer, validation))
         train_or_stop(trainer, start, config, folder, launch)
         result = describe_result(trainer)
         log.info("the result is %s", result["why"])
-        result["sha256"] = on_main(lambda: save_result(trainer.model, processor, config, folder))
+        result["sha256"] = on_main(lambda: save_result(trainer.model, learner.processor, config, folder))
         evaluation = evaluate(trainer.model, result["step"])
         tracker.report(evaluation.scores)
         measured = measure_training(trainer)
@@ -136,17 +132,6 @@ def describe_steps(trainer: PaliGemmaTrainer, validation: ExampleDataset) -> str
         f"{len(trainer.train_dataset)} train and {len(validation)} validation examples, batch "
         f"{trainer.global_batch}, {trainer.args.max_steps} steps"
     )
-
-
-def build_learner(config: Train, checkpoint: PaliGemmaConfig) -> nn.Module:
-    """Load the base, freeze what is frozen, and add what is adapted; the seed decides what is drawn."""
-    set_seed(config.seed)
-    model = prepare_model(config, load_base(config, checkpoint))
-    drop_residual_branches(model, config.model.llm_dropout)
-    run_frozen_tower_without_graph(model)
-    if config.trainer.activation_checkpointing:
-        checkpoint_activations(model)
-    return model
 
 
 def warn_of_idle_gpus(launch: Launch) -> None:
@@ -187,7 +172,6 @@ def open_folder(
 
 def build_trainer(
     config: Train,
-    folder: RunFolder,
     model: nn.Module,
     collator: Collator,
     train: ExampleDataset,
@@ -202,17 +186,16 @@ def build_trainer(
         log.info("step %d/%d  validation  %s", step, trainer.args.max_steps, format_scores(scores))
         return {name: value for name, value in scores.items() if not isinstance(value, dict)}
 
-    arguments = build_arguments(config, folder, metric, len(train))
+    arguments = build_arguments(config.trainer, config.evaluation, config.seed, metric, len(train))
     trainer = PaliGemmaTrainer(
         model,
         arguments,
         collator,
         train,
-        loss_average=config.trainer.loss.average,
-        label_smoothing=config.trainer.loss.label_smoothing,
-        towers=tower_rates(config),
+        loss=config.trainer.loss,
+        towers=config.trainer.towers,
         parts=part_weights(config, train),
-        evaluate_split=evaluate_split if config.evaluation.strategy != Strategy.no else None,
+        evaluate_split=evaluate_split if config.evaluation.strategy != EvaluateWhen.no else None,
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)

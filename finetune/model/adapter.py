@@ -143,7 +143,7 @@ def continue_adapter(model: PeftModel, path: str, bits: int = 16) -> None:
     _fill(model, adapter)
 
 
-def _check_base(model: Any, adapter: TrainedAdapter, bits: int) -> None:
+def _check_base(model: PaliGemmaForConditionalGeneration, adapter: TrainedAdapter, bits: int) -> None:
     """Refuse an adapter of another resolution; warn of one of another checkpoint or precision."""
     path = adapter.path
     trained = _trained_resolution(Path(path))

@@ -1,16 +1,18 @@
 """Modules that learn in full beside the adapters: `peft.modules_to_save`, of which PEFT makes copies."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
+from transformers import PaliGemmaForConditionalGeneration
 
 from finetune.errors import UserError, suggest
 
 _KEY = "peft.modules_to_save"
 
 
-def find_copied_modules(model: Any, names: Sequence[str], targets: Sequence[str]) -> list[str]:
+def find_copied_modules(
+    model: PaliGemmaForConditionalGeneration, names: Sequence[str], targets: Sequence[str]
+) -> list[str]:
     """Return the full names of the modules to copy.
 
     Args:
@@ -42,13 +44,13 @@ def find_copied_modules(model: Any, names: Sequence[str], targets: Sequence[str]
     return list(found)
 
 
-def ties_embedding(model: Any, copied: Sequence[str]) -> bool:
+def ties_embedding(model: PaliGemmaForConditionalGeneration, copied: Sequence[str]) -> bool:
     """Whether one of the copied modules is an embedding that `lm_head` shares its weights with."""
     embedding = model.get_input_embeddings()
     return _is_tied(model) and any(model.get_submodule(name) is embedding for name in copied)
 
 
-def _is_tied(model: Any) -> bool:
+def _is_tied(model: PaliGemmaForConditionalGeneration) -> bool:
     return bool(model.config.tie_word_embeddings)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 
 def drop_residual_branches(model: nn.Module, share: float) -> None:
@@ -21,7 +22,9 @@ def drop_residual_branches(model: nn.Module, share: float) -> None:
     """
     if share == 0:
         return
-    gemma: Any = next(module for name, module in model.named_modules() if name.endswith("language_model"))
+    gemma: PreTrainedModel = next(
+        module for name, module in model.named_modules() if name.endswith("language_model")
+    )
     for layer in gemma.layers:
         # Gemma 1 calls the norm before its MLP `post_attention_layernorm` too.
         has_norms_behind = hasattr(layer, "post_feedforward_layernorm")

@@ -5,21 +5,27 @@ smaller than 1/256 of the weight is rounded away, so that at 1e-5 hardly any mat
 """
 
 import logging
-from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import nn
+from transformers import PaliGemmaForConditionalGeneration
 
 from finetune.errors import UserError
-from finetune.model.freeze import FreezePolicy, count_layers
+from finetune.model.freeze import count_layers
+from finetune.model.options import FreezePolicy
 
 log = logging.getLogger(__name__)
 
 _SHOWN = 5
 
 
-def store_by_policy(model: Any, policy: FreezePolicy, learning: torch.dtype, frozen: torch.dtype) -> None:
+def store_by_policy(
+    model: PaliGemmaForConditionalGeneration,
+    policy: FreezePolicy,
+    learning: torch.dtype,
+    frozen: torch.dtype,
+) -> None:
     """Store the weights of a model that learns in full: what learns in one format, the rest in another.
 
     The weights have to be loaded in the wider format: those that learn start unrounded, and those of a
@@ -81,7 +87,9 @@ def assert_learning(model: nn.Module, dtype: torch.dtype) -> None:
     ]
     if wrong:
         raise RuntimeError(f"{len(wrong)} learning parameters are not {dtype}: {', '.join(wrong[:_SHOWN])}")
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: PaliGemmaForConditionalGeneration = (
+        model.get_base_model() if isinstance(model, PeftModel) else model
+    )
     if base.config.tie_word_embeddings:
         embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
         if embedding.weight is not head.weight:

@@ -1,8 +1,7 @@
 """A checkpoint from the Hub or a folder, checked before its weights are read."""
 
-import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,12 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Pal
 
 from finetune.errors import UserError
 from finetune.model.lora import Quantization
-from finetune.model.tiny import TINY_BASE
+from finetune.strict_json import parse_json
 
 log = logging.getLogger(__name__)
+
+TINY_BASE = Path(__file__).resolve().parents[1] / "assets" / "tiny"
+"""The base shipped with the package, which `scripts/pretrain_tiny` makes."""
 
 LONGER_THAN_ANY_SEQUENCE = 2**24
 """Tokens; a window of this length hides nothing."""
@@ -75,7 +77,7 @@ def read_object(file: Path) -> dict[str, Any]:
         UserError: it does not.
     """
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = parse_json(file.read_bytes())
     except (ValueError, OSError) as error:
         raise UserError(f"{file} is not JSON ({error}). Copy or download it again.") from error
     if not isinstance(raw, dict):
@@ -245,7 +247,7 @@ def _refuse_pickles(folder: Path) -> None:
         )
 
 
-def _check_all_loaded(path: str, info: dict[str, Any]) -> None:
+def _check_all_loaded(path: str, info: Mapping[str, Iterable[Any]]) -> None:
     """Check that file and model have the same weights; transformers leaves tied ones and buffers out.
 
     Raises:

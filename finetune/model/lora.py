@@ -4,7 +4,7 @@ PEFT and bitsandbytes accept wrong names in silence, so everything is read back 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import bitsandbytes as bnb
 import torch
@@ -15,22 +15,9 @@ from transformers import BitsAndBytesConfig, PaliGemmaForConditionalGeneration
 
 from finetune.errors import UserError, suggest
 from finetune.model.copies import find_copied_modules, ties_embedding
-from finetune.model.freeze import TOWERS, FreezePolicy, count_layers, tower_of
-
-
-@dataclass(frozen=True)
-class AdapterSettings:
-    """A LoRA adapter; the fields are those of `peft.LoraConfig`, except that targets are short names."""
-
-    r: int = 8
-    lora_alpha: float = 8.0
-    lora_dropout: float = 0.0
-    target_modules: Sequence[str] = (
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
-    )  # fmt: skip
-    modules_to_save: Sequence[str] = ()
-    use_dora: bool = False
-    use_rslora: bool = False
+from finetune.model.freeze import count_layers
+from finetune.model.options import FreezePolicy, PeftConfig
+from finetune.model.towers import Tower
 
 
 @dataclass(frozen=True)
@@ -38,34 +25,26 @@ class Quantization:
     """Weights stored in 4 bits (NF4) or 8 (LLM.int8).
 
     Args:
-        bits: 4 or 8.
-        towers: whose linear layers; never `lm_head`.
-        double_quant: quantise NF4's scales too.
+        options: their `bits`, `quantize` and `double_quant`; `bits` is not 16.
         compute_dtype: format of the products.
     """
 
-    bits: int = 4
-    towers: Sequence[str] = field(default=("language_model",))
-    double_quant: bool = True
+    options: PeftConfig
     compute_dtype: torch.dtype = torch.bfloat16
 
     def to_config(self) -> BitsAndBytesConfig:
         """Return what `from_pretrained` takes."""
         # transformers matches these from the start of a module's full name: `vision_tower` alone
         # would skip nothing.
-        skipped = [f".*{tower}" for tower in TOWERS if tower not in self.towers]
+        skipped = [f".*{tower}" for tower in Tower if tower not in self.options.quantize]
         return BitsAndBytesConfig(
-            load_in_4bit=self.bits == 4,
-            load_in_8bit=self.bits == 8,
+            load_in_4bit=self.options.bits == 4,
+            load_in_8bit=self.options.bits == 8,
             bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=self.double_quant,
+            bnb_4bit_use_double_quant=self.options.double_quant,
             bnb_4bit_compute_dtype=self.compute_dtype,
             llm_int8_skip_modules=[*skipped, ".*lm_head"],
         )
-
-    def selects(self, name: str) -> bool:
-        """Whether a linear layer is quantised, by its full name."""
-        return "lm_head" not in name and tower_of(name) in self.towers
 
     def assert_on(self, model: nn.Module) -> None:
         """Read the quantisation back from the loaded model.
@@ -76,14 +55,14 @@ class Quantization:
         for name, module in model.named_modules():
             if not isinstance(module, nn.Linear):
                 continue
-            wanted = self.selects(name)
-            kind = bnb.nn.Linear4bit if self.bits == 4 else bnb.nn.Linear8bitLt
+            wanted = self.options.quantizes(name)
+            kind = bnb.nn.Linear4bit if self.options.bits == 4 else bnb.nn.Linear8bitLt
             if isinstance(module, kind) != wanted:
                 raise RuntimeError(f"{name}: quantised={not wanted}, asked for {wanted}")
             if isinstance(module, bnb.nn.Linear4bit):
                 state = module.weight.quant_state
                 found = (module.compute_dtype, state.quant_type, state.nested)
-                if found != (self.compute_dtype, "nf4", self.double_quant):
+                if found != (self.compute_dtype, "nf4", self.options.double_quant):
                     raise RuntimeError(f"{name}: computes in {found}, asked for {self}")
 
     def keep_gradients_on_cpu(self, model: nn.Module) -> None:
@@ -139,7 +118,7 @@ def find_targets(
 
 
 def add_adapter(
-    model: PaliGemmaForConditionalGeneration, policy: FreezePolicy, settings: AdapterSettings
+    model: PaliGemmaForConditionalGeneration, policy: FreezePolicy, options: PeftConfig
 ) -> PeftModel:
     """Freeze the base and put an adapter beside each chosen layer.
 
@@ -150,17 +129,17 @@ def add_adapter(
         UserError: see `find_targets` and `find_copied_modules`.
         RuntimeError: PEFT adapted other layers than asked.
     """
-    targets = find_targets(model, policy, settings.target_modules)
-    copied = find_copied_modules(model, settings.modules_to_save, targets)
+    targets = find_targets(model, policy, options.target_modules)
+    copied = find_copied_modules(model, options.modules_to_save, targets)
     config = LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
+        r=options.r,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=options.lora_dropout,
         target_modules=targets,
         modules_to_save=copied or None,
         ensure_weight_tying=ties_embedding(model, copied),
-        use_dora=settings.use_dora,
-        use_rslora=settings.use_rslora,
+        use_dora=options.use_dora,
+        use_rslora=options.use_rslora,
         task_type="CAUSAL_LM",
     )
     adapted = get_peft_model(model, config)

@@ -8,21 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from finetune.example import IGNORED
-
-
-def supervised_positions(labels: Tensor) -> Tensor:
-    """Return where a logit is needed: one position before each label.
-
-    Args:
-        labels: (B, T) int64, `IGNORED` where nothing is learnt.
-
-    Returns:
-        (B, T) bool for the model's `logits_to_keep`; the last column is False.
-    """
-    keep = torch.zeros_like(labels, dtype=torch.bool)
-    keep[:, :-1] = labels[:, 1:] != IGNORED
-    return keep
+from finetune.example import Batch
 
 
 def compute_token_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -42,29 +28,32 @@ def compute_token_losses(logits: Tensor, targets: Tensor, label_smoothing: float
 
 
 def compute_example_losses(
-    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, *, mean: bool = True
+    logits: Tensor,
+    targets: Tensor,
+    segments: Tensor,
+    examples: int,
+    label_smoothing: float = 0.0,
+    *,
+    mean: bool = True,
 ) -> Tensor:
-    """Return the loss of each example: (B,), nats; 0 for one without a label.
+    """Return the loss of each example: (examples,), nats; 0 for one without a supervised token.
 
     Args:
-        logits: (N, V) at `supervised_positions(labels)`, in row-major order.
-        labels: (B, T).
+        logits: (N, V) at the supervised positions.
+        targets: (N,) int64.
+        segments: (N,) int64, the example that each of them belongs to.
+        examples: number of examples.
         label_smoothing: see `compute_token_losses`.
         mean: over the example's tokens; otherwise their sum.
     """
-    keep = labels[:, 1:] != IGNORED
-    losses = compute_token_losses(logits, labels[:, 1:][keep], label_smoothing)
-    totals = losses.new_zeros(len(labels)).index_add(0, keep.nonzero()[:, 0], losses)
-    return totals / keep.sum(1).clamp(min=1) if mean else totals
+    losses = compute_token_losses(logits, targets, label_smoothing)
+    totals = losses.new_zeros(examples).index_add(0, segments, losses)
+    if not mean:
+        return totals
+    counts = segments.new_zeros(examples).index_add(0, segments, torch.ones_like(segments))
+    return totals / counts.clamp(min=1)
 
 
-def count_items(labels: Tensor, average: str) -> Tensor:
-    """Return what the summed loss is divided by: examples, or supervised tokens.
-
-    Args:
-        labels: (B, T).
-        average: `example` or `token`.
-    """
-    if average == "example":
-        return torch.tensor(len(labels), device=labels.device)
-    return (labels[:, 1:] != IGNORED).sum()
+def count_items(batch: Batch, average: str) -> int:
+    """Return what the summed loss is divided by: the number of examples, or of supervised tokens."""
+    return len(batch["ids"] if average == "example" else batch["targets"])

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from finetune.model.freeze import TOWERS, tower_of
-from finetune.model.lora import Quantization
+from finetune.model.options import PeftConfig
+from finetune.model.towers import Tower, tower_of
 
 
 @dataclass
@@ -25,14 +25,14 @@ class TowerCount:
     """Of what learns."""
 
 
-def count_parameters(model: nn.Module, planned: Quantization | None = None) -> dict[str, TowerCount]:
+def count_parameters(model: nn.Module, planned: PeftConfig | None = None) -> dict[str, TowerCount]:
     """Count the parameters of each tower; shared ones once.
 
     Args:
         model: with or without adapters; may lie on the meta device.
-        planned: quantisation that the weights would be loaded with, where they are not loaded.
+        planned: says how the weights would be stored, where they are not loaded.
     """
-    counts = {tower: TowerCount() for tower in TOWERS}
+    counts: dict[str, TowerCount] = {tower: TowerCount() for tower in Tower}
     for name, parameter in model.named_parameters():
         count = counts[tower_of(name)]
         size, quantized = _size(parameter)
@@ -41,7 +41,7 @@ def count_parameters(model: nn.Module, planned: Quantization | None = None) -> d
         else:
             count.parameters += size
             count.quantized += size if quantized else 0
-            if planned is not None and _is_linear_weight(name, parameter) and planned.selects(name):
+            if planned is not None and _is_linear_weight(name, parameter) and planned.quantizes(name):
                 count.quantized += size
                 count.dtypes |= {"nf4" if planned.bits == 4 else "int8"}
             else:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from finetune.errors import UserError
 from finetune.run.lock import MARKER
+from finetune.strict_json import parse_json
 
 _FULL = 1 << 20
 """Bytes left on a disk that counts as full once something could not be written."""
@@ -44,7 +45,7 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing or is not JSON any more.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: expected the JSON that the run wrote, but it cannot be read ({error}). Restore the "

@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from signal import Signals
-from typing import Any
+from typing import Never
 
 import torch
 from tqdm import tqdm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetune import signals
 from finetune.processes import share
@@ -36,10 +36,16 @@ class Progress(TrainerCallback):
 
     def __init__(self, global_batch: int) -> None:
         self.global_batch = global_batch
-        self._bar: Any = None
+        self._bar: tqdm[Never] | None = None
         self._since = (time.monotonic(), 0)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Open the bar where the run (re)starts; none where standard error is a file."""
         self._since = (time.monotonic(), state.global_step)
         if state.is_world_process_zero:
@@ -47,7 +53,13 @@ class Progress(TrainerCallback):
                 total=state.max_steps, initial=state.global_step, desc="train", unit="step", disable=None
             )
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Move the bar, and have the last step logged, however few steps there are."""
         if state.global_step >= state.max_steps:
             control.should_log = True
@@ -56,11 +68,11 @@ class Progress(TrainerCallback):
 
     def on_log(
         self,
-        args: Any,
-        state: Any,
-        control: Any,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
         logs: dict[str, float] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         """Write one line: loss, learning rate, speed, memory."""
         if not state.is_world_process_zero or not logs or "loss" not in logs:
@@ -80,7 +92,13 @@ class Progress(TrainerCallback):
             peak_memory_gib(),
         )
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Leave the evaluation's time out of the next line's speed."""
         self._since = (time.monotonic(), state.global_step)
 
@@ -114,7 +132,13 @@ class StopOnSignal(TrainerCallback):
         ):
             yield
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Save after this step. Its evaluation, where it has one, comes first."""
         if self._agree():
             control.should_save = True
@@ -122,7 +146,13 @@ class StopOnSignal(TrainerCallback):
 
     on_evaluate = on_step_end
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Stop: what the signal asks for has just been saved."""
         if self._agree():
             control.should_training_stop = True
@@ -150,14 +180,20 @@ class StopWithoutImprovement(TrainerCallback):
         self.field = field
         self.sign = 1 if greater_is_better else -1
 
-    def is_exhausted(self, history: Sequence[Mapping[str, Any]]) -> bool:
+    def is_exhausted(self, history: Sequence[Mapping[str, float]]) -> bool:
         """Return whether the last evaluations of a history were no better than one before them."""
         best, waited = -float("inf"), 0
         for value in (self.sign * entry[self.field] for entry in history if self.field in entry):
             best, waited = (value, 0) if value > best else (best, waited + 1)
         return waited >= self.patience
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Stop here if this was the last evaluation to wait for."""
         if self.is_exhausted(state.log_history):
             control.should_training_stop = True

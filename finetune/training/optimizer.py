@@ -1,26 +1,26 @@
 """Parameter groups: learning rate and weight decay by tower."""
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from torch import nn
 
-from finetune.model.freeze import tower_of
+from finetune.model.towers import Tower, tower_of
+from finetune.training.options import TowerOptimizer, TowerOptimizers
 
 
-@dataclass(frozen=True)
-class TowerRates:
-    """Exceptions for one tower; null takes the run's value."""
+class ParameterGroup(TypedDict):
+    """Learning parameters that share a learning rate and a weight decay."""
 
-    learning_rate: float | None = None
-    weight_decay: float | None = None
+    name: str
+    params: list[nn.Parameter]
+    lr: float
+    weight_decay: float
 
 
 def build_parameter_groups(
-    model: nn.Module, learning_rate: float, weight_decay: float, towers: Mapping[str, TowerRates]
-) -> list[dict[str, Any]]:
+    model: nn.Module, learning_rate: float, weight_decay: float, towers: TowerOptimizers
+) -> list[ParameterGroup]:
     """Group the learning parameters for an optimiser.
 
     Args:
@@ -31,16 +31,16 @@ def build_parameter_groups(
         towers: exceptions by tower.
 
     Returns:
-        Groups with `name`, `params`, `lr`, `weight_decay`, in the order of the model.
+        The groups, in the order of the model.
     """
-    members: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+    members: dict[tuple[Tower, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_matrix = parameter.ndim >= 2 and "position_embedding" not in name
             members[tower_of(name), is_matrix].append(parameter)
-    groups = []
+    groups: list[ParameterGroup] = []
     for (tower, is_matrix), parameters in members.items():
-        rates = towers.get(tower, TowerRates())
+        rates: TowerOptimizer = getattr(towers, tower)
         decay = weight_decay if rates.weight_decay is None else rates.weight_decay
         rate = learning_rate if rates.learning_rate is None else rates.learning_rate
         groups.append(

@@ -7,23 +7,25 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerControl, TrainingArguments, get_scheduler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments, get_scheduler
 
 from finetune import signals
 from finetune.data.batches.collator import Collator
 from finetune.data.batches.order import ExampleStream
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.errors import UserError
-from finetune.model.loss import compute_example_losses, count_items, supervised_positions
+from finetune.example import Batch
+from finetune.model.forward import compute_losses
+from finetune.model.loss import count_items
 from finetune.model.weights import load_weights
 from finetune.processes import raise_together, share
 from finetune.run.checkpoints import Checkpoint, find_damage, rotate, seal
-from finetune.training.optimizer import TowerRates, build_parameter_groups
+from finetune.training.optimizer import build_parameter_groups
+from finetune.training.options import LossAverage, LossConfig, TowerOptimizers
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +41,7 @@ class PaliGemmaTrainer(Trainer):
         args: with `max_steps` set.
         data_collator: makes the batches.
         train_dataset: the examples.
-        loss_average: `example` or `token`.
-        label_smoothing: the paper's.
+        loss: how it is averaged and smoothed.
         towers: exceptions to learning rate and weight decay.
         parts: of a mixture: name -> number of examples and weight, in the order of the split.
         evaluate_split: scores the model at a step; called by all processes at once.
@@ -55,17 +56,15 @@ class PaliGemmaTrainer(Trainer):
         data_collator: Collator,
         train_dataset: ExampleDataset,
         *,
-        loss_average: str = "example",
-        label_smoothing: float = 0.0,
-        towers: Mapping[str, TowerRates] | None = None,
+        loss: LossConfig | None = None,
+        towers: TowerOptimizers | None = None,
         parts: Mapping[str, tuple[int, float]] | None = None,
         evaluate_split: Callable[[nn.Module, int], dict[str, float]] | None = None,
         before_save: Callable[[], None] | None = None,
-        callbacks: list[Any] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        self.loss_average = loss_average
-        self.label_smoothing = label_smoothing
-        self.towers = dict(towers or {})
+        self.loss = loss or LossConfig()
+        self.towers = towers or TowerOptimizers()
         self.parts = dict(parts or {"": (len(train_dataset), 1.0)})
         self.evaluate_split = evaluate_split
         self.before_save = before_save
@@ -127,28 +126,28 @@ class PaliGemmaTrainer(Trainer):
             mistake = str(error)
         raise_together(mistake)
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
+    def get_train_dataloader(self) -> DataLoader[Batch]:
         """Return Trainer's loader, whose workers leave signals to this process."""
-        loader: DataLoader[Any] = super().get_train_dataloader()
+        loader: DataLoader[Batch] = super().get_train_dataloader()
         # accelerate hands on what is read of its loader, but not what is set.
         base = getattr(loader, "base_dataloader", loader)
         base.worker_init_fn = partial(_start_worker, base.worker_init_fn)
         return loader
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
+    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[tuple[int, int]]:
         draws = self.args.max_steps * self.global_batch
         sizes, weights = zip(*self.parts.values(), strict=True)
         return ExampleStream(sizes, draws, self.args.seed, weights)
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Any]], Tensor]:
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor]:
         """Fetch the batches of one optimizer step, and count their examples (or tokens) over all processes.
 
         Raises:
             UserError: an example of any process cannot be read; in all processes, before the step.
         """
-        batches: list[dict[str, Any]] = []
+        batches: list[Batch] = []
         mistake: str | None = None
         try:
             while len(batches) < num_batches:
@@ -159,33 +158,30 @@ class PaliGemmaTrainer(Trainer):
         except UserError as error:
             mistake = str(error)
         raise_together(mistake)
-        items = sum(count_items(batch["labels"], self.loss_average) for batch in batches)
+        items = sum(count_items(batch, self.loss.average) for batch in batches)
         return batches, self.accelerator.gather(torch.as_tensor(items, device=device)).sum()
 
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
-    ) -> Any:
+    ) -> Tensor:
         """Return this micro-batch's share of the loss of one optimizer step.
 
         Summed over the micro-batches and averaged over the processes, as DistributedDataParallel
         averages gradients, the shares are the mean over the whole batch.
         """
-        labels = inputs["labels"]
-        model_inputs = {name: inputs[name] for name in inputs if name not in {"ids", "labels"}}
-        outputs = model(**model_inputs, logits_to_keep=supervised_positions(labels), use_cache=False)
-        by_example = self.loss_average == "example"
-        losses = compute_example_losses(outputs.logits, labels, self.label_smoothing, mean=by_example)
-        items = count_items(labels, self.loss_average)
+        by_example = self.loss.average == LossAverage.example
+        losses = compute_losses(model, inputs, self.loss.label_smoothing, mean=by_example)
+        items: Tensor | float = count_items(inputs, self.loss.average)
         if num_items_in_batch is not None:
             items = num_items_in_batch / self.accelerator.num_processes
         loss = losses.sum() / items
         if model.training:
             self._unchecked.append((self.state.global_step + 1, inputs["ids"], loss.detach()))
-        return (loss, outputs) if return_outputs else loss
+        return loss
 
     def check_finite(self) -> None:
         """Add up the losses since the last check, and raise if one of them was NaN or infinite.
@@ -243,7 +239,7 @@ class PaliGemmaTrainer(Trainer):
 
     def evaluate(
         self,
-        eval_dataset: Any = None,
+        eval_dataset: object = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
@@ -257,7 +253,7 @@ class PaliGemmaTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+    def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
         """Note the step if it is the best so far; of equal ones that of the lower loss, else the later one.
 
         Trainer keeps the first of equal ones: where a score does not move, that is the untrained model.
@@ -285,7 +281,7 @@ class PaliGemmaTrainer(Trainer):
     def _checkpoint(self, step: int) -> Checkpoint:
         return Checkpoint(step, Path(self.args.output_dir) / f"checkpoint-{step}")
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         """Save, seal the folder, and only then delete older ones."""
         self.check_finite()
         self.state.stateful_callbacks[PROGRESS] = {"losses": share(self.loss_sum), "seconds": self.seconds}
@@ -303,7 +299,7 @@ class PaliGemmaTrainer(Trainer):
         num_update_steps_per_epoch: int,
         num_train_epochs: int,
         resume_from_checkpoint: str | None,
-        trial: Any,
+        trial: object,
     ) -> tuple[int, int]:
         """Take up the sum of the losses where a checkpoint left it, and seed each process apart."""
         position: tuple[int, int] = super()._init_training_state(

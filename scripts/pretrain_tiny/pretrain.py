@@ -14,6 +14,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
 import torch
+from architecture import LOC_TOKENS, build_tiny_config, build_tiny_processor, build_tiny_tokenizer
 from batches import Batch, DrawnBatches, Sequencer, answer_loss
 from measure import measure_base
 from torch.utils.data import DataLoader
@@ -25,13 +26,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from finetune.model.tiny import (
-    LOC_TOKENS,
-    TINY_BASE,
-    build_tiny_config,
-    build_tiny_processor,
-    build_tiny_tokenizer,
-)
+from finetune.model.load import TINY_BASE
 
 _WARM_UP = 100
 _ATTENTION = "sdpa_float32"

@@ -10,10 +10,9 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from finetune.assembly.model import load_base, prepare_model
+from finetune.assembly.model import freeze_and_adapt, half_dtype, load_base
 from finetune.config.compose import compose
-from finetune.model.load import load_config, load_model
-from finetune.model.tiny import TINY_BASE
+from finetune.model.load import TINY_BASE, load_config, load_model
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -78,7 +77,10 @@ def test_what_learns_is_loaded_unrounded_and_what_is_frozen_in_the_models_format
     base.save_pretrained(tmp_path)
     words = [f"model.path={tmp_path}", "peft=none", "model.dtype=bfloat16", "freeze=vision"]
     config = compose(["recipe=quickstart", *words])
-    model = prepare_model(config, load_base(config, load_config(config.model.path)))
+    half = half_dtype(config.trainer)
+    checkpoint = load_config(config.model.path)
+    loaded = load_base(checkpoint, config.model, config.freeze, config.peft, half)
+    model = freeze_and_adapt(loaded, config.model, config.freeze, config.peft, half, None)
     for name, parameter in model.named_parameters():
         expected = base.get_parameter(name)
         assert torch.equal(parameter, expected if parameter.requires_grad else expected.bfloat16())

@@ -146,7 +146,7 @@ def test_a_mixture_keeps_its_parts_classes_and_its_one_mask_codec(tmp_path: Path
 
     (tmp_path / "config.yaml").write_text(launch.recipe)
     config = compose([f"recipe={add_recipe(tmp_path / 'config.yaml')}"])
-    use_mask_vae(config, tmp_path / "kept.npz")
+    config = use_mask_vae(config, tmp_path / "kept.npz")
     again = build_task(config, load_splits(config, training=False))
     assert isinstance(again, MixedTask)
     codecs = {name: part.reader.mask_vae for name, part in object_tasks(again).items()}

@@ -116,9 +116,9 @@ def test_a_file_changed_under_the_same_size_and_time_is_read_again(folder: Path)
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "deleted": (lambda image: image.unlink(), "line 2: no image `1.png`"),
     "emptied": (lambda image: image.write_bytes(b""), "line 2: .*1.png` is empty"),
-    "text": (lambda image: image.write_text("text"), "line 2: .*1.png` is not a picture"),
+    "text": (lambda image: image.write_text("text"), "line 2: .*1.png` is not an image"),
     "folder": (lambda image: replace_by_folder(image), "line 2: no image `1.png`"),
-    "link out": (lambda image: replace_by_link(image), "line 2: image `1.png` lies outside"),
+    "link out": (lambda image: replace_by_link(image), "line 2: image `1.png` is outside"),
 }
 
 
@@ -161,7 +161,7 @@ def test_the_folder_of_images_that_becomes_a_link_is_noticed(folder: Path, tmp_p
     load(folder / "one.jsonl")
     inside.rename(tmp_path / "away")
     inside.symlink_to(tmp_path / "away")
-    with pytest.raises(UserError, match="line 1: image `img/0.png` lies outside"):
+    with pytest.raises(UserError, match="line 1: image `img/0.png` is outside"):
         load(folder / "one.jsonl")
 
 
@@ -292,8 +292,8 @@ ERRORS: dict[str, Exception] = {
 @pytest.mark.parametrize("kind", [*WRONG, *ERRORS])
 def test_whatever_goes_wrong_with_a_record_is_a_fault_with_its_place(kind: str) -> None:
     with pytest.raises(UserError, match=r"^x item 2: .*dataset\.on_error=skip\.$"):
-        build_rows(read_wrong, FEATURES, paths=(), file="x", kind=kind)
-    rows, skipped = build_rows(read_wrong, FEATURES, "skip", paths=(), file="x", kind=kind)
+        build_rows(read_wrong, FEATURES, paths=(), origin="x", file="x", kind=kind)
+    rows, skipped = build_rows(read_wrong, FEATURES, "skip", paths=(), origin="x", file="x", kind=kind)
     assert rows["id"][:] == ["x item 0", "x item 1", "x item 3"]
     assert len(skipped) == 1
     assert skipped[0].startswith("x item 2: ")
@@ -308,7 +308,7 @@ def read_nothing(faults: Faults, file: str) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("on_error", ["error", "skip"])
 def test_whatever_goes_wrong_outside_a_record_names_the_file(on_error: str) -> None:
     with pytest.raises(UserError, match=r"^x: .*RuntimeError: all is lost"):
-        build_rows(read_nothing, FEATURES, on_error, paths=(), file="x")
+        build_rows(read_nothing, FEATURES, on_error, paths=(), origin="x", file="x")
 
 
 def test_numbers_are_written_as_text(tmp_path: Path) -> None:

@@ -276,7 +276,7 @@ def test_an_image_may_be_a_file_of_the_data_set(tmp_path: Path) -> None:
 
 
 def test_an_id_that_stands_twice_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="column `id`: id `a` stands twice"):
+    with pytest.raises(UserError, match="column `id`: id `a` is duplicated"):
         load(tmp_path / "copy", [TEXTS, TEXTS])
 
 
@@ -303,11 +303,11 @@ def test_folders_that_are_no_parquet_files_are_refused_in_one_line(tmp_path: Pat
         script: "loading script, which is never run",
         broken: "its files cannot be read",
         differing: "its files cannot be read",
-        tmp_path / "nowhere": "Data set `.*nowhere`.*Couldn't find any data",
+        tmp_path / "nowhere": "Dataset `.*nowhere`.*Couldn't find any data",
         broken / "train.parquet": "train.parquet",
-        Path("a/b/c"): "Data set `a/b/c`.*Couldn't find",
-        Path("a b"): "ata set `a b`",
-        empty: "Data set `.*empty`",
+        Path("a/b/c"): "Dataset `a/b/c`.*Couldn't find",
+        Path("a b"): "ataset `a b`",
+        empty: "Dataset `.*empty`",
     }
     for folder, message in cases.items():
         with pytest.raises(UserError, match=message) as error:
@@ -362,6 +362,6 @@ def test_what_the_hub_refuses_is_one_line_each(tmp_path: Path) -> None:
         ]
         server.shutdown()
     gone, gated, away = [*said[0], *said[1]]
-    assert re.search("No data set `me/gone`: .*hf auth login", gone)
-    assert re.search("No data set `me/gated`: .*gated.*hf auth login", gated)
+    assert re.search("No dataset `me/gone`: .*hf auth login", gone)
+    assert re.search("No dataset `me/gated`: .*gated.*hf auth login", gated)
     assert re.search("`me/any` cannot be reached .*Check the network", away)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data.images import check_link, load_image, read_size, resolve_image
+from finetune.data.images import Picture, resolve_image
 from finetune.errors import UserError
 
 
@@ -26,7 +26,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     else:
         image = Image.fromarray(grey).convert("RGB" if mode in {"P", "RGBA", "LA"} else "L").convert(mode)
     image.save(tmp_path / "x.tiff")
-    loaded = load_image(str(tmp_path / "x.tiff"), "row")
+    loaded = Picture(str(tmp_path / "x.tiff"), "row").load()
     assert (loaded.mode, loaded.size) == ("RGB", (8, 8))
     if mode not in {"1", "P"}:  # these store fewer shades
         assert np.abs(np.asarray(loaded)[..., 0].astype(int) - grey).max() <= 3
@@ -51,8 +51,8 @@ def test_greys_of_more_than_8_bits_are_scaled(
     tmp_path: Path, pixels: np.ndarray, expected: list[int]
 ) -> None:
     Image.fromarray(pixels).save(tmp_path / "x.tiff")
-    assert np.asarray(load_image(str(tmp_path / "x.tiff"), "row"))[0, :, 0].tolist() == expected
-    assert read_size(str(tmp_path / "x.tiff"), "row") == (1, len(expected))
+    assert np.asarray(Picture(str(tmp_path / "x.tiff"), "row").load())[0, :, 0].tolist() == expected
+    assert Picture(str(tmp_path / "x.tiff"), "row").size() == (1, len(expected))
 
 
 @pytest.mark.parametrize(
@@ -70,26 +70,27 @@ def test_greys_without_a_known_scale_are_refused_before_training(
     tmp_path: Path, pixels: np.ndarray
 ) -> None:
     Image.fromarray(pixels).save(tmp_path / "x.tiff")
-    for read in (load_image, read_size):
+    picture = Picture(str(tmp_path / "x.tiff"), "row")
+    for read in (picture.load, picture.size):
         with pytest.raises(UserError, match=r"row: image .*grey values from .* Convert it to 8 bits"):
-            read(str(tmp_path / "x.tiff"), "row")
+            read()
 
 
 def test_transparency_lies_on_white(tmp_path: Path) -> None:
     Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save(tmp_path / "x.png")
-    assert load_image(str(tmp_path / "x.png"), "row").getpixel((0, 0)) == (255, 255, 255)
+    assert Picture(str(tmp_path / "x.png"), "row").load().getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_the_exif_rotation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (8, 6)).save(tmp_path / "x.jpg", exif=exif)
-    assert load_image(str(tmp_path / "x.jpg"), "row").size == (6, 8)
+    assert Picture(str(tmp_path / "x.jpg"), "row").load().size == (6, 8)
 
 
 def test_bytes_and_file_give_the_same_picture(photo: Path) -> None:
-    from_bytes = load_image({"bytes": photo.read_bytes(), "path": None}, "row")
-    assert np.array_equal(np.asarray(from_bytes), np.asarray(load_image(str(photo), "row")))
+    from_bytes = Picture({"bytes": photo.read_bytes(), "path": None}, "row").load()
+    assert np.array_equal(np.asarray(from_bytes), np.asarray(Picture(str(photo), "row").load()))
 
 
 def make_bomb(path: Path, side: int = 12_000) -> None:
@@ -112,7 +113,7 @@ def make_bomb(path: Path, side: int = 12_000) -> None:
         ("missing", "no image"),
         ("empty", "is empty"),
         ("truncated", "cut short"),
-        ("text", "is not a picture"),
+        ("text", "is not an image"),
         ("bomb", "12000 x 12000 pixels"),
         ("huge bomb", "too large"),
         ("folder", "cannot be decoded"),
@@ -140,9 +141,10 @@ def test_a_bad_picture_is_named_with_its_row_and_a_remedy(photo: Path, damage: s
         case "pipe":
             photo.unlink()
             os.mkfifo(photo)
-    for read in (load_image, read_size):
+    picture = Picture(str(photo), "train example `7`")
+    for read in (picture.load, picture.size):
         with pytest.raises(UserError) as error:
-            read(str(photo), "train example `7`")
+            read()
         assert str(error.value).startswith("train example `7`: ")
         assert message in str(error.value)
         assert photo.name in str(error.value)
@@ -156,7 +158,7 @@ def test_pictures_outside_the_folder_are_refused(tmp_path: Path) -> None:
     (inside / "link.png").symlink_to(tmp_path / "secret.png")
     assert resolve_image("fine.png", inside, "line 1") == str(inside / "fine.png")
     for name in ("../secret.png", "link.png", str(tmp_path / "secret.png")):
-        with pytest.raises(UserError, match="lies outside"):
+        with pytest.raises(UserError, match="is outside"):
             resolve_image(name, inside, "line 1")
 
 
@@ -169,9 +171,9 @@ def test_a_missing_picture_says_where_it_was_sought(tmp_path: Path) -> None:
 def test_what_stands_behind_a_whole_picture_does_not_matter(tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"x.{ending}"
     Image.new("RGB", (6, 8)).save(file)
-    assert read_size(str(file), "row") == (8, 6)
+    assert Picture(str(file), "row").size() == (8, 6)
     file.write_bytes(file.read_bytes() + b"more")
-    assert read_size(str(file), "row") == (8, 6)
+    assert Picture(str(file), "row").size() == (8, 6)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
@@ -181,18 +183,33 @@ def test_a_picture_that_is_cut_short_is_noticed_with_its_size(tmp_path: Path, en
     Image.fromarray(pixels).save(file)
     file.write_bytes(file.read_bytes()[:-300])
     with pytest.raises(UserError, match=r"row: image .*It may be cut short: copy it again"):
-        read_size(str(file), "row")
+        Picture(str(file), "row").size()
 
 
 def test_a_path_of_a_row_that_becomes_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "inside").mkdir()
     picture = tmp_path / "inside/x.png"
     Image.new("RGB", (2, 2)).save(picture)
-    check_link(str(picture), "row")
-    check_link({"bytes": None, "path": str(picture)}, "row")
-    check_link({"bytes": b"", "path": "/nowhere/x.png"}, "row")
+    Picture(str(picture), "row").check_link()
+    Picture({"bytes": None, "path": str(picture)}, "row").check_link()
+    Picture({"bytes": b"", "path": "/nowhere/x.png"}, "row").check_link()
     picture.rename(tmp_path / "y.png")
     picture.symlink_to(tmp_path / "y.png")
     for source in (str(picture), {"bytes": None, "path": str(picture)}):
         with pytest.raises(UserError, match=r"row: image .*x\.png` has become a link to .*y\.png"):
-            check_link(source, "row")
+            Picture(source, "row").check_link()
+
+
+def test_an_image_is_identified_by_its_path_or_its_bytes_without_being_read(photo: Path) -> None:
+    content = photo.read_bytes()
+    inside = Picture({"bytes": content, "path": "x.png"}, "row 1")
+    assert Picture({"bytes": None, "path": str(photo)}, "row 1").key == str(photo)
+    assert Picture(str(photo), "row 1").key == Picture(str(photo), "row 2").key
+    assert inside.key == Picture({"bytes": content, "path": None}, "row 2").key
+    assert inside.key != Picture({"bytes": content + b"x", "path": "x.png"}, "row 1").key
+    assert Picture({"bytes": b"no image", "path": None}, "row").key
+
+
+def test_bytes_of_another_kind_are_named_with_their_row() -> None:
+    with pytest.raises(UserError, match="row 3: expected the bytes of an image, got 'text'"):
+        Picture({"bytes": "text", "path": None}, "row 3").size()

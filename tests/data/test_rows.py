@@ -34,13 +34,15 @@ def test_a_fault_stops_the_reading_and_says_how_to_go_on(words: Path) -> None:
 def test_skipped_faults_are_listed_also_when_the_rows_come_from_the_cache(words: Path) -> None:
     words.write_text("bad0 a bad1 b a")
     for _ in range(2):
-        rows, skipped = build_rows(read_words, FEATURES, "skip", paths=("file",), file=str(words))
+        rows, skipped = build_rows(
+            read_words, FEATURES, "skip", paths=("file",), origin=str(words), file=str(words)
+        )
         assert rows["id"][:] == ["a", "b"]
         assert rows.column_names == list(FEATURES)
         assert sorted(skipped) == [
             f"{words}: bad0.",
             f"{words}: bad1.",
-            f"{words}: id `a` stands twice; ids must differ.",
+            f"{words}: id `a` is duplicated; ids must be unique.",
         ]
 
 

@@ -2,7 +2,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
 from transformers import PaliGemmaProcessor
 
 from finetune.data.batches.collator import Collator
@@ -10,10 +9,9 @@ from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.shipped.digits import load_digits
 from finetune.errors import UserError
 from finetune.evaluation.evaluate import Evaluation, evaluate
-from finetune.generation.generate import Generation
+from finetune.generation.options import EvaluationConfig
 from finetune.metrics.text import ExactMatch
 from finetune.model.load import load_config, load_model
-from finetune.model.loss import compute_example_losses, supervised_positions
 from finetune.tasks.text import TextTask
 
 
@@ -27,20 +25,13 @@ def digits() -> ExampleDataset:
 def score(processor: PaliGemmaProcessor) -> Callable[..., Evaluation]:
     model = load_model("tiny", load_config("tiny"), dtype=torch.float32)
 
-    def losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        labels = batch.pop("labels")
-        keep = supervised_positions(labels)
-        return compute_example_losses(model(**batch, logits_to_keep=keep).logits, labels)
-
     def run(dataset: ExampleDataset, batch_size: int = 3) -> Evaluation:
         return evaluate(
             model.train(),
             dataset,
             Collator(processor),
-            processor.tokenizer,
             ExactMatch(),
-            Generation(batch_size=batch_size, max_new_tokens=4),
-            compute_loss=losses,
+            EvaluationConfig(batch_size=batch_size, max_new_tokens=4),
         )
 
     return run

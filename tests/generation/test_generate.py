@@ -5,10 +5,13 @@ import torch
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.data.batches.collator import Collator
-from finetune.example import Example
-from finetune.generation.generate import Generation, generate_answers
+from finetune.example import Example, Prompts
+from finetune.generation.generate import generate_answers
+from finetune.generation.options import EvaluationConfig
+from finetune.model.forward import model_inputs
 from finetune.model.load import load_config, load_model
 from finetune.tasks.task import Answer
+from tests.conftest import labelled_inputs
 
 MakeExample = Callable[..., Example]
 
@@ -37,8 +40,8 @@ def test_a_batch_answers_as_each_example_alone(
     collator = Collator(processor)
 
     def answer(part: list[Example]) -> list[Answer]:
-        batch = {**collator.build_prompt(part), **collator.build_pixels(part)}
-        options = Generation(max_new_tokens=12, num_beams=beams)
+        batch = collator.build_prompts(part)
+        options = EvaluationConfig(max_new_tokens=12, num_beams=beams)
         return generate_answers(base, batch, processor.tokenizer, options)
 
     together = answer(examples)
@@ -55,16 +58,15 @@ def test_the_confidence_is_the_mean_probability_under_a_plain_forward(
     beams: int,
 ) -> None:
     collator = Collator(processor)
-    prompt = {**collator.build_prompt(examples), **collator.build_pixels(examples)}
-    options = Generation(max_new_tokens=12, num_beams=beams)
+    prompt = collator.build_prompts(examples)
+    options = EvaluationConfig(max_new_tokens=12, num_beams=beams)
     answers = generate_answers(base, prompt, processor.tokenizer, options)
     for example, answer in zip(examples, answers, strict=True):
         assert "<eos>" not in answer.text
         assert "<pad>" not in answer.text
         spoken = Example(example.id, example.images, example.prefix, (answer.text,))
-        batch = collator([spoken])
+        batch = labelled_inputs(collator([spoken]))
         labels = batch.pop("labels")
-        del batch["ids"]
         probabilities = base(**batch).logits.softmax(-1)[0, :-1]
         kept = labels[0, 1:] != -100
         chosen = probabilities[kept].gather(1, labels[0, 1:][kept][:, None])[:, 0]
@@ -75,7 +77,7 @@ def test_the_confidence_is_the_mean_probability_under_a_plain_forward(
 
 def search_one_by_one(
     model: PaliGemmaForConditionalGeneration,
-    prompt: dict[str, torch.Tensor],
+    prompt: Prompts,
     eos: int,
     beams: int,
     steps: int,
@@ -118,16 +120,16 @@ def test_beam_search_is_big_visions_and_returns_what_ended(
     """In a random model EOS is as unlikely as any other token: transformers returns what was cut."""
     model = random_model(text, num_layers=1, hidden_size=64).eval()
     collator = Collator(processor)
-    batch = {**collator.build_prompt(examples), **collator.build_pixels(examples)}
+    batch = collator.build_prompts(examples)
     eos = processor.tokenizer.eos_token_id
     options = {"do_sample": False, "num_beams": beams, "length_penalty": 0.0, "max_new_tokens": 4}
-    cut = model.generate(**batch, **options, eos_token_id=eos, pad_token_id=0)
+    cut = model.generate(**model_inputs(batch), **options, eos_token_id=eos, pad_token_id=0)
     assert not (cut[:, batch["input_ids"].shape[1] :] == eos).any()
     answers = generate_answers(
-        model, batch, processor.tokenizer, Generation(max_new_tokens=4, num_beams=beams)
+        model, batch, processor.tokenizer, EvaluationConfig(max_new_tokens=4, num_beams=beams)
     )
     for example, answer in zip(examples, answers, strict=True):
-        prompt = {**collator.build_prompt([example]), **collator.build_pixels([example])}
+        prompt = collator.build_prompts([example])
         ids, chances = search_one_by_one(model, prompt, eos, beams, steps=4)
         assert not answer.unfinished
         assert answer.text == processor.tokenizer.decode(ids[:-1])
@@ -148,15 +150,14 @@ def test_beam_search_is_never_less_likely_than_what_transformers_ends_with(
     examples = [
         make_example(prefix=prefix, seed=seed) for prefix in ("caption en", "ocr") for seed in range(4)
     ]
-    batch = {**collator.build_prompt(examples), **collator.build_pixels(examples)}
-    answers = generate_answers(base, batch, tokenizer, Generation(max_new_tokens=24, num_beams=beams))
+    batch = collator.build_prompts(examples)
+    answers = generate_answers(base, batch, tokenizer, EvaluationConfig(max_new_tokens=24, num_beams=beams))
     options = {"do_sample": False, "num_beams": beams, "length_penalty": 0.0, "max_new_tokens": 24}
-    found = base.generate(**batch, **options, pad_token_id=tokenizer.pad_token_id)
+    found = base.generate(**model_inputs(batch), **options, pad_token_id=tokenizer.pad_token_id)
 
     def likelihood(example: Example, answer: str) -> float:
-        spoken = collator([Example(example.id, example.images, example.prefix, (answer,))])
+        spoken = labelled_inputs(collator([Example(example.id, example.images, example.prefix, (answer,))]))
         labels = spoken.pop("labels")[:, 1:]
-        del spoken["ids"]
         kept = labels[0] != -100
         scores = base(**spoken).logits.log_softmax(-1)[0, :-1][kept]
         return float(scores.gather(1, labels[0, kept][:, None]).sum())
@@ -176,9 +177,9 @@ def test_an_answer_that_was_cut_says_so(
     base: PaliGemmaForConditionalGeneration, processor: PaliGemmaProcessor, examples: list[Example]
 ) -> None:
     collator = Collator(processor)
-    batch = {**collator.build_prompt(examples[:1]), **collator.build_pixels(examples[:1])}
+    batch = collator.build_prompts(examples[:1])
     whole, cut = (
-        generate_answers(base, batch, processor.tokenizer, Generation(max_new_tokens=most))[0]
+        generate_answers(base, batch, processor.tokenizer, EvaluationConfig(max_new_tokens=most))[0]
         for most in (60, 2)
     )
     assert (whole.unfinished, cut.unfinished) == (False, True)
@@ -190,9 +191,13 @@ def test_the_logits_of_training_and_of_generation_agree(
     base: PaliGemmaForConditionalGeneration, processor: PaliGemmaProcessor, examples: list[Example]
 ) -> None:
     collator = Collator(processor)
-    prompt = {**collator.build_prompt(examples[:1]), **collator.build_pixels(examples[:1])}
+    prompt = collator.build_prompts(examples[:1])
     result = base.generate(
-        **prompt, max_new_tokens=4, do_sample=False, return_dict_in_generate=True, output_logits=True
+        **model_inputs(prompt),
+        max_new_tokens=4,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
     )
     length = result.sequences.shape[1] - prompt["input_ids"].shape[1]
     ones = torch.ones(1, length, dtype=torch.long)

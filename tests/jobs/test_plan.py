@@ -29,7 +29,7 @@ def test_the_published_figures_are_reached_from_the_command_line(
     assert code == 2
     assert figure in out
     assert "bfloat16+nf4" in out
-    assert "The data set `" in err or "cannot be reached" in err, err
+    assert "The dataset `" in err or "cannot be reached" in err, err
 
 
 def test_the_steps_are_counted_from_the_data(command: Command) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from finetune.cli import main
 from finetune.codecs.rle import decode_rle
 from finetune.data.batches.resize import resize_as_paper
-from finetune.data.images import load_image
+from finetune.data.images import Picture
 from finetune.data.options import Canvas
 from finetune.jobs.predict import name_pictures
 from tests.conftest import break_inside, noise_image
@@ -30,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pictures" / "more").mkdir(parents=True)
     for row in Canvas(train=1, validation=3, size=56, digits=2).load().validation:
         place = "more" if row["id"].endswith("2") else "."
-        load_image(row["image"], "").save(folder / "pictures" / place / f"{row['id']}.png")
+        Picture(row["image"], "").load().save(folder / "pictures" / place / f"{row['id']}.png")
     return folder
 
 
@@ -109,11 +109,11 @@ def test_scores_of_masks_are_read_from_text_with_the_weights(inside: Path, comma
         (["prefix=x"], "Which picture? image=FILE or image=FOLDER"),
         (["prefix=x", "image=nowhere.png"], "No picture nowhere.png"),
         (["prefix=x", "image=runs/quickstart_detect/predictions"], "holds no picture"),
-        (["prefix=x", "image=bare.txt"], "not a picture that Pillow can read"),
+        (["prefix=x", "image=bare.txt"], "not an image that Pillow can read"),
         (["prefix=x", "image=pictures", "out=bare.txt"], "bare.txt is a file. Expected a folder"),
         (["prefix=x", "image=pictures", "out=bare.txt/in"], "bare.txt is a file. Expected a folder"),
         (["prefix=x", "image=pictures", "out=pictures"], "is one of the images itself"),
-        (["prefix=x", "image=mixed"], "3.png` is not a picture that Pillow can read"),
+        (["prefix=x", "image=mixed"], "3.png` is not an image that Pillow can read"),
     ],
 )
 def test_a_mistake_is_told_before_weights_are_read(

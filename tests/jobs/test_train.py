@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from finetune.model.tiny import TINY_BASE
+from finetune.model.load import TINY_BASE
 from finetune.run.lock import MARKER
 from tests.conftest import REPOSITORY
 

@@ -12,19 +12,19 @@ from transformers import PaliGemmaForConditionalGeneration
 
 from finetune.errors import UserError
 from finetune.model.adapter import continue_adapter, load_adapter
-from finetune.model.freeze import FreezePolicy
 from finetune.model.load import build_meta_model, load_config, load_model
-from finetune.model.lora import AdapterSettings, add_adapter
+from finetune.model.lora import add_adapter
+from finetune.model.options import FreezePolicy, PeftConfig, Trainable
 
-TEXT_ONLY = FreezePolicy("none", "none", "all")
-SETTINGS = AdapterSettings(modules_to_save=["multi_modal_projector"])
+TEXT_ONLY = FreezePolicy(Trainable.none, Trainable.none, Trainable.all)
+SETTINGS = PeftConfig(modules_to_save=["multi_modal_projector"])
 
 
 def base(**options: Any) -> PaliGemmaForConditionalGeneration:
     return load_model("tiny", load_config("tiny"), **options)
 
 
-def draw_adapter(policy: FreezePolicy = TEXT_ONLY, settings: AdapterSettings = SETTINGS) -> PeftModel:
+def draw_adapter(policy: FreezePolicy = TEXT_ONLY, settings: PeftConfig = SETTINGS) -> PeftModel:
     """An adapter that changes the answers."""
     torch.manual_seed(0)
     adapted = add_adapter(base(), policy, settings)
@@ -231,14 +231,14 @@ def test_an_adapter_of_other_settings_is_not_gone_on_with(
     folder: Path, policy: dict[str, Any], settings: dict[str, Any], message: str
 ) -> None:
     own = {**SETTINGS.__dict__, **settings}
-    model = add_adapter(base(), FreezePolicy(**{**TEXT_ONLY.__dict__, **policy}), AdapterSettings(**own))
+    model = add_adapter(base(), FreezePolicy(**{**TEXT_ONLY.__dict__, **policy}), PeftConfig(**own))
     with pytest.raises(UserError, match=message):
         continue_adapter(model, str(folder))
 
 
 def test_dropout_may_differ_in_a_run_that_goes_on(folder: Path) -> None:
     own = {**SETTINGS.__dict__, "lora_dropout": 0.1}
-    continue_adapter(add_adapter(base(), TEXT_ONLY, AdapterSettings(**own)), str(folder))
+    continue_adapter(add_adapter(base(), TEXT_ONLY, PeftConfig(**own)), str(folder))
 
 
 def test_a_plan_checks_the_names_without_memory(folder: Path) -> None:

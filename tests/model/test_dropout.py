@@ -9,8 +9,10 @@ from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor, 
 from finetune.data.batches.collator import Collator
 from finetune.example import Example
 from finetune.model.dropout import drop_residual_branches
-from finetune.model.freeze import FreezePolicy, checkpoint_activations
-from finetune.model.lora import AdapterSettings, add_adapter
+from finetune.model.lora import add_adapter
+from finetune.model.options import FreezePolicy, PeftConfig, Trainable
+from finetune.model.surgery import enable_activation_checkpointing
+from tests.conftest import labelled_inputs
 
 Build = Callable[..., PaliGemmaForConditionalGeneration]
 
@@ -20,8 +22,7 @@ GEMMAS = pytest.mark.parametrize("text", ["gemma", "gemma2"])
 @pytest.fixture
 def batch(processor: PaliGemmaProcessor, make_example: Callable[..., Example]) -> dict[str, Any]:
     batch = Collator(processor)([make_example("a red circle"), make_example("blue", seed=1)])
-    del batch["ids"]
-    return {**batch, "use_cache": False}
+    return {**labelled_inputs(batch), "use_cache": False}
 
 
 def logits(model: nn.Module, batch: dict[str, Any], seed: int = 0) -> Tensor:
@@ -95,13 +96,15 @@ def test_recomputed_activations_are_dropped_again_in_the_same_places(
     def gradients(checkpointing: bool, share: float = 0.3) -> list[Tensor]:
         model: nn.Module = random_model()
         if adapted:
-            model = add_adapter(random_model(), FreezePolicy("none", "none", "all"), AdapterSettings())
+            model = add_adapter(
+                random_model(), FreezePolicy(Trainable.none, Trainable.none, Trainable.all), PeftConfig()
+            )
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
                     nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
         drop_residual_branches(model, share)
         if checkpointing:
-            checkpoint_activations(model)
+            enable_activation_checkpointing(model)
         model.train()
         set_seed(0)
         model(**batch).loss.backward()

@@ -5,19 +5,16 @@ import pytest
 import torch
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from finetune.assembly.model import freeze_policy
 from finetune.config.compose import compose, group_choices
 from finetune.data.batches.collator import Collator
 from finetune.errors import UserError
 from finetune.example import Example
-from finetune.model.freeze import (
-    FreezePolicy,
-    apply_freeze,
-    checkpoint_activations,
-    run_frozen_tower_without_graph,
-    tower_of,
-)
-from finetune.model.lora import AdapterSettings, add_adapter
+from finetune.model.freeze import apply_freeze
+from finetune.model.lora import add_adapter
+from finetune.model.options import FreezePolicy, PeftConfig, Trainable
+from finetune.model.surgery import enable_activation_checkpointing, run_frozen_tower_without_graph
+from finetune.model.towers import tower_of
+from tests.conftest import labelled_inputs
 
 Build = Callable[..., PaliGemmaForConditionalGeneration]
 
@@ -40,7 +37,7 @@ def test_every_choice_of_the_group_is_tested_here() -> None:
 def test_a_policy_lets_exactly_its_towers_learn(random_model: Build, choice: str) -> None:
     model = random_model()
     words = ["recipe=quickstart_full", f"freeze={choice}"]
-    apply_freeze(model, freeze_policy(compose(words + ["freeze.last_n=1"] * (choice == "last_n"))))
+    apply_freeze(model, compose(words + ["freeze.last_n=1"] * (choice == "last_n")).freeze)
     learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert {tower_of(name) for name in learning} == LEARNS[choice]
     if choice == "attention_only":
@@ -59,9 +56,9 @@ def test_more_layers_than_there_are_is_an_error(random_model: Build) -> None:
 
 
 def make_batch(processor: PaliGemmaProcessor, make_example: Callable[..., Example]) -> dict[str, Any]:
-    batch = Collator(processor)([make_example("a red circle"), make_example("blue", seed=1)])
-    del batch["ids"]
-    return batch
+    return labelled_inputs(
+        Collator(processor)([make_example("a red circle"), make_example("blue", seed=1)])
+    )
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -74,7 +71,9 @@ def test_a_frozen_tower_builds_no_graph_and_gradients_stay_the_same(
     batch = make_batch(processor, make_example)
 
     def gradients(treated: bool) -> tuple[list[torch.Tensor], bool, int]:
-        model = add_adapter(random_model(), FreezePolicy("none", "none", "all"), AdapterSettings())
+        model = add_adapter(
+            random_model(), FreezePolicy(Trainable.none, Trainable.none, Trainable.all), PeftConfig()
+        )
         torch.manual_seed(1)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -86,7 +85,7 @@ def test_a_frozen_tower_builds_no_graph_and_gradients_stay_the_same(
         if treated:
             assert run_frozen_tower_without_graph(model)
             if checkpointing:
-                checkpoint_activations(model)
+                enable_activation_checkpointing(model)
         elif checkpointing:
             model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
             model.enable_input_require_grads()
@@ -110,9 +109,9 @@ def test_a_learning_tower_keeps_its_graph(
     random_model: Build, processor: PaliGemmaProcessor, make_example: Callable[..., Example]
 ) -> None:
     model = random_model()
-    apply_freeze(model, FreezePolicy(language_model="none", multi_modal_projector="none"))
+    apply_freeze(model, FreezePolicy(language_model=Trainable.none, multi_modal_projector=Trainable.none))
     assert not run_frozen_tower_without_graph(model)
-    checkpoint_activations(model)
+    enable_activation_checkpointing(model)
     model.train()
     model(**make_batch(processor, make_example), use_cache=False).loss.backward()
     gradients = [p.grad for p in model.model.vision_tower.parameters()]

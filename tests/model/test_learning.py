@@ -10,28 +10,27 @@ from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 from finetune.data.batches.collator import Collator
 from finetune.errors import UserError
 from finetune.example import Example
-from finetune.generation.generate import Generation, generate_answers
+from finetune.generation.generate import generate_answers
+from finetune.generation.options import EvaluationConfig
 from finetune.model.adapter import load_adapter
-from finetune.model.freeze import (
-    FreezePolicy,
-    apply_freeze,
-    checkpoint_activations,
-    run_frozen_tower_without_graph,
-)
+from finetune.model.freeze import apply_freeze
 from finetune.model.learning import assert_learning, store_by_policy, store_what_learns
 from finetune.model.load import load_config, load_model
-from finetune.model.lora import AdapterSettings, Quantization, add_adapter
+from finetune.model.lora import Quantization, add_adapter
+from finetune.model.options import FreezePolicy, PeftConfig, Trainable
+from finetune.model.surgery import enable_activation_checkpointing, run_frozen_tower_without_graph
+from tests.conftest import labelled_inputs
 
 Build = Callable[..., PaliGemmaForConditionalGeneration]
 MakeExample = Callable[..., Example]
-TEXT_ONLY = FreezePolicy("none", "none", "all")
+TEXT_ONLY = FreezePolicy(Trainable.none, Trainable.none, Trainable.all)
 POLICIES = {
     "all": FreezePolicy(),
     "language-model": TEXT_ONLY,
-    "vision": FreezePolicy("all", "all", "none"),
-    "projector": FreezePolicy("none", "all", "none"),
-    "attention": FreezePolicy("attention", "none", "attention"),
-    "last-layer": FreezePolicy("none", "none", "all", last_n=1),
+    "vision": FreezePolicy(Trainable.all, Trainable.all, Trainable.none),
+    "projector": FreezePolicy(Trainable.none, Trainable.all, Trainable.none),
+    "attention": FreezePolicy(Trainable.attention, Trainable.none, Trainable.attention),
+    "last-layer": FreezePolicy(Trainable.none, Trainable.none, Trainable.all, last_n=1),
 }
 
 
@@ -75,18 +74,17 @@ def test_float32_learns_beside_frozen_bfloat16(
     assert frozen == (set() if policy == FreezePolicy() else {torch.bfloat16})
     run_frozen_tower_without_graph(model)
     if checkpointing:
-        checkpoint_activations(model)
+        enable_activation_checkpointing(model)
     collator = Collator(processor)
-    batch = collator([make_example()])
-    del batch["ids"]
+    batch = labelled_inputs(collator([make_example()]))
     gradients = gradients_of(model, batch)
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
     model.eval()
-    prompt = {**collator.build_prompt([make_example()]), **collator.build_pixels([make_example()])}
+    prompt = collator.build_prompts([make_example()])
     for beams in (1, 2):
         with torch.autocast("cpu", torch.bfloat16):
             answers = generate_answers(
-                model, prompt, processor.tokenizer, Generation(max_new_tokens=3, num_beams=beams)
+                model, prompt, processor.tokenizer, EvaluationConfig(max_new_tokens=3, num_beams=beams)
             )
         assert len(answers) == 1
 
@@ -116,14 +114,15 @@ def test_what_an_adapter_learns_is_float32_and_comes_back_unrounded(
 ) -> None:
     def load() -> PaliGemmaForConditionalGeneration:
         return load_model(
-            "tiny", load_config("tiny"), quantization=Quantization(**stored) if stored else None
+            "tiny",
+            load_config("tiny"),
+            quantization=Quantization(PeftConfig(**stored)) if stored else None,
         )
 
-    model = add_adapter(load(), TEXT_ONLY, AdapterSettings(**settings))
+    model = add_adapter(load(), TEXT_ONLY, PeftConfig(**settings))
     store_what_learns(model, torch.float32, torch.bfloat16)
     assert learning_dtypes(model) == {torch.float32}
-    batch = Collator(processor)([make_example()])
-    del batch["ids"]
+    batch = labelled_inputs(Collator(processor)([make_example()]))
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     gradients_of(model, batch)
@@ -199,10 +198,9 @@ def test_adapters_learn_without_autocast(
     variant: dict[str, Any],
 ) -> None:
     model = add_adapter(
-        random_model(num_layers=1, hidden_size=64).bfloat16(), FreezePolicy(), AdapterSettings(**variant)
+        random_model(num_layers=1, hidden_size=64).bfloat16(), FreezePolicy(), PeftConfig(**variant)
     )
     store_what_learns(model, torch.float32, None)
-    batch = Collator(processor)([make_example()])
-    del batch["ids"]
+    batch = labelled_inputs(Collator(processor)([make_example()]))
     model(**batch, use_cache=False).loss.backward()
     assert all(p.grad is not None for name, p in model.named_parameters() if "lora_B" in name)

@@ -9,13 +9,16 @@ import huggingface_hub.constants
 import huggingface_hub.file_download
 import pytest
 import torch
+from architecture import build_tiny_config
 from safetensors.torch import load_file, save_file
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.data.batches.collator import Collator
 from finetune.errors import UserError
 from finetune.example import Example
+from finetune.model.forward import model_inputs
 from finetune.model.load import (
+    TINY_BASE,
     build_meta_model,
     choose_attention,
     load_config,
@@ -23,7 +26,7 @@ from finetune.model.load import (
     load_processor,
 )
 from finetune.model.published import published_config
-from finetune.model.tiny import TINY_BASE, build_tiny_config
+from tests.conftest import labelled_inputs
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -238,11 +241,10 @@ def test_paligemma_2_has_no_window(
     reference = load_model(str(tmp_path), without, dtype=torch.float32).eval()
 
     collator = Collator(processor)
-    batch = collator([make_example("a red circle and a blue square")])
-    del batch["ids"]
+    batch = labelled_inputs(collator([make_example("a red circle and a blue square")]))
     with torch.no_grad():
         assert torch.equal(model(**batch).logits, reference(**batch).logits)
-    prompt = {**collator.build_prompt([make_example()]), **collator.build_pixels([make_example()])}
+    prompt = model_inputs(collator.build_prompts([make_example()]))
     one, other = (
         learner.generate(
             **prompt,

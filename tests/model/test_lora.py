@@ -9,24 +9,26 @@ from transformers import BitsAndBytesConfig, PaliGemmaForConditionalGeneration, 
 from finetune.data.batches.collator import Collator
 from finetune.errors import UserError
 from finetune.example import Example
-from finetune.model.freeze import FreezePolicy, tower_of
 from finetune.model.load import build_meta_model, load_config, load_model
-from finetune.model.lora import AdapterSettings, Quantization, add_adapter, find_targets
+from finetune.model.lora import Quantization, add_adapter, find_targets
+from finetune.model.options import FreezePolicy, PeftConfig, Trainable
 from finetune.model.published import published_config
 from finetune.model.table import count_parameters, format_table
+from finetune.model.towers import Tower, tower_of
+from tests.conftest import labelled_inputs
 
 Build = Callable[..., PaliGemmaForConditionalGeneration]
-TEXT_ONLY = FreezePolicy("none", "none", "all")
+TEXT_ONLY = FreezePolicy(Trainable.none, Trainable.none, Trainable.all)
 
 
 @pytest.mark.parametrize(
     ("policy", "settings", "learning", "total"),
     [
-        pytest.param(FreezePolicy(), AdapterSettings(), 11_298_816, 2_934_765_296, id="tutorial"),
-        pytest.param(TEXT_ONLY, AdapterSettings(), 9_805_824, 2_933_272_304, id="language-model"),
+        pytest.param(FreezePolicy(), PeftConfig(), 11_298_816, 2_934_765_296, id="tutorial"),
+        pytest.param(TEXT_ONLY, PeftConfig(), 9_805_824, 2_933_272_304, id="language-model"),
         pytest.param(
             TEXT_ONLY,
-            AdapterSettings(target_modules=["q_proj", "v_proj"]),
+            PeftConfig(target_modules=["q_proj", "v_proj"]),
             18 * (8 * (2048 + 2048) + 8 * (2048 + 256)),
             None,
             id="q-and-v",
@@ -34,7 +36,7 @@ TEXT_ONLY = FreezePolicy("none", "none", "all")
     ],
 )
 def test_trainable_parameters_of_paligemma_3b_are_the_published_ones(
-    policy: FreezePolicy, settings: AdapterSettings, learning: int, total: int | None
+    policy: FreezePolicy, settings: PeftConfig, learning: int, total: int | None
 ) -> None:
     config = published_config("google/paligemma-3b-pt-224")
     assert config is not None
@@ -46,20 +48,20 @@ def test_trainable_parameters_of_paligemma_3b_are_the_published_ones(
 
 
 def test_frozen_towers_get_no_adapter(random_model: Build) -> None:
-    adapted = add_adapter(random_model(), TEXT_ONLY, AdapterSettings())
+    adapted = add_adapter(random_model(), TEXT_ONLY, PeftConfig())
     learning = {tower_of(name) for name, p in adapted.named_parameters() if p.requires_grad}
     assert learning == {"language_model"}
 
 
 def test_attention_only_and_last_n_restrict_the_targets(random_model: Build) -> None:
-    policy = FreezePolicy("none", "none", "attention", last_n=2)
-    targets = find_targets(random_model(), policy, AdapterSettings().target_modules)
+    policy = FreezePolicy(Trainable.none, Trainable.none, Trainable.attention, last_n=2)
+    targets = find_targets(random_model(), policy, PeftConfig().target_modules)
     assert len(targets) == 2 * 4
     assert all(".self_attn." in name and (".2." in name or ".3." in name) for name in targets)
 
 
 def test_modules_to_save_learn_in_full_beside_the_adapters(random_model: Build) -> None:
-    settings = AdapterSettings(modules_to_save=["multi_modal_projector"])
+    settings = PeftConfig(modules_to_save=["multi_modal_projector"])
     counts = count_parameters(add_adapter(random_model(), TEXT_ONLY, settings))
     assert counts["multi_modal_projector"].learning == counts["multi_modal_projector"].parameters
 
@@ -74,10 +76,9 @@ def test_variants_of_lora_learn(
     model = add_adapter(
         random_model(),
         TEXT_ONLY,
-        AdapterSettings(use_dora=option == "use_dora", use_rslora=option == "use_rslora"),
+        PeftConfig(use_dora=option == "use_dora", use_rslora=option == "use_rslora"),
     )
-    batch = Collator(processor)([make_example()])
-    del batch["ids"]
+    batch = labelled_inputs(Collator(processor)([make_example()]))
     model(**batch, use_cache=False).loss.backward()
     assert model.peft_config["default"].to_dict()[option]
     learning = [p for name, p in model.named_parameters() if "lora_B" in name]
@@ -87,13 +88,13 @@ def test_variants_of_lora_learn(
 @pytest.mark.parametrize(
     ("policy", "settings", "message"),
     [
-        (TEXT_ONLY, AdapterSettings(target_modules=["q_pro"]), "Did you mean `q_proj`"),
-        (TEXT_ONLY, AdapterSettings(target_modules=["fc1"]), "No layer gets an adapter"),
-        (TEXT_ONLY, AdapterSettings(modules_to_save=["projector"]), "no module is called `projector`"),
+        (TEXT_ONLY, PeftConfig(target_modules=["q_pro"]), "Did you mean `q_proj`"),
+        (TEXT_ONLY, PeftConfig(target_modules=["fc1"]), "No layer gets an adapter"),
+        (TEXT_ONLY, PeftConfig(modules_to_save=["projector"]), "no module is called `projector`"),
     ],
 )
 def test_unknown_layers_are_errors(
-    random_model: Build, policy: FreezePolicy, settings: AdapterSettings, message: str
+    random_model: Build, policy: FreezePolicy, settings: PeftConfig, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         add_adapter(random_model(), policy, settings)
@@ -104,9 +105,9 @@ def load_quantized(quantization: Quantization) -> PaliGemmaForConditionalGenerat
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("towers", [("language_model",), ("language_model", "vision_tower")])
-def test_exactly_the_named_towers_are_quantised(bits: int, towers: tuple[str, ...]) -> None:
-    model = load_quantized(Quantization(bits=bits, towers=towers))
+@pytest.mark.parametrize("towers", [[Tower.language_model], [Tower.language_model, Tower.vision_tower]])
+def test_exactly_the_named_towers_are_quantised(bits: int, towers: list[Tower]) -> None:
+    model = load_quantized(Quantization(PeftConfig(bits=bits, quantize=towers)))
     kind = bnb.nn.Linear4bit if bits == 4 else bnb.nn.Linear8bitLt
     found = {tower_of(name) for name, module in model.named_modules() if isinstance(module, kind)}
     assert found == set(towers)
@@ -116,7 +117,7 @@ def test_exactly_the_named_towers_are_quantised(bits: int, towers: tuple[str, ..
 
 
 def test_nf4_is_double_quantised_and_computes_in_bfloat16() -> None:
-    model = load_quantized(Quantization(bits=4))
+    model = load_quantized(Quantization(PeftConfig(bits=4)))
     layer = model.model.language_model.layers[0].mlp.up_proj
     assert layer.compute_dtype == torch.bfloat16
     assert (layer.weight.quant_state.quant_type, layer.weight.quant_state.nested) == ("nf4", True)
@@ -134,7 +135,7 @@ def test_the_misspelt_compute_type_of_published_scripts_is_caught() -> None:
             )
 
     with pytest.raises(RuntimeError, match=r"computes in \(torch.float32"):
-        load_quantized(Misspelt())
+        load_quantized(Misspelt(PeftConfig(bits=4)))
 
 
 def test_a_tower_named_without_its_path_would_be_quantised_and_is_caught() -> None:
@@ -145,16 +146,15 @@ def test_a_tower_named_without_its_path_would_be_quantised_and_is_caught() -> No
             return config
 
     with pytest.raises(RuntimeError, match=r"vision_tower.*quantised=True, asked for False"):
-        load_quantized(WithoutPath())
+        load_quantized(WithoutPath(PeftConfig(bits=4)))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_gradients_are_the_same_after_an_evaluation(
     processor: PaliGemmaProcessor, make_example: Callable[..., Example], bits: int
 ) -> None:
-    model = add_adapter(load_quantized(Quantization(bits=bits)), TEXT_ONLY, AdapterSettings())
-    batch = Collator(processor)([make_example()])
-    del batch["ids"]
+    model = add_adapter(load_quantized(Quantization(PeftConfig(bits=bits))), TEXT_ONLY, PeftConfig())
+    batch = labelled_inputs(Collator(processor)([make_example()]))
 
     def gradients() -> list[torch.Tensor]:
         model.zero_grad()

@@ -7,21 +7,17 @@ import torch
 from torch.nn import functional
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from finetune.data.batches.collator import Collator
-from finetune.example import IGNORED, Example
-from finetune.model.loss import (
-    compute_example_losses,
-    compute_token_losses,
-    count_items,
-    supervised_positions,
-)
+from finetune.data.batches.collator import Collator, index_labels
+from finetune.example import IGNORED, Batch, Example
+from finetune.model.forward import compute_losses, model_inputs
+from finetune.model.loss import compute_example_losses, compute_token_losses, count_items
 
 MakeExample = Callable[..., Example]
 Build = Callable[[str], PaliGemmaForConditionalGeneration]
 
 
 @pytest.fixture
-def batch(processor: PaliGemmaProcessor, make_example: MakeExample) -> dict[str, Any]:
+def batch(processor: PaliGemmaProcessor, make_example: MakeExample) -> Batch:
     examples = [
         make_example("a red circle and a blue square", "caption en", seed=1),
         make_example("7", "answer en how many shapes are there?", seed=2),
@@ -32,14 +28,12 @@ def batch(processor: PaliGemmaProcessor, make_example: MakeExample) -> dict[str,
 
 @pytest.mark.parametrize("backbone", ["gemma", "gemma2"])
 def test_the_loss_equals_a_plain_forward_over_all_positions(
-    random_model: Build, batch: dict[str, Any], backbone: str
+    random_model: Build, batch: Batch, backbone: str
 ) -> None:
     model = random_model(backbone).eval()
     labels = batch["labels"]
-    inputs = {name: batch[name] for name in batch if name not in {"ids", "labels"}}
-    kept = model(**inputs, logits_to_keep=supervised_positions(labels)).logits
-    ours = compute_example_losses(kept, labels)
-    logits = model(**inputs).logits
+    ours = compute_losses(model, batch)
+    logits = model(**model_inputs(batch)).logits
     for row in range(len(labels)):
         plain = functional.cross_entropy(logits[row, :-1], labels[row, 1:], ignore_index=IGNORED)
         assert ours[row].item() == pytest.approx(plain.item(), abs=1e-5)
@@ -59,10 +53,7 @@ def test_the_token_mean_equals_the_models_own_loss_with_the_processors_labels(
     model = random_model(backbone).eval()
     expected = model(**theirs).loss.item()
     batch = Collator(processor)([example])
-    labels = batch["labels"]
-    inputs = {name: batch[name] for name in batch if name not in {"ids", "labels"}}
-    logits = model(**inputs, logits_to_keep=supervised_positions(labels)).logits
-    total = compute_example_losses(logits, labels, mean=False).sum() / count_items(labels, "token")
+    total = compute_losses(model, batch, mean=False).sum() / count_items(batch, "token")
     assert total.item() == pytest.approx(expected, abs=1e-5)
 
 
@@ -83,11 +74,23 @@ def test_label_smoothing_is_the_papers() -> None:
 def test_an_example_without_a_label_has_loss_zero_and_still_counts() -> None:
     labels = torch.tensor([[IGNORED, 1, 2], [IGNORED, IGNORED, IGNORED]])
     logits = torch.zeros(2, 4)
-    assert compute_example_losses(logits, labels).tolist() == pytest.approx([math.log(4), 0])
-    assert count_items(labels, "example") == 2
-    assert count_items(labels, "token") == 2
+    _, targets, segments = index_labels(labels)
+    losses = compute_example_losses(logits, targets, segments, 2)
+    assert losses.tolist() == pytest.approx([math.log(4), 0])
+    batch: Any = {"ids": ["one", "two"], "targets": targets}
+    assert count_items(batch, "example") == 2
+    assert count_items(batch, "token") == 2
+
+
+def test_two_examples_in_one_row_have_a_loss_each() -> None:
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 1, 2])
+    first, second = compute_example_losses(logits, targets, torch.tensor([0, 0, 1]), 2).tolist()
+    tokens = compute_token_losses(logits, targets).tolist()
+    assert first == pytest.approx((tokens[0] + tokens[1]) / 2)
+    assert second == pytest.approx(tokens[2])
 
 
 def test_logits_are_kept_one_before_each_label() -> None:
     labels = torch.tensor([[IGNORED, IGNORED, 5, 6, IGNORED]])
-    assert supervised_positions(labels).tolist() == [[False, True, True, False, False]]
+    assert index_labels(labels).positions.tolist() == [[False, True, True, False, False]]

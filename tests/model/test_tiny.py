@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from architecture import LOC_TOKENS, SEG_TOKENS, build_tiny_config
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoProcessor, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from finetune.model.tiny import LOC_TOKENS, SEG_TOKENS, TINY_BASE, build_tiny_config
+from finetune.model.load import TINY_BASE
 
 PROCESSOR = PaliGemmaProcessor.from_pretrained(TINY_BASE)
 

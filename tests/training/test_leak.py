@@ -6,19 +6,34 @@ honest loss stays at ln 50 = 3.91; a model that sees the answer brings it to not
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from finetune.data.batches.collator import Collator
+from finetune.data.batches.collator import Collator, index_labels
 from finetune.example import Example
-from finetune.model.loss import compute_example_losses, supervised_positions
-from tests.conftest import noise_image
+from finetune.model.forward import compute_losses
+from tests.conftest import labelled_inputs, noise_image
 
 TOKENS = 50
 LENGTH = 6
+
+
+class Without(nn.Module):
+    """A model that one of its inputs does not reach."""
+
+    def __init__(self, model: nn.Module, dropped: str | None) -> None:
+        super().__init__()
+        self.model = model
+        self.dropped = dropped
+
+    def forward(self, **inputs: Any) -> Any:
+        inputs.pop(self.dropped or "", None)
+        return self.model(**inputs)
 
 
 def train_on_noise(
@@ -34,13 +49,9 @@ def train_on_noise(
     for step in range(250):
         suffixes = ["".join(draw.choice(alphabet, LENGTH)) for _ in range(16)]
         batch = collator([Example("noise", images, "caption en", (suffix,)) for suffix in suffixes])
-        labels = batch.pop("labels")
-        del batch["ids"]
-        if dropped is not None:
-            del batch[dropped]
-        labels[:, -1] = -100  # EOS can be known: its place is always the same
-        logits = model(**batch, logits_to_keep=supervised_positions(labels), use_cache=False).logits
-        loss = compute_example_losses(logits, labels).mean()
+        batch["labels"][:, -1] = -100  # EOS can be known: its place is always the same
+        batch["logits_to_keep"], batch["targets"], batch["segments"] = index_labels(batch["labels"])
+        loss = compute_losses(Without(model, dropped), batch).mean()
         torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
@@ -82,8 +93,9 @@ def test_no_position_before_a_token_depends_on_it(
 ) -> None:
     """Image and prefix see each other both ways; a suffix token is seen only by those after it."""
     model = random_model(backbone).eval()
-    batch = Collator(processor)([Example("x", (noise_image(0),), "caption en", ("a b c d",))])
-    del batch["ids"]
+    batch = labelled_inputs(
+        Collator(processor)([Example("x", (noise_image(0),), "caption en", ("a b c d",))])
+    )
     length = batch["input_ids"].shape[1]
     first_suffix = int(batch["token_type_ids"][0].argmax())
 

@@ -2,26 +2,28 @@ from collections.abc import Callable
 
 from transformers import PaliGemmaForConditionalGeneration
 
-from finetune.model.freeze import FreezePolicy, apply_freeze
-from finetune.training.optimizer import TowerRates, build_parameter_groups
+from finetune.model.freeze import apply_freeze
+from finetune.model.options import FreezePolicy, Trainable
+from finetune.training.optimizer import build_parameter_groups
+from finetune.training.options import TowerOptimizer, TowerOptimizers
 
 Build = Callable[[str], PaliGemmaForConditionalGeneration]
 
 
 def test_every_learning_parameter_is_in_one_group_and_frozen_ones_in_none(random_model: Build) -> None:
     model = random_model("gemma")
-    apply_freeze(model, FreezePolicy(vision_tower="none"))
-    groups = build_parameter_groups(model, 1e-3, 0.1, {})
+    apply_freeze(model, FreezePolicy(vision_tower=Trainable.none))
+    groups = build_parameter_groups(model, 1e-3, 0.1, TowerOptimizers())
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     learning = [id(parameter) for parameter in model.parameters() if parameter.requires_grad]
     assert sorted(grouped) == sorted(learning)
 
 
 def test_towers_may_have_their_own_rate_and_decay_and_vectors_never_decay(random_model: Build) -> None:
-    towers = {
-        "vision_tower": TowerRates(weight_decay=0.1),
-        "language_model": TowerRates(learning_rate=1e-5),
-    }
+    towers = TowerOptimizers(
+        vision_tower=TowerOptimizer(weight_decay=0.1),
+        language_model=TowerOptimizer(learning_rate=1e-5),
+    )
     groups = build_parameter_groups(random_model("gemma"), 1e-3, 0.0, towers)
     found = {group["name"]: (group["lr"], group["weight_decay"]) for group in groups}
     assert found == {
@@ -39,7 +41,7 @@ def test_what_big_vision_does_not_call_a_kernel_does_not_decay(random_model: Bui
     (decaying,) = (
         group["params"]
         for group in build_parameter_groups(
-            model, 1e-3, 0.0, {"vision_tower": TowerRates(weight_decay=0.1)}
+            model, 1e-3, 0.0, TowerOptimizers(vision_tower=TowerOptimizer(weight_decay=0.1))
         )
         if group["weight_decay"]
     )

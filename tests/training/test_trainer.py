@@ -12,9 +12,11 @@ from finetune.data.batches.collator import Collator
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.shipped.digits import load_digits
 from finetune.errors import UserError
-from finetune.model.freeze import FreezePolicy, apply_freeze
+from finetune.model.freeze import apply_freeze
+from finetune.model.options import FreezePolicy, Trainable
 from finetune.run.checkpoints import COMPLETE, rotate
 from finetune.tasks.text import TextTask
+from finetune.training.options import LossAverage, LossConfig
 from finetune.training.trainer import PaliGemmaTrainer
 
 Build = Callable[..., PaliGemmaForConditionalGeneration]
@@ -35,7 +37,7 @@ def make_trainer(
     def make(model: nn.Module | None = None, average: str = "example", **options: Any) -> PaliGemmaTrainer:
         if model is None:
             model = random_model(hidden_size=64, num_layers=2)
-            apply_freeze(model, FreezePolicy("none", "none", "all"))
+            apply_freeze(model, FreezePolicy(Trainable.none, Trainable.none, Trainable.all))
         arguments = {
             "output_dir": str(tmp_path / "out"),
             "max_steps": 3,
@@ -54,7 +56,11 @@ def make_trainer(
             **options,
         }
         return PaliGemmaTrainer(
-            model, TrainingArguments(**arguments), Collator(processor), digits, loss_average=average
+            model,
+            TrainingArguments(**arguments),
+            Collator(processor),
+            digits,
+            loss=LossConfig(LossAverage(average)),
         )
 
     return make

@@ -10,7 +10,7 @@ causal.
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from PIL.Image import Resampling
@@ -18,7 +18,29 @@ from transformers import PaliGemmaProcessor
 
 from finetune.data.batches.resize import resize_as_paper
 from finetune.errors import UserError
-from finetune.example import IGNORED, Example
+from finetune.example import IGNORED, Batch, Example, Prompts
+
+
+class Supervised(NamedTuple):
+    """The supervised tokens of a batch, in row-major order."""
+
+    positions: torch.Tensor
+    """(B, T) bool: one before each of them; the last column is False."""
+    targets: torch.Tensor
+    """(N,) int64: their ids."""
+    rows: torch.Tensor
+    """(N,) int64: the row of each."""
+
+
+def index_labels(labels: torch.Tensor) -> Supervised:
+    """Find the supervised tokens; on a GPU their number would have to be waited for.
+
+    Args:
+        labels: (B, T) int64, `IGNORED` where nothing is learnt.
+    """
+    following = labels[:, 1:]
+    kept = following != IGNORED
+    return Supervised(torch.nn.functional.pad(kept, (0, 1)), following[kept], kept.nonzero()[:, 0])
 
 
 class Collator:
@@ -42,7 +64,7 @@ class Collator:
         seed: int = 0,
         resize: str = "bicubic",
     ) -> None:
-        self._tokenizer = processor.tokenizer
+        self.tokenizer = processor.tokenizer
         self._image_processor = processor.image_processor
         self.image_token_id: int = processor.image_token_id
         self.tokens_per_image: int = processor.image_seq_length
@@ -54,68 +76,69 @@ class Collator:
         self.newline = self._tokenize("\n")
         self._reserved = {
             self.image_token_id,
-            self._tokenizer.bos_token_id,
-            self._tokenizer.eos_token_id,
-            self._tokenizer.pad_token_id,
+            self.tokenizer.bos_token_id,
+            self.tokenizer.eos_token_id,
+            self.tokenizer.pad_token_id,
         }
-        self._reserved_names: list[str] = self._tokenizer.convert_ids_to_tokens(sorted(self._reserved))
+        self._reserved_names: list[str] = self.tokenizer.convert_ids_to_tokens(sorted(self._reserved))
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+    def __call__(self, examples: Sequence[Example], pixels: torch.Tensor | None = None) -> Batch:
         """Make a batch to train on, padded on the right.
 
-        Returns:
-            What `build_text` and `build_pixels` return, and the examples' `ids`.
-        """
-        ids = [example.id for example in examples]
-        return {**self.build_text(examples), **self.build_pixels(examples), "ids": ids}
-
-    def build_text(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """Lay out prefixes and suffixes, padded on the right.
-
-        Returns:
-            `input_ids`, `attention_mask`, `token_type_ids`, `labels`: (B, T) int64.
+        Args:
+            examples: one row each.
+            pixels: of `build_pixels`, if they are known already.
 
         Raises:
             UserError: an example has no suffix, is too long, or its text holds a reserved token.
         """
         rows = [self.encode(example) for example in examples]
         length = max(len(before) + len(after) for before, after in rows)
-        pad: int = self._tokenizer.pad_token_id
-        batch: dict[str, list[list[int]]] = {
-            "input_ids": [],
-            "attention_mask": [],
-            "token_type_ids": [],
-            "labels": [],
-        }
+        pad: int = self.tokenizer.pad_token_id
+        ids, mask, types, targets = [], [], [], []
         for before, after in rows:
             fill = length - len(before) - len(after)
-            batch["input_ids"].append(before + after + [pad] * fill)
-            batch["attention_mask"].append([1] * (length - fill) + [0] * fill)
+            ids.append(before + after + [pad] * fill)
+            mask.append([1] * (length - fill) + [0] * fill)
             # Pads count as suffix: were one ever attended to, nothing before it would see it.
-            batch["token_type_ids"].append([0] * len(before) + [1] * (length - len(before)))
-            batch["labels"].append([IGNORED] * len(before) + after + [IGNORED] * fill)
-        return {name: torch.tensor(rows) for name, rows in batch.items()}
+            types.append([0] * len(before) + [1] * (length - len(before)))
+            targets.append([IGNORED] * len(before) + after + [IGNORED] * fill)
+        labels = torch.tensor(targets)
+        supervised = index_labels(labels)
+        return {
+            "input_ids": torch.tensor(ids),
+            "attention_mask": torch.tensor(mask),
+            "token_type_ids": torch.tensor(types),
+            "pixel_values": self.build_pixels(examples) if pixels is None else pixels,
+            "labels": labels,
+            "logits_to_keep": supervised.positions,
+            "targets": supervised.targets,
+            "segments": supervised.rows,
+            "ids": [example.id for example in examples],
+        }
 
-    def build_prompt(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """Lay out prefixes to generate from: no suffix, padded on the left, never cut.
+    def build_prompts(self, examples: Sequence[Example], pixels: torch.Tensor | None = None) -> Prompts:
+        """Make a batch to generate from: no suffix, padded on the left, never cut.
 
-        Returns:
-            `input_ids`, `attention_mask`, `token_type_ids`: (B, T) int64.
+        Args:
+            examples: one row each.
+            pixels: of `build_pixels`, if they are known already.
         """
         rows = [self._encode_prefix(example) for example in examples]
         length = max(map(len, rows))
-        pad: int = self._tokenizer.pad_token_id
+        pad: int = self.tokenizer.pad_token_id
         return {
             "input_ids": torch.tensor([[pad] * (length - len(row)) + row for row in rows]),
             "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),
             "token_type_ids": torch.zeros((len(rows), length), dtype=torch.long),
+            "pixel_values": self.build_pixels(examples) if pixels is None else pixels,
         }
 
-    def build_pixels(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """Resize and scale the pictures.
+    def build_pixels(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Resize and scale the images.
 
         Returns:
-            `pixel_values`: (pictures of all examples in order, 3, side, side) float32, -1 to 1.
+            (images of all examples in order, 3, side, side) float32, -1 to 1.
         """
         images = [image for example in examples for image in example.images]
         if self.resize == "paper":
@@ -127,8 +150,10 @@ class Collator:
             ]
         # An image that is of the right size already stays as it is.
         kernel = Resampling.BICUBIC if self.resize == "bicubic" else Resampling.BILINEAR
-        pixels = self._image_processor(images=images, resample=kernel, return_tensors="pt")["pixel_values"]
-        return {"pixel_values": pixels}
+        pixels: torch.Tensor = self._image_processor(images=images, resample=kernel, return_tensors="pt")[
+            "pixel_values"
+        ]
+        return pixels
 
     def encode(self, example: Example) -> tuple[list[int], list[int]]:
         """Tokenise one example with the suffix of its epoch, among those that fit.
@@ -149,7 +174,7 @@ class Collator:
                 )
             example = replace(example, suffixes=fitting)
         suffix = self.choose_suffix(example)
-        after = [*self._tokenize(suffix, example), self._tokenizer.eos_token_id]
+        after = [*self._tokenize(suffix, example), self.tokenizer.eos_token_id]
         before = self._encode_prefix(example)
         images = self.tokens_per_image * len(example.images)
         excess = 0 if budget is None else len(before) - images + len(after) - budget
@@ -201,12 +226,12 @@ class Collator:
     def _encode_prefix(self, example: Example) -> list[int]:
         images = [self.image_token_id] * (self.tokens_per_image * len(example.images))
         prefix = self._tokenize(example.prefix, example)
-        return [*images, self._tokenizer.bos_token_id, *prefix, *self.newline]
+        return [*images, self.tokenizer.bos_token_id, *prefix, *self.newline]
 
     def _tokenize(self, text: str, example: Example | None = None) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if example is not None and not self._reserved.isdisjoint(ids):
-            name = self._tokenizer.convert_ids_to_tokens(min(self._reserved.intersection(ids)))
+            name = self.tokenizer.convert_ids_to_tokens(min(self._reserved.intersection(ids)))
             raise UserError(
                 f"Example `{example.id}`: its text {text!r} contains the reserved token {name}. "
                 "Leave it out: image tokens, BOS and EOS are added here."

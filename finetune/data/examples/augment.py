@@ -6,7 +6,7 @@ crop or a flip leaves a caption, an answer or a written word true is for the use
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -18,9 +18,11 @@ from PIL import Image, ImageEnhance, ImageOps
 from finetune.codecs.coco_mask import encode_rle
 from finetune.codecs.masks import crop_mask
 from finetune.codecs.rle import decode_rle
+from finetune.data.examples.options import AugmentationConfig
 from finetune.errors import UserError
 from finetune.tasks.mixture import PART
 from finetune.tasks.objects import ASKED
+from finetune.tasks.task import Row
 
 FLIP_WORDS = (
     "left", "right", "leftmost", "rightmost", "leftward", "rightward", "leftwards", "rightwards",
@@ -85,31 +87,9 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Changes pictures at random; without arguments it changes nothing.
+    """Changes images at random; with the options' defaults it changes nothing."""
 
-    Args:
-        flip: probability of a mirrored picture; not where the row's text names sides.
-        flip_words: the words that name them: those in ASCII as whole words, others anywhere in the text,
-            because not every script parts words.
-        crop: smallest share of the area that a random crop keeps; 1: no crop. The sides' ratio changes by
-            up to 4/3 either way.
-        min_visible: an object stays if this share of its box, or more, is still seen. Where no object that
-            is asked for would stay, another crop is drawn, and after ten there is none.
-        resize: smallest and largest scale of the picture within its own size: below 1 it lies on grey,
-            above 1 it is cropped.
-        brightness: largest change as a share, either way; 0 to 1.
-        contrast: likewise.
-        saturation: likewise.
-    """
-
-    flip: float = 0.0
-    flip_words: Sequence[str] = FLIP_WORDS
-    crop: float = 1.0
-    min_visible: float = 0.3
-    resize: tuple[float, float] = (1.0, 1.0)
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
+    options: AugmentationConfig
 
     def __call__(
         self, image: Image.Image, row: dict[str, Any], draw: Random
@@ -125,31 +105,21 @@ class Augmentation:
             UserError: the row has boxes in its text, or a mask that is not of the picture's size.
         """
         for enhance, strength in (
-            (ImageEnhance.Brightness, self.brightness),
-            (ImageEnhance.Contrast, self.contrast),
-            (ImageEnhance.Color, self.saturation),
+            (ImageEnhance.Brightness, self.options.brightness),
+            (ImageEnhance.Contrast, self.options.contrast),
+            (ImageEnhance.Color, self.options.saturation),
         ):
             if strength > 0:
                 image = enhance(image).enhance(1 + strength * draw.uniform(-1, 1))
-        return self._move(image, row, draw) if self.moves else (image, row)
+        return self._move(image, row, draw) if self.options.moves else (image, row)
 
-    @property
-    def moves(self) -> bool:
-        """Whether anything may change its place."""
-        return self.flip > 0 or self.crop < 1 or self.resize != (1, 1)
-
-    @property
-    def recolours(self) -> bool:
-        """Whether colours may change."""
-        return max(self.brightness, self.contrast, self.saturation) > 0
-
-    def check_row(self, row: Mapping[str, Any]) -> None:
+    def check_row(self, row: Row) -> None:
         """Refuse boxes that are text already, and would stay where they were.
 
         Raises:
             UserError: things may change their places, and a text has location tokens.
         """
-        if self.moves and any(_LOCATION.search(text) for text in _iterate_texts(row)):
+        if self.options.moves and any(_LOCATION.search(text) for text in _iterate_texts(row)):
             raise UserError(
                 f"Row `{row['id']}` has boxes in its text, which cannot follow a picture that is flipped, "
                 "cropped or scaled. Choose augmentation.flip=0 augmentation.crop=1 "
@@ -160,7 +130,7 @@ class Augmentation:
         self, image: Image.Image, row: dict[str, Any], draw: Random
     ) -> tuple[Image.Image, dict[str, Any]]:
         self.check_row(row)
-        flip = draw.random() < self.flip and not self._names_sides(row)
+        flip = draw.random() < self.options.flip and not self._names_sides(row)
         objects = row.get("objects") or []
         whole = View((0, 0, *image.size), (0, 0, *image.size), image.size, flip)
         view, kept = whole, objects
@@ -179,25 +149,27 @@ class Augmentation:
 
     @cached_property
     def _sides(self) -> re.Pattern[str]:
-        words = [rf"\b{re.escape(w)}\b" if w.isascii() else re.escape(w) for w in self.flip_words]
-        return re.compile("|".join(words) or "(?!)", re.IGNORECASE)
+        words = FLIP_WORDS if self.options.flip_words is None else self.options.flip_words
+        # Not every script separates words: those outside ASCII are found anywhere.
+        patterns = [rf"\b{re.escape(w)}\b" if w.isascii() else re.escape(w) for w in words]
+        return re.compile("|".join(patterns) or "(?!)", re.IGNORECASE)
 
-    def _names_sides(self, row: Mapping[str, Any]) -> bool:
+    def _names_sides(self, row: Row) -> bool:
         return any(self._sides.search(text) for text in _iterate_texts(row))
 
     def _draw_view(self, whole: View, draw: Random) -> View:
         """Draw a crop and a scale; the draws are as many for a picture of any size."""
         size, window = whole.size, whole.window
-        if self.crop < 1:
-            share = draw.uniform(self.crop, 1)
+        if self.options.crop < 1:
+            share = draw.uniform(self.options.crop, 1)
             # Of the ratios, those with which a crop of this share fits into the picture.
             widest = min(math.log(_LARGEST_RATIO), -math.log(share))
             ratio = math.exp(draw.uniform(-widest, widest))
             window = _draw_window(window, math.sqrt(share * ratio), math.sqrt(share / ratio), draw)
             size = (window[2] - window[0], window[3] - window[1])
         place = (0, 0, *size)
-        if self.resize != (1, 1):
-            factor = draw.uniform(*self.resize)
+        if tuple(self.options.resize) != (1, 1):
+            factor = draw.uniform(*self.options.resize)
             if factor < 1:
                 place = _draw_window(place, factor, factor, draw)
             else:
@@ -205,7 +177,7 @@ class Augmentation:
         return View(window, place, size, whole.flip)
 
     def _move_objects(
-        self, objects: Sequence[Mapping[str, Any]], view: View, whole: View, row: Mapping[str, Any]
+        self, objects: Sequence[Row], view: View, whole: View, row: Row
     ) -> list[dict[str, Any]]:
         """Move the objects; a view of the whole picture keeps all, any other those that are still seen."""
         width, height = whole.size
@@ -222,7 +194,7 @@ class Augmentation:
         return moved
 
     def _move_object(
-        self, one: Mapping[str, Any], mask: np.ndarray | None, view: View, *, is_whole: bool
+        self, one: Row, mask: np.ndarray | None, view: View, *, is_whole: bool
     ) -> dict[str, Any] | None:
         """Return an object on the canvas, or null where too little of it is seen."""
         x_min, y_min, x_max, y_max = view.window
@@ -230,7 +202,7 @@ class Augmentation:
         if not is_whole:
             inside = np.clip(inside, (x_min, y_min, x_min, y_min), (x_max, y_max, x_max, y_max)).tolist()
             seen, area = _box_area(inside), _box_area(one["box_xyxy"])
-            if seen == 0 or seen < self.min_visible * area:
+            if seen == 0 or seen < self.options.min_visible * area:
                 return None
             share = seen / area
         box = view.move_box(inside)
@@ -247,7 +219,7 @@ class Augmentation:
         return changed
 
 
-def _iterate_texts(row: Mapping[str, Any]) -> Iterator[str]:
+def _iterate_texts(row: Row) -> Iterator[str]:
     """Yield the row's strings, those in lists and the objects' labels among them."""
     for name, value in row.items():
         if name == "objects":
@@ -257,7 +229,7 @@ def _iterate_texts(row: Mapping[str, Any]) -> Iterator[str]:
             yield from (text for text in texts if isinstance(text, str))
 
 
-def _has_asked(objects: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> bool:
+def _has_asked(objects: Sequence[Row], row: Row) -> bool:
     """Whether there is an object to write: no crowd, and of the class that the row asks for."""
     return any(not one["iscrowd"] and row.get(ASKED) in (None, one["label"]) for one in objects)
 

@@ -9,7 +9,7 @@ import torch.utils.data
 from datasets import Dataset
 from PIL import ExifTags, Image
 
-from finetune.data.images import check_link, check_size, load_image
+from finetune.data.images import Picture, check_size
 from finetune.errors import UserError
 from finetune.example import Example
 from finetune.tasks.mixture import PART
@@ -112,9 +112,10 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         """
         as_stored = self.antialias is not None
         sources = row.get("images") or [row["image"]]
-        for source in sources:
-            check_link(source, where)
-        images = [load_image(source, where, as_stored) for source in sources]
+        pictures = [Picture(source, where) for source in sources]
+        for picture in pictures:
+            picture.check_link()
+        images = [picture.load(as_stored) for picture in pictures]
         if as_stored and row.get("objects"):
             for image in images:
                 if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:

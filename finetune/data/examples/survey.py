@@ -14,7 +14,7 @@ from tqdm import tqdm
 from finetune import signals
 from finetune.data.batches.collator import Collator
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.images import check_size, read_size
+from finetune.data.images import Picture, check_size
 from finetune.errors import UserError
 from finetune.tasks.task import Row, Text
 
@@ -78,7 +78,7 @@ def _build(examples: ExampleDataset, index: int, row: Row) -> tuple[Text, Mappin
         image = examples.rows[index].get("image")
         if image is None:
             raise
-        height, width = read_size(image, f"{examples.split} example `{row['id']}`")
+        height, width = Picture(image, f"{examples.split} example `{row['id']}`").size()
         row = {**row, "width": width, "height": height}
         return task.measure_text(row), task.build_target(row)
 

@@ -1,1 +1,1 @@
-"""People's own data, one file a format: a file of theirs to rows."""
+"""Custom data, one module per format: from its files to rows."""

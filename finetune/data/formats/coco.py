@@ -3,18 +3,22 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_files
-from finetune.data.images import check_size, read_size, resolve_image
+from finetune.data.images import Picture, check_size, resolve_image
 from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
 from finetune.data.options import Coco
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import Record, read_json
-from finetune.data.rows import Splits
+from finetune.data.reading.json import read_record
+from finetune.data.reading.record import Record
+from finetune.data.rows import Row, Splits
 from finetune.errors import UserError
+from finetune.example import SceneObject
 
 FEATURES = object_features()
+
+Key = int | str | float
+"""Type of an id: COCO has whole numbers, other programs write texts too."""
 
 _IN_FOLDER = "_annotations.coco.json"
 
@@ -38,69 +42,71 @@ def load_coco(options: Coco) -> Splits:
 def _find_in_folder(file: str | None, option: str) -> str | None:
     if file is None or not Path(find_file(file, option, folder=True)).is_dir():
         return file
-    found = Path(file) / _IN_FOLDER
-    if not found.is_file():
+    path = Path(file) / _IN_FOLDER
+    if not path.is_file():
         raise UserError(
             f"{file} (dataset.{option}) has no {_IN_FOLDER}. {describe_folder(Path(file))} Name its JSON "
             "file, and the folder of its images with dataset.image_dir=FOLDER."
         )
-    return str(found)
+    return str(path)
 
 
-def read_coco(faults: Faults, file: str, image_dir: str | None) -> Iterator[dict[str, Any]]:
-    """Yield a row for every picture."""
+def read_coco(faults: Faults, file: str, image_dir: str | None) -> Iterator[Row]:
+    """Yield a row for every image."""
     return read_instances(faults, file, find_image_dir(file, image_dir))
 
 
-def read_instances(faults: Faults, file: str, image_dir: Path) -> Iterator[dict[str, Any]]:
-    """Yield a row for every picture that the file lists, those without objects among them.
+def read_instances(faults: Faults, file: str, image_dir: Path) -> Iterator[Row]:
+    """Yield a row for every image that the file lists, including those without objects.
 
-    Ids of categories may be any; `area`, `iscrowd`, `segmentation` and the pictures' sizes may be missing.
+    Ids may be any numbers or texts; `area`, `iscrowd`, `segmentation` and the images' sizes may be missing.
 
     Args:
-        faults: what to do with a picture or an annotation that cannot be used.
+        faults: what to do with an image or an annotation that cannot be used.
         file: the JSON file; it must fit in memory.
-        image_dir: folder of the pictures.
+        image_dir: folder of the images.
 
     Raises:
         UserError: names the file and the image or annotation.
     """
-    content = Record(read_json(Path(file)), file)
+    content = read_record(Path(file))
     images = _index(faults, content, "images", "image")
     categories = _index(faults, content, "categories", "category")
     names = {}
     for key, category in categories.items():
         with faults.skipping():
             names[key] = check_label(category["name"], category.where)
-    annotations: dict[Any, list[Record]] = {key: [] for key in images}
-    for one in _index(faults, content, "annotations", "annotation").values():
+    annotations: dict[Key, list[Record]] = {key: [] for key in images}
+    for annotation in _index(faults, content, "annotations", "annotation").values():
         with faults.skipping():
-            if _read_key(one, "image_id") not in images:
-                raise UserError(f"{one.where}: there is no image {one['image_id']} in `images`.")
-            annotations[one["image_id"]].append(one)
+            image_id = _read_key(annotation, "image_id")
+            if image_id not in images:
+                raise UserError(f"{annotation.where}: there is no image {image_id} in `images`.")
+            annotations[image_id].append(annotation)
     for key, image in images.items():
         with faults.skipping():
             path = resolve_image(image["file_name"], image_dir, image.where)
-            size = read_size(path, image.where)
+            size = Picture(path, image.where).size()
             check_size((image.get("height"), image.get("width")), size, image.where)
             yield build_row(str(key), path, size, _read_objects(faults, annotations[key], names, size))
 
 
-def _index(faults: Faults, content: Record, kind: str, one: str) -> dict[Any, Record]:
+def _index(faults: Faults, content: Record, kind: str, name: str) -> dict[Key, Record]:
     """Return the items of `images`, `annotations` or `categories` by their ids."""
-    if not isinstance(content[kind], list):
-        raise UserError(f"{content.where}: `{kind}` must be a list, got {type(content[kind]).__name__}.")
-    found: dict[Any, Record] = {}
-    for number, item in enumerate(content[kind], 1):
+    listed = content[kind]
+    if not isinstance(listed, list):
+        raise UserError(f"{content.where}: `{kind}` must be a list, got {type(listed).__name__}.")
+    items: dict[Key, Record] = {}
+    for number, item in enumerate(listed, 1):
         with faults.skipping():
-            key = _read_key(Record(item, f"{content.where}: {one} number {number}"), "id")
-            if key in found:
-                raise UserError(f"{content.where}: {one} id {key} stands twice; ids must differ.")
-            found[key] = Record(item, f"{content.where}: {one} {key}")
-    return found
+            key = _read_key(Record(item, f"{content.where}: {name} number {number}"), "id")
+            if key in items:
+                raise UserError(f"{content.where}: {name} id {key} is duplicated; ids must be unique.")
+            items[key] = Record(item, f"{content.where}: {name} {key}")
+    return items
 
 
-def _read_key(item: Record, key: str) -> Any:
+def _read_key(item: Record, key: str) -> Key:
     value = item[key]
     if isinstance(value, bool) or not isinstance(value, int | str | float):
         raise UserError(f"{item.where}: `{key}` must be a number or a text, got {str(value)[:80]!r}.")
@@ -108,21 +114,21 @@ def _read_key(item: Record, key: str) -> Any:
 
 
 def _read_objects(
-    faults: Faults, annotations: Sequence[Record], names: Mapping[Any, str], size: tuple[int, int]
-) -> list[dict[str, Any]]:
+    faults: Faults, annotations: Sequence[Record], names: Mapping[Key, str], size: tuple[int, int]
+) -> list[SceneObject]:
     objects = []
-    for one in annotations:
+    for annotation in annotations:
         with faults.skipping():
             objects.append(
                 build_object(
-                    name_class(one["category_id"], names, one.where, "category"),
-                    one["bbox"],
+                    name_class(annotation["category_id"], names, annotation.where, "category"),
+                    annotation["bbox"],
                     size,
-                    one.where,
+                    annotation.where,
                     layout="xywh",
-                    segmentation=one.get("segmentation"),
-                    area=one.get("area"),
-                    iscrowd=0 if one.get("iscrowd") is None else one["iscrowd"],
+                    segmentation=annotation.get("segmentation"),
+                    area=annotation.get("area"),
+                    iscrowd=0 if annotation.get("iscrowd") is None else annotation["iscrowd"],
                 )
             )
     return objects

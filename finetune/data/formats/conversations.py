@@ -1,8 +1,7 @@
-"""Conversations about pictures: LLaVA's JSON, ShareGPT, and chat messages."""
+"""Conversations about images: LLaVA's JSON, ShareGPT, and chat messages."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from finetune.data.formats.jsonl import (
     FEATURES,
@@ -14,26 +13,27 @@ from finetune.data.formats.jsonl import (
 from finetune.data.formats.splits import find_file, find_image_dir, load_files
 from finetune.data.options import Conversations
 from finetune.data.reading.faults import Faults, reading
-from finetune.data.reading.json import Record, iterate_json_array
+from finetune.data.reading.json import iterate_records
+from finetune.data.reading.record import Record
 from finetune.data.reading.tables import iterate_lines, read_json_lines
-from finetune.data.rows import Splits
+from finetune.data.rows import Row, Splits
 from finetune.errors import UserError
 
 ASKS = ("human", "user")
 ANSWERS = ("gpt", "assistant", "model")
 PLACEHOLDER = "<image>"
 FOREIGN = ("<video>", "<audio>", "<bbox>", "<ref-object>", "<box>", "<quad>", "<point>")
-"""Marks of other programs for what PaliGemma does not read, or reads in another form."""
-BESIDE = ("objects", "videos", "audios", "rejected_response", "tools")
-"""Keys of other programs, likewise."""
+"""Placeholders of other programs for what PaliGemma does not read, or reads in another form."""
+FOREIGN_KEYS = ("objects", "videos", "audios", "rejected_response", "tools")
+"""Keys of other programs for the same."""
 
 
 def load_conversations(options: Conversations) -> Splits:
     """Read the files of both splits, or hold out a share of `train`: JSON lists, or JSON Lines.
 
-    PaliGemma answers one prompt: each question and its answer become an example of their own, and what
-    was said before is not carried along, so that a question that needs it cannot be answered. A system
-    turn has no place either and is a fault, unless it is to be ignored.
+    PaliGemma answers a single prompt: each question and its answer become a separate example without the
+    turns before it, so a question that refers to them cannot be answered. A system turn has no place
+    either and is a fault, unless it is ignored.
 
     Raises:
         UserError: names the file and the conversation.
@@ -49,15 +49,15 @@ def load_conversations(options: Conversations) -> Splits:
 
 def read_conversations(
     faults: Faults, file: str, image_dir: str | None, ignore_system: bool, several: bool
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Yield a row for every question with an answer; ids are `<id>/<turn>`, from 1.
 
     Args:
         faults: what to do with a conversation that cannot be used.
         file: a JSON list, or JSON Lines.
-        image_dir: folder of the pictures; null: the file's own.
+        image_dir: folder of the images; None: the folder of the file.
         ignore_system: leave system turns out.
-        several: each has several pictures; else each has one.
+        several: each has several images; otherwise each has one.
 
     Raises:
         UserError: names the file and the conversation.
@@ -71,22 +71,17 @@ def read_conversations(
 def _read_records(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
     start = next((line.lstrip()[:1] for line in iterate_lines(file) if line.strip()), "")
     if start != "[":
-        yield from read_json_lines(faults, file)
-        return
-    for number, item in enumerate(iterate_json_array(Path(file)), 1):
-        with faults.skipping():
-            yield number, Record(item, f"{file} item {number}")
+        return read_json_lines(faults, file)
+    return iterate_records(faults, Path(file))
 
 
-def _convert(
-    record: Record, number: int, folder: Path, ignore_system: bool, several: bool
-) -> list[dict[str, Any]]:
+def _convert(record: Record, number: int, folder: Path, ignore_system: bool, several: bool) -> list[Row]:
     where, names, turns = record.where, _name_images(record), _read_turns(record)
     if (len(names) > 1) != several:
-        expected = "several pictures, as the first has" if several else "one picture"
+        expected = "several images, as the first has" if several else "one image"
         raise UserError(f"{where}: expected {expected}, got {len(names)}.")
     if not names:
-        raise UserError(f"{where}: no `image` or `images`; PaliGemma needs a picture.")
+        raise UserError(f"{where}: no `image` or `images`; PaliGemma needs an image.")
     if any(role == "system" for role, _ in turns) and not ignore_system:
         raise UserError(
             f"{where}: it has a system turn, for which PaliGemma has no place. Leave such turns out: "
@@ -95,7 +90,7 @@ def _convert(
     _check_foreign(record, turns)
     marks = sum(text.count(PLACEHOLDER) for _, text in turns)
     if marks not in {0, len(names)}:
-        raise UserError(f"{where}: {marks} {PLACEHOLDER} for {len(names)} pictures.")
+        raise UserError(f"{where}: {marks} {PLACEHOLDER} for {len(names)} images.")
     images = place_images(names if several else names[0], folder, several, where)
     row_id, head = read_name(record, "id") or number, {"group": None, **images}
     return [
@@ -110,13 +105,13 @@ def _convert(
 
 
 def _check_foreign(record: Record, turns: Sequence[tuple[str, str]]) -> None:
-    """Refuse what would be trained on literally, or left out unseen.
+    """Refuse what would be trained on literally, or dropped silently.
 
     Raises:
         UserError: names the mark or the key.
     """
-    mark = next((one for one in FOREIGN for _, text in turns if one in text), None)
-    key = next((one for one in BESIDE if record.get(one)), None)
+    mark = next((mark for mark in FOREIGN for _, text in turns if mark in text), None)
+    key = next((key for key in FOREIGN_KEYS if record.get(key)), None)
     if mark is not None or key is not None:
         what = f"the placeholder {mark}" if mark else f"`{key}`"
         raise UserError(
@@ -128,15 +123,15 @@ def _check_foreign(record: Record, turns: Sequence[tuple[str, str]]) -> None:
 
 def _pair(turns: Sequence[tuple[str, str]], where: str) -> list[tuple[str, str]]:
     """Return the questions and their answers."""
-    said = [
+    spoken = [
         (role, text.replace(PLACEHOLDER, "").strip() if PLACEHOLDER in text else text)
         for role, text in turns
         if role != "system"
     ]
-    asked, answered = said[::2], said[1::2]
+    asked, answered = spoken[::2], spoken[1::2]
     order = [role in ASKS for role, _ in asked] + [role in ANSWERS for role, _ in answered]
-    if not said or len(asked) != len(answered) or not all(order):
-        roles = ", ".join(role for role, _ in said) or "none"
+    if not spoken or len(asked) != len(answered) or not all(order):
+        roles = ", ".join(role for role, _ in spoken) or "none"
         raise UserError(
             f"{where}: expected {' or '.join(ASKS)} and {' or '.join(ANSWERS)} by turns, got: {roles}."
         )
@@ -144,46 +139,47 @@ def _pair(turns: Sequence[tuple[str, str]], where: str) -> list[tuple[str, str]]
 
 
 def _read_turns(record: Record) -> list[tuple[str, str]]:
-    """Return role and text of every turn, a `system` beside them among them."""
+    """Return role and text of every turn, including a separate `system`."""
     turns = record.get("conversations") or record.get("messages")
     if not isinstance(turns, list):
         raise UserError(
             f"{record.where}: no list `conversations` or `messages`; the keys are: "
             f"{', '.join(record) or 'none'}."
         )
-    found = [("system", str(record["system"]))] if record.get("system") else []
+    roles = [("system", str(record["system"]))] if record.get("system") else []
     for number, turn in enumerate(turns, 1):
         place = f"{record.where} turn {number}"
         turn = Record(turn, place)
         role, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
         if not isinstance(role, str):
             raise UserError(f"{place}: no `from` or `role`; the keys are: {', '.join(turn)}.")
-        found.append((role, _join_parts(content, place)))
-    return found
+        roles.append((role, _join_parts(content, place)))
+    return roles
 
 
-def _join_parts(content: Any, where: str) -> str:
+def _join_parts(content: object, where: str) -> str:
     """Return the text of a turn, which may be a list of parts."""
     if isinstance(content, str):
         return content
     texts = []
     for part in content if isinstance(content, list) else [content]:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "text" and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        elif kind != "image":
+        values = part if isinstance(part, dict) else {}
+        if values.get("type") == "text" and isinstance(values.get("text"), str):
+            texts.append(values["text"])
+        elif values.get("type") != "image":
             raise UserError(
                 f"{where}: expected a text, or a list of text and image parts, got {content!r}."
             )
     return "\n".join(texts)
 
 
-def _name_images(record: Mapping[str, Any]) -> list[Any]:
-    """Return the names of the pictures: `image`, `images`, or those that parts of messages name."""
-    found = record.get("image") or record.get("images")
-    if not found:
+def _name_images(record: Mapping[str, object]) -> list[object]:
+    """Return the names of the images: `image`, `images`, or those that parts of messages name."""
+    names = record.get("image") or record.get("images")
+    if not names:
         turns = record.get("messages")
-        contents = [turn.get("content") for turn in turns or [] if isinstance(turn, dict)]
+        turns = turns if isinstance(turns, list) else []
+        contents = [turn.get("content") for turn in turns if isinstance(turn, dict)]
         parts = [part for content in contents if isinstance(content, list) for part in content]
         return [part["image"] for part in parts if isinstance(part, dict) and part.get("image")]
-    return found if isinstance(found, list) else [found]
+    return names if isinstance(names, list) else [names]

@@ -1,30 +1,30 @@
-"""An image folder: pictures, and a `metadata` file of JSON Lines, CSV or parquet that names them."""
+"""An image folder: images, and a `metadata` file of JSON Lines, CSV or parquet that names them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from finetune.data.formats import jsonl
 from finetune.data.formats.jsonl import place_images, read_accepted, read_name, read_texts
 from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_files
-from finetune.data.images import read_size, resolve_image
+from finetune.data.images import Picture, resolve_image
 from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
 from finetune.data.options import ImageFolder
 from finetune.data.reading.faults import Faults, reading
-from finetune.data.reading.json import Record
+from finetune.data.reading.record import Record
 from finetune.data.reading.tables import list_columns, read_records
-from finetune.data.rows import Splits, text_features
+from finetune.data.rows import Row, Splits, text_features
 from finetune.errors import UserError
+from finetune.example import SceneObject
 
 FEATURES = {
     "pairs": jsonl.FEATURES,
     "objects": object_features(),
     "captions": text_features(lists=("captions",)),
 }
-"""Our columns of each kind of metadata."""
+"""The columns of the rows for each kind of metadata."""
 NEEDED = {"pairs": ("prefix", "suffix"), "objects": ("objects",), "captions": ("text",)}
-"""Its columns that tell the kind, besides `file_name`."""
+"""The columns of the metadata that determine the kind, besides `file_name`."""
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
@@ -51,13 +51,13 @@ def load_image_folder(options: ImageFolder) -> Splits:
 def _find_metadata(folder: str) -> str:
     if not Path(folder).is_dir():
         return folder
-    found = [name for name in METADATA if (Path(folder) / name).is_file()]
-    if len(found) != 1:
-        got = " and ".join(found) or "none"
+    present = [name for name in METADATA if (Path(folder) / name).is_file()]
+    if len(present) != 1:
+        got = " and ".join(present) or "none"
         raise UserError(
             f"{folder}: expected one of {', '.join(METADATA)}, got {got}. {describe_folder(Path(folder))}"
         )
-    return str(Path(folder) / found[0])
+    return str(Path(folder) / present[0])
 
 
 def _find_kind(file: str) -> str:
@@ -73,13 +73,13 @@ def _find_kind(file: str) -> str:
 
 def read_image_folder(
     faults: Faults, file: str, image_dir: str | None, kind: str, names: Sequence[str] | None
-) -> Iterator[dict[str, Any]]:
-    """Yield a row for every picture that the metadata names.
+) -> Iterator[Row]:
+    """Yield a row for every image that the metadata names.
 
     Args:
         faults: what to do with a row or an object that cannot be used.
         file: the metadata.
-        image_dir: folder of the pictures; null: the file's own.
+        image_dir: folder of the images; None: the folder of the file.
         kind: `pairs`, `objects` or `captions`.
         names: as in `load_image_folder`.
 
@@ -94,17 +94,17 @@ def read_image_folder(
                 yield {**read_texts(row, number), **place_images(image, folder, False, row.where)}
             elif kind == "captions":
                 path, captions = resolve_image(image, folder, row.where), read_accepted(row, "text")
-                read_size(path, row.where)  # for what is wrong with it
+                Picture(path, row.where).size()  # only to find out what is wrong with it
                 yield {"id": row_id, "group": None, "image": path, "captions": captions}
             else:
                 path = resolve_image(image, folder, row.where)
-                size = read_size(path, row.where)
+                size = Picture(path, row.where).size()
                 yield build_row(row_id, path, size, _read_objects(faults, row, size, names))
 
 
 def _read_objects(
     faults: Faults, row: Record, size: tuple[int, int], names: Sequence[str] | None
-) -> list[dict[str, Any]]:
+) -> list[SceneObject]:
     objects = row["objects"]
     boxes, categories = (
         objects.get(key) if isinstance(objects, dict) else None for key in ("bbox", "categories")
@@ -114,16 +114,16 @@ def _read_objects(
             f"{row.where}: `objects` must be {{bbox: [[x, y, width, height], ...], categories: [...]}}, as "
             f"many of either, got {objects!r}."
         )
-    found = []
+    items = []
     for number, (box, category) in enumerate(zip(boxes, categories, strict=True), 1):
         with faults.skipping():
             place = f"{row.where} object {number}"
             label = _name_category(category, names, place)
-            found.append(build_object(label, box, size, place, layout="xywh"))
-    return found
+            items.append(build_object(label, box, size, place, layout="xywh"))
+    return items
 
 
-def _name_category(category: Any, names: Sequence[str] | None, where: str) -> str:
+def _name_category(category: object, names: Sequence[str] | None, where: str) -> str:
     if isinstance(category, str):
         check_label(category, f"{where}: its class")
         return category if names is None else name_class(category, {name: name for name in names}, where)

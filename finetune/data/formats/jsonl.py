@@ -1,18 +1,18 @@
-"""One JSON object a line, with `image`, `prefix` and `suffix`."""
+"""One JSON object per line, with `image`, `prefix` and `suffix`."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 from datasets import Features, List, Value
 
 from finetune.data.formats.splits import find_file, find_image_dir, load_files
-from finetune.data.images import read_size, resolve_image
+from finetune.data.images import Picture, resolve_image
 from finetune.data.options import Jsonl
 from finetune.data.reading.faults import Faults, reading
-from finetune.data.reading.json import Record
+from finetune.data.reading.record import Record
 from finetune.data.reading.tables import read_json_lines
-from finetune.data.rows import Splits, text_features
+from finetune.data.rows import Row, Splits, text_features
 from finetune.errors import UserError
 
 FEATURES = Features(
@@ -44,7 +44,7 @@ def has_several_images(file: str) -> bool:
     return first is not None and isinstance(first[1].get("image"), list)
 
 
-def read_jsonl(faults: Faults, file: str, image_dir: str | None, several: bool) -> Iterator[dict[str, Any]]:
+def read_jsonl(faults: Faults, file: str, image_dir: str | None, several: bool) -> Iterator[Row]:
     """Yield a row for every line that is not blank."""
     folder = find_image_dir(file, image_dir)
     for number, row in read_json_lines(faults, file):
@@ -52,15 +52,15 @@ def read_jsonl(faults: Faults, file: str, image_dir: str | None, several: bool) 
             yield {**read_texts(row, number), **place_images(row["image"], folder, several, row.where)}
 
 
-def read_texts(row: Record, number: int | str) -> dict[str, Any]:
+def read_texts(row: Record, number: int | str) -> dict[str, object]:
     """Return `id`, `group`, `prefix` and `suffixes` of an object with `prefix` and `suffix`.
 
     Args:
         row: the object.
-        number: its id, where it has no `id`.
+        number: its id, if it has no `id`.
 
     Raises:
-        UserError: a key is missing, or a value is no text.
+        UserError: a key is missing, or a value is not a text.
     """
     prefix = row["prefix"]
     if not isinstance(prefix, str):
@@ -73,13 +73,13 @@ def read_texts(row: Record, number: int | str) -> dict[str, Any]:
     }
 
 
-def asks_for_objects(prefix: Any) -> bool:
-    """Return whether an empty answer means something: there is no such object."""
+def asks_for_objects(prefix: object) -> bool:
+    """Return whether an empty answer is valid: there is no such object."""
     return isinstance(prefix, str) and prefix.split(maxsplit=1)[:1] in (["detect"], ["segment"])
 
 
 def read_name(row: Record, key: str) -> str | None:
-    """Return an id or a group, a text or a number; None where there is none.
+    """Return an id or a group, a text or a number, as a text; None if it is missing.
 
     Raises:
         UserError: it holds something else.
@@ -96,15 +96,16 @@ def read_accepted(row: Record, key: str, nothing: bool = False) -> list[str]:
     Args:
         row: the object.
         key: its key.
-        nothing: an empty text is an answer: that there is no object of those asked for.
+        nothing: an empty text is a valid answer: there is no such object.
 
     Raises:
         UserError: it holds something else, or nothing, or a text is blank.
     """
-    texts = [row[key]] if isinstance(row[key], str) else row[key]
+    value = row[key]
+    texts = [value] if isinstance(value, str) else value
     if not _is_texts(texts):
         raise UserError(
-            f"{row.where}: `{key}` must be a string or a list of accepted strings, got {row[key]!r}."
+            f"{row.where}: `{key}` must be a string or a list of accepted strings, got {value!r}."
         )
     return check_texts(texts, key, row.where, nothing)
 
@@ -114,8 +115,8 @@ def check_texts(texts: list[str], key: str, where: str, nothing: bool = False) -
 
     Args:
         texts: one or more.
-        key: what holds them, for the error message.
-        where: file and place, likewise.
+        key: the key or turn that has them, for the error message.
+        where: file and place, for the error message.
         nothing: as in `read_accepted`.
 
     Raises:
@@ -129,29 +130,29 @@ def check_texts(texts: list[str], key: str, where: str, nothing: bool = False) -
     return list(texts)
 
 
-def place_images(image: Any, folder: Path, several: bool, where: str) -> dict[str, Any]:
+def place_images(image: object, folder: Path, several: bool, where: str) -> dict[str, object]:
     """Return `images`, or `image` with its `width` and `height`.
 
     Args:
         image: name of a file, or a list of them.
-        folder: where the files lie.
+        folder: the folder of the files.
         several: a list is expected.
         where: file and place, for the error message.
 
     Raises:
-        UserError: it is of the other kind, or a picture cannot be read.
+        UserError: a list was expected or not, or an image cannot be read.
     """
-    if several and not _is_texts(image):
-        raise UserError(f"{where}: `image` must be a list of files as in the first row, got {image!r}.")
     if several:
+        if not _is_texts(image):
+            raise UserError(f"{where}: `image` must be a list of files as in the first row, got {image!r}.")
         paths = [resolve_image(name, folder, where) for name in image]
         for path in paths:
-            read_size(path, where)  # for what is wrong with them
+            Picture(path, where).size()  # only to find out what is wrong with it
         return {"images": paths}
     path = resolve_image(image, folder, where)
-    height, width = read_size(path, where)
+    height, width = Picture(path, where).size()
     return {"image": path, "width": width, "height": height}
 
 
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+def _is_texts(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)

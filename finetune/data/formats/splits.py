@@ -1,41 +1,38 @@
-"""People's own files: two of them, or one and a share of its pictures to evaluate on."""
+"""The training and validation split of custom files: two files, or one with a share held out."""
 
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from datasets import Features
 
-from finetune.data.images import PICTURE_SUFFIXES
+from finetune.data.images import IMAGE_SUFFIXES
 from finetune.data.options import FileOptions, ImageFileOptions
 from finetune.data.rows import Reader, Splits, build_rows, hold_out
 from finetune.errors import UserError
 
 _LISTED = 12
-"""The most names of a folder in a message."""
+"""Maximum number of a folder's names in a message."""
 
 
-def load_files(read: Reader, features: Features, options: ImageFileOptions, **arguments: Any) -> Splits:
-    """Read both splits, each from a file of its own.
+def load_files(read: Reader, features: Features, options: ImageFileOptions, **arguments: object) -> Splits:
+    """Read both splits, each from its own file.
 
     Args:
-        read: `(faults, file, image_dir, **arguments)` to rows; the format's own.
+        read: `(faults, file, image_dir, **arguments)` to rows: the reader of the format.
         features: the columns of its rows.
         options: name the files.
-        arguments: the format's own.
+        arguments: those of the format.
 
     Raises:
         UserError: names the file and the place in it.
     """
-    sources = [
-        {"file": find_file(file, option), "image_dir": options.image_dir, **arguments}
-        for option, file in (("train", options.train), ("validation", options.validation))
-        if option == "train" or file is not None
-    ]
-    for source in sources:
-        if options.image_dir is not None:
-            source["image_dir"] = str(find_image_dir(source["file"], options.image_dir))
+    sources = []
+    for option, name in (("train", options.train), ("validation", options.validation)):
+        if option == "train" or name is not None:
+            file = find_file(name, option)
+            folder = None if options.image_dir is None else str(find_image_dir(file, options.image_dir))
+            sources.append({"file": file, "image_dir": folder, **arguments})
     return load_sources(read, features, options, *sources, paths=("file",))
 
 
@@ -43,47 +40,50 @@ def load_sources(
     read: Reader,
     features: Features,
     options: FileOptions,
-    train: Mapping[str, Any],
-    validation: Mapping[str, Any] | None = None,
+    train: Mapping[str, object],
+    validation: Mapping[str, object] | None = None,
     *,
     paths: tuple[str, ...],
 ) -> Splits:
-    """Read both splits, where a format's reader needs more of each than its file.
+    """Read both splits with a reader that takes more than a file for each.
 
     Args:
         read: `(faults, file, **arguments)` to rows.
         features: the columns of its rows.
-        options: what to do with faults, and which share is held out where there is no second file.
-        train: the reader's arguments for the rows to train on, `file` among them.
-        validation: the same for those to evaluate on.
+        options: what to do with faults, and the share to hold out if there is no second file.
+        train: the arguments of the reader for the training split, including `file`.
+        validation: the same for the validation split.
         paths: names of the arguments that are files and folders, as in `build_rows`.
 
     Raises:
-        UserError: the reader's own, or there are no rows.
+        UserError: the reader raised it, or there are no rows.
     """
     sources = [source for source in (train, validation) if source is not None]
-    built = [build_rows(read, features, options.on_error, paths=paths, **source) for source in sources]
+    built = [
+        build_rows(read, features, options.on_error, paths=paths, origin=str(source["file"]), **source)
+        for source in sources
+    ]
     for source, (rows, skipped) in zip(sources, built, strict=True):
         if len(rows) == 0:
             left = f" ({len(skipped)} were left out: {skipped[0]})" if skipped else ""
             raise UserError(f"{source['file']} has no rows{left}.")
     if validation is not None:
         return Splits(built[0].rows, built[1].rows, (*built[0].skipped, *built[1].skipped))
-    assert options.validation_fraction is not None, "its `problems` ask for one of the two"
-    held = hold_out(built[0].rows, options.validation_fraction)
-    return held._replace(skipped=tuple(built[0].skipped))
+    assert options.validation_fraction is not None, "`problems` asks for one of the two"
+    splits = hold_out(built[0].rows, options.validation_fraction)
+    return splits._replace(skipped=tuple(built[0].skipped))
 
 
 def find_file(file: str | None, option: str = "train", folder: bool = False) -> str:
-    """Return a file that is there.
+    """Return a file that exists.
 
     Args:
-        file: as it was named.
-        option: of `dataset`, that names it.
-        folder: a folder will do.
+        file: as the user wrote it.
+        option: the key of `dataset` for it, for the error message.
+        folder: a folder is accepted too.
 
     Raises:
-        UserError: it is not there, or is something else.
+        UserError: it does not exist, or is something else.
     """
     if file is None:
         raise UserError(f"Which data? dataset.{option}=FILE is missing.")
@@ -109,11 +109,9 @@ def find_file(file: str | None, option: str = "train", folder: bool = False) -> 
 
 
 def describe_folder(folder: Path) -> str:
-    """Return a sentence with the files of a folder that are no images, a few of them."""
+    """Return a sentence that lists a few files of a folder that are not images."""
     try:
-        names = sorted(
-            path.name for path in folder.iterdir() if path.suffix.lower() not in PICTURE_SUFFIXES
-        )
+        names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() not in IMAGE_SUFFIXES)
     except OSError as error:
         return f"It cannot be read ({error.strerror})."
     listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
@@ -121,7 +119,7 @@ def describe_folder(folder: Path) -> str:
 
 
 def find_image_dir(file: str, image_dir: str | None) -> Path:
-    """Return the folder in which a file's pictures are looked for.
+    """Return the folder of a file's images.
 
     Raises:
         UserError: there is no such folder.

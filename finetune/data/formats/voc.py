@@ -1,18 +1,18 @@
-"""Pascal VOC: an XML file a picture, with named boxes."""
+"""Pascal VOC: one XML file per image, with named boxes."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_sources
-from finetune.data.images import PICTURE_SUFFIXES, check_size, read_size, resolve_image
+from finetune.data.images import IMAGE_SUFFIXES, Picture, check_size, resolve_image
 from finetune.data.objects import build_object, build_row, object_features
 from finetune.data.options import Voc
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import iterate_lines
-from finetune.data.rows import Splits
+from finetune.data.rows import Row, Splits
 from finetune.errors import UserError
+from finetune.example import SceneObject
 
 FEATURES = object_features()
 
@@ -21,10 +21,10 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class _WithoutDoctype(ET.TreeBuilder):
-    """Refuses what could declare entities.
+    """Refuses document types, the only place where a file can declare entities.
 
-    `xml.etree` reads no external entities, but it unfolds those that a file declares itself, and nested
-    ones fill the memory; they can only stand in a document type.
+    `xml.etree` reads no external entities, but expands those declared in the file, and nested ones can
+    exhaust the memory.
     """
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
@@ -35,8 +35,8 @@ def load_voc(options: Voc) -> Splits:
     """Read both splits, or hold out a share of `train`.
 
     A split is a folder with `Annotations/` and `JPEGImages/`, a list of its images
-    (`ROOT/ImageSets/Main/train.txt`), or a folder with XML files next to the images. An object that is
-    marked `difficult` becomes a crowd (`iscrowd` 1): it is neither trained on nor counted as missed.
+    (`ROOT/ImageSets/Main/train.txt`), or a folder with XML files next to the images. An object marked
+    `difficult` becomes a crowd (`iscrowd` 1): not trained on, ignored in scoring.
 
     Raises:
         UserError: names the XML file and the object.
@@ -52,7 +52,7 @@ def load_voc(options: Voc) -> Splits:
     return load_sources(read_voc, FEATURES, options, *sources, paths=("annotations",))
 
 
-def _find_split(file: str, image_dir: str | None) -> dict[str, Any]:
+def _find_split(file: str, image_dir: str | None) -> dict[str, object]:
     """Return the reader's arguments for one split.
 
     Raises:
@@ -60,8 +60,8 @@ def _find_split(file: str, image_dir: str | None) -> dict[str, Any]:
     """
     with reading(file):
         folder = _find_annotations(Path(file))
-        pictures = folder.parent / "JPEGImages" if folder.name == "Annotations" else folder
-        images = find_image_dir(file, image_dir or str(pictures))
+        default = folder.parent / "JPEGImages" if folder.name == "Annotations" else folder
+        images = find_image_dir(file, image_dir or str(default))
         listed = Path(file).is_file()
         if listed:
             names = [line.strip() for line in iterate_lines(file) if line.strip()]
@@ -70,9 +70,9 @@ def _find_split(file: str, image_dir: str | None) -> dict[str, Any]:
             if not names:
                 raise UserError(
                     f"{folder}: no XML files. {describe_folder(folder)} Expected a folder with "
-                    "Annotations/*.xml and JPEGImages/, or with XML files beside the pictures."
+                    "Annotations/*.xml and JPEGImages/, or with XML files next to the images."
                 )
-        # Where image_dir is given, it may hold the pictures of other splits.
+        # A given image_dir may also have the images of other splits.
         complete = not listed and image_dir is None
         return {
             "file": file,
@@ -83,9 +83,9 @@ def _find_split(file: str, image_dir: str | None) -> dict[str, Any]:
 
 
 def _find_unannotated(images: Path, folder: Path, names: set[str]) -> Iterator[tuple[str, str]]:
-    """Yield pictures and the XML file that each lacks."""
+    """Yield images without an XML file, and the file that each lacks."""
     for path in sorted(images.iterdir()):
-        if path.suffix.lower() in PICTURE_SUFFIXES and path.stem not in names:
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.stem not in names:
             yield str(path), str(folder / f"{path.stem}.xml")
 
 
@@ -101,7 +101,7 @@ def _find_annotations(file: Path) -> Path:
     if file.is_dir():
         return file
     raise UserError(
-        f"{file}: no folder Annotations beside ImageSets. Expected ROOT/ImageSets/Main/NAME.txt."
+        f"{file}: no folder Annotations next to ImageSets. Expected ROOT/ImageSets/Main/NAME.txt."
     )
 
 
@@ -112,15 +112,15 @@ def read_voc(
     image_dir: str,
     unannotated: tuple[tuple[str, str], ...],
     one_based: bool,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Yield a row for every XML file.
 
     Args:
-        faults: what to do with a picture or an object that cannot be used.
+        faults: what to do with an image or an object that cannot be used.
         file: the folder, or the list.
         annotations: the XML files.
-        image_dir: folder of the pictures.
-        unannotated: pictures without an XML file, and the file that each lacks.
+        image_dir: folder of the images.
+        unannotated: images without an XML file, and the file that each lacks.
         one_based: as in `load_voc`.
 
     Raises:
@@ -129,24 +129,24 @@ def read_voc(
     for path, expected in unannotated:
         with faults.skipping():
             raise UserError(
-                f"{path}: no {expected}. Where nothing is on the picture, write one without <object>."
+                f"{path}: no {expected}. Where nothing is on the image, write one without <object>."
             )
     for where in annotations:
         with faults.skipping():
-            yield _read_picture(faults, where, Path(image_dir), one_based)
+            yield _read_image(faults, where, Path(image_dir), one_based)
 
 
-def _read_picture(faults: Faults, where: str, images: Path, one_based: bool) -> dict[str, Any]:
+def _read_image(faults: Faults, where: str, images: Path, one_based: bool) -> Row:
     root = _parse(Path(where))
     path = resolve_image(_text(root, "filename", where), images, where)
-    size = read_size(path, where)
+    size = Picture(path, where).size()
     if root.find("size") is not None:
         height, width = (_number(root, f"size/{side}", where) for side in ("height", "width"))
         check_size((height, width), size, where)
     objects = []
-    for number, one in enumerate(root.findall("object"), 1):
+    for number, element in enumerate(root.findall("object"), 1):
         with faults.skipping():
-            objects.append(_read_object(one, size, f"{where} object {number}", one_based))
+            objects.append(_read_object(element, size, f"{where} object {number}", one_based))
     return build_row(Path(where).stem, path, size, objects)
 
 
@@ -160,14 +160,14 @@ def _parse(file: Path) -> ET.Element:
     return root
 
 
-def _read_object(one: ET.Element, size: tuple[int, int], where: str, one_based: bool) -> dict[str, Any]:
-    box = [_number(one, f"bndbox/{corner}", where) for corner in CORNERS]
+def _read_object(element: ET.Element, size: tuple[int, int], where: str, one_based: bool) -> SceneObject:
+    box = [_number(element, f"bndbox/{corner}", where) for corner in CORNERS]
     if one_based:
         box = [box[0] - 1, box[1] - 1, box[2], box[3]]
-    difficult = _DIFFICULT.get(one.findtext("difficult", "0").strip().lower())
+    difficult = _DIFFICULT.get(element.findtext("difficult", "0").strip().lower())
     if difficult is None:
-        raise UserError(f"{where}: <difficult> must be 0 or 1, got {one.findtext('difficult')!r}.")
-    return build_object(_text(one, "name", where), box, size, where, iscrowd=difficult)
+        raise UserError(f"{where}: <difficult> must be 0 or 1, got {element.findtext('difficult')!r}.")
+    return build_object(_text(element, "name", where), box, size, where, iscrowd=difficult)
 
 
 def _text(element: ET.Element, path: str, where: str) -> str:

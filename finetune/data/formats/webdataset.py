@@ -1,4 +1,4 @@
-"""WebDataset: tar files (shards) in which a picture and its text share a name."""
+"""WebDataset: tar files (shards) in which an image and its text share a name."""
 
 import lzma
 import re
@@ -6,18 +6,17 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from datasets import Features
 
 from finetune.data.formats import jsonl
 from finetune.data.formats.jsonl import read_texts
 from finetune.data.formats.splits import find_file, load_sources
-from finetune.data.images import PICTURE_SUFFIXES, read_size
+from finetune.data.images import IMAGE_SUFFIXES, Picture
 from finetune.data.options import Webdataset
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import parse_object
-from finetune.data.rows import PICTURE, Splits, text_features
+from finetune.data.rows import PICTURE, Row, Splits, text_features
 from finetune.errors import UserError
 
 FEATURES = Features({**jsonl.FEATURES, "image": PICTURE})
@@ -34,9 +33,9 @@ def load_webdataset(options: Webdataset) -> Splits:
     """Read the shards of both splits, or hold out a share of those of `train`.
 
     A file is one shard, a pattern such as `shards/*.tar`, or numbered shards, `shards/{000..009}.tar`.
-    Samples have an image, and `KEY.json` with `prefix` and `suffix`, or `KEY.txt` with a caption; which
-    of the two, the first sample says. The key is the path up to the first dot of the last name. Images
-    are copied into the rows.
+    Samples have an image, and `KEY.json` with `prefix` and `suffix`, or `KEY.txt` with a caption; the
+    first sample determines which. The key is the path up to the first dot of the file name. Images are
+    copied into the rows.
 
     Raises:
         UserError: names the shard and the sample.
@@ -52,7 +51,7 @@ def load_webdataset(options: Webdataset) -> Splits:
 
 
 def expand_shards(pattern: str, option: str = "train") -> tuple[str, ...]:
-    """Return the files that `{000..009}` and `*` stand for, in order.
+    """Return the files that match `{000..009}` and `*`, in order.
 
     Raises:
         UserError: there is none, or one of the numbered files is missing.
@@ -69,8 +68,8 @@ def expand_shards(pattern: str, option: str = "train") -> tuple[str, ...]:
         return tuple(file for name in names for file in expand_shards(name, option))
     path = Path(pattern)
     with reading(pattern):
-        found = [path] if path.exists() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-        matches = sorted(map(str, found))
+        paths = [path] if path.exists() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+        matches = sorted(map(str, paths))
     return tuple(find_file(file, option) for file in matches or [pattern])
 
 
@@ -84,16 +83,14 @@ def _has_pairs(shard: str) -> bool:
     return False
 
 
-def read_webdataset(
-    faults: Faults, file: str, shards: tuple[str, ...], pairs: bool
-) -> Iterator[dict[str, Any]]:
+def read_webdataset(faults: Faults, file: str, shards: tuple[str, ...], pairs: bool) -> Iterator[Row]:
     """Yield a row for every sample; without an `id` in its JSON, the id is `<shard>/<key>`.
 
     Args:
         faults: what to do with a sample or a shard that cannot be used.
-        file: what the user named.
+        file: the pattern of the shards.
         shards: the tar files.
-        pairs: samples have a prefix and suffixes; else captions.
+        pairs: samples have a prefix and suffixes; otherwise captions.
 
     Raises:
         UserError: names the shard and the sample.
@@ -104,12 +101,13 @@ def read_webdataset(
                 yield _convert(key, members, pairs, shard)
 
 
-def _convert(key: str, members: list[tuple[str, bytes]], pairs: bool, shard: str) -> dict[str, Any]:
+def _convert(key: str, members: list[tuple[str, bytes]], pairs: bool, shard: str) -> Row:
     where = f"{shard}: sample `{key}`"
-    name, picture = _only(members, PICTURE_SUFFIXES, "picture", where)
-    _, text = _only(members, {".json" if pairs else ".txt"}, ".json" if pairs else ".txt", where)
-    image = {"bytes": picture, "path": name}
-    height, width = read_size(image, where)
+    name, content = _only(members, IMAGE_SUFFIXES, "an image", where)
+    ending = ".json" if pairs else ".txt"
+    _, text = _only(members, {ending}, f"a {ending}", where)
+    image = {"bytes": content, "path": name}
+    height, width = Picture(image, where).size()
     row_id = f"{Path(shard).stem}/{key}"
     if pairs:
         texts = read_texts(parse_object(text, where), row_id)
@@ -126,18 +124,18 @@ def _convert(key: str, members: list[tuple[str, bytes]], pairs: bool, shard: str
 def _only(
     members: list[tuple[str, bytes]], endings: set[str] | frozenset[str], kind: str, where: str
 ) -> tuple[str, bytes]:
-    found = [one for one in members if PurePosixPath(one[0]).suffix.lower() in endings]
-    if len(found) != 1:
+    matches = [member for member in members if PurePosixPath(member[0]).suffix.lower() in endings]
+    if len(matches) != 1:
         names = ", ".join(name for name, _ in members)
         raise UserError(
-            f"{where} has {len(found)} members that are a {kind}, expected one; it has: {names}. Members "
-            "belong together that share their name up to its first dot, and must follow each other."
+            f"{where} has {len(matches)} members that are {kind}, expected one; it has: {names}. Members "
+            "of one sample share the name before the first dot and must be adjacent."
         )
-    return found[0]
+    return matches[0]
 
 
 def _iterate_samples(faults: Faults, shard: str) -> Iterator[Sample]:
-    """Yield the samples in order; a shard that is cut short is a fault behind its last whole member."""
+    """Yield the samples in order; a shard that is cut short is a fault after its last whole member."""
     key: str | None = None
     members: list[tuple[str, bytes]] = []
     problem, place = None, ""
@@ -147,14 +145,14 @@ def _iterate_samples(faults: Faults, shard: str) -> Iterator[Sample]:
                 if member.isdir():
                     continue
                 stem = PurePosixPath(member.name)
-                own = str(stem.with_name(stem.name.split(".")[0] or stem.name))
-                if own != key and members:
+                name = str(stem.with_name(stem.name.split(".")[0] or stem.name))
+                if name != key and members:
                     yield key or "", members
                     members = []
-                key = own
+                key = name
                 stream = tar.extractfile(member) if member.isfile() else None  # a link has no content
                 members.append((member.name, stream.read() if stream else b""))
-                place = f"at byte {tar.offset}, behind `{member.name}`"
+                place = f"at byte {tar.offset}, after `{member.name}`"
             assert tar.fileobj is not None
             tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(_BLOCK) != bytes(_BLOCK):

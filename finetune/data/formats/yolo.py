@@ -1,4 +1,4 @@
-"""YOLO: a `data.yaml`, and a text file a picture with class numbers and relative boxes or polygons."""
+"""YOLO: a `data.yaml`, and one text file per image with class numbers and relative boxes or polygons."""
 
 import logging
 import os
@@ -6,18 +6,18 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_sources
-from finetune.data.images import PICTURE_SUFFIXES, read_size, resolve_image
+from finetune.data.images import IMAGE_SUFFIXES, Picture, resolve_image
 from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
 from finetune.data.options import Yolo
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import iterate_lines
-from finetune.data.rows import Splits
+from finetune.data.rows import Row, Splits
 from finetune.errors import UserError
+from finetune.example import SceneObject
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def load_yolo(options: Yolo) -> Splits:
     with reading(files[1]):
         second = None if held_out else _find_split(files[1], "val", folder)
     with reading(files[0]):
-        # Without `train` nothing is trained on: both splits are the second.
+        # Without `train`, both splits are the validation split.
         first = second if train is None and second else _find_split(files[0], "train", folder)
     if first["keypoints"]:
         log.warning("warning: %s has keypoints (kpt_shape): they are left out, boxes are kept.", files[0])
@@ -49,54 +49,57 @@ def _find_yaml(file: str | None, option: str) -> str:
     Raises:
         UserError: there is none.
     """
-    found = Path(find_file(file, option, folder=True))
-    if not found.is_dir():
-        return str(found)
-    if not (found / "data.yaml").is_file():
+    path = Path(find_file(file, option, folder=True))
+    if not path.is_dir():
+        return str(path)
+    if not (path / "data.yaml").is_file():
         raise UserError(
-            f"{found} (dataset.{option}) has no data.yaml. {describe_folder(found)} Name the YAML file "
+            f"{path} (dataset.{option}) has no data.yaml. {describe_folder(path)} Name the YAML file "
             "with `train`, `val` and `names`, or write it; docs/data.md shows one."
         )
-    return str(found / "data.yaml")
+    return str(path / "data.yaml")
 
 
-def _find_split(file: str, key: str, image_dir: str | None) -> dict[str, Any]:
+def _find_split(file: str, key: str, image_dir: str | None) -> dict[str, object]:
     """Return the reader's arguments for one split.
 
     Raises:
-        UserError: the data.yaml lacks something, or names what is not there.
+        UserError: the data.yaml lacks something, or names what does not exist.
     """
-    found = Path(file)
-    content = _read_yaml(found)
-    own = found.absolute().parent
-    named = [own / str(content["path"])] if content.get("path") else []
+    path = Path(file)
+    content = _read_yaml(path)
+    parent = path.absolute().parent
+    named = [parent / str(content["path"])] if content.get("path") else []
     given = [find_image_dir(file, image_dir)] if image_dir else []
-    roots = given or [root for root in (*named, own) if root.is_dir()]
+    roots = given or [root for root in (*named, parent) if root.is_dir()]
     if not content.get(key):
         raise UserError(
-            f"{found}: no `{key}`; the keys are: {', '.join(content)}. Name the pictures there"
+            f"{path}: no `{key}`; the keys are: {', '.join(content)}. Name the images there"
             + (", or pass dataset.validation_fraction=0.1." if key == "val" else ".")
         )
-    entries = content[key] if isinstance(content[key], list) else [content[key]]
-    places = [_find_place(str(entry), roots, f"{found}: `{key}`") for entry in entries]
-    pictures = [one for place in places for one in _list_pictures(place, roots, f"{found}: `{key}`")]
-    labels = [_find_label(Path(folder) / name) for _, folder, name in pictures]
-    beside = {place: _find_label(place / "any").parent for place in places if place.is_dir()}
-    texts = {text for place, folder in beside.items() if folder != place for text in folder.rglob("*.txt")}
+    entry = content[key]
+    entries = entry if isinstance(entry, list) else [entry]
+    places = [_find_place(str(entry), roots, f"{path}: `{key}`") for entry in entries]
+    images = [image for place in places for image in _list_images(place, roots, f"{path}: `{key}`")]
+    labels = [_find_label(Path(folder) / name) for _, folder, name in images]
+    label_dirs = {place: _find_label(place / "any").parent for place in places if place.is_dir()}
+    texts = {
+        text for place, folder in label_dirs.items() if folder != place for text in folder.rglob("*.txt")
+    }
     return {
-        "file": str(found),
-        "names": _read_names(content, found),
-        "pictures": tuple(pictures),
+        "file": str(path),
+        "names": _read_names(content, path),
+        "images": tuple(images),
         "labels": tuple(map(str, labels)),
         "orphans": tuple(sorted(str(text) for text in texts - {*labels} if text.name != "classes.txt")),
-        "keypoints": _count_keypoints(content, found),
+        "keypoints": _count_keypoints(content, path),
         "rotated": content.get("task") == "obb",
     }
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def _read_yaml(file: Path) -> dict[str, object]:
     try:
-        # All text: YAML would read the names `no` and `1` as something else.
+        # Everything stays a text: YAML would read the names `no` and `1` as something else.
         content = yaml.load("".join(iterate_lines(str(file))), Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{file}: not YAML: {error}") from error
@@ -105,7 +108,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return content
 
 
-def _read_names(content: Mapping[str, Any], file: Path) -> dict[int, str]:
+def _read_names(content: Mapping[str, object], file: Path) -> dict[int, str]:
     names = content.get("names")
     if not names:
         raise UserError(f"{file}: no `names`; the keys are: {', '.join(content)}.")
@@ -115,15 +118,17 @@ def _read_names(content: Mapping[str, Any], file: Path) -> dict[int, str]:
         )
     pairs = names.items() if isinstance(names, dict) else enumerate(names)
     try:
-        found = {int(number): check_label(name, f"{file}: class {number}") for number, name in pairs}
+        classes = {int(number): check_label(name, f"{file}: class {number}") for number, name in pairs}
     except ValueError as error:
         raise UserError(f"{file}: `names` must be a list, or `number: name`; {error}.") from error
-    if str(content.get("nc", len(found))) != str(len(found)):
-        raise UserError(f"{file}: `nc` is {content['nc']}, but `names` has {len(found)} classes. Mend one.")
-    return found
+    if str(content.get("nc", len(classes))) != str(len(classes)):
+        raise UserError(
+            f"{file}: `nc` is {content['nc']}, but `names` has {len(classes)} classes. Mend one."
+        )
+    return classes
 
 
-def _count_keypoints(content: Mapping[str, Any], file: Path) -> int:
+def _count_keypoints(content: Mapping[str, object], file: Path) -> int:
     """Return how many numbers follow each box in the text files of a pose dataset.
 
     Raises:
@@ -133,7 +138,7 @@ def _count_keypoints(content: Mapping[str, Any], file: Path) -> int:
     if shape is None and content.get("task") != "pose":
         return 0
     try:
-        points, numbers = map(int, shape or ())
+        points, numbers = map(int, shape if isinstance(shape, list) else ())
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{file}: `kpt_shape` of a pose dataset must be [points, 2 or 3], got {shape!r}."
@@ -142,22 +147,22 @@ def _count_keypoints(content: Mapping[str, Any], file: Path) -> int:
 
 
 def _find_place(entry: str, roots: list[Path], where: str) -> Path:
-    """Return a folder of pictures, or a list of them."""
+    """Return a folder of images, or a list of them."""
     root, name = _locate(entry, roots)
     if not (root / name).exists():
         raise UserError(
             f"{where}: no folder or list `{entry}`; sought below {', '.join(map(str, roots))}. If the "
-            "paths are those of another machine: pass dataset.image_dir=FOLDER, which stands for its "
+            "paths are those of another machine: pass dataset.image_dir=FOLDER, which replaces its "
             "`path`, or write paths relative to this file."
         )
     return root / name
 
 
-def _list_pictures(place: Path, roots: list[Path], where: str) -> Iterator[tuple[str, str, str]]:
-    """Yield, for each picture, where it is named, a folder and its name inside."""
+def _list_images(place: Path, roots: list[Path], where: str) -> Iterator[tuple[str, str, str]]:
+    """Yield, for each image, the place that names it, a folder and its name in the folder."""
     if place.is_dir():
         for path in sorted(place.rglob("*")):
-            if path.suffix.lower() in PICTURE_SUFFIXES:
+            if path.suffix.lower() in IMAGE_SUFFIXES:
                 yield where, str(place), str(path.relative_to(place))
         return
     for number, line in enumerate(iterate_lines(str(place)), 1):
@@ -167,18 +172,20 @@ def _list_pictures(place: Path, roots: list[Path], where: str) -> Iterator[tuple
 
 
 def _locate(name: str, roots: list[Path]) -> tuple[Path, str]:
-    """Return the root below which there is such a file or folder, and its name from there."""
+    """Return the root that has such a file or folder, and its path relative to the root."""
     tries = [(root, spelled) for spelled in _spellings(name) for root in roots]
-    there = [(root, spelled) for root, spelled in tries if (root / spelled).exists()]
-    inside = ((root, one) for root, one in there if (root / one).resolve().is_relative_to(root.resolve()))
-    return next(inside, next(iter(there), tries[0]))
+    present = [(root, path) for root, path in tries if (root / path).exists()]
+    inside = (
+        (root, path) for root, path in present if (root / path).resolve().is_relative_to(root.resolve())
+    )
+    return next(inside, next(iter(present), tries[0]))
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """Yield the path, and what it may mean instead.
+    """Yield the path, and the paths that it may mean instead.
 
-    Roboflow writes `../train/images` for `train/images`; of an absolute path of another machine the end
-    may be found here, but not by its last name alone, which two splits may share.
+    Roboflow writes `../train/images` for `train/images`. The end of an absolute path of another machine may
+    exist here; its last name alone is not tried, because two splits may share it.
     """
     plain = name.replace("\\", "/")
     yield plain
@@ -190,9 +197,9 @@ def _spellings(name: str) -> Iterator[str]:
         yield "/".join(part for part in parts if part != "..")
 
 
-def _find_label(picture: Path) -> Path:
-    """Return `labels/x.txt` of `images/x.jpg`; without a folder `images`, `x.txt` beside it."""
-    head, images, tail = str(picture).rpartition(f"{os.sep}images{os.sep}")
+def _find_label(image: Path) -> Path:
+    """Return `labels/x.txt` for `images/x.jpg`; without a folder `images`, `x.txt` next to it."""
+    head, images, tail = str(image).rpartition(f"{os.sep}images{os.sep}")
     return Path(f"{head}{os.sep}labels{os.sep}{tail}" if images else tail).with_suffix(".txt")
 
 
@@ -200,57 +207,59 @@ def read_yolo(
     faults: Faults,
     file: str,
     names: Mapping[int, str],
-    pictures: tuple[tuple[str, str, str], ...],
+    images: tuple[tuple[str, str, str], ...],
     labels: tuple[str, ...],
     orphans: tuple[str, ...],
     keypoints: int,
     rotated: bool,
-) -> Iterator[dict[str, Any]]:
-    """Yield a row for every picture; without a text file, or with an empty one, it has no objects.
+) -> Iterator[Row]:
+    """Yield a row for every image; without a text file, or with an empty one, it has no objects.
 
     A line is a class number and `cx cy w h`, or x and y of three or more points, whose mask is kept with
     the box around it; all are shares of width and height.
 
     Args:
-        faults: what to do with a picture or a line that cannot be used.
+        faults: what to do with an image or a line that cannot be used.
         file: the data.yaml.
         names: the classes.
-        pictures: where each is named, its folder, and its name in there; ids are paths from the
-            data.yaml.
-        labels: the text file of each picture, which need not be there.
-        orphans: text files to which no picture belongs.
-        keypoints: numbers behind each box that are no part of it.
-        rotated: the points are corners of rotated boxes, no outline: without a mask.
+        images: the place that names each, its folder, and its name in the folder; ids are paths
+            relative to the data.yaml.
+        labels: the text file of each image, which may be missing.
+        orphans: text files without an image.
+        keypoints: how many numbers of keypoints follow each box.
+        rotated: the points are corners of rotated boxes, not an outline: objects have no mask.
 
     Raises:
         UserError: names the file and the line.
     """
-    if pictures and not any(Path(label).is_file() for label in labels):
+    if images and not any(Path(label).is_file() for label in labels):
         raise UserError(
-            f"{file}: none of {len(pictures)} pictures has a text file with its objects; expected "
+            f"{file}: none of {len(images)} images has a text file with its objects; expected "
             f"{labels[0]} and so on."
         )
-    for (where, folder, name), label in zip(pictures, labels, strict=True):
+    for (where, folder, name), label in zip(images, labels, strict=True):
         with faults.skipping():
             path = resolve_image(name, Path(folder), where)
-            size = read_size(path, where)
+            size = Picture(path, where).size()
             row_id = os.path.relpath(Path(folder) / name, Path(file).parent)
             objects = []
             for number, line in enumerate(iterate_lines(label) if Path(label).is_file() else (), 1):
                 with faults.skipping():
                     if line.strip():
                         place = f"{label} line {number}"
-                        one = _read_object(line.split(), names, size, place, keypoints)
-                        objects.append({**one, "mask_rle": None} if rotated else one)
+                        obj = _read_object(line.split(), names, size, place, keypoints)
+                        if rotated:
+                            obj["mask_rle"] = None
+                        objects.append(obj)
             yield build_row(row_id, path, size, objects)
     for orphan in orphans:
         with faults.skipping():
-            raise UserError(f"{orphan}: no picture belongs to this text file.")
+            raise UserError(f"{orphan}: no image belongs to this text file.")
 
 
 def _read_object(
     values: list[str], names: Mapping[int, str], size: tuple[int, int], where: str, keypoints: int
-) -> dict[str, Any]:
+) -> SceneObject:
     try:
         key, numbers = int(values[0]), [float(value) for value in values[1:]]
     except ValueError as error:

@@ -1,37 +1,37 @@
-"""What is wrong in the data: an error at once, or with `on_error=skip` a line in a list."""
+"""Faults in the data: an error at once, or with `on_error=skip` an item of a list."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
 from finetune.data.images import ImageError
-from finetune.data.reading.json import Record
+from finetune.data.reading.record import Record
 from finetune.errors import UserError
 
 _REMEDY = " Or leave out what is wrong: dataset.on_error=skip."
 
 _LONGEST = 1000
-"""Characters of a message, for the values that it quotes may be of any length."""
+"""Maximum length of a message: the values that it quotes may be of any length."""
 
 
 class UnusableError(Exception):
-    """What is wrong with the record that is being read; the block of `Faults` adds where it is."""
+    """What is wrong with the record that is being read; the block of `Faults` adds the place."""
 
 
 class Faults:
-    """Collects what a reader leaves out.
+    """Collects the rows and objects that a reader leaves out.
 
-    A reader puts each row, and each object of a row, that may be refused into its own block::
+    A reader reads each row, and each object of a row, in a block::
 
         for line in lines:
             with faults.skipping():
-                yield convert(line)  # raises where it cannot be used
+                yield convert(line)  # raises if it cannot be used
 
-    Whatever is raised inside is a fault of the data: a reader need not foresee every wrong type.
+    Any exception inside the block is a fault of the data: readers need not foresee every wrong type.
 
     Args:
-        skip: go on behind a fault, instead of raising it.
-        origin: file or folder that is read, for errors that know no place.
+        skip: continue after a fault, instead of raising it.
+        origin: file or folder that is read, for errors without a place.
     """
 
     def __init__(self, skip: bool, origin: str = "") -> None:
@@ -39,11 +39,11 @@ class Faults:
         self.origin = origin
         self.found: list[str] = []
         self.images: list[str] = []
-        """Paths of the images that were refused."""
+        """Paths of the refused images."""
 
     @contextmanager
     def skipping(self) -> Iterator[None]:
-        """Leave the block at a fault and list it.
+        """Leave the block at a fault and add it to the list.
 
         Raises:
             UserError: names the place, unless faults are skipped.
@@ -58,7 +58,7 @@ class Faults:
                 self.found.append(fault)
                 if isinstance(error, ImageError) and error.path is not None:
                     self.images.append(error.path)
-            elif fault.endswith(_REMEDY):  # a block inside this one has said so
+            elif fault.endswith(_REMEDY):  # raised by a nested block
                 raise
             else:
                 raise UserError(f"{fault}{_REMEDY}") from error
@@ -66,7 +66,7 @@ class Faults:
 
 @contextmanager
 def reading(origin: str) -> Iterator[None]:
-    """Report whatever goes wrong with a file as a whole.
+    """Report any error with a file as a whole.
 
     Args:
         origin: the file or folder.
@@ -86,17 +86,17 @@ def reading(origin: str) -> Iterator[None]:
 
 
 def describe_fault(error: Exception, origin: str) -> str:
-    """Return a message with the place, whatever was raised.
+    """Return a message with the place for any exception.
 
     Args:
-        error: what was raised; a `UserError` names its place itself.
-        origin: file or folder, where no record is being read.
+        error: the exception; a `UserError` names its place itself.
+        origin: file or folder, if no record is being read.
     """
     text = str(error)
     if not isinstance(error, UserError):
         place = _find_place(error.__traceback__) or origin or "The data"
         text = f"{place}: {_describe(error)}"
-    # What is no text (half of a surrogate pair) cannot be printed or written.
+    # Half of a surrogate pair is not a character, and cannot be printed or written.
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]} ... {text[-200:]}"
 
@@ -120,10 +120,10 @@ def _describe(error: Exception) -> str:
 
 
 def _find_place(traceback: TracebackType | None) -> str:
-    """Return the place of the innermost record that was being read when something was raised.
+    """Return the place of the innermost record that was being read when an exception was raised.
 
-    Readers hold it as a `Record` or in a variable `where`; asking for it here spares each of them a
-    handler for what it does not expect.
+    Readers have it in a `Record` or in a variable `where`; looking for these in the frames of the traceback
+    saves a handler for unexpected exceptions in each of them.
     """
     place = ""
     while traceback is not None:

@@ -1,56 +1,50 @@
-"""JSON piece by piece: the strict decoder, and a reader that holds one value of a file at a time."""
+"""JSON piece by piece: a reader that holds one value of a file at a time."""
 
 import io
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 from finetune.errors import UserError
+from finetune.strict_json import JsonError, StrictDecoder
 
 _CHUNK = 1 << 20
 _LONGEST_LITERAL = 16
-"""Characters: a literal or an escape that a piece of the file may cut is not longer."""
+"""Maximum length of a literal or an escape, which the end of a piece may cut."""
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 T = TypeVar("T")
 
 
-class StrictDecoder(json.JSONDecoder):
-    """Notes in `flaws` what the standard decoder accepts, or decides, without a word."""
+class Item(NamedTuple):
+    """A value that was read from a file."""
 
-    def __init__(self) -> None:
-        super().__init__(object_pairs_hook=self._build)
-        self.flaws: list[str] = []
-
-    def _build(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            name = key[:60] if key.isprintable() else repr(key[:60])
-            self.flaws.append(f"the key `{name}` is in one object twice. Remove one of them.")
-        return values
+    value: object
+    flaws: list[str]
+    """What is wrong with it although it can be read."""
 
 
 def explain_error(error: Exception) -> str:
-    """Return what the decoder's error means, and what to do."""
+    """Return the meaning of an error of the decoder, and a remedy."""
+    if isinstance(error, JsonError):
+        return str(error)
     if isinstance(error, RecursionError):
-        return "nested too deep."
+        return "nested too deeply to be read."
     if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
         return f"there is text after its end ({error}): are two files in one?"
     return f"not whole JSON ({error}). Correct it, or copy the file again."
 
 
 class JsonStream:
-    """Reads one JSON file from its beginning to its end, with only the value at hand in memory.
+    """Reads one JSON file from its beginning to its end, with only the current value in memory.
 
     Args:
         stream: the file.
         file: its name, for error messages.
-        what: what is read of it, for error messages.
+        what: the part that is read, for error messages.
     """
 
     def __init__(self, stream: io.TextIOBase, file: Path, what: str) -> None:
@@ -64,7 +58,7 @@ class JsonStream:
         self.ended = False
 
     def array(self, read: Callable[[], T]) -> Iterator[T]:
-        """Yield what `read` returns at each item."""
+        """Yield the result of `read` at each item."""
         self._take("[")
         if self.peek() == "]":
             self._take("]")
@@ -83,14 +77,14 @@ class JsonStream:
         while True:
             if self.peek() != '"':
                 self._fail("expected a key in double quotes")
-            key, _ = self.value()
+            key = str(self.value().value)
             self._take(":")
             yield key
             if self._take(",}") == "}":
                 return
 
     def skip(self) -> None:
-        """Go past a value that nobody needs."""
+        """Skip a value."""
         start = self.peek()
         if start == "[":
             for _ in self.array(self.value):
@@ -101,15 +95,15 @@ class JsonStream:
         else:
             self.value()
 
-    def value(self) -> tuple[Any, list[str]]:
-        """Return the value at hand, and what is wrong with it although it can be read."""
+    def value(self) -> Item:
+        """Return the next value."""
         self.peek()
         while True:
             self.decoder.flaws = []
             try:
                 value, end = self.decoder.raw_decode(self.text, self.position)
             except json.JSONDecodeError as error:
-                # At the end of a piece it may be cut alone; a mistake further in front is one.
+                # At the end of a piece a value may just be cut; an error earlier in the text is a real one.
                 last = len(self.text.rstrip()) if self.ended else len(self.text) - _LONGEST_LITERAL
                 cut = error.msg.startswith("Unterminated") or error.pos >= last
                 if self.ended or not cut:
@@ -117,10 +111,10 @@ class JsonStream:
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{self._where()}: {explain_error(error)}") from error
             else:
-                # A number may go on in the next piece.
+                # A number may continue in the next piece.
                 if end < len(self.text) or self.ended:
                     self.position = end
-                    return value, self.decoder.flaws
+                    return Item(value, self.decoder.flaws)
             self._fill()
 
     def peek(self) -> str:
@@ -133,7 +127,7 @@ class JsonStream:
             self._fill()
 
     def end(self) -> None:
-        """Check that nothing is left."""
+        """Check that the file has no more text."""
         if self.peek():
             self._fail("there is text after its end: are two files in one?")
 
@@ -145,7 +139,7 @@ class JsonStream:
         return character
 
     def _fill(self) -> None:
-        # Of a large value, twice as much each time: copying it then costs no more than reading it.
+        # Doubled for a large value, so that copying it costs no more than reading it.
         chunk = self.stream.read(max(_CHUNK, len(self.text) - self.position))
         self.ended = not chunk
         if "\0" in chunk:

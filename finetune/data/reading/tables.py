@@ -1,23 +1,23 @@
-"""Rows of text files and of parquet as they stand there: nothing guesses a type."""
+"""Rows of text files and of parquet as they are: no type is guessed."""
 
 import csv
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import Record
+from finetune.data.reading.json import check_file
+from finetune.data.reading.record import Record
 from finetune.errors import UserError
+from finetune.strict_json import JsonError, parse_json
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 ENDINGS = (*DELIMITERS, *JSON_LINES, ".parquet")
-"""Of the files that `read_records` reads."""
+"""File name endings that `read_records` reads."""
 
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
@@ -25,12 +25,11 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 def read_records(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
     """Yield numbers, from 1, and rows of a CSV, TSV, JSON Lines or parquet file.
 
-    Values of CSV and TSV are the text between the delimiters: `007`, `NA` and an empty one stay what
-    they are.
+    Values of CSV and TSV are the text between the delimiters: `007`, `NA` and an empty one are unchanged.
 
     Args:
         faults: what to do with a line that cannot be read.
-        file: its ending says which it is.
+        file: its ending determines the format.
 
     Raises:
         UserError: names the file and the line.
@@ -55,7 +54,7 @@ def list_columns(file: str) -> list[str]:
 
 
 def holds_bytes(file: str, column: str) -> bool:
-    """Return whether a column is of parquet and holds bytes, or structs of bytes and path."""
+    """Return whether a column is in parquet and has bytes, or structs of bytes and path."""
     if Path(file).suffix.lower() != ".parquet" or column not in list_columns(file):
         return False
     kind = _open_parquet(file).schema_arrow.field(column).type
@@ -63,7 +62,7 @@ def holds_bytes(file: str, column: str) -> bool:
 
 
 def iterate_lines(file: str) -> Iterator[str]:
-    """Yield the lines of a text with their ends, a byte order mark left out.
+    """Yield the lines of a text with their line ends, without a byte order mark.
 
     Raises:
         UserError: one is not UTF-8.
@@ -74,6 +73,7 @@ def iterate_lines(file: str) -> Iterator[str]:
 
 def _iterate_raw(file: str) -> Iterator[str]:
     """Yield lines in which each byte that is not UTF-8 is half of a surrogate pair."""
+    check_file(Path(file))
     with Path(file).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         yield from lines
 
@@ -84,11 +84,11 @@ def check_utf8(text: str, where: str) -> str:
     Raises:
         UserError: it is not UTF-8.
     """
-    if not text.isascii() and (found := _NOT_UTF8.search(text)):
-        byte = ord(found[0]) - 0xDC00
+    if not text.isascii() and (match := _NOT_UTF8.search(text)):
+        byte = ord(match[0]) - 0xDC00
         wide = ", as UTF-16 has it" if text[:1] in {"\udcff"} else ""
         raise UserError(
-            f"{where}: not UTF-8 (byte 0x{byte:02x} at position {found.start()}{wide}). "
+            f"{where}: not UTF-8 (byte 0x{byte:02x} at position {match.start()}{wide}). "
             "Save the file as UTF-8."
         )
     return text
@@ -110,28 +110,15 @@ def parse_object(text: str | bytes, where: str) -> Record:
         UserError: it is not whole, not an object, nested too deeply, or has a key twice.
     """
     try:
-        return Record(json.loads(text, object_pairs_hook=_check_pairs), where)
-    except _TwiceError as error:
-        raise UserError(f"{where}: the key `{error}` stands twice in one object. Remove one.") from error
-    except RecursionError as error:
-        raise UserError(f"{where}: nested too deeply to be read.") from error
+        return Record(parse_json(text), where)
+    except JsonError as error:
+        raise UserError(f"{where}: {error}") from error
     except ValueError as error:
         problem = getattr(error, "msg", error)
         listed = text[:1] in {"[", b"["}
         hint = "Conversations in a JSON list are read with dataset=conversations."
         hint = hint if listed else "The file may be half-written."
         raise UserError(f"{where}: not a whole JSON object ({problem}). {hint}") from error
-
-
-class _TwiceError(Exception):
-    """A key that an object has twice."""
-
-
-def _check_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise _TwiceError(next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number])))
-    return values
 
 
 def _read_delimited(faults: Faults, file: str, delimiter: str) -> Iterator[tuple[int, Record]]:
@@ -158,12 +145,12 @@ def _read_names(lines: Iterator[tuple[int, list[str]]], file: str) -> list[str]:
 
 
 def _parse_delimited(file: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield number and values of the lines that are not blank, the names of the columns first."""
-    # Strict: else a quote that nothing closes would swallow the rest of the file.
+    """Yield number and values of the lines that are not blank; the first has the names of the columns."""
+    # Strict: otherwise an unclosed quote would swallow the rest of the file.
     reader = csv.reader(_iterate_raw(file), delimiter=delimiter, strict=True)
     try:
         for values in reader:
-            if any(values):  # Excel leaves rows of empty cells behind
+            if any(values):  # Excel writes rows of empty cells
                 yield reader.line_num, values
     except csv.Error as error:
         raise UserError(f"{file} line {reader.line_num}: {error}.") from error
@@ -177,10 +164,11 @@ def _read_parquet(file: str) -> Iterator[tuple[int, Record]]:
                 number += 1
                 yield number, Record(row, f"{file} row {number}")
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: cannot be read behind row {number} ({error}); copy it again.") from error
+        raise UserError(f"{file}: cannot be read after row {number} ({error}); copy it again.") from error
 
 
 def _open_parquet(file: str) -> pq.ParquetFile:
+    check_file(Path(file))
     try:
         return pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:

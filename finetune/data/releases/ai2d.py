@@ -1,7 +1,7 @@
 """AI2D: multiple choice on diagrams of school books.
 
 Under `root`: `questions/`, `annotations/` and `images/` of `ai2d-all.zip`, and `ai2d_test_ids.csv`. Some
-questions speak of letters that stand in no file: they are painted over the diagram's own words here.
+questions refer to letters that no file has: they are painted over the words of the diagram here.
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,11 @@ from typing import Any
 from datasets import Features, Value
 from PIL import ImageDraw, ImageFont
 
-from finetune.data.images import encode_png, load_image, resolve_image
+from finetune.data.images import Picture, encode_png, resolve_image
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import Record, is_text, open_text, read_json
-from finetune.data.rows import PICTURE, text_features
+from finetune.data.reading.json import open_text, read_record
+from finetune.data.reading.record import Record, is_text
+from finetune.data.rows import PICTURE, Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("train", "test")
@@ -27,11 +28,11 @@ FEATURES = Features(
     }
 )
 LARGEST_LETTER = 100
-"""Font size in pixels that no letter exceeds, however large its rectangle."""
+"""Maximum font size of a letter, pixels."""
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Read every question of the diagrams of one split; test's are listed, train has the others."""
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
+    """Yield the questions on the diagrams of one split; those of test are listed, train has the others."""
     folder = Path(root)
     with open_text(folder / "ai2d_test_ids.csv") as listed:
         test = set(listed.read().split())
@@ -46,8 +47,8 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
                 yield from _read_diagram(faults, file, folder)
 
 
-def _read_diagram(faults: Faults, file: Path, folder: Path) -> Iterator[dict[str, Any]]:
-    diagram = Record(read_json(file), str(file))
+def _read_diagram(faults: Faults, file: Path, folder: Path) -> Iterator[Row]:
+    diagram = read_record(file)
     name = diagram.text("imageName")
     lettered: bytes | None = None
     for text, values in diagram.record("questions").items():
@@ -71,17 +72,17 @@ def _read_diagram(faults: Faults, file: Path, folder: Path) -> Iterator[dict[str
             }
 
 
-def _paint_letters(image: str, file: Path) -> bytes:
-    """Return the picture as PNG, a letter on white in place of each annotated text.
+def _paint_letters(path: str, file: Path) -> bytes:
+    """Return the image as PNG, a letter on white in place of each annotated text.
 
-    Sizes as in big_vision `datasets/ai2d/ai2d.py`, whose font is another one.
+    Sizes as in big_vision `datasets/ai2d/ai2d.py`, which uses another font.
     """
-    picture = load_image(image, str(file))
-    draw = ImageDraw.Draw(picture)
-    for key, values in Record(read_json(file), str(file)).record("text").items():
+    image = Picture(path, str(file)).load()
+    draw = ImageDraw.Draw(image)
+    for key, values in read_record(file).record("text").items():
         item = Record(values, f"{file}: text `{key}`")
         letter = item.text("replacementText")
-        left, top, right, bottom = _read_rectangle(item, picture.size)
+        left, top, right, bottom = _read_rectangle(item, image.size)
         draw.rectangle((left, top, right, bottom), fill="white")
         _, _, wide, high = _load_font(LARGEST_LETTER).getbbox(letter)
         scale = min(1, (right - left) / max(wide, 1), (bottom - top) / max(high, 1))
@@ -89,15 +90,15 @@ def _paint_letters(image: str, file: Path) -> bytes:
         ink = font.getbbox(letter)
         middle = ((left + right - ink[0] - ink[2]) / 2, (top + bottom - ink[1] - ink[3]) / 2)
         draw.text(middle, letter, fill="black", font=font)
-    return encode_png(picture)
+    return encode_png(image)
 
 
 def _read_rectangle(item: Record, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Return x_min, y_min, x_max, y_max of two opposite corners, pixels; they overlap the picture.
+    """Return x_min, y_min, x_max, y_max of two opposite corners, pixels; they overlap the image.
 
     Args:
         item: the annotation of a text.
-        size: width and height of the picture, pixels.
+        size: width and height of the image, pixels.
     """
     corners = item.array("rectangle")
     points = [
@@ -110,7 +111,7 @@ def _read_rectangle(item: Record, size: tuple[int, int]) -> tuple[float, float, 
         raise UserError(
             f"{item.where}: `rectangle`: {corners} is outside the image of {size[0]} x {size[1]} pixels."
         )
-    # What is far outside is not seen, and Pillow cannot draw it.
+    # Pillow cannot draw what is far outside the image, where it is not visible anyway.
     return max(left, -size[0]), max(top, -size[1]), min(right, 2 * size[0]), min(bottom, 2 * size[1])
 
 

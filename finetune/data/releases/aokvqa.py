@@ -1,4 +1,4 @@
-"""A-OKVQA: ten direct answers and four choices to each question.
+"""A-OKVQA: ten direct answers and four choices per question.
 
 Under `root`: `aokvqa_v1p0_{train,val,test}.json`, and the photos of COCO in `train2017/`, `val2017/`,
 `test2017/`.
@@ -6,25 +6,20 @@ Under `root`: `aokvqa_v1p0_{train,val,test}.json`, and the photos of COCO in `tr
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from datasets import Features, Value
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import iterate_records
-from finetune.data.rows import text_features
+from finetune.data.rows import Row, text_features
 
 SPLITS = ("train", "val", "test")
 FEATURES = Features({**text_features("question", lists=("answers", "choices")), "answer": Value("int32")})
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yield the questions of a split; test has no answers.
-
-    Raises:
-        UserError: names the file and the item.
-    """
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
+    """Yield the questions of a split; test has no answers."""
     folder, answered = Path(root), split != "test"
     for _, item in iterate_records(faults, folder / f"aokvqa_v1p0_{split}.json"):
         with faults.skipping():

@@ -5,20 +5,19 @@ Under `root`: `dataset_coco.json` of `caption_datasets.zip`, and the photos in `
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import iterate_records
-from finetune.data.rows import text_features
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("train", "restval", "val", "test")
 FEATURES = text_features(lists=("captions",))
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yield one row a photo with all of its captions, five or more."""
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
+    """Yield one row per photo with all of its captions, five or more."""
     file = Path(root) / "dataset_coco.json"
     for _, item in iterate_records(faults, file, "images"):
         with faults.skipping():

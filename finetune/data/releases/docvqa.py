@@ -4,25 +4,20 @@ Under `root`: `{train,val}_v1.0_withQT.json`, `test_v1.0.json`, and the pages in
 `val/documents/`, `test/documents/`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import iterate_records
-from finetune.data.rows import text_features
+from finetune.data.rows import Row, text_features
 
 SPLITS = ("train", "val", "test")
 FEATURES = text_features("question", lists=("answers",))
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yield the questions of a split; test has no answers.
-
-    Raises:
-        UserError: names the file and the item.
-    """
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
+    """Yield the questions of a split; test has no answers."""
     folder, answered = Path(root), split != "test"
     file = folder / f"{split}_v1.0{'_withQT' if answered else ''}.json"
     return read_questions(faults, file, folder / split, "image", "", answered, key="questionId")
@@ -36,17 +31,19 @@ def read_questions(
     ending: str,
     answered: bool,
     key: str = "question_id",
-) -> Iterator[dict[str, Any]]:
-    """Read the array `data` of a file, as those who read text in pictures lay their questions out.
+    accept: Callable[[list[str]], list[str]] = list,
+) -> Iterator[Row]:
+    """Read the array `data` of a file, the layout of several benchmarks for text in images.
 
     Args:
         faults: what to do with a question that cannot be used.
         file: the questions.
-        folder: where the pictures are.
-        image: the key of an image's path in it.
-        ending: what the path lacks of the file's name.
+        folder: where the images are.
+        image: the key of an image's path in that folder.
+        ending: appended to the path, such as `.jpg`.
         answered: whether the questions have `answers`.
-        key: the one of a question's id.
+        key: the key of a question's id.
+        accept: turns the answers of a question into the accepted ones.
 
     Raises:
         UserError: names the file and the item.
@@ -58,5 +55,5 @@ def read_questions(
                 "group": None,
                 "image": resolve_image(f"{item.text(image)}{ending}", folder, item.where),
                 "question": item.text("question"),
-                "answers": item.texts("answers") if answered else [],
+                "answers": accept(item.texts("answers")) if answered else [],
             }

@@ -5,12 +5,12 @@ Under `root`: `{split}_questions.json`, `train_all_questions/train_all_questions
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import Record, iterate_json_object
-from finetune.data.rows import text_features
+from finetune.data.reading.json import iterate_json_object
+from finetune.data.reading.record import Record
+from finetune.data.rows import Row, text_features
 
 SPLITS = ("train_balanced", "val_balanced", "testdev_balanced", "train_all", "val_all", "testdev_all")
 FEATURES = text_features("question", lists=("answers",))
@@ -18,12 +18,8 @@ FEATURES = text_features("question", lists=("answers",))
 TRAIN_ALL_FILES = 10
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yield the questions of a split.
-
-    Raises:
-        UserError: names the file and the question.
-    """
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
+    """Yield the questions of a split."""
     folder = Path(root)
     files = [folder / f"{split}_questions.json"]
     if split == "train_all":

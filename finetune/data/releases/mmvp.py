@@ -1,20 +1,18 @@
-"""MMVP: pairs of pictures that CLIP takes for the same, one question each; to evaluate on.
+"""MMVP: pairs of images that CLIP confuses, one question each; evaluation only.
 
-Under `root`: `Questions.csv`, and the pictures in `MMVP Images/`, named after the questions' `Index`.
+Under `root`: `Questions.csv`, and the images in `MMVP Images/`, named after the questions' `Index`.
 """
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from datasets import Features, Value
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import check_file
 from finetune.data.reading.tables import read_records
-from finetune.data.rows import text_features
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("test",)
@@ -22,10 +20,9 @@ FEATURES = Features({**text_features("question", lists=("choices", "answers")), 
 _OPTION = re.compile(r"\(([a-z])\)\s*(.*?)\s*(?=\([a-z]\)|$)", re.DOTALL)
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yield one row a question; groups are the pairs, of which both must be right."""
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
+    """Yield one row per question; groups are the pairs, of which both must be right."""
     file = Path(root) / "Questions.csv"
-    check_file(file)
     for _, item in read_records(faults, str(file)):
         with faults.skipping():
             index, options, right = item.text("Index"), item.text("Options"), item.text("Correct Answer")

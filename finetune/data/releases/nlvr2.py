@@ -1,19 +1,18 @@
 """NLVR2: sentences that are true or false of two photos.
 
-Under `root`: `data/{train,dev,test1}.json`, one JSON object a line, and the photos in `images/<split>/`,
-or in the numbered folders below it, as those of `train` are handed out.
+Under `root`: `data/{train,dev,test1}.json`, one JSON object per line, and the photos in `images/<split>/`,
+or in the numbered folders below it, as `train` is distributed.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from datasets import Features, List, Value
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import check_file
 from finetune.data.reading.tables import read_json_lines
+from finetune.data.rows import Row
 from finetune.errors import UserError
 
 SPLITS = ("train", "dev", "test1")
@@ -30,11 +29,10 @@ FEATURES = Features(
 )
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yield one row a sentence, with the left and the right photo; answers are `True` and `False`."""
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
+    """Yield one row per sentence, with the left and the right photo; answers are `True` and `False`."""
     folder = Path(root) / "images" / split
     file = Path(root) / "data" / f"{split}.json"
-    check_file(file)
     for _, item in read_json_lines(faults, str(file)):
         with faults.skipping():
             pair = item.text("identifier").rpartition("-")[0]

@@ -5,34 +5,25 @@ Under `root`: `nocaps_val_4500_captions.json` and Open Images' photos in `valida
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import Record, read_json
-from finetune.data.rows import text_features
+from finetune.data.reading.json import index_items, iterate_items, read_record
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("val",)
 FEATURES = text_features(lists=("captions",))
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yield one row a photo with its ten captions; groups are the domains, where the file names them."""
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
+    """Yield one row per photo with its ten captions; groups are the domains, if the file names them."""
     file = Path(root) / "nocaps_val_4500_captions.json"
-    content = Record(read_json(file), str(file))
-    images: dict[str, Record] = {}
-    for number, values in enumerate(content.array("images"), 1):
-        with faults.skipping():
-            item = Record(values, f"{file}: `images` item {number}")
-            image_id = item.identifier("id")
-            if image_id in images:
-                raise UserError(f"{item.where}: image {image_id} is there twice; ids must differ.")
-            images[image_id] = item
+    content = read_record(file)
+    images = index_items(faults, content, "images")
     captions: dict[str, list[str]] = {image_id: [] for image_id in images}
-    for number, values in enumerate(content.array("annotations"), 1):
+    for item in iterate_items(faults, content, "annotations"):
         with faults.skipping():
-            item = Record(values, f"{file}: `annotations` item {number}")
             image_id = item.identifier("image_id")
             if image_id not in captions:
                 raise UserError(f"{item.where}: there is no image {image_id} in `images`.")

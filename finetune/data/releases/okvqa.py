@@ -1,4 +1,4 @@
-"""OK-VQA: questions that need knowledge, ten answers each; the group is the kind of knowledge.
+"""OK-VQA: questions that need outside knowledge, ten answers each; the group is its category.
 
 Under `root`: `OpenEnded_mscoco_{train,val}2014_questions.json`, `mscoco_{train,val}2014_annotations.json`,
 and the photos of COCO in `train2014/` and `val2014/`.
@@ -6,21 +6,17 @@ and the photos of COCO in `train2014/` and `val2014/`.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.reading.faults import Faults
 from finetune.data.releases import vqav2
+from finetune.data.rows import Row
 
 SPLITS = ("train", "val")
 FEATURES = vqav2.FEATURES
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yield the questions of a split.
-
-    Raises:
-        UserError: names the file and the question.
-    """
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
+    """Yield the questions of a split."""
     folder, subset = Path(root), f"{split}2014"
     return vqav2.read_questions(
         faults,

@@ -1,17 +1,15 @@
-"""POPE: whether a thing is in the picture; to evaluate on.
+"""POPE: whether a thing is in the image; evaluation only.
 
-Under `root`: `coco_pope_<split>.json`, one JSON object a line, and COCO's photos in `val2014/`.
+Under `root`: `coco_pope_<split>.json`, one JSON object per line, and COCO's photos in `val2014/`.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import check_file
 from finetune.data.reading.tables import read_json_lines
-from finetune.data.rows import text_features
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 LABELS = ("yes", "no")
@@ -19,10 +17,9 @@ SPLITS = ("random", "popular", "adversarial")
 FEATURES = text_features("question", lists=("answers",))
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yield one row a question; groups are the splits, which are scored one by one and averaged."""
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
+    """Yield one row per question; groups are the splits, which are scored separately and averaged."""
     file = Path(root) / f"coco_pope_{split}.json"
-    check_file(file)
     for _, item in read_json_lines(faults, str(file)):
         with faults.skipping():
             if item.text("label").lower() not in LABELS:

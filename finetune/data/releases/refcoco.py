@@ -9,13 +9,16 @@ import pickle
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-from finetune.data.images import check_size, read_size, resolve_image
+from finetune.data.images import Picture, check_size, resolve_image
 from finetune.data.objects import build_object, object_features
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import Record, check_file, describe_value, read_json
+from finetune.data.reading.json import check_file, index_items, read_record
+from finetune.data.reading.record import Record, describe_value
+from finetune.data.rows import Row
 from finetune.errors import UserError
+from finetune.example import SceneObject
 
 _SETS = {
     "refcoco_unc": ("refcoco/refs(unc).p", ("train", "val", "testA", "testB")),
@@ -26,83 +29,68 @@ SPLITS = (*(f"{name}_{part}" for name, (_, parts) in _SETS.items() for part in p
 FEATURES = object_features("expression")
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yield one row a sentence; groups are the splits.
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
+    """Yield one row per sentence; groups are the splits.
 
-    `combined_train` is what the paper trains on: the three training splits without the photos of which any
-    of the three sets refers to something in another split.
+    `combined_train` is what the paper trains on: the three training splits without the photos that occur
+    in another split of any of the three sets.
     """
     folder = Path(root)
     if split != "combined_train":
         name, _, part = split.rpartition("_")
         references = _load_references(faults, folder, name)
-        yield from _join(faults, folder, name, [one for one in references if one["split"] == part])
+        yield from _join(faults, folder, name, [ref for ref in references if ref["split"] == part])
         return
     loaded = {name: _load_references(faults, folder, name) for name in _SETS}
-    held = {
-        one.identifier("image_id")
+    evaluated = {
+        ref.identifier("image_id")
         for references in loaded.values()
-        for one in references
-        if one["split"] != "train"
+        for ref in references
+        if ref["split"] != "train"
     }
     for name, references in loaded.items():
-        kept = [one for one in references if one.identifier("image_id") not in held]
+        kept = [ref for ref in references if ref.identifier("image_id") not in evaluated]
         yield from _join(faults, folder, name, kept)
 
 
-def _join(faults: Faults, folder: Path, name: str, references: list[Record]) -> Iterator[dict[str, Any]]:
+def _join(faults: Faults, folder: Path, name: str, references: list[Record]) -> Iterator[Row]:
     """Yield the sentences of some references of one set, with the object that each means."""
     file = (folder / _SETS[name][0]).with_name("instances.json")
-    content = Record(read_json(file), str(file))
+    content = read_record(file)
     keys = ("images", "annotations", "categories")
-    images, annotations, categories = (_index(faults, content, key) for key in keys)
-    for one in references:
+    images, annotations, categories = (index_items(faults, content, key) for key in keys)
+    for ref in references:
         with faults.skipping():
-            image_id, annotation_id = one.identifier("image_id"), one.identifier("ann_id")
+            image_id, annotation_id = ref.identifier("image_id"), ref.identifier("ann_id")
             where = f"{file}: annotation {annotation_id}"
             if annotation_id not in annotations or image_id not in images:
                 raise UserError(
-                    f"{one.where}: annotation {annotation_id} of image {image_id} is missing in {file}."
+                    f"{ref.where}: annotation {annotation_id} of image {image_id} is missing in {file}."
                 )
             annotation, image = annotations[annotation_id], images[image_id]
             if annotation.identifier("image_id") != image_id:
                 raise UserError(
-                    f"{where}: `image_id` is {annotation['image_id']}, but {one.where} has {image_id}."
+                    f"{where}: `image_id` is {annotation['image_id']}, but {ref.where} has {image_id}."
                 )
-            # The references' own file names have a suffix that no photo has.
-            photo = f"COCO_train2014_{one.integer('image_id', range(10**12)):012d}.jpg"
+            # The file names in the references have a suffix that no photo has.
+            photo = f"COCO_train2014_{ref.integer('image_id', range(10**12)):012d}.jpg"
             path = resolve_image(photo, folder / "train2014", where)
-            size = read_size(path, where)
+            size = Picture(path, where).size()
             check_size((image.integer("height"), image.integer("width")), size, image.where)
             row = {
-                "group": f"{name}_{one['split']}",
+                "group": f"{name}_{ref['split']}",
                 "image": path,
                 "width": size[1],
                 "height": size[0],
                 "objects": [_build_object(annotation, categories, size)],
             }
-            for sentence in one.records("sentences"):
+            for sentence in ref.records("sentences"):
                 row_id = f"{name}/{sentence.identifier('sent_id')}"
                 yield {**row, "id": row_id, "expression": sentence.text("sent")}
 
 
-def _index(faults: Faults, content: Record, key: str) -> dict[str, Record]:
-    """Return the items of a list by their ids."""
-    found: dict[str, Record] = {}
-    for number, values in enumerate(content.array(key), 1):
-        with faults.skipping():
-            item = Record(values, f"{content.where}: `{key}` item {number}")
-            item_id = item.identifier("id")
-            if item_id in found:
-                raise UserError(f"{item.where}: id {item_id} is there twice; ids must differ.")
-            found[item_id] = item
-    return found
-
-
-def _build_object(
-    annotation: Record, categories: dict[str, Record], size: tuple[int, int]
-) -> dict[str, Any]:
-    """Return the object of one annotation, without its mark of a crowd: it is learnt, whatever it is."""
+def _build_object(annotation: Record, categories: dict[str, Record], size: tuple[int, int]) -> SceneObject:
+    """Return the object of one annotation, without its crowd flag: it is trained on in any case."""
     category = annotation.identifier("category_id")
     if category not in categories:
         raise UserError(f"{annotation.where}: there is no category {category} in `categories`.")
@@ -135,7 +123,7 @@ def _load_references(faults: Faults, folder: Path, name: str) -> list[Record]:
         stream = BytesIO(file.read_bytes())
         loaded = _PlainUnpickler(stream, encoding="latin1").load()
         if stream.read(1):
-            raise pickle.UnpicklingError("there is something behind its end")
+            raise pickle.UnpicklingError("there is data after its end")
     except Exception as error:  # what a damaged pickle raises is not limited
         raise UserError(
             f"{file}: not the pickle of the release ({error!r:.200}); copy it again."
@@ -145,19 +133,19 @@ def _load_references(faults: Faults, folder: Path, name: str) -> list[Record]:
     references = []
     for number, values in enumerate(loaded, 1):
         with faults.skipping():
-            one = Record(values, f"{file}: reference {number}")
-            one.integer("image_id", range(10**12))
-            if one.text("split") not in parts:
+            ref = Record(values, f"{file}: reference {number}")
+            ref.integer("image_id", range(10**12))
+            if ref.text("split") not in parts:
                 known = ", ".join(parts)
-                raise UserError(f"{one.where}: `split`: expected one of {known}, got {one['split']!r:.60}.")
-            references.append(one)
+                raise UserError(f"{ref.where}: `split`: expected one of {known}, got {ref['split']!r:.60}.")
+            references.append(ref)
     return references
 
 
-# The one in C reserves memory for any number that a file names.
+# The unpickler in C reserves memory for any number that a file names.
 class _PlainUnpickler(pickle._Unpickler):
     """Builds numbers, text and containers alone: a pickle can otherwise run anything."""
 
-    def find_class(self, module_name: str, global_name: str) -> Any:
+    def find_class(self, module_name: str, global_name: str) -> NoReturn:
         """Refuse every class and function."""
         raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, not for plain values")

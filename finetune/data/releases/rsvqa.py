@@ -1,17 +1,16 @@
-"""RSVQA: questions on satellite pictures (subset `lr`) and on aerial ones (`hr`), as on Zenodo.
+"""RSVQA: questions on satellite images (subset `lr`) and on aerial ones (`hr`), as on Zenodo.
 
 Under `root` for `lr`: `LR_split_<split>_questions.json`, `..._answers.json` and `Images_LR/`; for `hr`:
-`USGS_split_<split>_questions.json`, `..._answers.json` and `Data/`; pictures are `.tif` or `.png`.
+`USGS_split_<split>_questions.json`, `..._answers.json` and `Data/`; images are `.tif` or `.png`.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import iterate_records
-from finetune.data.rows import text_features
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("train", "val", "test", "test_phili")
@@ -23,25 +22,22 @@ _TYPES = (*_NUMERIC, "presence", "comp", "rural_urban")
 
 def read(
     faults: Faults, root: str, split: str, subset: str | None = None, numbers: bool = True
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Join questions and answers by id; groups are the questions' types.
 
     Args:
         faults: what to do with a question that cannot be used.
         root: folder of the files.
-        split: `test_phili`, another city, is there for `hr` alone.
+        split: `test_phili`, another city, exists for `hr` only.
         subset: `lr` or `hr`.
-        numbers: with the questions for a count or an area; the paper leaves them out. Their answers are
-            the ranges that they are scored by.
-
-    Raises:
-        UserError: names the file, the question and the remedy.
+        numbers: include the questions for a count or an area, which the paper leaves out. Their answers
+            are the ranges used in scoring.
     """
     if not isinstance(numbers, bool):
         raise UserError(f"dataset.options.numbers={numbers}: expected true or false.")
     if subset not in _LAYOUTS:
         raise UserError(f"dataset.options.subset={subset}: expected one of {', '.join(_LAYOUTS)}.")
-    start, pictures = _LAYOUTS[subset]
+    start, images = _LAYOUTS[subset]
     folder = Path(root)
     file = folder / f"{start}_split_{split}_questions.json"
     answers_file = folder / f"{start}_split_{split}_answers.json"
@@ -64,7 +60,7 @@ def read(
             yield {
                 "id": question_id,
                 "group": kind,
-                "image": _find_image(item.identifier("img_id"), folder / pictures, item.where),
+                "image": _find_image(item.identifier("img_id"), folder / images, item.where),
                 "question": item.text("question"),
                 "answers": [_to_range(answer, kind, subset, f"{answers_file}: answer {answer_id}")],
             }
@@ -72,15 +68,15 @@ def read(
 
 def _read_answers(faults: Faults, file: Path) -> dict[str, tuple[str, str]]:
     """Return question and text of each answer, by its id."""
-    found: dict[str, tuple[str, str]] = {}
+    answers: dict[str, tuple[str, str]] = {}
     for _, item in iterate_records(faults, file, "answers"):
         with faults.skipping():
             if item.boolean("active"):
                 answer_id = item.identifier("id")
-                if answer_id in found:
-                    raise UserError(f"{item.where}: answer {answer_id} is there twice; ids must differ.")
-                found[answer_id] = (item.identifier("question_id"), item.identifier("answer"))
-    return found
+                if answer_id in answers:
+                    raise UserError(f"{item.where}: answer {answer_id} is duplicated; ids must be unique.")
+                answers[answer_id] = (item.identifier("question_id"), item.identifier("answer"))
+    return answers
 
 
 def _find_image(image_id: str, folder: Path, where: str) -> str:

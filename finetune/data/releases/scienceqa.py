@@ -1,32 +1,31 @@
-"""ScienceQA: multiple choice from school books; the questions that have a picture.
+"""ScienceQA: multiple choice from school books; the questions that have an image.
 
-Under `root`: `problems.json`, `pid_splits.json` and the pictures as `<split>/<number>/image.png`.
+Under `root`: `problems.json`, `pid_splits.json` and the images as `<split>/<number>/image.png`.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from datasets import Features, Value
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import Record, describe_value, is_text, read_json
-from finetune.data.rows import text_features
+from finetune.data.reading.json import read_record
+from finetune.data.reading.record import Record, describe_value, is_text
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("train", "val", "test")
 FEATURES = Features({**text_features("question", "hint", lists=("choices",)), "answer": Value("int32")})
 NO_HINT = "N/A"
-"""What the prompt says where a question has no hint, as in the authors' own code."""
+"""The prompt's hint for a question without one, as in the authors' code."""
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Read the problems of one split in its order, but none without a picture; groups are subjects."""
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
+    """Yield the problems of one split that have an image, in its order; groups are subjects."""
     folder = Path(root)
     file = folder / "problems.json"
-    problems = Record(read_json(file), str(file))
-    splits = Record(read_json(folder / "pid_splits.json"), str(folder / "pid_splits.json"))
+    problems, splits = read_record(file), read_record(folder / "pid_splits.json")
     for place, number in enumerate(splits.array(split), 1):
         with faults.skipping():
             if not is_text(number):

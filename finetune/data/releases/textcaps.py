@@ -1,24 +1,23 @@
-"""TextCaps: captions that name the text in a picture.
+"""TextCaps: captions that name the text in an image.
 
-Under `root`: `TextCaps_0.1_<split>.json`, and the pictures of both splits in `train_images/`.
+Under `root`: `TextCaps_0.1_<split>.json`, and the images of both splits in `train_images/`.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import iterate_records
-from finetune.data.rows import text_features
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("train", "val")
 FEATURES = text_features(lists=("captions",))
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yield one row a picture with all of its captions, each of which is a record of its own."""
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
+    """Yield one row per image with all of its captions, each of which is a record of its own."""
     file = Path(root) / f"TextCaps_0.1_{split}.json"
     captions: dict[str, list[str]] = {}
     names: dict[str, str] = {}

@@ -1,26 +1,22 @@
 """TextVQA: questions on text in photos of Open Images, ten answers each.
 
-Under `root`: `TextVQA_0.5.1_{train,val,test}.json`, `train_images/`, which has the photos of val too, and
-`test_images/`. Photos are taken as they lie there, some of them on their side.
+Under `root`: `TextVQA_0.5.1_{train,val,test}.json`, `train_images/`, which also has the photos of val, and
+`test_images/`. Photos are used as stored, some of them on their side.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.reading.faults import Faults
 from finetune.data.releases import docvqa
+from finetune.data.rows import Row
 
 SPLITS = ("train", "val", "test")
 FEATURES = docvqa.FEATURES
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yield the questions of a split; test has no answers.
-
-    Raises:
-        UserError: names the file and the item.
-    """
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
+    """Yield the questions of a split; test has no answers."""
     folder, answered = Path(root), split != "test"
     images = folder / ("train_images" if answered else "test_images")
     return docvqa.read_questions(

@@ -1,29 +1,25 @@
 """VizWiz-VQA: questions that blind people asked about their photos, up to ten answers each.
 
 Under `root`: `annotations/{train,val,test}.json`, and the photos in `train/`, `val/`, `test/`. An id is the
-name of the photo, as the challenge's server has it.
+name of the photo, as on the challenge's server.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import Record, iterate_records
-from finetune.data.rows import text_features
+from finetune.data.reading.json import iterate_records
+from finetune.data.reading.record import Record
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("train", "val", "test")
 FEATURES = text_features("question", lists=("answers",))
 
 
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yield the questions of a split, without answers that are empty; test has none.
-
-    Raises:
-        UserError: names the file and the item.
-    """
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
+    """Yield the questions of a split, without empty answers; test has none."""
     folder = Path(root)
     for _, item in iterate_records(faults, folder / "annotations" / f"{split}.json"):
         with faults.skipping():
@@ -37,7 +33,8 @@ def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
 
 
 def _drop_empty(item: Record) -> list[str]:
-    answers = [one.text("answer") for one in item.records("answers") if one["answer"] != ""]
-    if not answers:
-        raise UserError(f"{item.where}: none of its {len(item['answers'])} answers has any text.")
-    return answers
+    answers = item.records("answers")
+    texts = [answer.text("answer") for answer in answers if answer["answer"] != ""]
+    if not texts:
+        raise UserError(f"{item.where}: none of its {len(answers)} answers has any text.")
+    return texts

@@ -1,50 +1,20 @@
 """VQAv2: questions and annotations in two files, ten answers each, photos of COCO 2014."""
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from finetune.data.images import resolve_image
-from finetune.data.published import Vqav2, Vqav2Files
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import Record, check_file, describe_value, iterate_records, read_member
-from finetune.data.rows import Built, Splits, build_rows, text_features
+from finetune.data.reading.json import check_file, iterate_records, read_member
+from finetune.data.reading.record import Record, describe_value
+from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("train", "val")
 FEATURES = text_features("question", lists=("answers",))
 
 
-def load_vqav2(source: Vqav2) -> Splits:
-    """Load both splits from wherever they are given; local files win over the Hub.
-
-    Raises:
-        UserError: names the file, the question and the remedy.
-    """
-    train, validation = source.train, source.validation
-    if source.root is not None:
-        return source.as_release().load()
-    if validation.questions is None:
-        return source.hub.load()
-    first = _build("train", train, source.on_error) if train.questions else None
-    second = _build("validation", validation, source.on_error)
-    if first is None:
-        return Splits(second.rows.select([]), second.rows, tuple(second.skipped))
-    return Splits(first.rows, second.rows, (*first.skipped, *second.skipped))
-
-
-def _build(split: str, given: Vqav2Files, on_error: str) -> Built:
-    files = vars(given)
-    for key, value in files.items():
-        if value is None:
-            raise UserError(f"dataset.{split}.{key}= is missing, as other files of VQAv2 are given.")
-    folder = os.path.realpath(files["image_dir"])
-    paths = ("questions", "annotations")
-    return build_rows(read_questions, FEATURES, on_error, paths=paths, **{**files, "image_dir": folder})
-
-
-def read(faults: Faults, root: str, split: str) -> Iterator[dict[str, Any]]:
+def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     """Read `v2_OpenEnded_mscoco_*_questions.json`, `v2_mscoco_*_annotations.json` and `train2014/`."""
     folder, subset = Path(root), f"{split}2014"
     return read_questions(
@@ -62,16 +32,16 @@ def read_questions(
     image_dir: str,
     subset: str | None = None,
     group: str = "answer_type",
-) -> Iterator[dict[str, Any]]:
-    """Join on `question_id`, in the order of the annotations.
+) -> Iterator[Row]:
+    """Join questions and annotations on `question_id`, in the order of the annotations.
 
     Args:
         faults: what to do with a question that cannot be used.
         questions: the file of the questions.
         annotations: the file of the answers.
         image_dir: folder of `COCO_<subset>_<image id>.jpg`.
-        subset: `train2014` or `val2014`; null: as the questions' file says.
-        group: the annotations' key that a score is broken down by.
+        subset: `train2014` or `val2014`; None: as stated in the file of the questions.
+        group: the key of the annotations whose values are the groups.
 
     Raises:
         UserError: names the file, the question and the remedy.
@@ -99,7 +69,7 @@ def _read_asked(faults: Faults, questions: str) -> dict[str, tuple[int, str]]:
         with faults.skipping():
             question_id = item.identifier("question_id")
             if question_id in asked:
-                raise UserError(f"{item.where}: question {question_id} is there twice; ids must differ.")
+                raise UserError(f"{item.where}: question {question_id} is duplicated; ids must be unique.")
             asked[question_id] = (item.integer("image_id", range(10**12)), item.text("question"))
     return asked
 
@@ -111,7 +81,7 @@ def _join(
     folder: Path,
     annotations: str,
     questions: str,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     question_id = item.identifier("question_id")
     item.where = f"{annotations}: question {question_id}"
     if question_id not in asked:
@@ -131,7 +101,7 @@ def _join(
 
 
 def _find_subset(questions: str) -> str:
-    """Return `train2014` or `val2014`, as the file says."""
+    """Return `train2014` or `val2014`, as stated in the file."""
     subset = read_member(Path(questions), "data_subtype")
     if subset not in ("train2014", "val2014"):
         shown = describe_value(subset)

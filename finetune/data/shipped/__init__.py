@@ -1,1 +1,1 @@
-"""Data that comes with the package's dependencies, or is drawn."""
+"""Data that comes with the dependencies of the package, or is drawn."""

@@ -1,7 +1,6 @@
 """Handwritten digits composed on a canvas, with exact boxes and masks."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from datasets import Features
@@ -13,16 +12,17 @@ from finetune.data.images import encode_png
 from finetune.data.objects import build_object, object_features
 from finetune.data.options import Canvas
 from finetune.data.reading.faults import Faults
-from finetune.data.rows import PICTURE, Splits, build_rows
+from finetune.data.rows import PICTURE, Row, Splits, build_rows
 from finetune.data.shipped.digits import TRAIN_EXAMPLES, enlarge_scan
+from finetune.example import SceneObject
 
 INK = 64
-"""Grey value, 0 to 255, from which a pixel belongs to a digit."""
+"""Gray value, 0 to 255, from which a pixel belongs to a digit."""
 FEATURES = Features({**object_features(), "image": PICTURE})
 
 
 def load_canvases(options: Canvas) -> Splits:
-    """Compose canvases; those to evaluate on show other scans than those to train on."""
+    """Compose canvases; training and validation use different scans."""
     size, digits = options.size, options.digits
     built = [
         build_rows(compose, FEATURES, paths=(), split=split, count=count, size=size, digits=digits)
@@ -31,24 +31,24 @@ def load_canvases(options: Canvas) -> Splits:
     return Splits(built[0].rows, built[1].rows)
 
 
-def compose(faults: Faults, split: str, count: int, size: int, digits: int) -> Iterator[dict[str, Any]]:
-    """Yield canvases with one digit or more that do not touch each other.
+def compose(faults: Faults, split: str, count: int, size: int, digits: int) -> Iterator[Row]:
+    """Yield canvases with one or more digits that do not touch each other.
 
     Args:
-        faults: not needed: what is made here has none.
+        faults: not used: canvases have none.
         split: `train` or `validation`.
         count: number of canvases.
         size: their side, pixels.
-        digits: the most digits on one.
+        digits: maximum number of digits on one.
     """
     scans = load_scans()
     order = np.random.default_rng(0).permutation(len(scans.images))
-    own = order[:TRAIN_EXAMPLES] if split == "train" else order[TRAIN_EXAMPLES:]
+    indices = order[:TRAIN_EXAMPLES] if split == "train" else order[TRAIN_EXAMPLES:]
     draw = np.random.default_rng((1, split == "train"))
     for number in range(count):
         canvas = np.zeros((size, size), np.uint8)
-        objects: list[dict[str, Any]] = []
-        for index in draw.choice(own, draw.integers(1, digits + 1)):
+        objects: list[SceneObject] = []
+        for index in draw.choice(indices, draw.integers(1, digits + 1)):
             ink = _scale(scans.images[index], int(draw.integers(size // 2, size * 5 // 8 + 1)))
             if (place := _find_place(canvas, ink.shape, draw)) is not None:
                 objects.append(_stamp(canvas, ink, place, str(scans.target[index]), f"canvas {number}"))
@@ -63,16 +63,16 @@ def compose(faults: Faults, split: str, count: int, size: int, digits: int) -> I
 
 
 def _scale(scan: np.ndarray, height: int) -> np.ndarray:
-    """Enlarge a scan of (8, 8) floats, 0 to 16, and cut it to its ink: uint8 grey."""
-    grey = np.asarray(enlarge_scan(scan, height))
-    rows, columns = np.nonzero(grey >= INK)
-    return grey[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    """Enlarge a scan of (8, 8) floats, 0 to 16, and crop it to its ink: uint8 gray."""
+    gray = np.asarray(enlarge_scan(scan, height))
+    rows, columns = np.nonzero(gray >= INK)
+    return gray[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
 
 
 def _find_place(
     canvas: np.ndarray, shape: tuple[int, ...], draw: np.random.Generator
 ) -> tuple[int, int] | None:
-    """Return a top left corner where nothing lies yet, with a pixel to spare; null after ten tries."""
+    """Return the top left corner of a free place, with a pixel to spare; None after ten tries."""
     height, width = shape
     for _ in range(10):
         top = int(draw.integers(0, canvas.shape[0] - height + 1))
@@ -85,8 +85,8 @@ def _find_place(
 
 def _stamp(
     canvas: np.ndarray, ink: np.ndarray, place: tuple[int, int], label: str, where: str
-) -> dict[str, Any]:
-    """Draw a digit and return it as an object."""
+) -> SceneObject:
+    """Draw a digit, and return it as an object."""
     top, left = place
     height, width = ink.shape
     canvas[top : top + height, left : left + width] = ink

@@ -13,10 +13,10 @@ QUESTION = "which digit is this?"
 
 
 def load_digits(size: int) -> Splits:
-    """Return 1,500 digits to train on and 297 to test, always the same ones.
+    """Return 1,500 digits to train on and 297 to evaluate on, always the same.
 
     Args:
-        size: side of the pictures, pixels.
+        size: side of the images, pixels.
     """
     scans = load_scans()
     order = np.random.default_rng(0).permutation(len(scans.images))
@@ -45,6 +45,6 @@ def load_digits(size: int) -> Splits:
 
 
 def enlarge_scan(scan: np.ndarray, size: int) -> Image.Image:
-    """Scale a scan of (8, 8) floats, 0 to 16, to a grey picture of (size, size)."""
+    """Scale a scan of (8, 8) floats, 0 to 16, to a gray image of (size, size)."""
     pixels = Image.fromarray((scan * (255 / 16)).round().astype(np.uint8))
     return pixels.resize((size, size), Image.Resampling.BICUBIC)

@@ -69,9 +69,22 @@ def test_types_and_labels_part_at_the_newline_and_pads_are_masked(
     assert torch.equal(batch["labels"][supervised], batch["input_ids"][supervised])
 
 
+def test_each_supervised_token_knows_its_position_its_id_and_its_example(
+    processor: PaliGemmaProcessor, make_example: MakeExample
+) -> None:
+    batch = Collator(processor)([make_example("a", "b", id="one"), make_example("a b c", "b", id="two")])
+    assert batch["ids"] == ["one", "two"]
+    tokens = [Collator(processor).encode(make_example(suffix, "b"))[1] for suffix in ("a", "a b c")]
+    assert batch["targets"].tolist() == tokens[0] + tokens[1]
+    assert batch["segments"].tolist() == [0] * len(tokens[0]) + [1] * len(tokens[1])
+    rows, columns = batch["logits_to_keep"].nonzero(as_tuple=True)
+    assert batch["labels"][rows, columns + 1].tolist() == batch["targets"].tolist()
+    assert len(rows) == (batch["labels"] != IGNORED).sum()
+
+
 def test_prompts_are_padded_on_the_left(processor: PaliGemmaProcessor, make_example: MakeExample) -> None:
     examples = [make_example(prefix="b"), make_example(prefix="a longer question about this")]
-    batch = Collator(processor).build_prompt(examples)
+    batch = Collator(processor).build_prompts(examples)
     assert batch["input_ids"][:, -1].tolist() == Collator(processor).newline * 2
     first_real = batch["attention_mask"][0].argmax()
     assert batch["attention_mask"][0, first_real:].eq(1).all()
@@ -177,8 +190,7 @@ def test_images_are_resized_by_the_kernel_that_was_chosen(
     processor: PaliGemmaProcessor, make_example: MakeExample
 ) -> None:
     def pixels(resize: str, *examples: Example) -> torch.Tensor:
-        scaled: torch.Tensor = Collator(processor, resize=resize).build_pixels(examples)["pixel_values"]
-        return scaled
+        return Collator(processor, resize=resize).build_pixels(examples)
 
     def scale(image: Image.Image) -> torch.Tensor:
         return torch.from_numpy(np.asarray(image, dtype=np.float32)).movedim(2, 0) / 127.5 - 1
@@ -194,9 +206,7 @@ def test_images_are_resized_by_the_kernel_that_was_chosen(
     }
     for resize, images in expected.items():
         assert torch.allclose(pixels(resize, smooth, sharp), torch.stack([scale(one) for one in images]))
-    assert torch.equal(
-        Collator(processor).build_pixels([smooth])["pixel_values"], pixels("bicubic", smooth)
-    )
+    assert torch.equal(Collator(processor).build_pixels([smooth]), pixels("bicubic", smooth))
 
 
 @pytest.mark.parametrize("choice", ["first", "random", "cycle"])

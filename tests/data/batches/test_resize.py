@@ -19,7 +19,7 @@ from PIL import Image
 
 from finetune.data import releases
 from finetune.data.batches.resize import ALIASED, resize_as_paper
-from finetune.data.images import load_image
+from finetune.data.images import Picture
 
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
@@ -73,7 +73,7 @@ def read_reference() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(("name", "side", "antialias"), CASES)
 def test_an_image_is_read_and_resized_as_tensorflow_does(name: str, side: int, antialias: bool) -> None:
     expected = read_reference()[f"{name}-{side}-{antialias}"]
-    image = load_image({"bytes": encode(name)}, "", as_stored=True)
+    image = Picture({"bytes": encode(name)}, "").load(as_stored=True)
     found = np.asarray(resize_as_paper(image, (side, side), antialias))
     assert np.array_equal(found, expected)
 

@@ -97,7 +97,7 @@ SMALL = {"bbox": [0, 0, 2, 2], "segmentation": {"size": [9, 20], "counts": [100,
         ),
         pytest.param({"image_id": 5}, "annotation 4: there is no image 5", id="image not listed"),
         pytest.param({"category_id": 5}, "there is no category 5 in the list. It has: 0", id="category"),
-        pytest.param({"id": 3}, "annotation id 3 stands twice", id="id twice"),
+        pytest.param({"id": 3}, "annotation id 3 is duplicated", id="id twice"),
     ],
 )
 def test_a_bad_annotation_is_named_or_left_out(
@@ -119,12 +119,10 @@ def test_a_bad_annotation_is_named_or_left_out(
     [
         pytest.param({"file_name": "img/7.png"}, "image 8: no image `img/7.png`", id="no file"),
         pytest.param({"file_name": 7}, "image 8: expected the name of an image", id="no name"),
-        pytest.param({"file_name": "../x.png"}, "lies outside", id="outside the folder"),
-        pytest.param(
-            {"width": 20, "height": 11}, "expected a picture of 20 x 11 pixels", id="another size"
-        ),
+        pytest.param({"file_name": "../x.png"}, "is outside", id="outside the folder"),
+        pytest.param({"width": 20, "height": 11}, "expected an image of 20 x 11 pixels", id="another size"),
         pytest.param({"width": 10, "height": 20}, "without its EXIF rotation?", id="turned"),
-        pytest.param({"id": 3}, "image id 3 stands twice", id="id twice"),
+        pytest.param({"id": 3}, "image id 3 is duplicated", id="id twice"),
     ],
 )
 def test_a_bad_picture_is_named_or_left_out(

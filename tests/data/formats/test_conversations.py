@@ -77,9 +77,9 @@ def test_several_pictures_are_kept_where_every_row_has_them(
     assert rows[0]["images"] == [str(folder / "a.png"), str(folder / "b.png")]
     assert len(ExampleDataset(rows, TextTask("{prefix}", "suffixes"), "train")[0].images) == 2
     file = write(folder, several, LLAVA)
-    load_with_fault("conversations", file, "item 2: expected several pictures, as the first has, got 1")
+    load_with_fault("conversations", file, "item 2: expected several images, as the first has, got 1")
     file = write(folder, LLAVA, several)
-    load_with_fault("conversations", file, "item 2: expected one picture, got 2")
+    load_with_fault("conversations", file, "item 2: expected one image, got 2")
 
 
 def test_a_system_turn_is_a_fault_unless_it_is_to_be_ignored(
@@ -105,7 +105,7 @@ URL = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "h
     [
         pytest.param({"messages": TURNS}, "item 2: no `image` or `images`", id="no picture"),
         pytest.param({**LLAVA, "image": "c.png"}, "item 2: no image `c.png`", id="missing picture"),
-        pytest.param({**LLAVA, "image": "a.png"}, "id `x1/1` stands twice", id="id twice"),
+        pytest.param({**LLAVA, "image": "a.png"}, "id `x1/1` is duplicated", id="id twice"),
         pytest.param(turns("user"), "item 2: expected human or user and gpt", id="no answer"),
         pytest.param(turns("user", "user"), "by turns, got: user, user", id="two questions"),
         pytest.param(turns("user", "function_call"), "got: user, function_call", id="unknown role"),
@@ -117,7 +117,7 @@ URL = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "h
         pytest.param({"image": "b.png", "messages": [URL, TURNS[1]]}, "text and image parts", id="address"),
         pytest.param(
             {"image": "b.png", "messages": [{"role": "user", "content": "<image><image>"}, TURNS[1]]},
-            "item 2: 2 <image> for 1 pictures",
+            "item 2: 2 <image> for 1 images",
             id="placeholders",
         ),
         pytest.param("text", "item 2: expected a JSON object, got str", id="no conversation"),

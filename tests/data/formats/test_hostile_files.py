@@ -49,7 +49,9 @@ def write_lines(file: Path, sound: dict[str, Any], bad: dict[str, Any] | str | b
         pytest.param(DEEP, "nested too deeply", id="nested deep"),
         pytest.param(b'{"image": "0.png", "prefix": "caf\xe9", "suffix": "x"}', "not UTF-8", id="latin-1"),
         pytest.param(
-            '{"image": "0.png", "prefix": "a", "prefix": "b"}', "`prefix` stands twice", id="key twice"
+            '{"image": "0.png", "prefix": "a", "prefix": "b"}',
+            "`prefix` is in one object twice",
+            id="key twice",
         ),
         pytest.param({**ROW, "suffix": ""}, "`suffix` has an empty text", id="empty"),
         pytest.param({**ROW, "suffix": " \t"}, "`suffix` has an empty text", id="blank"),
@@ -59,7 +61,7 @@ def write_lines(file: Path, sound: dict[str, Any], bad: dict[str, Any] | str | b
         ),
         pytest.param({**ROW, "prefix": "\udfff"}, "half of a surrogate pair", id="surrogate in prefix"),
         pytest.param({**ROW, "id": "\udfff"}, "half of a surrogate pair", id="surrogate in id"),
-        pytest.param({**ROW, "id": "1"}, "id `1` stands twice", id="id twice"),
+        pytest.param({**ROW, "id": "1"}, "id `1` is duplicated", id="id twice"),
         pytest.param({**ROW, "id": ["1"]}, "`id` must be a text or a number", id="id is a list"),
         pytest.param({**ROW, "group": {}}, "`group` must be a text or a number", id="group is an object"),
         pytest.param(
@@ -192,7 +194,7 @@ CHANGES = [
     pytest.param({"id": [5]}, "annotation number 2: `id` must be a number", id="id is a list"),
     pytest.param({"id": None}, "annotation number 2: `id` must be a number", id="id is null"),
     pytest.param(
-        {"segmentation": [[500, 500, 510, 500, 510, 510]]}, "its mask to lie in", id="mask elsewhere"
+        {"segmentation": [[500, 500, 510, 500, 510, 510]]}, "its mask to be in", id="mask elsewhere"
     ),
     pytest.param(
         {"segmentation": {"size": [40, 40]}},
@@ -357,5 +359,5 @@ def test_absolute_names_are_read_below_the_folder_of_images(
     file = write_lines(folder / "train.jsonl", rows, rows)
     assert len(load("jsonl", file, image_dir=place).train) == 7
     (folder / "other").mkdir()
-    with pytest.raises(UserError, match="line 1: image .* lies outside .*other"):
+    with pytest.raises(UserError, match="line 1: image .* is outside .*other"):
         load("jsonl", file, image_dir=str(folder / "other"))

@@ -74,7 +74,7 @@ def test_boxes_become_objects(folder: Path, load: Callable[..., Splits], names: 
         pytest.param(PAIR, {"prefix": None}, "line 2: `prefix` must be a string", id="null"),
         pytest.param(PAIR, {"file_name": "c.jpg"}, "line 2: no image `c.jpg`", id="no picture"),
         pytest.param(PAIR, {"file_name": 1}, "line 2: expected the name of an image", id="no name"),
-        pytest.param(PAIR, {"id": "1"}, "id `1` stands twice", id="id twice"),
+        pytest.param(PAIR, {"id": "1"}, "id `1` is duplicated", id="id twice"),
         pytest.param(
             BOXES, {"objects": {"bbox": [[0, 0, 1, 1]]}}, "line 2: `objects` must be", id="one list"
         ),

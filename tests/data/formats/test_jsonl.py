@@ -74,8 +74,8 @@ def test_a_changed_file_is_read_again(folder: Path) -> None:
         ({**ROW, "suffix": 7}, "line 2: `suffix` must be a string or a list"),
         ({**ROW, "prefix": None}, "line 2: `prefix` must be a string, got None"),
         ({**ROW, "image": "img/99.png"}, "line 2: no image `img/99.png` under"),
-        ({**ROW, "image": "../../etc/passwd"}, "line 2: image `../../etc/passwd` lies outside"),
-        ({**ROW, "id": "1"}, "id `1` stands twice"),
+        ({**ROW, "image": "../../etc/passwd"}, "line 2: image `../../etc/passwd` is outside"),
+        ({**ROW, "id": "1"}, "id `1` is duplicated"),
     ],
 )
 def test_a_bad_line_is_named_with_its_file(folder: Path, bad: Any, message: str) -> None:
@@ -108,5 +108,5 @@ def test_a_share_held_out_keeps_rows_of_one_picture_together(folder: Path) -> No
 
 
 def test_one_picture_cannot_be_divided(folder: Path) -> None:
-    with pytest.raises(UserError, match="at least two different pictures"):
+    with pytest.raises(UserError, match="at least two different images"):
         load(write(folder, ROW, ROW), validation=None, validation_fraction=0.5)

@@ -124,9 +124,9 @@ def test_parquets_numbers_and_lists_become_text(folder: Path, load: Callable[...
         pytest.param("a.png", "line 3: 1 values for 2 columns", id="too few"),
         pytest.param("c.png,x", "line 3: no image `c.png`", id="no picture"),
         pytest.param(",x", "line 3: expected the name of an image, got ''", id="no name"),
-        pytest.param("../x.png,x", "lies outside", id="outside"),
+        pytest.param("../x.png,x", "is outside", id="outside"),
         pytest.param(f"{'A' * 3000},x", "line 3: expected the name of an image", id="picture as text"),
-        pytest.param("x.csv,x", "not a picture that Pillow can read", id="not a picture"),
+        pytest.param("x.csv,x", "not an image that Pillow can read", id="not a picture"),
     ],
 )
 def test_a_bad_line_is_named_or_left_out(
@@ -140,7 +140,7 @@ def test_an_id_twice_and_a_wrong_letter_are_named_or_left_out(
     folder: Path, load_with_fault: Callable[..., Dataset]
 ) -> None:
     file = write(folder / "x.csv", "image,id", "a.png,1", "b.png,1")
-    assert len(load_with_fault("table", file, "id `1` stands twice")) == 1
+    assert len(load_with_fault("table", file, "id `1` is duplicated")) == 1
     write(file, "image,choices,answer", "a.png,x;y,0", "b.png,x;y,both")
     assert len(load_with_fault("table", file, "line 3: expected the index", separator=";")) == 1
 

@@ -96,7 +96,7 @@ def test_a_bad_object_is_named_or_left_out(
     ("options", "message"),
     [
         pytest.param(
-            {"size": SIZE.replace("20", "21")}, "expected a picture of 21.0 x 10.0 pixels", id="size"
+            {"size": SIZE.replace("20", "21")}, "expected an image of 21.0 x 10.0 pixels", id="size"
         ),
         pytest.param({"size": "<unclosed>"}, "b.xml: not an XML file of annotations: mismatched", id="xml"),
         pytest.param({"head": "<!DOCTYPE x [<!ENTITY y 'z'>]>"}, "document type", id="entities"),
@@ -122,5 +122,5 @@ def test_annotation_and_picture_need_each_other(
 def test_a_list_elsewhere_is_refused(root: Path, load: Callable[..., Splits]) -> None:
     (root / "x/y/z").mkdir(parents=True)
     (root / "x/y/z/train.txt").write_text("a\n")
-    with pytest.raises(UserError, match="no folder Annotations beside ImageSets"):
+    with pytest.raises(UserError, match="no folder Annotations next to ImageSets"):
         load("voc", root / "x/y/z/train.txt")

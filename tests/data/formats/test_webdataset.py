@@ -83,11 +83,11 @@ def test_shards_are_named_by_numbers_or_a_pattern(tmp_path: Path, load: Callable
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        pytest.param({"b.json": PAIR}, "sample `b` has 0 members that are a picture", id="no picture"),
+        pytest.param({"b.json": PAIR}, "sample `b` has 0 members that are an image", id="no picture"),
         pytest.param({"b.png": picture()}, "sample `b` has 0 members that are a .json", id="no text"),
         pytest.param(
             {"b.rf.0.png": picture(), "b.rf.1.png": picture(), "b.json": PAIR},
-            "has 2 members that are a picture, expected one; it has: b.rf.0.png, b.rf.1.png, b.json",
+            "has 2 members that are an image, expected one; it has: b.rf.0.png, b.rf.1.png, b.json",
             id="two pictures",
         ),
         pytest.param({"b.png": picture(), "b.json": b"{"}, "`b`: not a whole JSON object", id="half"),
@@ -95,7 +95,7 @@ def test_shards_are_named_by_numbers_or_a_pattern(tmp_path: Path, load: Callable
         pytest.param({"b.png": b"", "b.json": PAIR}, "`b`: image `b.png` is empty", id="bad picture"),
         pytest.param(
             {"b.png": picture(), "b.json": PAIR[:-1] + b', "id": "0/a"}'},
-            "id `0/a` stands twice",
+            "id `0/a` is duplicated",
             id="twice",
         ),
     ],
@@ -141,7 +141,7 @@ def test_a_shard_that_is_cut_short_is_named_with_its_last_member(
     assert len(splits.train) == rows
     last = "b.json" if rows == 2 else "b.png"
     offset = 512 * (8 if rows == 2 else 6)
-    assert any(f"cut short at byte {offset}, behind `{last}`" in fault for fault in splits.skipped)
+    assert any(f"cut short at byte {offset}, after `{last}`" in fault for fault in splits.skipped)
 
 
 def test_a_cut_compressed_shard_and_a_block_of_something_else_are_faults(
@@ -154,7 +154,7 @@ def test_a_cut_compressed_shard_and_a_block_of_something_else_are_faults(
     whole = bytearray(pack(tmp_path / "1.tar", pairs("a", "b")).read_bytes())
     whole[512 * 4 : 512 * 5] = b"x" * 512
     (tmp_path / "1.tar").write_bytes(whole)
-    with pytest.raises(UserError, match=r"1.tar: cut short at byte 2048, behind `a.json` \(no end mark\)"):
+    with pytest.raises(UserError, match=r"1.tar: cut short at byte 2048, after `a.json` \(no end mark\)"):
         load("webdataset", tmp_path / "1.tar")
 
 

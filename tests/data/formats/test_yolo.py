@@ -146,8 +146,8 @@ def test_a_bad_line_is_named_or_left_out(
     ("names", "message"),
     [
         (["images/train/a.jpg", "images/train/z.jpg"], "list.txt line 2: no image `images/train/z.jpg`"),
-        (["images/train/a.jpg", "./images/train/a.jpg"], "id `images/train/a.jpg` stands twice"),
-        (["images/train/a.jpg", __file__], "test_yolo.py` lies outside"),
+        (["images/train/a.jpg", "./images/train/a.jpg"], "id `images/train/a.jpg` is duplicated"),
+        (["images/train/a.jpg", __file__], "test_yolo.py` is outside"),
     ],
 )
 def test_a_bad_picture_of_a_list_is_named_or_left_out(
@@ -164,7 +164,7 @@ def test_a_text_file_without_its_picture_is_named_or_left_out(
     label(data.parent, "labels/train/z.txt", "0 0.5 0.5 1 1")
     label(data.parent, "labels/train/classes.txt", "cat")
     data.write_text(f"train: images/train\nval: images/train\n{NAMES}")
-    assert len(load_with_fault("yolo", data, "z.txt: no picture belongs to this text file")) == 2
+    assert len(load_with_fault("yolo", data, "z.txt: no image belongs to this text file")) == 2
 
 
 @pytest.mark.parametrize(
@@ -192,5 +192,5 @@ def test_pictures_of_which_none_has_a_text_file_are_refused(
     data: Path, load: Callable[..., Splits]
 ) -> None:
     (data.parent / "labels").rename(data.parent / "texts")
-    with pytest.raises(UserError, match=r"none of 2 pictures has a text file .*labels/train/a.txt"):
+    with pytest.raises(UserError, match=r"none of 2 images has a text file .*labels/train/a.txt"):
         load("yolo", data, **OWN, on_error="skip")

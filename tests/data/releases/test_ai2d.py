@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.images import load_image
+from finetune.data.images import Picture
 from finetune.data.options import OnError
 from finetune.data.published import Release
 from finetune.data.rows import Splits
@@ -68,7 +68,7 @@ def test_the_listed_diagrams_are_the_test_split(release: Path) -> None:
 
 def test_letters_are_painted_black_on_white_where_the_words_stood(release: Path) -> None:
     plain, lettered = (
-        np.asarray(load_image(row["image"], "")) for row in load(release).train.select([0, 1])
+        np.asarray(Picture(row["image"], "").load()) for row in load(release).train.select([0, 1])
     )
     assert (plain == GREY).all()
     inside = np.zeros((40, 60), bool)

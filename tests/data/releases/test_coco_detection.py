@@ -97,7 +97,7 @@ def test_the_answer_has_every_object_but_crowds(release: Path) -> None:
         (
             "annotations",
             {"id": 5, "image_id": 8, "category_id": 1, "bbox": [0, 0, 1, 1]},
-            "id 5 stands twice",
+            "id 5 is duplicated",
             2,
         ),
         (
@@ -113,7 +113,7 @@ def test_the_answer_has_every_object_but_crowds(release: Path) -> None:
             2,
         ),
         ("annotations", {"id": 7, "image_id": 8, "category_id": 1}, "no `bbox`; the keys are: id", 2),
-        ("images", {"id": 8, "file_name": "x", "width": 1, "height": 1}, "id 8 stands twice", 2),
+        ("images", {"id": 8, "file_name": "x", "width": 1, "height": 1}, "id 8 is duplicated", 2),
         ("images", {"id": 4, "file_name": "x", "width": 1, "height": 1}, "image 4: no image `x`", 2),
     ],
 )

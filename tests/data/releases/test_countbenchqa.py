@@ -64,7 +64,7 @@ def test_files_that_do_not_belong_together_are_refused(
     root: Path, write_files: Callable[..., Path]
 ) -> None:
     write_files({QUESTIONS: [{"question": "How many cups?"}]})
-    with pytest.raises(UserError, match="has 1 questions for 4 pictures"):
+    with pytest.raises(UserError, match="has 1 questions for 4 images"):
         Release("countbenchqa", str(root), None, "test").load()
     next(root.glob("*.parquet")).unlink()
     with pytest.raises(UserError, match="No train-\\*.parquet in"):

@@ -66,7 +66,7 @@ def test_a_page_outside_the_folder_is_an_error_or_left_out(
     root: Path, write_files: Callable[..., Path]
 ) -> None:
     write_files({"val_v1.0_withQT.json": data({**ANSWERED, "image": "../../a.png"}, ANSWERED)})
-    with pytest.raises(UserError, match=r"val_v1.0_withQT.json item 1: image `../../a.png` lies outside"):
+    with pytest.raises(UserError, match=r"val_v1.0_withQT.json item 1: image `../../a.png` is outside"):
         Release("docvqa", str(root), "train", "val").load()
     splits = Release("docvqa", str(root), "train", "val", on_error=OnError.skip).load()
     assert (len(splits.validation), len(splits.skipped)) == (1, 1)

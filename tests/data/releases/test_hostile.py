@@ -84,7 +84,7 @@ def read(name: str, root: Path, split: str, skip: bool) -> tuple[Rows, list[str]
     for row in module.read(faults, str(root), split, **RELEASES[name]):
         with faults.skipping():
             if row["id"] in rows:
-                raise UserError(f"{root}: item: id `{row['id']}` stands twice in {list_files(root)}.")
+                raise UserError(f"{root}: item: id `{row['id']}` is duplicated in {list_files(root)}.")
             assert set(row) == set(module.FEATURES)
             try:
                 pa.Table.from_pylist([row], schema=module.FEATURES.arrow_schema)
@@ -269,7 +269,7 @@ def skip_it(name: str, root: Path, split: str, before: Rows, case: str) -> None:
     except UserError:
         return  # the whole file is wrong
     assert faults, case
-    if any("stands twice" in fault for fault in faults):
+    if any("is duplicated" in fault for fault in faults):
         return  # the first of the two stays
     for row_id, row in after.items():
         if row_id in before and row != before[row_id]:

@@ -112,7 +112,7 @@ class _Command:
             "the split `refcoco_unc_val` has no rows",
         ),
         (b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little"), "not the pickle of the release"),
-        (pickle.dumps([]) * 2, "there is something behind its end"),
+        (pickle.dumps([]) * 2, "there is data after its end"),
         (
             b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
             "reference 1: expected a JSON object, got list",

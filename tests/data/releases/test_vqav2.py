@@ -113,7 +113,7 @@ def test_damage_is_named_with_its_file(release: Path, damage: str, message: str)
             "questions",
             '"question_id": 1000',
             '"question_id": 0',
-            "item 2: question 0 is there twice",
+            "item 2: question 0 is duplicated",
             id="twice",
         ),
         pytest.param(

@@ -1,7 +1,7 @@
 import numpy as np
 
 from finetune.codecs.rle import decode_rle
-from finetune.data.images import load_image
+from finetune.data.images import Picture
 from finetune.data.options import Canvas
 from finetune.data.shipped.canvas import INK
 
@@ -10,7 +10,7 @@ def test_boxes_and_masks_are_exactly_the_digits_ink() -> None:
     splits = Canvas(train=30, validation=20, size=56, digits=3).load()
     assert (len(splits.train), len(splits.validation)) == (30, 20)
     for row in splits.train:
-        grey = np.asarray(load_image(row["image"], "canvas"))[..., 0]
+        grey = np.asarray(Picture(row["image"], "canvas").load())[..., 0]
         union = np.zeros((56, 56), bool)
         for one in row["objects"]:
             mask = decode_rle(one["mask_rle"], (56, 56))

@@ -1,6 +1,6 @@
 import numpy as np
 
-from finetune.data.images import load_image
+from finetune.data.images import Picture
 from finetune.data.shipped.digits import load_digits
 
 
@@ -19,7 +19,7 @@ def test_the_split_is_the_same_each_time_and_has_every_digit_in_both_parts() -> 
 
 def test_a_scan_is_enlarged_to_the_size_asked_for() -> None:
     row = load_digits(24).train[0]
-    picture = load_image(row["image"], "row")
+    picture = Picture(row["image"], "row").load()
     assert picture.size == (24, 24)
     assert np.asarray(picture).max() > 200
     assert row["answers"] == [row["group"]]

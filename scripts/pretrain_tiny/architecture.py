@@ -1,15 +1,13 @@
 """A PaliGemma small enough to ship: its architecture, its tokenizer and its processor.
 
-The folder `TINY_BASE` holds weights of this architecture, pre-trained by
-`scripts/pretrain_tiny/pretrain.py`. It loads with plain `from_pretrained`; nothing else in the
-package needs to know that the model is tiny.
+`finetune/assets/tiny` holds weights of this architecture, pre-trained by `pretrain.py`. It loads with plain
+`from_pretrained`; the package does not know that the model is tiny.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
@@ -24,8 +22,6 @@ from transformers import (
     SiglipVisionConfig,
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-
-TINY_BASE: Path = Path(__file__).resolve().parents[1] / "assets" / "tiny"
 
 IMAGE_SIZE = 56
 PATCH_SIZE = 7

@@ -1,0 +1,133 @@
+"""The one place that calls a PaliGemma: to train on a batch, to generate from prompts.
+
+Everything that changes how the model is run (its attention, its cache, which positions get logits) is
+decided behind these functions, alike for training, evaluation and prediction.
+"""
+
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+
+from finetune.example import Batch, Prompts
+from finetune.model.loss import compute_example_losses
+
+B = TypeVar("B", bound=Prompts)
+
+
+def to_device(batch: B, device: torch.device) -> B:
+    """Return a batch with its tensors on a device."""
+    moved = {
+        name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()
+    }
+    return cast(B, moved)
+
+
+def model_inputs(batch: Prompts) -> dict[str, Tensor]:
+    """Return those tensors of a batch that the model reads."""
+    return {
+        "input_ids": batch["input_ids"],
+        "attention_mask": batch["attention_mask"],
+        "token_type_ids": batch["token_type_ids"],
+        "pixel_values": batch["pixel_values"],
+    }
+
+
+def compute_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the logits of the supervised tokens: (N, V).
+
+    Args:
+        model: a PaliGemma, with an adapter or without, wrapped for distribution or not.
+        batch: on the model's device.
+    """
+    keep = batch["logits_to_keep"]
+    logits: Tensor = model(**model_inputs(batch), logits_to_keep=keep, use_cache=False).logits
+    return logits
+
+
+def compute_losses(
+    model: nn.Module, batch: Batch, label_smoothing: float = 0.0, *, mean: bool = True
+) -> Tensor:
+    """Return the loss of each example of a batch: (examples,), nats.
+
+    Args:
+        model: see `compute_logits`.
+        batch: on the model's device.
+        label_smoothing: see `compute_token_losses`.
+        mean: over the example's tokens; otherwise their sum.
+    """
+    logits = compute_logits(model, batch)
+    examples = len(batch["ids"])
+    return compute_example_losses(
+        logits, batch["targets"], batch["segments"], examples, label_smoothing, mean=mean
+    )
+
+
+class _ChosenProbability(LogitsProcessor):
+    """Keeps the probability of the greedy choice at each step: (B,) floats, not (B, V) logits."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.steps.append(scores.float().softmax(-1).amax(-1))
+        return scores
+
+
+def generate_greedily(
+    model: PreTrainedModel, prompts: Prompts, *, steps: int, end: int, pad: int
+) -> tuple[Tensor, Tensor]:
+    """Return the likeliest token at each step, and its probability: (B, steps or fewer) each.
+
+    Args:
+        model: a PaliGemma in evaluation mode, with an adapter or without.
+        prompts: on the model's device.
+        steps: most tokens of an answer, EOS among them.
+        end: id of EOS.
+        pad: id after it.
+    """
+    recorder = _ChosenProbability()
+    sequences = model.generate(
+        **model_inputs(prompts),
+        max_new_tokens=steps,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=end,
+        pad_token_id=pad,
+        logits_processor=LogitsProcessorList([recorder]),
+    )
+    return sequences[:, prompts["input_ids"].shape[1] :], torch.stack(recorder.steps, dim=1)
+
+
+def prefill(model: nn.Module, prompts: Prompts) -> tuple[Tensor, Cache]:
+    """Read the prompts.
+
+    Returns:
+        Logits of the first token of each answer, (B, V), and the cache.
+    """
+    output = model(**model_inputs(prompts), use_cache=True, logits_to_keep=1)
+    return output.logits[:, -1], output.past_key_values
+
+
+def step(model: nn.Module, tokens: Tensor, attention_mask: Tensor, cache: Cache) -> Tensor:
+    """Read one more token of each row.
+
+    Args:
+        model: as it was given to `prefill`.
+        tokens: (rows,) int64.
+        attention_mask: (rows, length so far), with a column for `tokens`.
+        cache: of `prefill`; changed in place.
+
+    Returns:
+        Logits of the next token: (rows, V).
+    """
+    logits: Tensor = model(
+        input_ids=tokens[:, None],
+        attention_mask=attention_mask,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits
+    return logits[:, -1]

@@ -1,0 +1,156 @@
+"""Options of the model: the checkpoint, what of it learns, and how.
+
+Imported by the configuration, so that help answers without torch: nothing heavy is imported here.
+"""
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from omegaconf import MISSING
+
+from finetune.errors import UserError
+from finetune.model.towers import Tower, tower_of
+from finetune.option import BELOW_ONE, OneOf, Range, option
+
+
+class Dtype(StrEnum):
+    """Floating-point formats of the weights."""
+
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+class LearningDtype(StrEnum):
+    """Floating-point formats of what learns."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Attention(StrEnum):
+    """Attention kernels that apply PaliGemma's prefix mask."""
+
+    auto = "auto"
+    sdpa = "sdpa"
+    eager = "eager"
+
+
+class Trainable(StrEnum):
+    """What of a tower may learn."""
+
+    all = "all"
+    attention = "attention"
+    none = "none"
+
+
+class PeftMethod(StrEnum):
+    """How the chosen towers learn."""
+
+    none = "none"
+    lora = "lora"
+
+
+@dataclass
+class ModelConfig:
+    """The checkpoint and how it is read."""
+
+    path: str = MISSING
+    """Hub id or folder of a PaliGemma 1 or 2 checkpoint; `tiny` is the base shipped with the package."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    resolution: int | None = option(None, Range(1, 8192))
+    """Picture side in pixels (224, 448, 896); checked against the checkpoint. Null: whatever it has."""
+    dtype: Dtype = Dtype.bfloat16
+    """Format of the frozen weights; what learns has its own, `learning_dtype`."""
+    learning_dtype: LearningDtype = LearningDtype.float32
+    """Format of what learns: the weights themselves, adapters, `peft.modules_to_save`. In bfloat16 an
+    update smaller than 1/256 of a weight vanishes: at small learning rates hardly any weight moves."""
+    attention: Attention = Attention.auto
+    """`auto`: sdpa for PaliGemma 1; eager for PaliGemma 2, whose attention soft-cap sdpa cannot compute.
+    Flash attention ignores the prefix mask, so that a suffix would see its own answer: it is refused."""
+    final_logit_softcap: bool = False
+    """Keep PaliGemma 2's soft-cap on the logits. The published transfers were trained without it."""
+    llm_dropout: float = option(0.0, BELOW_ONE)
+    """Share of the outputs of Gemma's attention and MLP layers that is dropped in training, as some of the
+    published transfers do."""
+
+
+@dataclass
+class FreezePolicy:
+    """Which parameters may learn. With an adapter: which get one."""
+
+    vision_tower: Trainable = Trainable.all
+    """SigLIP: all of it, its attention layers, or nothing."""
+    multi_modal_projector: Trainable = Trainable.all
+    """The linear layer from SigLIP to Gemma: `all` or `none`."""
+    language_model: Trainable = Trainable.all
+    """Gemma: all of it (with the embeddings), its attention layers, or nothing."""
+    last_n: int | None = option(None, Range(1, 1e4))
+    """Only the last n layers of the language model learn."""
+
+    def learns(self, name: str, layers: int) -> bool:
+        """Return whether a parameter learns.
+
+        Args:
+            name: its dotted name.
+            layers: number of layers of the language model.
+        """
+        tower = tower_of(name)
+        what: Trainable = getattr(self, tower)
+        if what == Trainable.none or (what == Trainable.attention and ".self_attn." not in name):
+            return False
+        if tower != Tower.language_model or self.last_n is None:
+            return True
+        layer = re.search(r"\.layers\.(\d+)\.", name)
+        return layer is not None and int(layer[1]) >= layers - self.last_n
+
+    def check(self, layers: int) -> None:
+        """Raise if there are fewer layers than `last_n`.
+
+        Raises:
+            UserError: names the number of layers.
+        """
+        if self.last_n is not None and self.last_n > layers:
+            raise UserError(
+                f"freeze.last_n={self.last_n}, but the language model has {layers} layers: "
+                f"give 1 to {layers}."
+            )
+
+
+@dataclass
+class PeftConfig:
+    """How the chosen towers learn."""
+
+    method: PeftMethod = PeftMethod.none
+    """`none`: the weights themselves learn. `lora`: low-rank adapters beside frozen weights."""
+    r: int = option(8, Range(1, 65536))
+    """Rank of the adapters."""
+    lora_alpha: float = option(8.0, Range(0, 1e6, above_least=True))
+    """The adapter's output is multiplied by lora_alpha / r (rsLoRA: / sqrt(r))."""
+    lora_dropout: float = option(0.0, BELOW_ONE)
+    """Dropout on the adapter's input."""
+    target_modules: list[str] = field(
+        default_factory=lambda: [
+            "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+        ]
+    )  # fmt: skip
+    """Linear layers that get an adapter, by name, inside the towers that `freeze` lets learn.
+    SigLIP names its own `out_proj`, `fc1`, `fc2`; the projector's is `linear`."""
+    modules_to_save: list[str] = field(default_factory=list)
+    """Modules that learn in full beside the adapters, such as `multi_modal_projector`."""
+    use_dora: bool = False
+    """DoRA: magnitude and direction are learnt apart."""
+    use_rslora: bool = False
+    """rsLoRA: scale by sqrt(r)."""
+    bits: int = option(16, OneOf((16, 8, 4)))
+    """Bits of the frozen weights: 16 (as loaded), 8 (LLM.int8), 4 (NF4, which makes LoRA QLoRA)."""
+    quantize: list[Tower] = field(default_factory=lambda: [Tower.language_model])
+    """Towers whose linear layers are stored in `bits`. `lm_head` never is."""
+    double_quant: bool = True
+    """Quantise NF4's own scales too."""
+
+    def quantizes(self, name: str) -> bool:
+        """Return whether a linear layer is stored in `bits`, by its full name."""
+        return self.bits != 16 and "lm_head" not in name and tower_of(name) in self.quantize

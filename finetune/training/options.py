@@ -1,0 +1,105 @@
+"""Options of the training.
+
+Imported by the configuration, so that help answers without torch: nothing heavy is imported here.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from finetune.option import BELOW_ONE, COUNT, RATE, Range, option
+
+
+class LossAverage(StrEnum):
+    """What weighs the same in the loss."""
+
+    example = "example"
+    token = "token"
+
+
+@dataclass
+class LossConfig:
+    """The loss over suffix and EOS."""
+
+    average: LossAverage = LossAverage.example
+    """`example`: mean over an example's tokens, then over examples (the paper).
+    `token`: mean over all tokens."""
+    label_smoothing: float = option(0.0, BELOW_ONE)
+    """The paper's: the target keeps 1 - e, every other entry of the vocabulary gets e / (V - 1)."""
+
+
+@dataclass
+class TowerOptimizer:
+    """Exceptions for one tower."""
+
+    learning_rate: float | None = option(None, RATE)
+    """Null: `trainer.learning_rate`."""
+    weight_decay: float | None = None
+    """Null: `trainer.weight_decay`."""
+
+
+@dataclass
+class TowerOptimizers:
+    """Exceptions by tower."""
+
+    vision_tower: TowerOptimizer = field(default_factory=TowerOptimizer)
+    multi_modal_projector: TowerOptimizer = field(default_factory=TowerOptimizer)
+    language_model: TowerOptimizer = field(default_factory=TowerOptimizer)
+
+
+@dataclass
+class TrainerConfig:
+    """transformers.TrainingArguments under their own names, and what it has no field for."""
+
+    num_train_epochs: float = option(3.0, Range(0, 1e6, above_least=True))
+    """Passes over the training split; the number of steps is round(epochs * examples / batch)."""
+    max_steps: int = option(-1, Range(-1))
+    """Optimiser steps; overrides the epochs where positive."""
+    global_batch_size: int | None = option(None, COUNT)
+    """Examples of one optimiser step over all devices, the same on one as on many. Null: what the next two
+    and the number of devices make."""
+    per_device_train_batch_size: int = option(8, COUNT)
+    """Examples in one forward pass on one device, at most."""
+    gradient_accumulation_steps: int = option(1, COUNT)
+    """Forward passes in one optimiser step; follows from `global_batch_size` where that is given."""
+    limit: int | None = option(None, COUNT)
+    """Train on the first n rows only; of a mixture on as many of each part."""
+    learning_rate: float = option(1e-5, RATE)
+    """Peak learning rate."""
+    lr_scheduler_type: str = "cosine"
+    """After the warm-up: cosine, linear, constant_with_warmup or any other name of transformers."""
+    warmup_steps: float = 0.05
+    """Linear warm-up: a share of all steps below 1, a number of steps from 1 on."""
+    optim: str = "adamw_torch"
+    """adamw_torch, adamw_torch_fused, paged_adamw_8bit, sgd, or any other name of transformers."""
+    weight_decay: float = 0.0
+    """AdamW's, on matrices of base weights and adapters; never on norms, biases and SigLIP's positions.
+    big_vision's own value is this one times the learning rate."""
+    adam_beta1: float = option(0.9, BELOW_ONE)
+    """Decay of the mean of the gradients."""
+    adam_beta2: float = option(0.999, BELOW_ONE)
+    """Decay of the mean of their squares."""
+    adam_epsilon: float = option(1e-8, Range(0, 1, above_least=True))
+    """Added to the denominator."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm; 0 switches it off."""
+    bf16: bool = True
+    """Compute in bfloat16 under autocast."""
+    fp16: bool = False
+    """Compute in float16 under autocast, for GPUs without bfloat16."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+    logging_steps: int = option(10, COUNT)
+    """Steps between two log lines."""
+    save_steps: int | None = option(None, COUNT)
+    """Steps between two checkpoints. Null: one at the end of each epoch."""
+    save_total_limit: int | None = option(2, COUNT)
+    """Checkpoints that are kept, the best one besides."""
+    dataloader_num_workers: int = option(4, Range(0, 1024))
+    """Processes that decode pictures and make batches; 0 does it in the training process."""
+    dataloader_prefetch_factor: int | None = option(None, Range(1, 1e6))
+    """Batches that each of them prepares ahead."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    towers: TowerOptimizers = field(default_factory=TowerOptimizers)
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Any other field of transformers.TrainingArguments, such as `+trainer.extra.torch_compile=true`."""
