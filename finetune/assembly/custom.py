@@ -1,7 +1,7 @@
 """The socket for dataset, task and metric: what `_target_` names, called with the other values.
 
 A recipe can name code of yours here. It may also come from somebody else, so only what defines a part is
-called: the shipped choices' own functions, or a function or class of a module that was written for it.
+called: a function or class of a module that was written for it.
 """
 
 import importlib
@@ -28,7 +28,7 @@ _NEEDED = {
 """What a part of each kind must have."""
 
 _INSTALLED = {"site-packages", "dist-packages"}
-"""Folders of installed packages; a module elsewhere is the user's own."""
+"""Folders of installed packages; a module elsewhere is the user's."""
 
 
 def instantiate(node: Any, kind: str | None = None) -> Any:
@@ -36,7 +36,7 @@ def instantiate(node: Any, kind: str | None = None) -> Any:
 
     Args:
         node: the part itself or options that build it, as the shipped choices are; or values with
-            `_target_`, which is called with the others: how a user's own part is plugged in.
+            `_target_`, which is called with the others: how a custom part is plugged in.
         kind: `task` or `metric`, whose methods are then checked; None for a dataset, whose rows are checked
             by what loads them.
 
@@ -113,13 +113,13 @@ def find_target(target: Any) -> Any:
 
 
 def check_module(target: str) -> None:
-    """Check where a module lies before it is imported: of Python and of other packages none is a part.
+    """Check where a module is before it is imported: those of Python and of other packages are not parts.
 
     Args:
         target: `module.name`.
 
     Raises:
-        UserError: the module is not the user's own.
+        UserError: the module is not the user's.
     """
     names = target.split(".")[:-1]
     if names[0] == "finetune":

@@ -1,4 +1,4 @@
-"""A mask VAE of one's own: the published architecture, learnt from masks of one's own.
+"""A custom mask VAE: the published architecture, trained on your masks.
 
 First encoder and decoder alone, with nothing between them; then the codes are chosen among the encoder's
 vectors; then all three together, the codes as running means of the vectors that chose them (van den
@@ -101,7 +101,7 @@ class _Codebook:
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor) -> None:
-        """Choose codes among vectors that lie far apart; move each to the mean of those nearest to it."""
+        """Choose codes among vectors that are far apart; move each to the mean of those nearest to it."""
         chosen = [0]
         distance = (vectors - vectors[0]).square().sum(1)
         for _ in range(len(self.codes) - 1):

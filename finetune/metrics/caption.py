@@ -51,7 +51,7 @@ class Caption:
 
     tokenizer: CaptionTokenizer = CaptionTokenizer.ptb_like
     """`ptb_like` follows Stanford's tokenizer without Java; `ptb` is the original and needs Java and
-    `pip install 'finetune-paligemma[ptb]'`; `whitespace` is for text that is tokenised already."""
+    `pip install 'finetune-paligemma[ptb]'`; `whitespace` is for text that is tokenized already."""
 
     def __post_init__(self) -> None:
         check_choices(self)

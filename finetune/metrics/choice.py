@@ -26,13 +26,13 @@ class ChoiceReading(StrEnum):
 
 
 def read_choice(text: str, reading: ChoiceReading = ChoiceReading.lenient) -> str | None:
-    """Return the letter that an answer names, in upper case, or null where it names none.
+    """Return the letter that an answer names, in upper case, or None where it names none.
 
     Args:
         text: the answer, in either case.
         reading: `sentence` wants `The answer is B.` at the start; `letter` wants `B` and nothing else but
             white space around it; `lenient` takes `The answer is B.` at the start, whatever follows, `B`,
-            `B.`, `(B)`, `B. the text of the choice`, or `the answer is B` anywhere, if it stands there
+            `B.`, `(B)`, `B. the text of the choice`, or `the answer is B` anywhere, if it occurs
             once.
 
     Source: `sentence`: big_vision evaluators/proj/paligemma/transfers/science_qa.py. `lenient`: the forms
@@ -49,8 +49,8 @@ def read_choice(text: str, reading: ChoiceReading = ChoiceReading.lenient) -> st
     first = _SENTENCE.match(lowered) or _LETTER_FIRST.match(lowered)
     if first:
         return first[1].upper()
-    said = _SENTENCE_ANYWHERE.findall(lowered)
-    return said[0].upper() if len(said) == 1 else None
+    letters = _SENTENCE_ANYWHERE.findall(lowered)
+    return letters[0].upper() if len(letters) == 1 else None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Character and word error rate of text that is read off a picture."""
+"""Character and word error rate of text that is read from an image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def count_edits(prediction: str, references: Sequence[str], *, words: bool, stri
     answer = split(prediction)
     candidates = [split(reference) for reference in references]
     return min(
-        (Edits(Levenshtein.distance(one, answer), len(one)) for one in candidates),
+        (Edits(Levenshtein.distance(text, answer), len(text)) for text in candidates),
         key=lambda edits: edits.rate,
     )
 
@@ -63,7 +63,7 @@ class EditRate:
     """Ignore white space at both ends, as jiwer does."""
 
     def score(self, row: Mapping[str, object]) -> float:
-        """Return the row's own character error rate.
+        """Return the row's character error rate.
 
         Raises:
             UserError: the row has no prediction or no references.
@@ -79,4 +79,4 @@ class EditRate:
 
     def _rate(self, rows: Sequence[Mapping[str, object]], words: bool) -> float:
         edits = [self._count(row, words) for row in rows]
-        return Edits(sum(one.distance for one in edits), sum(one.length for one in edits)).rate
+        return Edits(sum(row.distance for row in edits), sum(row.length for row in edits)).rate

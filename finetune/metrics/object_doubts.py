@@ -65,7 +65,7 @@ class _BoxTally:
                 self.leaving.add(row, list(box))
 
     def conclude(self, other_has_shares: bool) -> Iterable[Doubt]:
-        # A model may err in single boxes; whoever annotates does not mean a box without an area.
+        # A model may err in single boxes; an annotated box without an area is never intended.
         annotated = self.key == "objects"
         if self.inverted.count:
             is_mistake = annotated or self.inverted.count == self.count
@@ -206,7 +206,9 @@ class ObjectDoubts:
         near = {label: known[key] for label in unknown if (key := label.strip().casefold()) in known}
         nothing_counts = len(unknown) == len(self._predicted_labels)
         if near:
-            pairs = ", ".join(f"`{label}` (did you mean `{own}`?)" for label, own in list(near.items())[:5])
+            pairs = ", ".join(
+                f"`{label}` (did you mean `{meant}`?)" for label, meant in list(near.items())[:5]
+            )
             count = sum(self._predicted_labels[label] for label in near)
             yield Doubt(
                 f"the labels of {count} of {self._predictions} predicted objects are not among those of "

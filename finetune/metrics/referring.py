@@ -93,6 +93,6 @@ def _row_iou(row: Mapping[str, object]) -> float:
         raise UserError(
             f"{name_row(row)}: an expression refers to one object, but `objects` has {len(objects)}."
         )
-    found = read_objects(row, "prediction_objects")
+    predicted = read_objects(row, "prediction_objects")
     truth = read_box(row, objects[0])
-    return box_iou(truth, read_box(row, found[0])) if found else 0.0
+    return box_iou(truth, read_box(row, predicted[0])) if predicted else 0.0

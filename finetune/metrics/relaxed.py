@@ -15,9 +15,9 @@ def score_relaxed_accuracy(
 ) -> float:
     """Return 100 where the prediction matches one of the references, and else 0.
 
-    Two numbers match when they differ by at most 5 % of the reference; where one of the two is no
+    Two numbers match when they differ by at most 5 % of the reference; where one of the two is not a
     number, or the reference is zero, the strings must be equal. A number is what Python's `float` reads
-    (no thousands separator, no currency), with `%` behind it a hundredth.
+    (no thousands separator, no currency), followed by `%` a hundredth.
 
     Args:
         prediction: the answer.

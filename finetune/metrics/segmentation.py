@@ -116,7 +116,7 @@ def _keep_official(
     text = row.get("prediction")
     first = predicted[:1]
     if not isinstance(text, str):
-        boxes = [read_box(row, one) for one in first if one.get("box_xyxy") is not None]
+        boxes = [read_box(row, obj) for obj in first if obj.get("box_xyxy") is not None]
         return [] if any(box[2] <= box[0] or box[3] <= box[1] for box in boxes) else first
     if read_official(text) is None:
         return []
@@ -130,15 +130,15 @@ def _keep_official(
 
 def _row_overlap(row: Mapping[str, object], predicted: Sequence[Mapping[str, object]]) -> tuple[int, int]:
     objects = read_objects(row, "objects")
-    truths = [mask for one in objects if (mask := read_mask(row, one)) is not None]
+    truths = [mask for obj in objects if (mask := read_mask(row, obj)) is not None]
     if not objects or len(truths) < len(objects):
         raise UserError(
             f"{name_row(row)}: expected `objects` to have at least one object and each a `mask_rle`, but "
             f"{len(truths)} of {len(objects)} have one."
         )
-    found = [mask for one in predicted if (mask := read_mask(row, one))]
-    check_sizes(row, [*truths, *found])
+    masks = [mask for obj in predicted if (mask := read_mask(row, obj))]
+    check_sizes(row, [*truths, *masks])
     truth: Rle = coco_mask.merge(truths)
-    if not found:
+    if not masks:
         return 0, int(coco_mask.area(truth))
-    return mask_overlap(truth, coco_mask.merge(found))
+    return mask_overlap(truth, coco_mask.merge(masks))

@@ -88,8 +88,8 @@ def score_vqa_accuracy(
         answers = [normalize_answer(reference) for reference in answers]
         answer = normalize_answer(answer)
     equal = [answer == reference for reference in answers]
-    # Left out by position: annotators are told apart by it, not by what they said.
-    kept = [min(1.0, (sum(equal) - own) / 3) for own in equal]
+    # Left out by position: two annotators may have given the same answer.
+    kept = [min(1.0, (sum(equal) - is_equal) / 3) for is_equal in equal]
     return 100.0 * sum(kept) / len(kept)
 
 

@@ -18,7 +18,7 @@ class YesNoReading(StrEnum):
 
 
 def read_yes_no(text: str, reading: YesNoReading = YesNoReading.official) -> bool | None:
-    """Return whether an answer says yes, or null where it says neither.
+    """Return whether an answer says yes, or None where it says neither.
 
     Args:
         text: the answer.
@@ -91,15 +91,15 @@ class YesNo:
 
     def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `accuracy`, `precision`, `recall`, `f1` and `yes_ratio`."""
-        said = [read_yes_no(read_prediction(row), self.reading) is True for row in rows]
-        true = [read_yes_no_reference(row) for row in rows]
-        both = sum(one and other for one, other in zip(said, true, strict=True))
+        answers = [read_yes_no(read_prediction(row), self.reading) is True for row in rows]
+        truths = [read_yes_no_reference(row) for row in rows]
+        both = sum(answer and truth for answer, truth in zip(answers, truths, strict=True))
         return {
             "accuracy": mean_score(self, rows),
-            "precision": _percent(both, sum(said)),
-            "recall": _percent(both, sum(true)),
-            "f1": _percent(2 * both, sum(said) + sum(true)),
-            "yes_ratio": _percent(sum(said), len(rows)),
+            "precision": _percent(both, sum(answers)),
+            "recall": _percent(both, sum(truths)),
+            "f1": _percent(2 * both, sum(answers) + sum(truths)),
+            "yes_ratio": _percent(sum(answers), len(rows)),
         }
 
 

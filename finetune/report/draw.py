@@ -1,4 +1,4 @@
-"""Boxes, masks and answers drawn onto pictures, for people to look at."""
+"""Boxes, masks and answers drawn onto images, for people to look at."""
 
 import math
 import unicodedata
@@ -22,7 +22,7 @@ PALETTE: tuple[Color, ...] = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
     (204, 121, 167),
 )  # fmt: skip
-"""Okabe and Ito's colours but for black; those who cannot tell red from green can tell these apart."""
+"""Okabe and Ito's colors but for black; those who cannot tell red from green can tell these apart."""
 
 SMALLEST_SIDE = 320
 """Pixels of the short side that make tags readable."""
@@ -34,30 +34,30 @@ _MOST_LINES = 12
 
 
 class _Shape(NamedTuple):
-    """An object on the picture that is drawn."""
+    """An object on the image that is drawn."""
 
     tag: str
     box: Box
-    """Whole pixels inside the picture: x_min, y_min, x_max, y_max, the last two not part of it."""
+    """Whole pixels inside the image: x_min, y_min, x_max, y_max, the last two not part of it."""
     mask: np.ndarray | None
     """(height, width) bool."""
     color: Color
 
 
 def label_color(label: str) -> Color:
-    """Return the colour of a label: the same one in every picture; several labels may share it."""
+    """Return the color of a label: the same one in every image; several labels may share it."""
     return PALETTE[zlib.crc32(label.encode("utf-8", "replace")) % len(PALETTE)]
 
 
 def draw_objects(
     image: Image.Image, objects: Sequence[SceneObject], *, truth: Sequence[SceneObject] = ()
 ) -> Image.Image:
-    """Draw objects onto a copy of a picture.
+    """Draw objects onto a copy of an image.
 
     Args:
         image: of any mode.
-        objects: as prediction rows have them: `box_xyxy` in the picture's pixels and, where they are
-            known, `label`, `score` and `mask_rle`. What lies outside is drawn at the edge.
+        objects: as prediction rows have them: `box_xyxy` in the image's pixels and, where they are
+            known, `label`, `score` and `mask_rle`. What is outside is drawn at the edge.
         truth: annotated objects, whose boxes are drawn dashed in black and white.
 
     Returns:
@@ -70,14 +70,14 @@ def draw_objects(
 
 
 def draw_prediction(image: Image.Image, row: PredictionRow) -> Image.Image:
-    """Draw a prediction row: its objects on the picture, prompt and answer below.
+    """Draw a prediction row: its objects on the image, prompt and answer below.
 
     Args:
-        image: the row's picture; one that is smaller than 320 pixels is enlarged by a whole factor first.
+        image: the row's image; one that is smaller than 320 pixels is enlarged by a whole factor first.
         row: `prefix`, `prediction`, `prediction_objects` and `objects`, the truth, where it has them.
 
     Returns:
-        RGB, as wide as the picture or its enlargement, and higher by the lines of text; no more than
+        RGB, as wide as the image or its enlargement, and higher by the lines of text; no more than
         twelve lines each of prompt and answer.
 
     Raises:
@@ -89,10 +89,10 @@ def draw_prediction(image: Image.Image, row: PredictionRow) -> Image.Image:
         (image.width * factor, image.height * factor), Image.Resampling.NEAREST
     )
     try:
-        picture = _draw(enlarged, row.get("prediction_objects") or (), row.get("objects") or (), factor)
+        drawn = _draw(enlarged, row.get("prediction_objects") or (), row.get("objects") or (), factor)
     except UserError as error:
         raise UserError(f"Row `{row.get('id')}`: {error}") from error
-    return _add_caption(picture, row.get("prefix") or "", row.get("prediction") or "")
+    return _add_caption(drawn, row.get("prefix") or "", row.get("prediction") or "")
 
 
 def _draw(
@@ -101,7 +101,7 @@ def _draw(
     truth: Sequence[SceneObject],
     factor: int,
 ) -> Image.Image:
-    """Draw onto a copy of an enlarged picture; boxes and masks are those of the original."""
+    """Draw onto a copy of an enlarged image; boxes and masks are those of the original."""
     shapes = [_read_shape(obj, image.size, factor) for obj in objects]
     # Small ones last, so that large ones do not hide them.
     shapes.sort(key=lambda shape: _area(shape.box), reverse=True)
@@ -123,7 +123,7 @@ def _read_shape(obj: SceneObject, size: tuple[int, int], factor: int) -> _Shape:
 
 
 def _read_box(obj: SceneObject, size: tuple[int, int], factor: int) -> Box:
-    """Return a box in whole pixels, at least one wide and high, inside the picture."""
+    """Return a box in whole pixels, at least one wide and high, inside the image."""
     try:
         corners = np.array(obj.get("box_xyxy"), dtype=np.float64).reshape(2, 2) * factor
         if not np.isfinite(corners).all():
@@ -155,7 +155,7 @@ def _read_mask(obj: SceneObject, size: tuple[int, int], factor: int) -> np.ndarr
 
 
 def _tint(image: Image.Image, shapes: Sequence[_Shape], line: int) -> Image.Image:
-    """Fill the masks so that the picture shows through, and outline them."""
+    """Fill the masks so that the image shows through, and outline them."""
     pixels = np.array(image)
     for shape in shapes:
         if shape.mask is not None:
@@ -169,7 +169,7 @@ def _tint(image: Image.Image, shapes: Sequence[_Shape], line: int) -> Image.Imag
 
 
 def _edge(mask: np.ndarray, width: int) -> np.ndarray:
-    """Return the mask's pixels that lie this near to one that is not in it, or to the picture's edge."""
+    """Return the mask's pixels that are this near to one that is not in it, or to the image's edge."""
     height, across = mask.shape
     inner = mask.copy()
     padded = np.pad(mask, width)
@@ -198,7 +198,7 @@ def _draw_dashes(draw: ImageDraw.ImageDraw, box: Box, width: int) -> None:
 def _draw_tags(
     draw: ImageDraw.ImageDraw, shapes: Sequence[_Shape], size: tuple[int, int], line: int
 ) -> None:
-    """Write each object's label and score at its box, inside the picture and beside the other tags."""
+    """Write each object's label and score at its box, inside the image and next to the other tags."""
     font = _load_font(_text_size(size))
     pad = line + 1
     height = _line_height(font) + pad
@@ -221,24 +221,24 @@ def _draw_tags(
         draw.text(middle, text, fill=_readable_on(shape.color), font=font, anchor="lm")
 
 
-def _add_caption(picture: Image.Image, prompt: str, answer: str) -> Image.Image:
-    """Write prompt and answer below a picture, the prompt in grey."""
-    font = _load_font(_text_size(picture.size))
+def _add_caption(image: Image.Image, prompt: str, answer: str) -> Image.Image:
+    """Write prompt and answer below an image, the prompt in grey."""
+    font = _load_font(_text_size(image.size))
     height = _line_height(font)
     pad = height // 2
-    room = picture.width - 2 * pad
+    room = image.width - 2 * pad
     lines = [
         (text, color)
         for part, color in ((prompt, _GREY), (answer, _BLACK))
         for text in _wrap(part, font, room)
     ]
     if not lines:
-        return picture
-    page = Image.new("RGB", (picture.width, picture.height + height * len(lines) + 2 * pad), _WHITE)
-    page.paste(picture, (0, 0))
+        return image
+    page = Image.new("RGB", (image.width, image.height + height * len(lines) + 2 * pad), _WHITE)
+    page.paste(image, (0, 0))
     draw = ImageDraw.Draw(page)
     for number, (text, color) in enumerate(lines):
-        place = (pad, picture.height + pad + (number + 0.5) * height)
+        place = (pad, image.height + pad + (number + 0.5) * height)
         draw.text(place, text, fill=color, font=font, anchor="lm")
     return page
 
@@ -316,7 +316,7 @@ def _area(box: Box) -> int:
 
 
 def _push_inside(box: Box, size: tuple[int, int]) -> Box:
-    """Move a box into the picture, whose upper left corner counts most."""
+    """Move a box into the image, whose upper left corner counts most."""
     x = max(0, min(box[0], size[0] - (box[2] - box[0])))
     y = max(0, min(box[1], size[1] - (box[3] - box[1])))
     return x, y, x + box[2] - box[0], y + box[3] - box[1]

@@ -1,4 +1,4 @@
-"""Multiple choice: letters or the choices' own words, in the given order or shuffled."""
+"""Multiple choice: letters or the words of the choices, in the given order or shuffled."""
 
 from dataclasses import dataclass
 from random import Random

@@ -8,7 +8,7 @@ from finetune.errors import UserError
 from finetune.tasks.task import Answer, Row, Target, Task, Text
 
 PART = "__part__"
-"""The column with the name of a row's part; people's own tables may well have a column `part`."""
+"""The column with the name of a row's part; your tables may well have a column `part`."""
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,8 @@ class TextTask:
         if not self.objects:
             return {}
         size = (target["height"], target["width"])
-        found = ObjectReader().read(answer.text, size, answer.token_ends, answer.probabilities)
-        return {"prediction_objects": found}
+        objects = ObjectReader().read(answer.text, size, answer.token_ends, answer.probabilities)
+        return {"prediction_objects": objects}
 
     def _answers(self, row: Row) -> tuple[str, ...]:
         answers = read_texts(row, self.answers)
