@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 
 from finetune.assembly.custom import instantiate
-from finetune.assembly.examples import build_validation
+from finetune.assembly.data import build_validation
 from finetune.assembly.mask_codec import use_mask_vae
 from finetune.assembly.sources import build_task
 from finetune.codecs.mask_vae import MaskVae

@@ -42,7 +42,7 @@ def _describe_classes(task: Task) -> list[str]:
 
 
 def _describe_first(examples: ExampleDataset) -> str:
-    """Return prompt and answer of the first row, with everything that is no printable text escaped."""
+    """Return prompt and answer of the first row, with everything that is not printable escaped."""
     row = next(iter(examples.iterate_rows()))
     text = examples.task.measure_text(row)
     return f"first example: {_show(text.prefix)} -> {_show(text.suffixes[0])}"

@@ -15,7 +15,7 @@ from finetune.config.schema import RunConfig
 from finetune.data.examples.classes import find_labels
 from finetune.data.examples.mixture import part_ranges
 from finetune.data.options import Mixture, OnError, Part, Source
-from finetune.data.rows import Splits, follow_links, shared_examples
+from finetune.data.rows import Splits, follow_links
 from finetune.errors import UserError
 from finetune.metrics.several import find_object_metric
 from finetune.processes import main_first
@@ -216,13 +216,3 @@ def record_data(launch: Launch, task: Task) -> Launch:
             node.labels = part.options.labels
     comments = [line for line in launch.recipe.splitlines() if line.startswith("#")]
     return replace(launch, recipe="\n".join([*comments, OmegaConf.to_yaml(recipe)]))
-
-
-def warn_of_shared_examples(splits: Splits) -> None:
-    """Warn where validation examples also stand in train."""
-    if shared := shared_examples(splits):
-        log.warning(
-            "warning: %d of %d validation examples also stand in train; the score will be too good.",
-            shared,
-            len(splits.validation),
-        )

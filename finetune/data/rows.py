@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple, cast
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
@@ -201,29 +202,21 @@ def hold_out(rows: Dataset, fraction: float, seed: int = 0) -> Splits:
     Raises:
         UserError: fewer than two images.
     """
-    key = "image" if "image" in rows.column_names else "images"
-    inside_rows = "bytes" in str(rows.features[key])
-    images = [str(image) for image in (range(len(rows)) if inside_rows else rows[key][:])]
-    names = sorted(set(images))
+    column = "image" if "image" in rows.column_names else "images"
+    if "bytes" in str(rows.features[column]):
+        codes, names = np.arange(len(rows)), [str(index) for index in range(len(rows))]
+    else:
+        texts = rows.select_columns(column).with_format("arrow")[:][column]
+        if rows.features[column] != Value("string"):  # several images: as Python writes a list of them
+            texts = pa.chunked_array([[str(paths) for paths in rows[column]]])
+        encoded = texts.combine_chunks().fill_null("None").dictionary_encode()
+        codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
     if len(names) < 2:
         raise UserError(
             "dataset.validation_fraction needs at least two different images; pass dataset.validation=FILE."
         )
-    random.Random(seed).shuffle(names)
+    order = sorted(range(len(names)), key=names.__getitem__)
+    random.Random(seed).shuffle(order)
     count = min(max(1, round(fraction * len(names))), len(names) - 1)
-    held_out = set(names[:count])
-    train = [i for i, image in enumerate(images) if image not in held_out]
-    validation = [i for i, image in enumerate(images) if image in held_out]
-    return Splits(rows.select(train), rows.select(validation))
-
-
-def shared_examples(splits: Splits) -> int:
-    """Count the validation rows that also stand in train: the same image and the same text."""
-    features = splits.train.features
-    text = (Value("string"), List(Value("string")))
-    keys = [name for name, kind in features.items() if kind in text and name not in {"id", "group"}]
-    if not {"image", "images"}.intersection(keys):
-        return 0  # images inside the rows: comparing bytes would read the whole dataset
-    seen = {tuple(map(str, row)) for row in zip(*(splits.train[key][:] for key in keys), strict=True)}
-    rows = zip(*(splits.validation[key][:] for key in keys), strict=True)
-    return sum(tuple(map(str, row)) in seen for row in rows)
+    is_inside = np.isin(codes, order[:count])
+    return Splits(rows.select(np.flatnonzero(~is_inside)), rows.select(np.flatnonzero(is_inside)))

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from finetune.assembly.answers import settle_longest_answer
 from finetune.assembly.custom import instantiate
+from finetune.assembly.data import build_collators, build_data
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import build_evaluator
-from finetune.assembly.examples import build_collators, build_validation, check_validation
 from finetune.assembly.finished import load_trained, resolve_finished_run
+from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.pictures import write_pictures
 from finetune.assembly.results import format_scores
-from finetune.assembly.sources import build_source, build_task, load_splits, record_data
+from finetune.assembly.sources import build_source, record_data
 from finetune.config.jobs import Evaluate
 from finetune.errors import UserError
 from finetune.metrics.doubts import Level
@@ -53,21 +53,18 @@ def run(config: Evaluate, launch: Launch) -> None:
     config = resolve_finished_run(config, folder)
     checkpoint = load_config(config.model.path, config.model.revision, config.model.resolution)
     processor = load_processor(config.model.path, config.model.revision)
-    _, collator = build_collators(config, processor)
-    splits = load_splits(config, training=False)
-    task = build_task(config, splits)
-    validation = build_validation(config, splits, task)
-    validation, refused = check_validation(config, validation, collator, metric)
-    skipped = [*({"reason": fault} for fault in splits.skipped), *refused]
-    launch = settle_longest_answer(config, launch, processor, validation)
+    collators = build_collators(config, processor)
+    data = build_data(config, collators, metric, training=False)
+    validation = data.validation
+    launch = settle_longest_answer(config.evaluation, launch, data.answers, len(validation))
     if config.run is not None:
         on_main(folder.lock)
     model = load_trained(config, checkpoint)
     if config.run is None:
-        launch = record_data(launch, task)
+        launch = record_data(launch, data.task)
         on_main(lambda: open_folder(folder, config, launch))
     log.info("%s", describe_run(config, folder.root, None, validation))
-    evaluation = build_evaluator(config, validation, collator, metric)(model)
+    evaluation = build_evaluator(config, validation, collators[1], metric)(model)
     for doubt in find_doubts(metric, evaluation.rows, evaluation.scores):
         if doubt.level != Level.note:
             log.warning("warning: %s", doubt.text)
@@ -82,9 +79,9 @@ def run(config: Evaluate, launch: Launch) -> None:
             rows = write_result(folder, scored, evaluation.rows, ".evaluate" if config.run else "")
             if config.run is None:
                 write_pictures(folder.pictures, validation, evaluation.rows, config.evaluation.pictures)
-            if skipped:
+            if data.dropped:
                 beside = rows.with_suffix(".skipped.jsonl")
-                write_jsonl(beside if config.run else folder.root / "skipped.jsonl", skipped)
+                write_jsonl(beside if config.run else folder.root / "skipped.jsonl", data.dropped)
             log.info("validation (%s)  %s", scored["dataset"], format_scores(evaluation.scores))
             log.info("prediction rows: %s", rows)
     folder.release()

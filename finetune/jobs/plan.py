@@ -13,10 +13,9 @@ from accelerate import PartialState
 from huggingface_hub import try_to_load_from_cache
 
 from finetune.assembly.custom import instantiate
+from finetune.assembly.data import build_collators, build_data
 from finetune.assembly.describe import describe_run
-from finetune.assembly.examples import build_collators, build_train, build_validation, check_validation
 from finetune.assembly.model import freeze_and_adapt, half_dtype
-from finetune.assembly.sources import build_task, load_splits
 from finetune.assembly.trainer import divide_run_batch
 from finetune.config.jobs import Plan
 from finetune.data.batches.order import count_steps
@@ -56,21 +55,18 @@ def _describe_data(config: Plan) -> str:
     if published_config(path) and not try_to_load_from_cache(path, "tokenizer.json", revision=revision):
         note = f"\ntext lengths are not checked: the tokenizer of {path} is not on this machine"
         path, revision, config.collator.max_text_length = "tiny", None, sys.maxsize
-    collator, evaluation_collator = build_collators(config, load_processor(path, revision))
-    splits = load_splits(config)
-    task = build_task(config, splits, codec=False)
+    collators = build_collators(config, load_processor(path, revision))
     metric: Metric = instantiate(config.metric, "metric")
-    train, _ = build_train(config, splits, task, collator)
-    validation = build_validation(config, splits, task)
-    validation, _ = check_validation(config, validation, evaluation_collator, metric)
+    data = build_data(config, collators, metric, codec=False)
+    assert data.train is not None
 
     trainer = config.trainer
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     size, accumulation = divide_run_batch(trainer, processes)
-    batch, examples = size * accumulation * processes, len(train)
+    batch, examples = size * accumulation * processes, len(data.train)
     steps = count_steps(examples, batch, trainer.num_train_epochs, trainer.max_steps)
     return (
-        f"{describe_run(config, None, train, validation)}{note}\n"
-        f"{examples:,} train and {len(validation):,} validation examples, batch {batch}: "
+        f"{describe_run(config, None, data.train, data.validation)}{note}\n"
+        f"{examples:,} train and {len(data.validation):,} validation examples, batch {batch}: "
         f"{steps:,} steps, {steps * batch / examples:.2f} epochs"
     )

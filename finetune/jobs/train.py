@@ -18,10 +18,10 @@ from torch import nn
 from transformers import PrinterCallback, ProgressCallback
 
 from finetune import signals
-from finetune.assembly.answers import settle_longest_answer
+from finetune.assembly.data import build_collators, build_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import LastEvaluations, build_evaluator
-from finetune.assembly.examples import build_collators, build_train, build_validation, check_validation
+from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.mask_codec import keep_mask_vae
 from finetune.assembly.model import build_learner
 from finetune.assembly.pictures import write_pictures
@@ -38,7 +38,7 @@ from finetune.assembly.resume import (
     has_stopped_early,
     resume_command,
 )
-from finetune.assembly.sources import build_task, load_splits, record_data, warn_of_shared_examples
+from finetune.assembly.sources import record_data
 from finetune.assembly.trackers import Tracker
 from finetune.assembly.trainer import (
     build_arguments,
@@ -84,31 +84,28 @@ def run(config: Train, launch: Launch) -> None:
     checkpoint = load_config(config.model.path, config.model.revision, config.model.resolution)
     processor = load_processor(config.model.path, config.model.revision)
     collator, evaluation_collator = build_collators(config, processor)
-    splits = load_splits(config)
-    task = build_task(config, splits)
-    train, dropped = build_train(config, splits, task, collator)
-    validation = build_validation(config, splits, task)
-    validation, refused = check_validation(config, validation, evaluation_collator, metric)
-    dropped = [*({"reason": fault} for fault in splits.skipped), *dropped, *refused]
-    launch = settle_longest_answer(config, record_data(launch, task), processor, validation, train)
+    data = build_data(config, (collator, evaluation_collator), metric)
+    assert data.train is not None
+    launch = record_data(launch, data.task)
+    launch = settle_longest_answer(config.evaluation, launch, data.answers, len(data.validation))
     if config.resume:
         on_main(lambda: check_same_settings(folder.config, launch.recipe))
 
     learner = build_learner(config, checkpoint, processor)
-    evaluate = LastEvaluations(build_evaluator(config, validation, evaluation_collator, metric))
-    trainer = build_trainer(config, learner.model, collator, train, evaluate, metric)
+    evaluate = LastEvaluations(build_evaluator(config, data.validation, evaluation_collator, metric))
+    trainer = build_trainer(config, learner.model, collator, data.train, evaluate, metric)
     # Everything that can refuse its settings has read them; only now is an older run deleted.
     trainer.check_settings()
-    texts = on_main(lambda: open_folder(folder, config, launch, dropped))
+    texts = on_main(lambda: open_folder(folder, config, launch, data.dropped))
     trainer.before_save = lambda: folder.restore(texts)
     trainer.add_callback(tracker)
     with discarded_unless_trained(folder, trainer), explain_disk_errors(folder.root), tracker.running():
-        on_main(lambda: keep_mask_vae(task, folder.mask_vae))
+        on_main(lambda: keep_mask_vae(data.task, folder.mask_vae))
         set_up_logging(folder.log)
-        warn_of_shared_examples(splits)
-        log.info("%s", describe_run(config, folder.root, train, validation))
+        warn_of_shared_examples(data)
+        log.info("%s", describe_run(config, folder.root, data.train, data.validation))
         log.info("%s", learner.table)
-        log.info("%s", describe_steps(trainer, validation))
+        log.info("%s", describe_steps(trainer, data.validation))
         train_or_stop(trainer, start, config, folder, launch)
         result = describe_result(trainer)
         log.info("the result is %s", result["why"])
@@ -119,7 +116,7 @@ def run(config: Train, launch: Launch) -> None:
         on_main(lambda: folder.restore(texts))
         if PartialState().is_main_process:
             write_jsonl(folder.predictions / "validation.jsonl", evaluation.rows)
-            write_pictures(folder.pictures, validation, evaluation.rows, config.evaluation.pictures)
+            write_pictures(folder.pictures, data.validation, evaluation.rows, config.evaluation.pictures)
             write_metrics(folder.metrics, trainer, measured, result, evaluation)
     folder.release()
     log.info("final  validation  %s", format_scores(evaluation.scores))

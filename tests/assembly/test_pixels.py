@@ -1,7 +1,7 @@
 import pytest
 from transformers import PaliGemmaProcessor
 
-from finetune.assembly.examples import build_collators
+from finetune.assembly.data import build_collators
 from finetune.assembly.pixels import choose_antialias
 from finetune.config.compose import compose
 from finetune.model.load import load_processor

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from finetune.data.reading.faults import Faults
-from finetune.data.rows import Splits, build_rows, follow_links, hold_out, shared_examples, text_features
+from finetune.data.rows import Splits, build_rows, follow_links, hold_out, text_features
 from finetune.errors import UserError
 
 FEATURES = text_features("prefix", lists=("suffixes",))
@@ -107,10 +107,3 @@ def test_links_of_rows_from_elsewhere_are_followed(tmp_path: Path) -> None:
     train, validation, _ = follow_links(Splits(one, several))
     assert train["image"][:] == [target, target]
     assert validation["images"][:] == [[target], [target, target]]
-
-
-def test_shared_examples_are_the_same_picture_with_the_same_text(words: Path) -> None:
-    words.write_text("a b c")
-    rows = build_rows(read_words, FEATURES, paths=("file",), file=str(words)).rows
-    other = rows.map(lambda row: {"prefix": "q" if row["id"] == "a" else "p"})
-    assert shared_examples(Splits(rows, other)) == 2

@@ -219,6 +219,15 @@ class Collator:
         pieces = len(self._tokenize(prefix)) + len(self._tokenize(suffix))
         return 2 + len(self.newline) + pieces
 
+    def count_tokens(self, text: str) -> int:
+        """Return the length of a text alone."""
+        # Without what transformers does around it, half of the time.
+        return len(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False))
+
+    def describe_tokenizer(self) -> str:
+        """Return everything that the length of a text depends on."""
+        return f"{self._reserved_names} {self.tokenizer.backend_tokenizer.to_str()}"
+
     def find_reserved(self, text: str) -> str | None:
         """Return a reserved token that stands in a text, such as `<image>`, or None."""
         return next((name for name in self._reserved_names if name in text), None)

@@ -1,8 +1,10 @@
-"""The classes of a set of boxes: which there are, and one row for each that is asked for."""
+"""The classes of a set of boxes, and one row for each image and class."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 
 from finetune.errors import UserError
@@ -24,8 +26,12 @@ def find_labels(rows: Dataset) -> tuple[str, ...]:
             "(boxes written as text are read with task=box_text)."
         )
     labels: set[str] = set()
-    for objects in rows.select_columns("objects")["objects"]:
-        labels.update(obj["label"] for obj in objects or () if not obj["iscrowd"])
+    for batch in rows.select_columns("objects").with_format("arrow").iter(batch_size=10_000):
+        objects = pc.list_flatten(batch["objects"])
+        if not pa.types.is_struct(objects.type):
+            continue  # a table of the user's without any object has no fields either
+        is_crowd = pc.struct_field(objects, "iscrowd").cast(pa.bool_()).fill_null(False)
+        labels.update(pc.unique(pc.struct_field(objects, "label").filter(pc.invert(is_crowd))).to_pylist())
     return tuple(sorted(labels))
 
 
@@ -33,7 +39,7 @@ def expand_per_class(rows: Dataset, ask: Callable[[Mapping[str, Any]], Sequence[
     """Make one row of each image and class, which the row names in the column `label`.
 
     Args:
-        rows: one an image, with a column `objects`.
+        rows: one for each image, with a column `objects`.
         ask: returns the classes that a row is asked for; it gets its `id` and `objects`.
 
     Returns:

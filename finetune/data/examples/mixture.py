@@ -1,8 +1,9 @@
 """Several sources in one run: their rows in one table, each naming the part that it comes from."""
 
 from collections.abc import Mapping
-from itertools import groupby
 
+import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset, Features, Value, concatenate_datasets
 
 from finetune.data.options import Part
@@ -23,7 +24,7 @@ def load_parts(parts: Mapping[str, Part]) -> Splits:
 
 
 def mix_splits(parts: Mapping[str, Splits]) -> Splits:
-    """Put the parts behind each other; columns that a part lacks are null in its rows.
+    """Concatenate the parts; columns that a part lacks are null in its rows.
 
     Args:
         parts: name -> its splits.
@@ -32,47 +33,44 @@ def mix_splits(parts: Mapping[str, Splits]) -> Splits:
         UserError: a column has different types in two parts.
     """
     return Splits(
-        _stack({name: splits.train for name, splits in parts.items()}),
-        _stack({name: splits.validation for name, splits in parts.items()}),
+        _concatenate({name: splits.train for name, splits in parts.items()}),
+        _concatenate({name: splits.validation for name, splits in parts.items()}),
         tuple(f"{name}: {fault}" for name, splits in parts.items() for fault in splits.skipped),
     )
 
 
 def part_ranges(rows: Dataset) -> dict[str, range]:
-    """Return where the rows of each part lie, in their order; empty where the rows are no mixture."""
+    """Return the rows of each part as a range, in order; empty where the rows are not a mixture."""
     if PART not in rows.column_names:
         return {}
-    ranges: dict[str, range] = {}
-    start = 0
-    for name, own in groupby(rows[PART][:]):
-        ranges[name] = range(start, start + len(list(own)))
-        start = ranges[name].stop
-    return ranges
+    names = rows.select_columns(PART).with_format("arrow")[:][PART].combine_chunks()
+    runs = pc.run_end_encode(names)
+    ends = runs.run_ends.to_pylist()
+    return dict(zip(runs.values.to_pylist(), map(range, [0, *ends], ends), strict=True))
 
 
 def count_parts(rows: Dataset) -> dict[str, int]:
-    """Return how many rows each part has, in their order; empty where the rows are no mixture."""
-    return {name: len(own) for name, own in part_ranges(rows).items()}
+    """Return the number of rows of each part, in order; empty where the rows are not a mixture."""
+    return {name: len(part) for name, part in part_ranges(rows).items()}
 
 
 def first_rows(rows: Dataset, count: int | None) -> Dataset:
-    """Return the first rows; of a mixture as many of each part, as far as they go; all for null."""
+    """Return the first rows; of a mixture as many of each part, as far as they go; all for None."""
     if count is None:
         return rows
     parts = part_ranges(rows) or {"": range(len(rows))}
     shares = ((count + number) // len(parts) for number in range(len(parts)))
-    return rows.select(
-        [index for own, share in zip(parts.values(), shares, strict=True) for index in own[:share]]
-    )
+    kept = [part[:share] for part, share in zip(parts.values(), shares, strict=True)]
+    return rows.select(np.concatenate([np.arange(part.start, part.stop) for part in kept]))
 
 
-def _stack(parts: Mapping[str, Dataset]) -> Dataset:
+def _concatenate(parts: Mapping[str, Dataset]) -> Dataset:
     full = {name: rows for name, rows in parts.items() if len(rows)}
     if not full:  # the caller reports an empty split
         return next(iter(parts.values()))
     parts = full
     if any(isinstance(rows.features.get("image"), dict) for rows in parts.values()):
-        parts = {name: _hold_bytes(rows) for name, rows in parts.items()}
+        parts = {name: _paths_to_structs(rows) for name, rows in parts.items()}
     kinds: dict[str, tuple[str, object]] = {}
     for name, rows in parts.items():
         for column, kind in rows.features.items():
@@ -88,8 +86,8 @@ def _stack(parts: Mapping[str, Dataset]) -> Dataset:
     return concatenate_datasets(named)
 
 
-def _hold_bytes(rows: Dataset) -> Dataset:
-    """Write paths in the form of pictures inside the rows."""
+def _paths_to_structs(rows: Dataset) -> Dataset:
+    """Write paths in the form of images inside the rows."""
     if "image" not in rows.column_names or isinstance(rows.features["image"], dict):
         return rows
     return rows.map(

@@ -1,198 +1,246 @@
-"""One pass over the rows of a split, and by option over its images: what would stop a run in the middle.
+"""One pass over the rows of a split before training, and what it found, in memory-mapped columns.
 
 Every text is built as it will be used and every target as it will be scored, so that a fault in the data is
-reported before anything slow is done.
+reported before anything slow is done. Lengths are kept rather than decisions, so that another budget does
+not need another pass. The columns are cached next to the rows while rows, task, tokenizer and code stay the
+same.
 """
 
+import logging
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
+from typing import NamedTuple
 
-from torch.utils.data import DataLoader, Dataset
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Features
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from finetune import signals
 from finetune.data.batches.collator import Collator
+from finetune.data.cache import find_cache_dir, load_rows, lock_rows, store_rows
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.images import Picture, check_size
+from finetune.data.examples.identity import UnidentifiedError, digest_code, identify
+from finetune.data.examples.inspection import FINDINGS, Check, Inspection
 from finetune.errors import UserError
-from finetune.tasks.task import Row, Text
 
-Check = Callable[[Row, Mapping[str, Any]], None]
-"""(row, target): raises `UserError` where a row cannot be used."""
+log = logging.getLogger(__name__)
 
-_FAILURES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What a task or a metric raises on values that it does not expect."""
+_ROWS_A_PROCESS = 10_000
+"""Fewer are inspected before another process has started."""
 
 
-class Survey(NamedTuple):
-    """What one pass over the rows found."""
+class Overflow(NamedTuple):
+    """The texts that are too long."""
 
-    faults: dict[int, str]
-    """Index of a row that cannot be used -> the reason."""
-    text_boxes: int
-    """Rows with location tokens in a suffix that is compared as text."""
+    examples: dict[int, dict[str, str]]
+    """Index of each example without a suffix that fits: its `id`, and the `reason`."""
+    suffixes: list[dict[str, str]]
+    """`id`, `suffix` and `reason` of what does not fit where other suffixes of the example do."""
 
 
-def survey_rows(
-    examples: ExampleDataset, collator: Collator, check: Check | None = None, most_tokens: int | None = None
-) -> Survey:
-    """Build the text and the target of every row, without its images.
+class Survey:
+    """A split and what one pass over its rows found.
+
+    Args:
+        examples: the split.
+        columns: a row for each example, as `inspection.FINDINGS` describes them.
+        key: names split, task and check for the cache; None where they have no lasting name.
+    """
+
+    def __init__(self, examples: ExampleDataset, columns: pa.Table, key: str | None = None) -> None:
+        self.examples = examples
+        self.columns = columns
+        self.key = key
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def leave_out(self, indices: list[int]) -> "Survey":
+        """Return it without some of the examples."""
+        if not indices:
+            return self
+        kept = np.setdiff1d(np.arange(len(self)), indices)
+        key = self.key and _digest(f"{self.key} without {sorted(indices)}")
+        return Survey(self.examples.select(kept), self.columns.take(kept), key)
+
+    def find_faults(self, collator: Collator, most_tokens: int | None = None) -> dict[int, str]:
+        """Return the examples that cannot be used.
+
+        Args:
+            collator: that of the survey.
+            most_tokens: a text with more of them, BOS and EOS included, is a fault; None: no limit.
+
+        Returns:
+            Index -> the reason, by index.
+        """
+        faulty = pc.indices_nonzero(self.columns["fault"].is_valid())
+        faults = dict(zip(faulty.to_pylist(), self.columns["fault"].take(faulty).to_pylist(), strict=True))
+        if most_tokens is not None:
+            rows, tokens = self._count_text_tokens(collator)
+            long = tokens > most_tokens
+            # The first suffix of each: a text that is too long is reported before what the check refuses.
+            first, places = np.unique(rows[long], return_index=True)
+            for index, count in zip(first.tolist(), tokens[long][places].tolist(), strict=True):
+                faults[index] = (
+                    f"Row `{self.examples.read_row(index)['id']}` is too long to be evaluated: prefix and "
+                    f"suffix have {count:,} text tokens, the limit is {most_tokens:,}. Leave the row out "
+                    "of the data, or raise collator.max_text_length."
+                )
+        return dict(sorted(faults.items()))
+
+    def count_text_boxes(self, faults: dict[int, str]) -> int:
+        """Return the number of examples without a fault that have boxes in a suffix compared as text."""
+        boxes = self.columns["text_boxes"].to_numpy().copy()
+        boxes[list(faults)] = False
+        return int(boxes.sum())
+
+    def find_overflow(self, collator: Collator, budget: int) -> Overflow:
+        """Find the texts that are longer than the budget.
+
+        Where prefixes are shortened only a suffix that is too long for an empty one does not fit.
+
+        Args:
+            collator: that of the survey; says whether prefixes are shortened.
+            budget: the most tokens allowed, BOS and EOS included.
+        """
+        rows, tokens = self._count_text_tokens(collator, with_prefix=not collator.shorten_prefix)
+        overflow = Overflow({}, [])
+        for index in np.unique(rows[tokens > budget]).tolist():
+            # The rows are in order, and those of one example are together.
+            counts = tokens[slice(*np.searchsorted(rows, [index, index + 1]))].tolist()
+            row = self.examples.read_row(index)
+            if min(counts) > budget:
+                reason = f"needs {min(counts)} text tokens of {budget}"
+                overflow.examples[index] = {"id": row["id"], "reason": reason}
+                continue
+            suffixes = self.examples.task.measure_text(row).suffixes
+            for suffix, count in dict(zip(suffixes, counts, strict=True)).items():
+                if count > budget:
+                    need = f"with this one of its {len(suffixes)} suffixes it needs {count} text tokens of"
+                    reason = f"{need} {budget}"
+                    overflow.suffixes.append({"id": row["id"], "suffix": suffix, "reason": reason})
+        return overflow
+
+    def measure_references(self, limit: int | None = None) -> tuple[int, int]:
+        """Return the length of the longest suffix, and the number of examples with one that is cut.
+
+        Args:
+            limit: most tokens of a generated answer, EOS among them, as in both results; None: none is cut.
+        """
+        rows, tokens = self._list_suffixes()
+        longest = int(tokens.max(initial=0)) + 1
+        return longest, len(np.unique(rows[tokens + 1 > (longest if limit is None else limit)]))
+
+    def count_shared(self, other: "Survey") -> int:
+        """Return how many examples are also in another split: the same images and the same texts."""
+        ours, theirs = (survey.columns["content"].drop_null().to_numpy() for survey in (self, other))
+        return int(np.isin(ours, theirs).sum())
+
+    def _list_suffixes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the example's index and the tokens of each suffix of the split, in order: (S,) int64."""
+        suffixes = self.columns["suffixes"].combine_chunks()
+        rows, tokens = pc.list_parent_indices(suffixes), pc.list_flatten(suffixes)
+        return rows.to_numpy().astype(np.int64), tokens.to_numpy().astype(np.int64)
+
+    def _count_text_tokens(
+        self, collator: Collator, with_prefix: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return, as `_list_suffixes`, the tokens of each suffix with BOS, prefix, newline and EOS."""
+        rows, tokens = self._list_suffixes()
+        if with_prefix:
+            tokens += self.columns["prefix"].fill_null(0).to_numpy()[rows]
+        return rows, tokens + collator.count_text_tokens("", "")
+
+
+def survey_rows(examples: ExampleDataset, collator: Collator, check: Check | None = None) -> Survey:
+    """Build the text and the target of every row, without its images; the cache remembers what was found.
 
     Args:
         examples: the split.
         collator: knows the reserved tokens, and counts.
         check: what else a row must satisfy.
-        most_tokens: a text with more of them, BOS and EOS included, is a fault; None: no limit.
+
+    Raises:
+        UserError: the cache cannot be written.
     """
-    faults: dict[int, str] = {}
-    text_boxes = 0
-    for index, row in enumerate(examples.iterate_rows()):
-        try:
-            text, target = _build(examples, index, row)
-            _check_text(row, text, target, collator, most_tokens)
-            if check is not None:
-                check(row, target)
-        except UserError as error:
-            faults[index] = str(error)
-        except _FAILURES as error:
-            if os.environ.get("FINETUNE_DEBUG") == "1":
-                raise
-            faults[index] = (
-                f"Row `{row['id']}` cannot be used: {type(error).__name__}: {error}. Are its columns of "
-                "the types that task and metric read? FINETUNE_DEBUG=1 shows where it happened."
-            )
-        else:
-            text_boxes += "objects" not in target and any("<loc" in suffix for suffix in text.suffixes)
-    return Survey(faults, text_boxes)
+    inspection = Inspection(examples, collator, check)
+    key = _make_key(inspection)
+    columns = remember(key and f"survey-{key}", FINDINGS, lambda: _inspect(inspection))
+    return Survey(examples, columns, key)
 
 
-def _build(examples: ExampleDataset, index: int, row: Row) -> tuple[Text, Mapping[str, Any]]:
-    task = examples.task
-    try:
-        return task.measure_text(row), task.build_target(row)
-    except _FAILURES:
-        if row.get("width", 0) is not None:
-            raise
-        # A source that leaves the size to the image: `ExampleDataset` fills it in when it decodes.
-        image = examples.rows[index].get("image")
-        if image is None:
-            raise
-        height, width = Picture(image, f"{examples.split} example `{row['id']}`").size()
-        row = {**row, "width": width, "height": height}
-        return task.measure_text(row), task.build_target(row)
-
-
-def _check_text(
-    row: Row, text: Text, target: Mapping[str, Any], collator: Collator, most_tokens: int | None
-) -> None:
-    name = f"Row `{row['id']}`"
-    if not text.suffixes:
-        raise UserError(f"{name} has no suffix: nothing to train on, and no reference to score against.")
-    for number, suffix in enumerate(text.suffixes, 1):
-        # Where an answer is compared as objects, an empty one says that there are none.
-        if not suffix.strip() and "objects" not in target:
-            which = f"suffix {number} of {len(text.suffixes)}" if len(text.suffixes) > 1 else "suffix"
-            raise UserError(f"{name}: its {which} has no text: {suffix!r}. Write the answer there.")
-    for written in (text.prefix, *text.suffixes):
-        token = collator.find_reserved(written)
-        if token is not None:
-            raise UserError(
-                f"{name}: its text {_shorten(written)!r} contains the reserved token {token}. Leave it "
-                "out: image tokens, BOS and EOS are added here."
-            )
-    if most_tokens is None:
-        return
-    for suffix in text.suffixes:
-        # No token is shorter than a byte: short texts need no tokenizer.
-        if len(text.prefix.encode()) + len(suffix.encode()) + 3 > most_tokens:
-            tokens = collator.count_text_tokens(text.prefix, suffix)
-            if tokens > most_tokens:
-                raise UserError(
-                    f"{name} is too long to be evaluated: prefix and suffix have {tokens:,} text tokens, "
-                    f"the limit is {most_tokens:,}. Leave the row out of the data, or raise "
-                    "collator.max_text_length."
-                )
-
-
-def _shorten(text: str, most: int = 80) -> str:
-    return text if len(text) <= most else f"{text[:most]}..."
-
-
-def find_broken_images(
-    examples: ExampleDataset, workers: int = 0, part: range | None = None
-) -> dict[int, str]:
-    """Decode every image of a split, each file once.
+def remember(
+    name: str | None, features: Features, make: Callable[[], Iterable[pa.StructArray]]
+) -> pa.Table:
+    """Return a table from the cache, or make it and keep it there.
 
     Args:
-        examples: the split.
-        workers: processes that decode.
-        part: the rows to look at; None: all of them.
+        name: of its folder; None: it is not kept.
+        features: its columns.
+        make: returns arrays of its rows.
 
-    Returns:
-        Index of a row with an image that cannot be used -> the reason.
+    Raises:
+        UserError: the cache cannot be written; or what `make` raises.
     """
+    if name is None or _is_debugged():
+        batches = [pa.RecordBatch.from_struct_array(rows) for rows in make()]
+        return pa.Table.from_batches(batches, features.arrow_schema)
+    folder = find_cache_dir() / name
+    cached = load_rows(folder)
+    if isinstance(cached, str):
+        with lock_rows(folder):
+            cached = load_rows(folder)  # another process may have written it meanwhile
+            if isinstance(cached, str):
+                store_rows(folder, features, make(), [], [])
+                cached = load_rows(folder)
+                if isinstance(cached, str):
+                    raise UserError(f"The data change while they are read ({cached}). Start again.")
+    return cached[0].data.table
+
+
+def _make_key(inspection: Inspection) -> str | None:
+    """Return the name of the findings in the cache; None where they depend on what cannot be named."""
+    examples = inspection.examples
+    parts = (examples.task, examples.augment, inspection.check)
+    try:
+        identity = [identify(part) for part in parts]
+    except UnidentifiedError as error:
+        log.info("What is found in the %s rows is not kept for the next time: %s.", examples.split, error)
+        return None
+    # The fingerprint follows from the files, their times, and how rows were selected or changed since.
+    dependencies = (examples.rows._fingerprint, examples.split, identity, digest_code())
+    return _digest(f"{dependencies} {inspection.collator.describe_tokenizer()}")
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _inspect(inspection: Inspection) -> Iterator[pa.StructArray]:
+    """Yield the findings in the order of the rows, on as many processes as help."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = 0 if _is_debugged() else min(cores, len(inspection.examples) // _ROWS_A_PROCESS)
     loader = DataLoader(
-        _ImageFaults(examples, part if part is not None else range(len(examples))),
-        batch_size=32,
-        num_workers=workers,
-        collate_fn=list,
+        inspection,
+        batch_size=None,
+        num_workers=workers if workers > 1 else 0,
+        collate_fn=_keep,
         worker_init_fn=signals.ignore_in_worker,
     )
-    faults: dict[int, str] = {}
     with signals.held():
-        batches = iter(loader)
-    bar = tqdm(
-        batches,
-        desc=f"checking {examples.split} images",
-        total=len(loader),
-        unit="batch",
-        disable=None,
-        leave=False,
-    )
-    for batch in bar:
-        faults.update({index: fault for index, fault in batch if fault is not None})
-    return faults
+        chunks = iter(loader)
+    desc = f"checking {inspection.examples.split} rows"
+    yield from tqdm(chunks, desc=desc, total=len(loader), unit="k rows", disable=None, leave=False)
 
 
-class _ImageFaults(Dataset[tuple[int, str | None]]):
-    """What is wrong with the images of each row; read in the loader's workers."""
+def _is_debugged() -> bool:
+    """Whether a failure is to end the pass, in this process, where it happens."""
+    return os.environ.get("FINETUNE_DEBUG") == "1"
 
-    def __init__(self, examples: ExampleDataset, indices: range) -> None:
-        self.examples = examples
-        self.indices = indices
-        self._decoded: dict[str, tuple[tuple[int, int] | None, str]] = {}
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, number: int) -> tuple[int, str | None]:
-        index = self.indices[number]
-        row = self.examples.rows[index]
-        where = f"{self.examples.split} example `{row['id']}`"
-        sources = row.get("images") or [row.get("image")]
-        for source in sources:
-            if source is None:
-                return index, f"{where} has no image."
-            size, fault = self._decode(source, where)
-            try:
-                if size is not None and len(sources) == 1:
-                    check_size((row.get("height"), row.get("width")), size, where)
-            except UserError as error:
-                fault = str(error)
-            if fault:
-                return index, fault
-        return index, None
-
-    def _decode(self, source: Any, where: str) -> tuple[tuple[int, int] | None, str]:
-        """Return height and width, or the reason why there are none; remembered for files."""
-        if isinstance(source, str) and source in self._decoded:
-            return self._decoded[source]
-        try:
-            image = self.examples.load_images({"images": [source]}, where)[0]
-            result: tuple[tuple[int, int] | None, str] = ((image.height, image.width), "")
-        except UserError as error:
-            result = (None, str(error))
-        if isinstance(source, str):
-            self._decoded[source] = result
-        return result
+def _keep(chunk: pa.StructArray) -> pa.StructArray:
+    return chunk

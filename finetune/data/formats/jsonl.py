@@ -25,6 +25,9 @@ FEATURES_OF_SEVERAL = Features(
     }
 )
 
+_REMEMBERED = 1 << 14
+"""Images that are not looked up again: many rows often share one."""
+
 
 def load_jsonl(options: Jsonl) -> Splits:
     """Read the files of both splits, or hold out a share of `train`.
@@ -47,9 +50,15 @@ def has_several_images(file: str) -> bool:
 def read_jsonl(faults: Faults, file: str, image_dir: str | None, several: bool) -> Iterator[Row]:
     """Yield a row for every line that is not blank."""
     folder = find_image_dir(file, image_dir)
+    placed: dict[str, dict[str, object]] = {}
     for number, row in read_json_lines(faults, file):
         with faults.skipping():
-            yield {**read_texts(row, number), **place_images(row["image"], folder, several, row.where)}
+            texts, image = read_texts(row, number), repr(row["image"])
+            if image not in placed:
+                if len(placed) >= _REMEMBERED:
+                    placed.clear()
+                placed[image] = place_images(row["image"], folder, several, row.where)
+            yield {**texts, **placed[image]}
 
 
 def read_texts(row: Record, number: int | str) -> dict[str, object]:

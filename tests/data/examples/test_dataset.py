@@ -3,9 +3,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 from PIL import Image
-from transformers import PaliGemmaProcessor
 
-from finetune.data.batches.collator import Collator
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.shipped.digits import load_digits
 from finetune.errors import UserError
@@ -34,36 +32,6 @@ def test_a_column_the_task_needs_is_missed_at_once(digits: ExampleDataset) -> No
         UserError, match=r"column `text` .*the rows have: id, group, image, question, answers"
     ):
         ExampleDataset(digits.rows, TextTask("caption {text}", "answers"), "train")
-
-
-@pytest.mark.parametrize("shorten", [True, False])
-def test_overflow_is_found_exactly_where_the_tokens_are_too_many(
-    processor: PaliGemmaProcessor, shorten: bool
-) -> None:
-    questions = [" ".join(["circle"] * count) for count in range(1, 40)]
-    answers = ["yes", "a red square", " ".join(["square"] * 40)]
-    rows = Dataset.from_dict(
-        {
-            "id": [str(i) for i in range(len(questions))],
-            "group": [None] * len(questions),
-            "image": ["x.png"] * len(questions),
-            "question": questions,
-            "answers": [answers] * len(questions),
-        }
-    )
-    dataset, budget = ExampleDataset(rows, VQA, "train"), 30
-    collator = Collator(processor, max_text_length=budget, shorten_prefix=shorten)
-    found = dataset.find_overflow(collator.find_too_long, budget)
-    suffixes = {(record["id"], record["suffix"]) for record in found.suffixes}
-    for index, text in enumerate(questions):
-        prefix = "" if shorten else f"answer en {text}"
-        needed = {answer: collator.count_text_tokens(prefix, answer) for answer in answers}
-        too_long = {answer for answer, tokens in needed.items() if tokens > budget}
-        assert (index in found.examples) == (len(too_long) == 3)
-        if index not in found.examples:
-            assert {suffix for id_, suffix in suffixes if id_ == str(index)} == too_long
-    assert (len(found.examples) == 0) == shorten
-    assert len(found.examples) < len(questions)
 
 
 def test_a_picture_that_has_become_a_link_names_split_and_row(tmp_path: Path) -> None:

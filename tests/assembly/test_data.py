@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import PaliGemmaProcessor
 
 from finetune.assembly.custom import instantiate
-from finetune.assembly.examples import (
+from finetune.assembly.data import (
     build_augmentation,
     build_collators,
     build_train,
@@ -50,7 +50,7 @@ from tests.conftest import break_inside, noise_image
 def test_an_augmentation_is_what_its_options_say_and_null_where_all_are_off(
     words: list[str], expected: AugmentationConfig | None
 ) -> None:
-    augmentation = build_augmentation(compose(["recipe=quickstart", *words]))
+    augmentation = build_augmentation(compose(["recipe=quickstart", *words]).augmentation)
     assert augmentation == (None if expected is None else Augmentation(expected))
 
 
@@ -58,8 +58,8 @@ def test_only_the_training_pictures_are_changed(processor: PaliGemmaProcessor) -
     config = compose(["recipe=quickstart", "augmentation=mild"])
     splits = load_digits(56)
     task = build_task(config, splits)
-    train, _ = build_train(config, splits, task, Collator(processor))
-    plain, _ = build_train(compose(["recipe=quickstart"]), splits, task, Collator(processor))
+    train = build_train(config, splits, task, Collator(processor))[0].examples
+    plain = build_train(compose(["recipe=quickstart"]), splits, task, Collator(processor))[0].examples
     assert train[0, 0].images != plain[0, 0].images
     validation = build_validation(config, splits, task)
     assert validation[0].images == build_validation(compose(["recipe=quickstart"]), splits, task)[0].images
@@ -181,7 +181,7 @@ def test_a_limit_takes_as_many_rows_of_each_part_of_a_mixture(processor: PaliGem
     config = compose(["recipe=quickstart", "dataset=mixture", *words, "trainer.limit=5"])
     splits = load_splits(config)
     train, _ = build_train(config, splits, build_task(config, splits), Collator(processor))
-    assert count_parts(train.rows) == {"digits": 2, "canvas": 3}
+    assert count_parts(train.examples.rows) == {"digits": 2, "canvas": 3}
 
 
 def test_what_masks_lack_is_named_before_anything_is_trained(
@@ -255,7 +255,7 @@ def test_a_text_that_cannot_be_used_is_reported_or_left_out_of_either_split(
         else:
             rows = build_validation(config, splits, task)
             left, skipped = check_validation(config, rows, collator, instantiate(config.metric))
-        return left.rows["id"][:], skipped
+        return left.examples.rows["id"][:], skipped
 
     with pytest.raises(
         UserError, match=rf"(?s){split} \(.*rows.jsonl\): .*{message}.*dataset.on_error=skip"
@@ -332,7 +332,7 @@ def test_every_image_is_decoded_beforehand_where_that_is_asked_for(
                 check()
         else:
             left, skipped = check()
-            assert left.rows["id"][:] == ["1", "3"]
+            assert left.examples.rows["id"][:] == ["1", "3"]
             assert [line["id"] for line in skipped] == ["2"]
 
 
@@ -349,7 +349,8 @@ def test_one_long_answer_among_several_costs_no_example(
     config = compose(["recipe=quickstart", f"collator.overflow={overflow}"])
     task = build_task(config, splits)
     collator, _ = build_collators(config, processor)
-    train, left_out = build_train(config, splits._replace(train=rows), task, collator)
+    survey, left_out = build_train(config, splits._replace(train=rows), task, collator)
+    train = survey.examples
     assert len(train) == 5
     assert [record.get("suffix") for record in left_out] == [None, long]
     assert left_out[1]["id"] == first

@@ -1,0 +1,216 @@
+"""From options to the data of a run: rows, task, examples of both splits, and what was left out of them."""
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+
+from datasets import Dataset
+from PIL.Image import Resampling
+from transformers import PaliGemmaProcessor
+
+from finetune.assembly.empty_answers import EmptyAnswer, check_together
+from finetune.assembly.faults import Skipped, leave_out_broken_images, leave_out_faults
+from finetune.assembly.lengths import AnswerLengths, leave_out_overflow, measure_answers
+from finetune.assembly.pixels import choose_antialias
+from finetune.assembly.sources import build_source, build_task, load_splits
+from finetune.config.schema import RunConfig
+from finetune.data.batches.collator import Collator
+from finetune.data.batches.options import Overflow, Resize
+from finetune.data.examples.augment import Augmentation
+from finetune.data.examples.classes import expand_per_class
+from finetune.data.examples.dataset import ExampleDataset
+from finetune.data.examples.inspection import Check
+from finetune.data.examples.mixture import first_rows
+from finetune.data.examples.options import AugmentationConfig
+from finetune.data.examples.survey import Survey, survey_rows
+from finetune.data.rows import Splits
+from finetune.metrics.metric import Metric
+from finetune.processes import main_first, on_main
+from finetune.tasks.objects import PromptClasses, object_tasks
+from finetune.tasks.task import Task
+
+log = logging.getLogger(__name__)
+
+LONGEST_REFERENCE = 2048
+"""Text tokens of an example that is evaluated, at most, unless `collator.max_text_length` is more.
+
+Attention and logits of what no training could have taught would fill any memory."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The examples of a run."""
+
+    train: ExampleDataset | None
+    """Those to train on; None where nothing is trained."""
+    validation: ExampleDataset
+    """Those to evaluate on."""
+    task: Task
+    """What both say and how their answers are read."""
+    dropped: Skipped
+    """What was left out, for `skipped.jsonl`."""
+    answers: AnswerLengths
+    """Lengths of the references."""
+    shared: int
+    """Validation examples that are also trained on."""
+
+
+def build_data(
+    config: RunConfig,
+    collators: tuple[Collator, Collator],
+    metric: Metric,
+    *,
+    training: bool = True,
+    codec: bool = True,
+) -> Data:
+    """Load the rows, build the task, and check every example before anything slow is done.
+
+    Args:
+        config: of the run.
+        collators: those of `build_collators`.
+        metric: scores an empty answer to each validation example.
+        training: False leaves the training split out.
+        codec: False builds a task that can neither write nor read masks, as `build_task` says.
+
+    Raises:
+        UserError: a column is missing, a row cannot be used, a text is too long, or a split is empty.
+    """
+    splits = load_splits(config, training)
+    task = build_task(config, splits, codec)
+    dropped: Skipped = [{"reason": fault} for fault in splits.skipped]
+    train = None
+    if training:
+        train, left_out = build_train(config, splits, task, collators[0])
+        dropped += left_out
+    examples = build_validation(config, splits, task)
+    validation, left_out = check_validation(config, examples, collators[1], metric)
+    return Data(
+        train=None if train is None else train.examples,
+        validation=validation.examples,
+        task=task,
+        dropped=[*dropped, *left_out],
+        answers=measure_answers(validation, train, config.evaluation.max_new_tokens),
+        shared=0 if train is None else validation.count_shared(train),
+    )
+
+
+def build_train(
+    config: RunConfig, splits: Splits, task: Task, collator: Collator
+) -> tuple[Survey, Skipped]:
+    """Build the examples to train on, the first `trainer.limit` of them, and check each of them.
+
+    Returns:
+        The examples, and what was left out: faults under `dataset.on_error=skip`, and what is too long.
+
+    Raises:
+        UserError: a column is missing, a row cannot be used, or a text is too long under
+            `collator.overflow=error`.
+    """
+    examples = ExampleDataset(
+        _arrange_rows(first_rows(splits.train, config.trainer.limit), task, training=True),
+        task,
+        "train",
+        seed=config.seed,
+        augment=build_augmentation(config.augmentation),
+        antialias=choose_antialias(config, "train"),
+    )
+    train, skipped = _check_rows(config, examples, collator)
+    train, too_long = leave_out_overflow(train, collator, config.collator)
+    train, broken = _check_images(config, train)
+    return train, [*skipped, *too_long, *broken]
+
+
+def build_validation(config: RunConfig, splits: Splits, task: Task) -> ExampleDataset:
+    """Build the examples to evaluate on, the first `evaluation.limit` of them.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    rows = _arrange_rows(splits.validation, task, training=False)
+    first = first_rows(rows, config.evaluation.limit)
+    return ExampleDataset(first, task, "validation", antialias=choose_antialias(config, "validation"))
+
+
+def check_validation(
+    config: RunConfig, examples: ExampleDataset, collator: Collator, metric: Metric
+) -> tuple[Survey, Skipped]:
+    """Check every example to evaluate on, and score an empty answer to each, and to all of them together.
+
+    Returns:
+        The examples, and what was left out under `dataset.on_error=skip`.
+
+    Raises:
+        UserError: a row cannot be used, or the metric lacks something, such as ten references, or the
+            second row of a pair.
+    """
+    empty = EmptyAnswer(examples.task, metric)
+    most = max(LONGEST_REFERENCE, config.collator.max_text_length)
+    validation, skipped = _check_rows(config, examples, collator, empty, most)
+    on_main(lambda: check_together(validation, empty))
+    validation, broken = _check_images(config, validation)
+    return validation, [*skipped, *broken]
+
+
+def _check_rows(
+    config: RunConfig,
+    examples: ExampleDataset,
+    collator: Collator,
+    check: Check | None = None,
+    most_tokens: int | None = None,
+) -> tuple[Survey, Skipped]:
+    survey = main_first(lambda: survey_rows(examples, collator, check))
+    faults = survey.find_faults(collator, most_tokens)
+    if text_boxes := survey.count_text_boxes(faults):
+        log.warning(
+            "warning: %d of %d %s examples have boxes (`<loc....>`) in an answer that is compared as text; "
+            "task=box_text metric=detection scores them as boxes.",
+            text_boxes,
+            len(examples),
+            examples.split,
+        )
+    return leave_out_faults(survey, faults, build_source(config.dataset), config.task)
+
+
+def _check_images(config: RunConfig, survey: Survey) -> tuple[Survey, Skipped]:
+    if not config.check_images:
+        return survey, []
+    workers = config.trainer.dataloader_num_workers
+    return leave_out_broken_images(survey, build_source(config.dataset), config.task, workers)
+
+
+def _arrange_rows(rows: Dataset, task: Task, training: bool) -> Dataset:
+    objects = object_tasks(task).get("")
+    if objects is None or objects.options.classes != PromptClasses.one:
+        return rows
+    return expand_per_class(rows, partial(objects.options.ask_classes, training=training))
+
+
+def build_augmentation(options: AugmentationConfig) -> Augmentation | None:
+    """Return what `augmentation` describes; None where it changes nothing."""
+    return Augmentation(options) if options.moves or options.recolors else None
+
+
+def build_collators(config: RunConfig, processor: PaliGemmaProcessor) -> tuple[Collator, Collator]:
+    """Build the collator to train with and the one to evaluate with, which never cuts."""
+    train = Collator(
+        processor,
+        max_text_length=config.collator.max_text_length,
+        shorten_prefix=config.collator.overflow == Overflow.shorten_prefix,
+        suffix_choice=config.collator.suffix_choice,
+        seed=config.seed,
+        resize=config.image.resize,
+    )
+    # What is saved with the weights resizes alike, as far as transformers can.
+    if config.image.resize != Resize.bicubic:
+        processor.image_processor.resample = Resampling.BILINEAR
+    return train, Collator(processor, resize=config.image.resize)
+
+
+def warn_of_shared_examples(data: Data) -> None:
+    """Warn where validation examples are also trained on."""
+    if data.shared:
+        log.warning(
+            "warning: %d of %d validation examples also stand in train; the score will be too good.",
+            data.shared,
+            len(data.validation),
+        )

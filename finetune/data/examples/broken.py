@@ -1,0 +1,90 @@
+"""Every image of a split, decoded before training: what is wrong with those that cannot be."""
+
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from finetune import signals
+from finetune.data.examples.dataset import ExampleDataset
+from finetune.data.images import check_size
+from finetune.errors import UserError
+
+
+def find_broken_images(
+    examples: ExampleDataset, workers: int = 0, part: range | None = None
+) -> dict[int, str]:
+    """Decode every image of a split, each file once.
+
+    Args:
+        examples: the split.
+        workers: processes that decode.
+        part: the rows to look at; None: all of them.
+
+    Returns:
+        Index of a row with an image that cannot be used -> the reason.
+    """
+    loader = DataLoader(
+        _ImageFaults(examples, part if part is not None else range(len(examples))),
+        batch_size=32,
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=signals.ignore_in_worker,
+    )
+    faults: dict[int, str] = {}
+    with signals.held():
+        batches = iter(loader)
+    bar = tqdm(
+        batches,
+        desc=f"checking {examples.split} images",
+        total=len(loader),
+        unit="batch",
+        disable=None,
+        leave=False,
+    )
+    for batch in bar:
+        faults.update({index: fault for index, fault in batch if fault is not None})
+    return faults
+
+
+class _ImageFaults(Dataset[tuple[int, str | None]]):
+    """What is wrong with the images of each row; read in the loader's workers."""
+
+    def __init__(self, examples: ExampleDataset, indices: range) -> None:
+        self.examples = examples
+        self.indices = indices
+        self._decoded: dict[str, tuple[tuple[int, int] | None, str]] = {}
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: int) -> tuple[int, str | None]:
+        index = self.indices[number]
+        row = self.examples.rows[index]
+        where = f"{self.examples.split} example `{row['id']}`"
+        sources = row.get("images") or [row.get("image")]
+        for source in sources:
+            if source is None:
+                return index, f"{where} has no image."
+            size, fault = self._decode(source, where)
+            try:
+                if size is not None and len(sources) == 1:
+                    check_size((row.get("height"), row.get("width")), size, where)
+            except UserError as error:
+                fault = str(error)
+            if fault:
+                return index, fault
+        return index, None
+
+    def _decode(self, source: Any, where: str) -> tuple[tuple[int, int] | None, str]:
+        """Return height and width, or the reason why there are none; remembered for files."""
+        if isinstance(source, str) and source in self._decoded:
+            return self._decoded[source]
+        try:
+            image = self.examples.load_images({"images": [source]}, where)[0]
+            result: tuple[tuple[int, int] | None, str] = ((image.height, image.width), "")
+        except UserError as error:
+            result = (None, str(error))
+        if isinstance(source, str):
+            self._decoded[source] = result
+        return result
