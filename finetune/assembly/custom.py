@@ -1,7 +1,7 @@
 """The socket for dataset, task and metric: what `_target_` names, called with the other values.
 
 A recipe can name code of yours here. It may also come from somebody else, so only what defines a part is
-called: the shipped choices' own functions, or a function or class of a module that was written for it.
+called: a function or class of a module that was written for it.
 """
 
 import importlib
@@ -9,13 +9,11 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from finetune.config.schema import RunConfig
-from finetune.config.values import schema_of
 from finetune.data.options import Mixture
 from finetune.errors import UserError
 from finetune.option import Builder
@@ -30,7 +28,7 @@ _NEEDED = {
 """What a part of each kind must have."""
 
 _INSTALLED = {"site-packages", "dist-packages"}
-"""Folders of installed packages; a module elsewhere is the user's own."""
+"""Folders of installed packages; a module elsewhere is the user's."""
 
 
 def instantiate(node: Any, kind: str | None = None) -> Any:
@@ -38,7 +36,7 @@ def instantiate(node: Any, kind: str | None = None) -> Any:
 
     Args:
         node: the part itself or options that build it, as the shipped choices are; or values with
-            `_target_`, which is called with the others: how a user's own part is plugged in.
+            `_target_`, which is called with the others: how a custom part is plugged in.
         kind: `task` or `metric`, whose methods are then checked; None for a dataset, whose rows are checked
             by what loads them.
 
@@ -48,13 +46,10 @@ def instantiate(node: Any, kind: str | None = None) -> Any:
     """
     if isinstance(node, Builder):
         return node.build()
-    values = asdict(node) if is_dataclass(node) and not isinstance(node, type) else dict(node)
-    target = values.pop("_target_", None)
-    if is_dataclass(node) and target is None:
+    if not isinstance(node, dict):
         return node
-    if is_dataclass(node) and target != getattr(type(node), "_target_", target):
-        raise UserError(f"_target_={target}: the choice has its own. For a part of yours choose `custom`.")
-    part = _call(target, values)
+    target = node.get("_target_")
+    part = _call(target, {name: value for name, value in node.items() if name != "_target_"})
     missing = [f"`{name}`" for name in _NEEDED[kind] if not hasattr(part, name)] if kind else []
     if missing:
         raise UserError(
@@ -84,9 +79,8 @@ def check_targets(config: RunConfig) -> None:
         for part in config.dataset.parts.values():
             nodes += [part.source, part.task]
     for node in nodes:
-        target = node.get("_target_") if isinstance(node, dict) else getattr(node, "_target_", None)
-        if target is not None and schema_of(target) is None:
-            find_target(target)
+        if isinstance(node, dict):
+            find_target(node.get("_target_"))
 
 
 def find_target(target: Any) -> Any:
@@ -100,8 +94,7 @@ def find_target(target: Any) -> Any:
     """
     if not isinstance(target, str) or not _NAME.fullmatch(target):
         raise UserError(f"_target_={target}: expected module.function or module.Class.")
-    if schema_of(target) is None:
-        check_module(target)
+    check_module(target)
     module_name, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)
@@ -120,13 +113,13 @@ def find_target(target: Any) -> Any:
 
 
 def check_module(target: str) -> None:
-    """Check where a module lies before it is imported: of Python and of other packages none is a part.
+    """Check where a module is before it is imported: those of Python and of other packages are not parts.
 
     Args:
         target: `module.name`.
 
     Raises:
-        UserError: the module is not the user's own.
+        UserError: the module is not the user's.
     """
     names = target.split(".")[:-1]
     if names[0] == "finetune":

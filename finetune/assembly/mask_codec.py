@@ -1,4 +1,4 @@
-"""Which mask VAE a run uses: the published one, one's own, or a file; kept in the run's folder."""
+"""Which mask VAE a run uses: the published one, its own, or a file; it is kept in the run's folder."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 RunOptions = TypeVar("RunOptions", bound=RunConfig)
 
 MOST_CROPS = 20_000
-"""Masks that one's own VAE is trained on, at most: 320 MB of crops."""
+"""Masks that `own` is trained on, at most: 320 MB of crops."""
 
 
 def find_mask_vae(setting: str, rows: Dataset | None = None) -> Path:
@@ -31,7 +31,7 @@ def find_mask_vae(setting: str, rows: Dataset | None = None) -> Path:
 
     Args:
         setting: `published`, `own`, or a file.
-        rows: the training split, whose masks one's own VAE learns; needed for `own` alone.
+        rows: the training split, whose masks are learned; needed for `own` alone.
 
     Raises:
         UserError: it cannot be downloaded or read, or `own` has no rows or no masks to learn from.

@@ -1,8 +1,8 @@
 """A finished model that answers prompts about images."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from torch import nn
@@ -17,10 +17,11 @@ from finetune.config.jobs import Predict
 from finetune.data.batches.collator import Collator
 from finetune.data.images import Picture, convert_image
 from finetune.errors import UserError
-from finetune.example import Example
+from finetune.example import Example, PredictionRow
 from finetune.generation.generate import answer_batches
 from finetune.model.load import load_config, load_processor
 from finetune.run.folder import RunFolder
+from finetune.tasks.objects import ObjectsOptions
 from finetune.tasks.task import Answer
 
 ImageSource = Path | Image.Image
@@ -54,7 +55,7 @@ class Predictor:
         """How many images are answered at once."""
         return self._options.evaluation.batch_size
 
-    def ask(self, image: str | ImageSource, prefix: str) -> dict[str, Any]:
+    def ask(self, image: str | ImageSource, prefix: str) -> PredictionRow:
         """Answer a prompt about an image.
 
         Args:
@@ -91,7 +92,7 @@ class Predictor:
             examples.append(Example(name, (image,), prefix, (), antialias=smooth))
         return examples
 
-    def predict(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    def predict(self, examples: Sequence[Example]) -> list[PredictionRow]:
         """Generate one answer to each example, and return it as a prediction row."""
         if not examples:
             return []
@@ -123,28 +124,31 @@ def _decode(source: ImageSource, name: str, as_stored: bool) -> Image.Image:
         raise UserError(f"image `{name}` cannot be decoded: {error}") from error
 
 
-def build_reader(config: Predict, folder: RunFolder) -> ObjectReader:
+def build_reader(options: Predict, folder: RunFolder) -> ObjectReader:
     """Return what reads boxes, and masks where the run or the task has weights for them."""
-    divisor = getattr(config.task, "divisor", 1023)
-    if config.run is not None and folder.mask_vae.is_file():
-        return ObjectReader(divisor, str(folder.mask_vae))
-    setting = getattr(config.task, "mask_vae", None) if getattr(config.task, "masks", False) else None
-    return ObjectReader(divisor, None if setting is None else str(find_mask_vae(setting)))
+    task = options.task
+    reader = task.build().reader if isinstance(task, ObjectsOptions) else ObjectReader()
+    if options.run is not None and folder.mask_vae.is_file():
+        return replace(reader, mask_vae=str(folder.mask_vae))
+    return (
+        reader if reader.mask_vae is None else replace(reader, mask_vae=str(find_mask_vae(reader.mask_vae)))
+    )
 
 
-def build_row(example: Example, answer: Answer, reader: ObjectReader) -> dict[str, Any]:
+def build_row(example: Example, answer: Answer, reader: ObjectReader) -> PredictionRow:
     """Return an answer as a prediction row."""
-    row: dict[str, Any] = {
+    row: PredictionRow = {
         "image": example.id,
         "prefix": example.prefix,
         "prediction": answer.text,
         "confidence": round(answer.confidence, 4),
-        **({"unfinished": True} if answer.unfinished else {}),
     }
+    if answer.unfinished:
+        row["unfinished"] = True
     if "<loc" in answer.text:
         width, height = example.images[0].size
         objects = reader.read(answer.text, (height, width), answer.token_ends, answer.probabilities)
-        for one in objects:
-            one["box_xyxy"] = [round(side, 2) for side in one["box_xyxy"]]
+        for obj in objects:
+            obj["box_xyxy"] = [round(side, 2) for side in obj["box_xyxy"]]
         row |= {"width": width, "height": height, "prediction_objects": objects}
     return row

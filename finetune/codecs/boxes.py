@@ -1,8 +1,8 @@
 """Labelled boxes as PaliGemma's text and back: `<locYMIN><locXMIN><locYMAX><locXMAX> label ; ...`.
 
-A coordinate is one of 1,024 bins over the picture's height or width, y before x. Bins are divided by
+A coordinate is one of 1,024 bins over the image's height or width, y before x. Bins are divided by
 1023 both ways, so that `<loc1023>` is the far edge; readers that divide by 1024 shrink every box
-towards the origin. Sixteen `<seg>` tokens behind the four `<loc>` are a mask inside the box.
+towards the origin. Sixteen `<seg>` tokens after the four `<loc>` are a mask inside the box.
 
 Source: big_vision `pp/proj/paligemma/segmentation.py` (order, rounding, divisor) and
 `evaluators/proj/paligemma/transfers/segmentation.py` (reading); the PaliGemma report, section 3.2.5
@@ -24,7 +24,7 @@ CODES = 128
 SEPARATOR = " ; "
 
 _LAST_BIN = 1023
-_LOC = r"<loc[0-9]*>?"  # also what is no token, `<loc12>` or `<loc00`, so that it is reported
+_LOC = r"<loc[0-9]*>?"  # also what is not a token, `<loc12>` or `<loc00`, so that it is reported
 _SEG = r"<seg[0-9]*>?"
 _RUN = re.compile(rf"(?:{_LOC})+")
 _SPACED_RUN = re.compile(rf"(?:{_LOC}\s*)+")
@@ -65,12 +65,12 @@ class TextObject:
     reordered: bool
     """The text had a maximum before its minimum; big_vision's evaluator calls such an answer invalid."""
     span: tuple[int, int]
-    """Where the object stands in the text: start and end, characters."""
+    """Where the object is in the text: start and end, characters."""
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A part of the text that is no object, or no mask."""
+    """A part of the text that is not an object, or not a mask."""
 
     text: str
     reason: str
@@ -97,7 +97,7 @@ def encode_boxes(
         labels: N class names, in the order of the boxes; an empty one leaves the location alone, as in
             referring expressions.
         size: image height and width, pixels.
-        codes: (N, 16) mask codes, 0 to 127, written behind each box.
+        codes: (N, 16) mask codes, 0 to 127, written after each box.
 
     Returns:
         The objects joined by `" ; "`; an empty string when N is 0.
@@ -126,7 +126,7 @@ def encode_boxes(
 def bin_boxes(boxes_xyxy: np.ndarray, size: tuple[int, int]) -> list[list[int]]:
     """Return each box's four bins, 0 to 1023: y_min, x_min, y_max, x_max.
 
-    Halves round to even, as in TensorFlow; what lies outside the picture is clipped to its edge.
+    Halves round to even, as in TensorFlow; what is outside the image is clipped to its edge.
 
     Args:
         boxes_xyxy: (N, 4) floats, pixels.
@@ -145,10 +145,10 @@ def check_boxes(boxes_xyxy: np.ndarray, size: tuple[int, int], margin: float = 1
     Args:
         boxes_xyxy: (N, 4) floats, pixels.
         size: image height and width, pixels.
-        margin: pixels that an edge may lie outside, because annotation files round.
+        margin: pixels that an edge may be outside, because annotation files round.
 
     Raises:
-        ValueError: a row is not finite, inverted, empty or outside the picture; the message names it.
+        ValueError: a row is not finite, inverted, empty or outside the image; the message names it.
     """
     height, width = _check_size(size)
     boxes = np.asarray(boxes_xyxy, dtype=np.float64)
@@ -194,8 +194,8 @@ def decode_boxes(text: str, size: tuple[int, int], divisor: int = DIVISOR) -> Re
     objects: list[TextObject] = []
     leftovers: list[Leftover] = []
     for start, end in _split(text):
-        found, unread = _read_object(text, start, end, size, divisor)
-        objects += found
+        read, unread = _read_object(text, start, end, size, divisor)
+        objects += read
         leftovers += unread
     return Reading(objects, leftovers)
 
@@ -211,10 +211,10 @@ def decode_official(text: str, size: tuple[int, int], divisor: int = DIVISOR) ->
         size: image height and width, pixels.
         divisor: 1023, or 1024 for text that was written so.
     """
-    found = read_official(text)
-    if found is None:
+    answer = read_official(text)
+    if answer is None:
         return Reading([], [Leftover(text, "no box and mask at the start, minima before maxima")])
-    bins, codes = found
+    bins, codes = answer
     box, _ = _place_box(bins, _check_size(size), divisor)
     span = (0, 4 * len("<loc0000>") + CODES_PER_MASK * len("<seg000>"))
     return Reading([TextObject("", box, codes, reordered=False, span=span)], [])
@@ -256,7 +256,7 @@ def _starts(text: str, start: int, end: int) -> Iterator[int]:
 def _read_object(
     text: str, start: int, end: int, size: tuple[int, int], divisor: int
 ) -> tuple[list[TextObject], list[Leftover]]:
-    """Read what stands between start and end: at most one object, and what is no part of it."""
+    """Read the text between start and end: at most one object, and what is not part of it."""
     part = text[start:end].strip()
     if not part:
         return [], []
@@ -325,9 +325,9 @@ def _write_codes(codes: Sequence[Sequence[int]], count: int) -> list[str]:
 
 
 def _check_label(row: int, label: str) -> None:
-    found = _NOT_IN_LABEL.search(label)
-    if found:
-        raise ValueError(f"Expected row {row} of `labels` to be without {found[0]!r}, but got {label!r}.")
+    match = _NOT_IN_LABEL.search(label)
+    if match:
+        raise ValueError(f"Expected row {row} of `labels` to be without {match[0]!r}, but got {label!r}.")
     if label != label.strip():
         raise ValueError(f"Expected row {row} of `labels` to be without outer spaces, but got {label!r}.")
 

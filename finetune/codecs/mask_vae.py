@@ -1,4 +1,4 @@
-"""The VQ-VAE behind the `<seg>` tokens: a mask of 64 x 64 to sixteen of 128 codes and back.
+"""The VQ-VAE of the `<seg>` tokens: a mask of 64 x 64 to sixteen of 128 codes and back.
 
 The weights are Google's `vae-oid.npz`, trained on OpenImages; they are not part of this package.
 
@@ -36,7 +36,7 @@ _TIMEOUT_SECONDS = 60
 
 
 class ResBlock(nn.Module):
-    """Two 3 x 3 convolutions and one of 1 x 1 beside a skip; no ReLU behind the sum."""
+    """Two 3 x 3 convolutions and one of 1 x 1 next to a skip; no ReLU after the sum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ def fetch_mask_vae(path: Path, url: str = MASK_VAE_URL) -> MaskVae:
         return load_mask_vae(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A folder beside the file: on its disk, so that the rename is one step, and gone after a failure.
+        # A folder next to the file: on its disk, so that the rename is one step, and gone after a failure.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
             part = Path(folder) / path.name
             with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as source, part.open("wb") as target:

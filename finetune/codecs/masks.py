@@ -1,14 +1,13 @@
 """Masks as PaliGemma's text and back: `<loc>` x4 `<seg>` x16, sixteen codes for the mask in its box.
 
-The crop is taken from the picture in its own resolution with the box as annotated, not as binned; the
+The crop is taken from the image in its own resolution with the box as annotated, not as binned; the
 decoded mask is pasted into the box as read.
 
 Source: big_vision `pp/proj/paligemma/segmentation.py` (writing) and
 `evaluators/proj/paligemma/transfers/segmentation.py` (reading).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -84,7 +83,7 @@ def encode_mask_codes(
     return vae.encode(torch.stack(crops)).cpu().numpy()
 
 
-def has_pixels(rle: Mapping[str, Any], box_xyxy: np.ndarray, size: tuple[int, int]) -> bool:
+def has_pixels(rle: object, box_xyxy: np.ndarray, size: tuple[int, int]) -> bool:
     """Return whether `crop_mask` of the drawn mask would have a pixel, without drawing it.
 
     Args:
@@ -98,7 +97,7 @@ def has_pixels(rle: Mapping[str, Any], box_xyxy: np.ndarray, size: tuple[int, in
     height, width = size
     x_min, y_min, x_max, y_max = np.rint(box_xyxy).astype(int).clip(0, (width, height) * 2)
     ends = np.cumsum(read_runs(rle, size))
-    # Runs of the mask, column by column, as far as they lie in the box's columns.
+    # Runs of the mask, column by column, as far as they are in the box's columns.
     starts, stops = ends[:-1:2], ends[1::2]
     starts, stops = starts.clip(x_min * height), stops.clip(max=x_max * height)
     starts, stops = starts[stops > starts], stops[stops > starts]
@@ -149,7 +148,7 @@ def decode_masks(
         where the text has no readable mask.
     """
     reading = (decode_official if official else decode_boxes)(text, size, divisor)
-    rows = [row for row, found in enumerate(reading.objects) if found.codes is not None]
+    rows = [row for row, obj in enumerate(reading.objects) if obj.codes is not None]
     masks: list[np.ndarray | None] = [None] * len(reading.objects)
     if rows:
         codes = torch.tensor([reading.objects[row].codes for row in rows])

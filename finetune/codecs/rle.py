@@ -11,13 +11,13 @@ MOST_PIXELS = 1 << 28
 """Of a mask, three times as many as of an image that is read: 16,384 x 16,384."""
 
 _MOST_SHIFT = 40
-"""Bits of one compressed number; pycocotools' own are 32 wide."""
+"""Bits of one compressed number; those of pycocotools are 32 wide."""
 
 
-def decode_rle(rle: Mapping[str, object], size: tuple[int, int]) -> np.ndarray:
+def decode_rle(rle: object, size: tuple[int, int]) -> np.ndarray:
     """Read run lengths, COCO's compressed string or a plain list.
 
-    Not by pycocotools' own `decode`, which leaves memory unset where the runs end early.
+    Not by the `decode` of pycocotools, which leaves memory unset where the runs end early.
 
     Args:
         rle: `size`, height and width, and `counts`.
@@ -34,7 +34,7 @@ def decode_rle(rle: Mapping[str, object], size: tuple[int, int]) -> np.ndarray:
     return np.repeat(values, runs).reshape(size, order="F")
 
 
-def read_runs(rle: Mapping[str, object], size: tuple[int, int]) -> list[int]:
+def read_runs(rle: object, size: tuple[int, int]) -> list[int]:
     """Return the run lengths themselves: background first, in turn, column by column, pixels.
 
     Args:

@@ -1,13 +1,12 @@
-"""A mask VAE of one's own: the published architecture, learnt from masks of one's own.
+"""A custom mask VAE: the published architecture, trained on your masks.
 
 First encoder and decoder alone, with nothing between them; then the codes are chosen among the encoder's
 vectors; then all three together, the codes as running means of the vectors that chose them (van den
 Oord et al., arXiv:1711.00937, appendix A.1) and a code that nothing chooses moved onto a vector.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.masks import crop_mask, resize_crop
 from finetune.codecs.rle import decode_rle
+from finetune.example import SceneObject
 from finetune.progress import track
 
 _COMMITMENT = 0.25
@@ -63,7 +63,7 @@ def train_mask_vae(crops: Tensor, steps: int = 400, batch: int = 32, seed: int =
     return vae.requires_grad_(False).eval()
 
 
-def crop_objects(objects: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> list[Tensor]:
+def crop_objects(objects: Sequence[SceneObject], size: tuple[int, int]) -> list[Tensor]:
     """Return the masks of a row's objects in their boxes, (64, 64) floats each, but for empty ones.
 
     Args:
@@ -72,9 +72,9 @@ def crop_objects(objects: Sequence[Mapping[str, Any]], size: tuple[int, int]) ->
     """
     return [
         resize_crop(crop)
-        for one in objects
-        if one.get("mask_rle") is not None
-        and (crop := crop_mask(decode_rle(one["mask_rle"], size), np.array(one["box_xyxy"]))).any()
+        for obj in objects
+        if obj.get("mask_rle") is not None
+        and (crop := crop_mask(decode_rle(obj["mask_rle"], size), np.array(obj["box_xyxy"]))).any()
     ]
 
 
@@ -101,7 +101,7 @@ class _Codebook:
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor) -> None:
-        """Choose codes among vectors that lie far apart; move each to the mean of those nearest to it."""
+        """Choose codes among vectors that are far apart; move each to the mean of those nearest to it."""
         chosen = [0]
         distance = (vectors - vectors[0]).square().sum(1)
         for _ in range(len(self.codes) - 1):

@@ -1,6 +1,6 @@
 """Reading a recipe file: a YAML mapping of the options of a run, and nothing that runs code.
 
-A recipe may come from somebody else, as any run's `config.yaml` may. Hydra's own settings in it could name
+A recipe may come from someone else, as any run's `config.yaml` may. Hydra's own settings in it could name
 callables, an alias could stand for billions of values, and each mistake is reported with file and line.
 """
 
@@ -41,7 +41,7 @@ def load_recipe(file: Path) -> DictConfig:
     """Read a recipe.
 
     Raises:
-        UserError: it cannot be read, is not YAML, or holds what is no option of a run.
+        UserError: it cannot be read, is not YAML, or has a key that is not an option of a run.
     """
     root = _parse(file)
     if root is None or not isinstance(root, yaml.MappingNode):

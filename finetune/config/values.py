@@ -3,11 +3,9 @@
 import os
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from finetune.config.choices import GROUP_SCHEMAS
 from finetune.option import ANY_NUMBER, MAY_BE_EMPTY, Limit, OneOf, limit_of
 
 _LONGEST_NAME = 255
@@ -86,13 +84,3 @@ def name_problems(name: str) -> Iterator[str]:
         yield "expected a name below runs_dir, without empty, `.` or `..` parts."
     if any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
         yield f"too long: a file system takes names of at most {_LONGEST_NAME} bytes."
-
-
-@cache
-def schema_of(target: str) -> type | None:
-    """Return the dataclass of a shipped choice, by what its `_target_` names."""
-    for schemas in GROUP_SCHEMAS.values():
-        for schema in schemas.values():
-            if vars(schema).get("_target_") == target:
-                return schema
-    return None

@@ -1,10 +1,10 @@
 """Evaluation of a split: generate, score, and gather from all processes, each example exactly once."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -15,7 +15,7 @@ from finetune import signals
 from finetune.data.batches.collator import Collator
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.errors import UserError
-from finetune.example import Batch, Example, Prompts
+from finetune.example import Batch, Example, PredictionRow, Prompts
 from finetune.generation.generate import answer_batches
 from finetune.generation.options import EvaluationConfig
 from finetune.metrics.metric import Metric, compute_by_group
@@ -36,14 +36,14 @@ class Evaluation:
     scores: dict[str, Any]
     """The metric's fields, `n`, `confidence`, `unfinished` (answers cut before EOS, in percent, also in
     `by_group`), and `loss` if it is asked for."""
-    rows: list[dict[str, Any]]
+    rows: list[PredictionRow]
     """Prediction rows, in the order of the split."""
 
 
 class _Labelled(NamedTuple):
     """The rest of a batch, next to its prompts."""
 
-    rows: list[dict[str, Any]]
+    rows: list[PredictionRow]
     """The beginning of each prediction row."""
     batch: Batch | None
     """The same images with their first suffix, for the loss."""
@@ -63,15 +63,7 @@ class _EvaluationCollator:
                     f"Example `{example.id}` has no reference to score against; evaluation needs one."
                 )
         pixels = self.collator.build_pixels(examples)
-        rows = [
-            {
-                "id": example.id,
-                **({"group": example.group} if example.group is not None else {}),
-                "prefix": example.prefix,
-                **example.target,
-            }
-            for example in examples
-        ]
+        rows = [_begin_row(example) for example in examples]
         batch = self.collator(examples, pixels) if self.with_loss else None
         return self.collator.build_prompts(examples, pixels), _Labelled(rows, batch)
 
@@ -109,7 +101,7 @@ def evaluate(
     training = model.training
     model.eval()
     device = next(model.parameters()).device
-    rows: list[dict[str, Any]] = []
+    rows: list[PredictionRow] = []
     losses: list[float] = []
     mistake: str | None = None
     try:
@@ -151,8 +143,14 @@ def _load_batches(
     return track(batches, "evaluate", "batch", total=len(loader), silent=silent, leave=False)
 
 
-def _finish_row(row: dict[str, Any], answer: Answer, task: Task, metric: Metric) -> dict[str, Any]:
-    row |= {"prediction": answer.text, **task.read_answer(answer, row)}
+def _begin_row(example: Example) -> PredictionRow:
+    group = {} if example.group is None else {"group": example.group}
+    return cast(PredictionRow, {"id": example.id, **group, "prefix": example.prefix, **example.target})
+
+
+def _finish_row(row: PredictionRow, answer: Answer, task: Task, metric: Metric) -> PredictionRow:
+    row["prediction"] = answer.text
+    row.update(cast(PredictionRow, task.read_answer(answer, row)))
     row["confidence"] = round(answer.confidence, 4)
     if answer.unfinished:
         row["unfinished"] = True
@@ -162,7 +160,7 @@ def _finish_row(row: dict[str, Any], answer: Answer, task: Task, metric: Metric)
     return row
 
 
-def _count_unfinished(scores: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+def _count_unfinished(scores: dict[str, Any], rows: Sequence[PredictionRow]) -> None:
     """Add the percentage of answers that were cut before EOS, of all rows and of each group."""
     cut = [str(row.get("group")) for row in rows if row.get("unfinished")]
     scores["unfinished"] = 100.0 * len(cut) / len(rows)

@@ -15,7 +15,8 @@ from finetune.assembly.predictor import ImageSource, Predictor, name_images
 from finetune.config.jobs import Predict
 from finetune.data.images import IMAGE_SUFFIXES, Picture
 from finetune.errors import UserError
-from finetune.jobs.result import PredictResult, Row
+from finetune.example import PredictionRow
+from finetune.jobs.result import PredictResult
 from finetune.report.draw import draw_prediction
 from finetune.run.files import explain_disk_errors
 from finetune.run.folder import Launch, RunFolder
@@ -58,7 +59,7 @@ def predict_rows(
     prefix: str,
     names: dict[str, Path],
     left_out: list[str],
-) -> Iterator[Row]:
+) -> Iterator[PredictionRow]:
     """Yield the answer about each image, a batch of them at a time.
 
     Args:

@@ -7,10 +7,8 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
+from finetune.example import PredictionRow
 from finetune.metrics.doubts import Doubt
-
-Row = dict[str, Any]
-"""A prediction row; see the README for its keys."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class TrainResult:
     """The signal that stopped the training before its last step; a checkpoint was saved."""
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[PredictionRow]:
         """The prediction rows of the validation split, read from the folder."""
         return _read_rows(self.folder / "predictions/validation.jsonl")
 
@@ -58,7 +56,7 @@ class EvaluateResult:
     objective: Objective | None
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[PredictionRow]:
         """The prediction rows, read from their file."""
         return _read_rows(self.file)
 
@@ -67,7 +65,7 @@ class EvaluateResult:
 class PredictResult:
     """Answers about images."""
 
-    rows: Iterable[Row]
+    rows: Iterable[PredictionRow]
     """A prediction row for each image; from `predict.run` one at a time, as they are generated."""
     left_out: list[str]
     """Why an image has no answer; complete once `rows` has been read to its end."""
@@ -126,6 +124,6 @@ def choose_objective(
     return None if value is None else Objective(name, float(value), directions[name])
 
 
-def _read_rows(file: Path) -> list[Row]:
+def _read_rows(file: Path) -> list[PredictionRow]:
     with file.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rapidfuzz.distance import Levenshtein
 
@@ -86,7 +86,7 @@ class Anls:
     def __post_init__(self) -> None:
         check_choices(self)
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Score one row: 0 to 1.
 
         Raises:
@@ -95,6 +95,6 @@ class Anls:
         score_one = score_anls_rrc if self.convention == AnlsConvention.rrc else score_anls_paper
         return score_one(read_prediction(row), read_references(row))
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `anls`."""
         return {"anls": mean_score(self, rows)}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from finetune.metrics.bleu import compute_bleu
 from finetune.metrics.cider import compute_cider_d
@@ -51,12 +51,12 @@ class Caption:
 
     tokenizer: CaptionTokenizer = CaptionTokenizer.ptb_like
     """`ptb_like` follows Stanford's tokenizer without Java; `ptb` is the original and needs Java and
-    `pip install 'finetune-paligemma[ptb]'`; `whitespace` is for text that is tokenised already."""
+    `pip install 'finetune-paligemma[ptb]'`; `whitespace` is for text that is tokenized already."""
 
     def __post_init__(self) -> None:
         check_choices(self)
 
-    def score(self, row: Mapping[str, Any]) -> None:
+    def score(self, row: Mapping[str, object]) -> None:
         """Return nothing: CIDEr-D of one caption depends on the whole set.
 
         Raises:
@@ -65,7 +65,7 @@ class Caption:
         read_prediction(row)
         read_references(row)
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `cider_d`, `bleu_1` to `bleu_4` and `rouge_l`.
 
         Raises:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from finetune.errors import UserError
 from finetune.metrics.fields import check_choices, name_row, read_prediction, read_references
@@ -26,13 +26,13 @@ class ChoiceReading(StrEnum):
 
 
 def read_choice(text: str, reading: ChoiceReading = ChoiceReading.lenient) -> str | None:
-    """Return the letter that an answer names, in upper case, or null where it names none.
+    """Return the letter that an answer names, in upper case, or None where it names none.
 
     Args:
         text: the answer, in either case.
         reading: `sentence` wants `The answer is B.` at the start; `letter` wants `B` and nothing else but
             white space around it; `lenient` takes `The answer is B.` at the start, whatever follows, `B`,
-            `B.`, `(B)`, `B. the text of the choice`, or `the answer is B` anywhere, if it stands there
+            `B.`, `(B)`, `B. the text of the choice`, or `the answer is B` anywhere, if it occurs
             once.
 
     Source: `sentence`: big_vision evaluators/proj/paligemma/transfers/science_qa.py. `lenient`: the forms
@@ -49,8 +49,8 @@ def read_choice(text: str, reading: ChoiceReading = ChoiceReading.lenient) -> st
     first = _SENTENCE.match(lowered) or _LETTER_FIRST.match(lowered)
     if first:
         return first[1].upper()
-    said = _SENTENCE_ANYWHERE.findall(lowered)
-    return said[0].upper() if len(said) == 1 else None
+    letters = _SENTENCE_ANYWHERE.findall(lowered)
+    return letters[0].upper() if len(letters) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Choice:
     def __post_init__(self) -> None:
         check_choices(self)
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Score one row: 0 or 100.
 
         Raises:
@@ -76,12 +76,12 @@ class Choice:
         """
         return 100.0 * (read_choice(read_prediction(row), self.reading) in self._letters(row))
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `accuracy` and `unreadable`."""
         unreadable = sum(read_choice(read_prediction(row), self.reading) is None for row in rows)
         return {"accuracy": mean_score(self, rows), "unreadable": 100.0 * unreadable / len(rows)}
 
-    def _letters(self, row: Mapping[str, Any]) -> set[str]:
+    def _letters(self, row: Mapping[str, object]) -> set[str]:
         letters = set()
         for reference in read_references(row):
             letter = read_choice(reference)

@@ -1,4 +1,4 @@
-"""CIDEr-D: agreement of captions, in which what is said of few pictures weighs more."""
+"""CIDEr-D: agreement of captions, in which words that describe few images weigh more."""
 
 import math
 from collections import Counter
@@ -29,31 +29,31 @@ def compute_cider_d(
     """Score every caption of a set.
 
     How rare a run of words is, is counted over the references of this very set, so a caption's score
-    depends on the other pictures, and a set of one picture scores 0.
+    depends on the other images, and a set of one image scores 0.
 
     Args:
-        predictions: the words of each picture's caption.
+        predictions: the words of each image's caption.
         references: the words of the captions that each is compared with.
 
     Returns:
-        One score a picture, 0 to 10; the set's is their mean.
+        One score an image, 0 to 10; the set's is their mean.
 
     Source: Vedantam et al. 2015, https://arxiv.org/abs/1411.5726; coco-caption cider_scorer.py, with
         clipped counts and the penalty on length.
     """
     counted = [[count_ngrams(reference) for reference in accepted] for accepted in references]
-    pictures = Counter(ngram for accepted in counted for ngram in set().union(*accepted))
+    images = Counter(ngram for accepted in counted for ngram in set().union(*accepted))
     scores = []
     for prediction, accepted in zip(predictions, counted, strict=True):
-        answer = _weigh(count_ngrams(prediction), pictures, len(counted))
-        similar = [_similarity(answer, _weigh(one, pictures, len(counted))) for one in accepted]
+        answer = _weigh(count_ngrams(prediction), images, len(counted))
+        similar = [_similarity(answer, _weigh(reference, images, len(counted))) for reference in accepted]
         scores.append(SCALE * sum(similar) / len(similar))
     return scores
 
 
-def _weigh(ngrams: Ngrams, pictures: Counter[tuple[str, ...]], total: int) -> _Vector:
+def _weigh(ngrams: Ngrams, images: Counter[tuple[str, ...]], total: int) -> _Vector:
     weights = {
-        ngram: count * (math.log(total) - math.log(max(1, pictures[ngram])))
+        ngram: count * (math.log(total) - math.log(max(1, images[ngram])))
         for ngram, count in ngrams.items()
     }
     squares = [0.0] * LONGEST

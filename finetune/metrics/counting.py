@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from finetune.errors import UserError
 from finetune.metrics.fields import name_row, read_prediction, read_references
@@ -31,7 +31,7 @@ def normalize_count(text: str) -> str:
 
 
 def read_count(text: str) -> int | None:
-    """Return the number that a text is, or null; more than nine digits are no count."""
+    """Return the number that a text is, or None; more than nine digits are not a count."""
     numeral = normalize_count(text)
     return int(numeral) if _COUNT.fullmatch(numeral) else None
 
@@ -42,7 +42,7 @@ def score_count(prediction: str, references: Sequence[str]) -> float:
 
 
 def count_error(prediction: str, counts: Sequence[int]) -> int:
-    """Return how far a prediction is from the nearest count: at most 20, and 20 where it is no number."""
+    """Return the distance of a prediction to the nearest count: at most 20, and 20 where it is no count."""
     number = read_count(prediction)
     if number is None:
         return MOST_ERROR
@@ -54,21 +54,21 @@ class Counting:
     """Counts: accuracy and share within 1 in percent, and mean absolute error.
 
     `accuracy` and `within_1`, the share at most one off, are in percent; `mae`, the mean absolute error,
-    is in things counted, with no error above 20 and an answer that is no number counted as 20 off.
+    is in things counted, with no error above 20 and an answer that is not a number counted as 20 off.
     """
 
     higher_is_better: ClassVar[Mapping[str, bool]] = {"accuracy": True, "mae": False, "within_1": True}
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Score one row: 0 or 100.
 
         Raises:
-            UserError: the row has no prediction, or a reference is no number.
+            UserError: the row has no prediction, or a reference is not a number.
         """
         self._counts(row)
         return score_count(read_prediction(row), read_references(row))
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `accuracy`, `mae` and `within_1`."""
         errors = [count_error(read_prediction(row), self._counts(row)) for row in rows]
         return {
@@ -77,7 +77,7 @@ class Counting:
             "within_1": 100.0 * sum(error <= 1 for error in errors) / len(errors),
         }
 
-    def _counts(self, row: Mapping[str, Any]) -> list[int]:
+    def _counts(self, row: Mapping[str, object]) -> list[int]:
         counts = []
         for reference in read_references(row):
             count = read_count(reference)

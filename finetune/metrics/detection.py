@@ -41,23 +41,23 @@ class Region(StrEnum):
 
 
 def compute_average_precision(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, object]],
     *,
     score: DetectionScore = DetectionScore.confidence,
     region: Region = Region.box,
 ) -> dict[str, float]:
-    """Compute COCO's average precision and recall over a set of pictures.
+    """Compute COCO's average precision and recall over a set of images.
 
     Labels are compared as they are. A label that no ground truth of the set has is left out, so predicting
     it costs nothing, as in COCO's evaluation. Of predictions with the same score those of the earlier
-    picture come first (ids that are whole numbers by value, then the others as text), and within a picture
+    image come first (ids that are whole numbers by value, then the others as text), and within an image
     those predicted earlier: the order of the rows does not matter as long as their ids differ.
 
     Args:
-        rows: one a picture, with `objects` and `prediction_objects`. An object without `iscrowd` is no
-            crowd; one without `area`, in pixels, has that of the region compared.
+        rows: one an image, with `objects` and `prediction_objects`. An object without `iscrowd` is not
+            a crowd; one without `area`, in pixels, has that of the region compared.
         score: `confidence` is the predicted object's own `score`, or the row's `confidence` where it has
-            none; `constant` gives all the same; `rank` puts the first object of every picture before the
+            none; `constant` gives all the same; `rank` puts the first object of every image before the
             second of any.
         region: `box` compares `box_xyxy`; `mask` compares `mask_rle`, and a predicted object without one
             is a false positive.
@@ -75,15 +75,15 @@ def compute_average_precision(
     predictions: list[dict[str, Any]] = []
     for image, row in enumerate(sorted(rows, key=_order), 1):
         true = _read_truths(row, region)
-        truths += [{**one, "image_id": image} for one in true]
-        found = _read_predictions(row, true, region, score)
-        predictions += [{**one, "image_id": image} for one in found]
+        truths += [{**obj, "image_id": image} for obj in true]
+        predicted = _read_predictions(row, true, region, score)
+        predictions += [{**obj, "image_id": image} for obj in predicted]
     if not truths:
         return dict.fromkeys(FIELDS, -1.0)
     if not predictions:
         return _score_nothing(truths)
-    labels = sorted({one["label"] for one in truths})
-    # The evaluator tells its progress on standard output, which belongs to the scores.
+    labels = sorted({obj["label"] for obj in truths})
+    # The evaluator prints its progress to standard output, which is for the scores alone.
     with redirect_stdout(io.StringIO()):
         evaluator = COCOeval(
             _build_dataset(len(rows), labels, truths),
@@ -97,11 +97,11 @@ def compute_average_precision(
 
 
 def _score_nothing(truths: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return what the evaluator says of no predictions: 0, or -1 where nothing is to be found.
+    """Return the evaluator's scores of no predictions: 0, or -1 where there is no object to detect.
 
     The evaluator takes ten seconds for COCO's validation split, whose rows are scored so before training.
     """
-    areas = [one["area"] for one in truths if not one["iscrowd"]]
+    areas = [obj["area"] for obj in truths if not obj["iscrowd"]]
     fields = {}
     for name in FIELDS:
         low, high = _AREAS.get(name, _ANY_AREA)
@@ -109,7 +109,7 @@ def _score_nothing(truths: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return fields
 
 
-def _order(row: Mapping[str, Any]) -> tuple[bool, int, str]:
+def _order(row: Mapping[str, object]) -> tuple[bool, int, str]:
     row_id = row.get("id")
     name = row_id if isinstance(row_id, str) else describe(row_id)
     number = name.isascii() and name.isdigit() and len(name) < 20
@@ -118,35 +118,35 @@ def _order(row: Mapping[str, Any]) -> tuple[bool, int, str]:
 
 def _build_dataset(images: int, labels: Sequence[str], annotations: Sequence[dict[str, Any]]) -> Any:
     categories = {label: number for number, label in enumerate(labels, 1)}
-    known = [one for one in annotations if one["label"] in categories]
+    known = [obj for obj in annotations if obj["label"] in categories]
     dataset = COCO()
     dataset.dataset = {
         "images": [{"id": image, "height": 0, "width": 0} for image in range(1, images + 1)],
         "categories": [{"id": number, "name": label} for label, number in categories.items()],
         # From 1: the evaluator takes a match with annotation 0 for no match.
         "annotations": [
-            {**one, "id": number, "category_id": categories[one["label"]]}
-            for number, one in enumerate(known, 1)
+            {**obj, "id": number, "category_id": categories[obj["label"]]}
+            for number, obj in enumerate(known, 1)
         ],
     }
     dataset.createIndex()
     return dataset
 
 
-def _read_truths(row: Mapping[str, Any], region: Region) -> list[dict[str, Any]]:
+def _read_truths(row: Mapping[str, object], region: Region) -> list[dict[str, Any]]:
     truths = []
-    for one in read_objects(row, "objects"):
-        truth = _read_region(row, one, region)
+    for obj in read_objects(row, "objects"):
+        truth = _read_region(row, obj, region)
         if region == Region.mask and "segmentation" not in truth:
             raise UserError(f"{name_row(row)}: metric.region=mask needs a `mask_rle` in every object.")
-        area = one.get("area")
+        area = obj.get("area")
         if area is not None:
             truth["area"] = read_number(row, "area", area)
             if truth["area"] < 0:
                 raise UserError(
                     f"{name_row(row)}: expected `area` to be 0 or more, but got {describe(area)}."
                 )
-        crowd = one.get("iscrowd")
+        crowd = obj.get("iscrowd")
         if crowd not in (None, 0, 1):
             raise UserError(f"{name_row(row)}: expected `iscrowd` to be 0 or 1, but got {describe(crowd)}.")
         truths.append({**truth, "iscrowd": int(bool(crowd))})
@@ -154,47 +154,49 @@ def _read_truths(row: Mapping[str, Any], region: Region) -> list[dict[str, Any]]
 
 
 def _read_predictions(
-    row: Mapping[str, Any], truths: Sequence[dict[str, Any]], region: Region, score: DetectionScore
+    row: Mapping[str, object], truths: Sequence[dict[str, Any]], region: Region, score: DetectionScore
 ) -> list[dict[str, Any]]:
     objects = read_objects(row, "prediction_objects")
-    found = [_read_region(row, one, region) for one in objects]
+    regions = [_read_region(row, obj, region) for obj in objects]
     if region == Region.mask:
-        masks = [one["segmentation"] for one in [*truths, *found] if "segmentation" in one]
+        masks = [obj["segmentation"] for obj in [*truths, *regions] if "segmentation" in obj]
         check_sizes(row, masks)
         # Where the row has no mask at all there is nothing to compare, and any size will do.
         nothing = empty_mask(masks[0]["size"] if masks else (1, 1))
-        found = [{"segmentation": nothing, **one} for one in found]
+        regions = [{"segmentation": nothing, **obj} for obj in regions]
     return [
-        {**prediction, "iscrowd": 0, "score": _read_score(row, one, place, score)}
-        for place, (one, prediction) in enumerate(zip(objects, found, strict=True))
+        {**prediction, "iscrowd": 0, "score": _read_score(row, obj, place, score)}
+        for place, (obj, prediction) in enumerate(zip(objects, regions, strict=True))
     ]
 
 
-def _read_region(row: Mapping[str, Any], one: Mapping[str, Any], region: Region) -> dict[str, Any]:
+def _read_region(row: Mapping[str, object], obj: Mapping[str, object], region: Region) -> dict[str, Any]:
     """Return label, area and region in the evaluator's words; no region where the mask is missing."""
-    label = one.get("label")
+    label = obj.get("label")
     if not isinstance(label, str):
         raise UserError(
             f"{name_row(row)}: expected every object to have a `label`, a string, but one has "
             f"{describe(label)}."
         )
     if region == Region.mask:
-        mask = read_mask(row, one)
+        mask = read_mask(row, obj)
         if mask is None:
             return {"label": label, "area": 0.0}
         return {"label": label, "area": float(coco_mask.area(mask)), "segmentation": mask}
-    x0, y0, x1, y1 = read_box(row, one)
+    x0, y0, x1, y1 = read_box(row, obj)
     # A box whose corners are the wrong way round has no area, and matches nothing.
     width, height = max(0.0, x1 - x0), max(0.0, y1 - y0)
     return {"label": label, "area": width * height, "bbox": [x0, y0, width, height]}
 
 
-def _read_score(row: Mapping[str, Any], one: Mapping[str, Any], place: int, score: DetectionScore) -> float:
+def _read_score(
+    row: Mapping[str, object], obj: Mapping[str, object], place: int, score: DetectionScore
+) -> float:
     if score == DetectionScore.constant:
         return 1.0
     if score == DetectionScore.rank:
         return 1.0 / (1 + place)
-    value = one.get("score")
+    value = obj.get("score")
     value = row.get("confidence") if value is None else value
     if value is None:
         raise UserError(
@@ -214,7 +216,7 @@ class DetectionOptions:
 
     score: DetectionScore = DetectionScore.confidence
     """`confidence`: each object's `score`, or the row's `confidence`; `constant`: all the same; `rank`: the
-    first object of each picture before the second of any. Ties go by picture, then by order."""
+    first object of each image before the second of any. Ties go by image, then by order."""
     divisor: int = option(1023, OneOf((1023, 1024)))
     """What location tokens are divided by where objects are read from text: 1023, or 1024."""
     region: Region = Region.box
@@ -249,7 +251,7 @@ class Detection:
         """Reads boxes from text, and masks where there are weights for them."""
         return ObjectReader(self.options.divisor, self.options.mask_vae)
 
-    def score(self, row: Mapping[str, Any]) -> None:
+    def score(self, row: Mapping[str, object]) -> None:
         """Return None: only a set has an average precision.
 
         Raises:
@@ -258,6 +260,6 @@ class Detection:
         region = self.options.region
         _read_predictions(row, _read_truths(row, region), region, self.options.score)
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return the fields of `compute_average_precision`."""
         return compute_average_precision(rows, score=self.options.score, region=self.options.region)

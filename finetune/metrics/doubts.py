@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from finetune.errors import describe
 from finetune.metrics.fields import name_row
@@ -37,7 +36,7 @@ class Tally:
     example: str = ""
     """The first case, as the end of a message."""
 
-    def add(self, row: Mapping[str, Any], value: object) -> None:
+    def add(self, row: Mapping[str, object], value: object) -> None:
         """Count one case.
 
         Args:

@@ -1,8 +1,8 @@
-"""Character and word error rate of text that is read off a picture."""
+"""Character and word error rate of text that is read from an image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rapidfuzz.distance import Levenshtein
 
@@ -44,7 +44,7 @@ def count_edits(prediction: str, references: Sequence[str], *, words: bool, stri
     answer = split(prediction)
     candidates = [split(reference) for reference in references]
     return min(
-        (Edits(Levenshtein.distance(one, answer), len(one)) for one in candidates),
+        (Edits(Levenshtein.distance(text, answer), len(text)) for text in candidates),
         key=lambda edits: edits.rate,
     )
 
@@ -62,21 +62,21 @@ class EditRate:
     strip: bool = True
     """Ignore white space at both ends, as jiwer does."""
 
-    def score(self, row: Mapping[str, Any]) -> float:
-        """Return the row's own character error rate.
+    def score(self, row: Mapping[str, object]) -> float:
+        """Return the row's character error rate.
 
         Raises:
             UserError: the row has no prediction or no references.
         """
         return self._count(row, words=False).rate
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `cer` and `wer`."""
         return {"cer": self._rate(rows, words=False), "wer": self._rate(rows, words=True)}
 
-    def _count(self, row: Mapping[str, Any], words: bool) -> Edits:
+    def _count(self, row: Mapping[str, object], words: bool) -> Edits:
         return count_edits(read_prediction(row), read_references(row), words=words, strip=self.strip)
 
-    def _rate(self, rows: Sequence[Mapping[str, Any]], words: bool) -> float:
+    def _rate(self, rows: Sequence[Mapping[str, object]], words: bool) -> float:
         edits = [self._count(row, words) for row in rows]
-        return Edits(sum(one.distance for one in edits), sum(one.length for one in edits)).rate
+        return Edits(sum(row.distance for row in edits), sum(row.length for row in edits)).rate

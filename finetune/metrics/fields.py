@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from enum import StrEnum
 from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from finetune.errors import UserError, describe, suggest
 from finetune.option import OneOf, limit_of
@@ -22,7 +22,7 @@ MOST_COORDINATE = 1e9
 """Pixels; beyond, areas lose their precision."""
 
 
-def name_row(row: Mapping[str, Any]) -> str:
+def name_row(row: Mapping[str, object]) -> str:
     """Return what identifies the row in a message: its id, and its file and line where it has them."""
     place = getattr(row, "place", None)
     row_id = row.get("id")
@@ -32,7 +32,7 @@ def name_row(row: Mapping[str, Any]) -> str:
     return f"Row `{name}` ({place})" if place else f"Row `{name}`"
 
 
-def read_prediction(row: Mapping[str, Any]) -> str:
+def read_prediction(row: Mapping[str, object]) -> str:
     """Return the predicted text.
 
     Raises:
@@ -55,7 +55,7 @@ def read_prediction(row: Mapping[str, Any]) -> str:
     )
 
 
-def read_references(row: Mapping[str, Any]) -> list[str]:
+def read_references(row: Mapping[str, object]) -> list[str]:
     """Return the accepted texts: at least one.
 
     Raises:
@@ -72,7 +72,7 @@ def read_references(row: Mapping[str, Any]) -> list[str]:
     return list(references)
 
 
-def read_group(row: Mapping[str, Any]) -> str | None:
+def read_group(row: Mapping[str, object]) -> str | None:
     """Return the row's group as text, or None where it has none.
 
     Raises:
@@ -86,7 +86,7 @@ def read_group(row: Mapping[str, Any]) -> str | None:
     return str(group)
 
 
-def require_group(row: Mapping[str, Any]) -> str:
+def require_group(row: Mapping[str, object]) -> str:
     """Return the row's group.
 
     Raises:
@@ -98,7 +98,7 @@ def require_group(row: Mapping[str, Any]) -> str:
     return group
 
 
-def read_objects(row: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+def read_objects(row: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
     """Return the objects under `objects` or `prediction_objects`; the list may be empty.
 
     Raises:
@@ -118,7 +118,7 @@ def read_objects(row: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     return list(objects)
 
 
-def read_box(row: Mapping[str, Any], one: Mapping[str, Any]) -> tuple[float, float, float, float]:
+def read_box(row: Mapping[str, object], one: Mapping[str, object]) -> tuple[float, float, float, float]:
     """Return an object's box, pixels: x_min, y_min, x_max, y_max.
 
     Raises:
@@ -141,25 +141,29 @@ def read_box(row: Mapping[str, Any], one: Mapping[str, Any]) -> tuple[float, flo
     return x0, y0, x1, y1
 
 
-def read_size(row: Mapping[str, Any]) -> tuple[int, int] | None:
+def read_size(row: Mapping[str, object]) -> tuple[int, int] | None:
     """Return the image's height and width in pixels, or None where the row does not have both.
 
     Raises:
         UserError: one of them is not a whole number of pixels.
     """
-    for key in ("height", "width"):
-        side = row.get(key)
-        is_whole = isinstance(side, int) and not isinstance(side, bool)
-        if side is not None and not (is_whole and 0 < side <= MOST_SIDE):
-            raise UserError(
-                f"{name_row(row)}: expected `{key}` to be a whole number of pixels, 1 to {MOST_SIDE:,}, "
-                f"but got {describe(side)}."
-            )
-    height, width = row.get("height"), row.get("width")
+    height, width = _read_side(row, "height"), _read_side(row, "width")
     return None if height is None or width is None else (height, width)
 
 
-def read_number(row: Mapping[str, Any], key: str, value: object) -> float:
+def _read_side(row: Mapping[str, object], key: str) -> int | None:
+    side = row.get(key)
+    if side is None:
+        return None
+    if not isinstance(side, int) or isinstance(side, bool) or not 0 < side <= MOST_SIDE:
+        raise UserError(
+            f"{name_row(row)}: expected `{key}` to be a whole number of pixels, 1 to {MOST_SIDE:,}, "
+            f"but got {describe(side)}."
+        )
+    return side
+
+
+def read_number(row: Mapping[str, object], key: str, value: object) -> float:
     """Return a number of an object or a row.
 
     Raises:
@@ -195,7 +199,7 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _no_references(row: Mapping[str, Any], references: object) -> UserError:
+def _no_references(row: Mapping[str, object], references: object) -> UserError:
     got, hint = _describe_json(references), ""
     if "references" not in row:
         got = f"nothing; the row has: {list_keys(row)}"
@@ -208,14 +212,14 @@ def _no_references(row: Mapping[str, Any], references: object) -> UserError:
     )
 
 
-def _too_long(row: Mapping[str, Any], key: str, text: str) -> UserError:
+def _too_long(row: Mapping[str, object], key: str, text: str) -> UserError:
     return UserError(
         f"{name_row(row)}: expected texts of at most {MOST_TEXT:,} characters, but `{key}` has one of "
         f"{len(text):,}. Cut it."
     )
 
 
-def list_keys(row: Mapping[str, Any]) -> str:
+def list_keys(row: Mapping[str, object]) -> str:
     """Return what a row or an object has instead of what is missing, for a message."""
     names = [f"`{describe(name)[1:-1]}`" for name in list(row)[:12]]
     listed = ", ".join([*names, "..."] if len(row) > 12 else names) or "nothing"

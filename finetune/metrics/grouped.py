@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from finetune.metrics.fields import check_choices, read_prediction, read_references, require_group
 from finetune.metrics.metric import mean_score
@@ -36,7 +36,7 @@ class GroupedAccuracy:
     def __post_init__(self) -> None:
         check_choices(self)
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Score one row: 0 or 100.
 
         Raises:
@@ -46,13 +46,13 @@ class GroupedAccuracy:
             return score_yes_no(row)
         return score_exact_match(read_prediction(row), read_references(row))
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `overall` and `average`.
 
         Raises:
             UserError: a row has no group.
         """
-        groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        groups: dict[str, list[Mapping[str, object]]] = defaultdict(list)
         for row in rows:
             groups[require_group(row)].append(row)
         average = sum(mean_score(self, members) for members in groups.values()) / len(groups)

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, overload
 
 from finetune.errors import UserError, describe
 
-Row = dict[str, Any]
+Row = dict[str, object]
 
 MOST_LINE = 32 << 20
 """Bytes of one row; a line that is longer is not read into memory."""
@@ -17,7 +17,7 @@ MOST_LINE = 32 << 20
 _EXPECTED = "Expected JSON lines: one JSON object a line, with the keys of a prediction row"
 
 
-class FileRow(dict[str, Any]):
+class FileRow(dict[str, object]):
     """A row that knows where it comes from, for messages."""
 
     __slots__ = ("index", "rows")

@@ -1,7 +1,6 @@
 """Masks as COCO's run lengths: read from a row, checked, and compared."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pycocotools import mask as coco_mask
 
@@ -11,7 +10,7 @@ from finetune.example import Rle
 from finetune.metrics.fields import name_row, read_size
 
 
-def read_mask(row: Mapping[str, Any], one: Mapping[str, Any]) -> Rle | None:
+def read_mask(row: Mapping[str, object], one: Mapping[str, object]) -> Rle | None:
     """Return an object's mask, or None where it has none.
 
     Raises:
@@ -32,7 +31,7 @@ def read_mask(row: Mapping[str, Any], one: Mapping[str, Any]) -> Rle | None:
     return mask
 
 
-def check_sizes(row: Mapping[str, Any], masks: Sequence[Rle]) -> None:
+def check_sizes(row: Mapping[str, object], masks: Sequence[Rle]) -> None:
     """Raise unless all masks of a row have one size.
 
     Raises:

@@ -23,14 +23,14 @@ class Metric(Protocol):
     def higher_is_better(self) -> Mapping[str, bool]:
         """Every field of `compute`, the main one first, and whether more of it is better."""
 
-    def score(self, row: Mapping[str, Any]) -> float | None:
+    def score(self, row: Mapping[str, object]) -> float | None:
         """Score one prediction row; None where only a set has a score.
 
         Raises:
             UserError: the row lacks what the metric needs.
         """
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Score a set of rows, which is not empty."""
 
 
@@ -59,8 +59,8 @@ class ObjectMetric(Metric, Protocol):
 
 def compute_by_group(
     metric: Metric,
-    rows: Sequence[Mapping[str, Any]],
-    see: Callable[[Mapping[str, Any]], None] | None = None,
+    rows: Sequence[Mapping[str, object]],
+    see: Callable[[Mapping[str, object]], None] | None = None,
 ) -> dict[str, Any]:
     """Score a set and each of its groups.
 
@@ -91,6 +91,6 @@ def compute_by_group(
     return result
 
 
-def mean_score(metric: Metric, rows: Sequence[Mapping[str, Any]]) -> float:
+def mean_score(metric: Metric, rows: Sequence[Mapping[str, object]]) -> float:
     """Return the mean of the rows' scores, for metrics that are one."""
     return sum(metric.score(row) or 0.0 for row in rows) / len(rows)

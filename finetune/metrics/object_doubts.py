@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from finetune.metrics.doubts import Doubt, Level, Tally
 from finetune.metrics.fields import read_box, read_objects, read_size
@@ -48,7 +47,7 @@ class _BoxTally:
         self.shares, self.inverted, self.empty = Tally(), Tally(), Tally()
         self.leaving, self.outside = Tally(), Tally()
 
-    def see(self, row: Mapping[str, Any], box: Box, size: tuple[int, int] | None) -> None:
+    def see(self, row: Mapping[str, object], box: Box, size: tuple[int, int] | None) -> None:
         x0, y0, x1, y1 = box
         self.count += 1
         if x1 < x0 or y1 < y0:
@@ -66,7 +65,7 @@ class _BoxTally:
                 self.leaving.add(row, list(box))
 
     def conclude(self, other_has_shares: bool) -> Iterable[Doubt]:
-        # A model may err in single boxes; whoever annotates does not mean a box without an area.
+        # A model may err in single boxes; an annotated box without an area is never intended.
         annotated = self.key == "objects"
         if self.inverted.count:
             is_mistake = annotated or self.inverted.count == self.count
@@ -111,7 +110,7 @@ class ObjectDoubts:
         self._without_area, self._large_area = Tally(), Tally()
         self._unread, self._other_syntax = Tally(), Tally()
 
-    def see(self, row: Mapping[str, Any]) -> None:
+    def see(self, row: Mapping[str, object]) -> None:
         """Look at one row.
 
         Raises:
@@ -123,10 +122,8 @@ class ObjectDoubts:
         self._predictions += len(predicted)
         self._with_mask += sum(one.get("mask_rle") is not None for one in predicted)
         if self.compared.labels:
-            self._true_labels.update(one["label"] for one in true if isinstance(one.get("label"), str))
-            self._predicted_labels.update(
-                one["label"] for one in predicted if isinstance(one.get("label"), str)
-            )
+            self._true_labels.update(_labels(true))
+            self._predicted_labels.update(_labels(predicted))
         text = row.get("prediction")
         is_read = isinstance(text, str) and "<loc" in text
         self._given += 0 if is_read else len(predicted)
@@ -139,9 +136,9 @@ class ObjectDoubts:
 
     def _see_boxes(
         self,
-        row: Mapping[str, Any],
-        true: Sequence[Mapping[str, Any]],
-        predicted: Sequence[Mapping[str, Any]],
+        row: Mapping[str, object],
+        true: Sequence[Mapping[str, object]],
+        predicted: Sequence[Mapping[str, object]],
         is_read: bool,
     ) -> None:
         size = read_size(row)
@@ -161,7 +158,7 @@ class ObjectDoubts:
             if true and predicted and len(self._sample) < _SAMPLE:
                 self._sample.append((true_boxes[:10], predicted_boxes[:10], size))
 
-    def conclude(self, scores: Mapping[str, Any]) -> list[Doubt]:
+    def conclude(self, scores: Mapping[str, object]) -> list[Doubt]:
         """Return the doubts about the whole set."""
         doubts = [*self._doubt_boxes(), *self._doubt_labels(), *self._doubt_predictions()]
         if not self._objects:
@@ -209,7 +206,9 @@ class ObjectDoubts:
         near = {label: known[key] for label in unknown if (key := label.strip().casefold()) in known}
         nothing_counts = len(unknown) == len(self._predicted_labels)
         if near:
-            pairs = ", ".join(f"`{label}` (did you mean `{own}`?)" for label, own in list(near.items())[:5])
+            pairs = ", ".join(
+                f"`{label}` (did you mean `{meant}`?)" for label, meant in list(near.items())[:5]
+            )
             count = sum(self._predicted_labels[label] for label in near)
             yield Doubt(
                 f"the labels of {count} of {self._predictions} predicted objects are not among those of "
@@ -240,6 +239,10 @@ class ObjectDoubts:
                 # A model that was asked for masks may give boxes.
                 _level(self._given > 0),
             )
+
+
+def _labels(objects: Sequence[Mapping[str, object]]) -> list[str]:
+    return [label for obj in objects if isinstance(label := obj.get("label"), str)]
 
 
 def _level(is_mistake: bool) -> Level:

@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -16,9 +16,9 @@ from finetune.metrics.text_doubts import TextDoubts
 
 
 class _Part(Protocol):
-    def see(self, row: Mapping[str, Any]) -> None: ...
+    def see(self, row: Mapping[str, object]) -> None: ...
 
-    def conclude(self, scores: Mapping[str, Any]) -> list[Doubt]: ...
+    def conclude(self, scores: Mapping[str, object]) -> list[Doubt]: ...
 
 
 class Observer:
@@ -33,7 +33,7 @@ class Observer:
         # Eight bytes a row: the ids themselves would not stay small.
         self._ids = array("q")
 
-    def see(self, row: Mapping[str, Any]) -> None:
+    def see(self, row: Mapping[str, object]) -> None:
         """Look at one row; for `compute_by_group`.
 
         Raises:
@@ -46,7 +46,7 @@ class Observer:
             self._ids.append(hash((len(self._ids),) if row_id is None else describe(row_id)))
         self._part.see(row)
 
-    def conclude(self, rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) -> list[Doubt]:
+    def conclude(self, rows: Sequence[Mapping[str, object]], scores: Mapping[str, object]) -> list[Doubt]:
         """Return the doubts.
 
         Args:
@@ -55,7 +55,7 @@ class Observer:
         """
         return [*self._part.conclude(scores), *self._doubt_ids(rows)]
 
-    def _doubt_ids(self, rows: Sequence[Mapping[str, Any]]) -> list[Doubt]:
+    def _doubt_ids(self, rows: Sequence[Mapping[str, object]]) -> list[Doubt]:
         hashes = np.frombuffer(self._ids, dtype=np.int64)
         order = np.argsort(hashes, kind="stable")
         again = order[1:][hashes[order][1:] == hashes[order][:-1]]
@@ -66,7 +66,7 @@ class Observer:
 
 
 def find_doubts(
-    metric: Metric, rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]
+    metric: Metric, rows: Sequence[Mapping[str, object]], scores: Mapping[str, object]
 ) -> list[Doubt]:
     """Look at rows in memory, which were scored already.
 

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from finetune.errors import UserError
 from finetune.metrics.fields import name_row, read_prediction, read_references, require_group
@@ -20,7 +20,7 @@ class PairAccuracy:
 
     higher_is_better: ClassVar[Mapping[str, bool]] = {"pair_accuracy": True}
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Score one row by itself: 0 or 100.
 
         Raises:
@@ -28,13 +28,13 @@ class PairAccuracy:
         """
         return score_exact_match(read_prediction(row), read_references(row))
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `pair_accuracy`.
 
         Raises:
             UserError: a row has no group, or a group has not two rows.
         """
-        pairs: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        pairs: dict[str, list[Mapping[str, object]]] = defaultdict(list)
         for row in rows:
             pairs[require_group(row)].append(row)
         for group, members in pairs.items():

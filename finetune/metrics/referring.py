@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError
@@ -67,7 +67,7 @@ class Referring:
         """Reads boxes from text."""
         return ObjectReader(self.divisor)
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Return the row's IoU, 0 to 100.
 
         Raises:
@@ -75,7 +75,7 @@ class Referring:
         """
         return 100.0 * _row_iou(row)
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `accuracy_50`, `accuracy_75`, `mean_iou` and `unreadable`."""
         ious = [_row_iou(row) for row in rows]
         percent = 100.0 / len(rows)
@@ -87,12 +87,12 @@ class Referring:
         }
 
 
-def _row_iou(row: Mapping[str, Any]) -> float:
+def _row_iou(row: Mapping[str, object]) -> float:
     objects = read_objects(row, "objects")
     if len(objects) != 1:
         raise UserError(
             f"{name_row(row)}: an expression refers to one object, but `objects` has {len(objects)}."
         )
-    found = read_objects(row, "prediction_objects")
+    predicted = read_objects(row, "prediction_objects")
     truth = read_box(row, objects[0])
-    return box_iou(truth, read_box(row, found[0])) if found else 0.0
+    return box_iou(truth, read_box(row, predicted[0])) if predicted else 0.0

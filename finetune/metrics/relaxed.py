@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from finetune.metrics.fields import read_group, read_prediction, read_references
 
@@ -15,9 +15,9 @@ def score_relaxed_accuracy(
 ) -> float:
     """Return 100 where the prediction matches one of the references, and else 0.
 
-    Two numbers match when they differ by at most 5 % of the reference; where one of the two is no
+    Two numbers match when they differ by at most 5 % of the reference; where one of the two is not a
     number, or the reference is zero, the strings must be equal. A number is what Python's `float` reads
-    (no thousands separator, no currency), with `%` behind it a hundredth.
+    (no thousands separator, no currency), followed by `%` a hundredth.
 
     Args:
         prediction: the answer.
@@ -64,7 +64,7 @@ class RelaxedAccuracy:
     case_sensitive: bool = False
     """Compare strings with their case."""
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Score one row: 0 or 100.
 
         Raises:
@@ -77,7 +77,7 @@ class RelaxedAccuracy:
             case_sensitive=self.case_sensitive,
         )
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `relaxed_accuracy` and, where rows have groups, `mean_of_groups`, all of one weight."""
         overall = 0.0
         totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])

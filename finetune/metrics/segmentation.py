@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pycocotools import mask as coco_mask
 
@@ -89,7 +89,7 @@ class Segmentation:
         official = self.reading == SegmentationReading.official
         return ObjectReader(self.divisor, self.mask_vae, official)
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Return the row's IoU, 0 to 100.
 
         Raises:
@@ -98,23 +98,25 @@ class Segmentation:
         shared, either = self._overlap(row)
         return 100.0 * shared / either if either else 0.0
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return the fields of `compute_mask_scores`."""
         return compute_mask_scores([self._overlap(row) for row in rows])
 
-    def _overlap(self, row: Mapping[str, Any]) -> tuple[int, int]:
+    def _overlap(self, row: Mapping[str, object]) -> tuple[int, int]:
         predicted = read_objects(row, "prediction_objects")
         if self.reading == SegmentationReading.official:
             predicted = _keep_official(row, predicted)
         return _row_overlap(row, predicted)
 
 
-def _keep_official(row: Mapping[str, Any], predicted: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _keep_official(
+    row: Mapping[str, object], predicted: list[Mapping[str, object]]
+) -> list[Mapping[str, object]]:
     """Return the one object that counts, or none where big_vision calls the answer invalid."""
     text = row.get("prediction")
     first = predicted[:1]
     if not isinstance(text, str):
-        boxes = [read_box(row, one) for one in first if one.get("box_xyxy") is not None]
+        boxes = [read_box(row, obj) for obj in first if obj.get("box_xyxy") is not None]
         return [] if any(box[2] <= box[0] or box[3] <= box[1] for box in boxes) else first
     if read_official(text) is None:
         return []
@@ -126,17 +128,17 @@ def _keep_official(row: Mapping[str, Any], predicted: list[Mapping[str, Any]]) -
     return first
 
 
-def _row_overlap(row: Mapping[str, Any], predicted: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+def _row_overlap(row: Mapping[str, object], predicted: Sequence[Mapping[str, object]]) -> tuple[int, int]:
     objects = read_objects(row, "objects")
-    truths = [mask for one in objects if (mask := read_mask(row, one)) is not None]
+    truths = [mask for obj in objects if (mask := read_mask(row, obj)) is not None]
     if not objects or len(truths) < len(objects):
         raise UserError(
             f"{name_row(row)}: expected `objects` to have at least one object and each a `mask_rle`, but "
             f"{len(truths)} of {len(objects)} have one."
         )
-    found = [mask for one in predicted if (mask := read_mask(row, one))]
-    check_sizes(row, [*truths, *found])
+    masks = [mask for obj in predicted if (mask := read_mask(row, obj))]
+    check_sizes(row, [*truths, *masks])
     truth: Rle = coco_mask.merge(truths)
-    if not found:
+    if not masks:
         return 0, int(coco_mask.area(truth))
-    return mask_overlap(truth, coco_mask.merge(found))
+    return mask_overlap(truth, coco_mask.merge(masks))

@@ -1,4 +1,4 @@
-"""Several metrics over the same rows: the main one, and others whose fields are reported after its own."""
+"""Several metrics over the same rows: the main one, and others whose fields follow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from finetune.metrics.metric import Metric, ObjectMetric
 class Several:
     """Scores rows as the main metric does, and reports the fields of the others too.
 
-    A field that a metric before it already has is prefixed with the name of its own metric and `_`.
+    A field that a metric before it already has is prefixed with the name of its metric and `_`.
 
     Args:
         main: gives each row its score; the first of its fields is the run's.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from finetune.metrics.fields import read_prediction, read_references
 from finetune.metrics.metric import mean_score
@@ -31,7 +31,7 @@ class ExactMatch:
     strip: bool = False
     """Ignore white space at both ends."""
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Score one row: 0 or 100.
 
         Raises:
@@ -40,7 +40,7 @@ class ExactMatch:
         prediction, references = read_prediction(row), read_references(row)
         return score_exact_match(prediction, references, lower=self.lower, strip=self.strip)
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `exact_match`."""
         return {"exact_match": mean_score(self, rows)}
 
@@ -57,7 +57,7 @@ class AnyMatch:
     lower: bool = False
     """Compare in lower case."""
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Score one row: 0 or 100.
 
         Raises:
@@ -65,6 +65,6 @@ class AnyMatch:
         """
         return score_exact_match(read_prediction(row), read_references(row), lower=self.lower)
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `any_match`."""
         return {"any_match": mean_score(self, rows)}

@@ -1,7 +1,6 @@
 """Doubts about texts: no answers at all, answers to another metric, nearly equal ones."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from finetune.metrics.doubts import Doubt, Tally
 
@@ -24,7 +23,7 @@ class TextDoubts:
         self._nearly_equal = Tally()
         self._first = Tally()
 
-    def see(self, row: Mapping[str, Any]) -> None:
+    def see(self, row: Mapping[str, object]) -> None:
         """Look at one row."""
         self._seen += 1
         prediction = row.get("prediction")
@@ -45,7 +44,7 @@ class TextDoubts:
         if any("<loc" in one for one in accepted):
             self._written_boxes.add(row, accepted[0])
 
-    def conclude(self, scores: Mapping[str, Any]) -> list[Doubt]:
+    def conclude(self, scores: Mapping[str, object]) -> list[Doubt]:
         """Return the doubts about the whole set."""
         sample = min(self._seen, _SAMPLE)
         if self._blank == self._seen:

@@ -61,7 +61,7 @@ def tokenize_ptb_like(caption: str) -> list[str]:
     """Cut a caption into lower-case words nearly as the Penn Treebank tokenizer does.
 
     Of 25,015 captions of COCO val2017 all but 7 come out the same. Known differences: a mixed fraction
-    (`2 1/2`) is two words here and one there, a unit behind a time (`10:30am`) is cut there and not here,
+    (`2 1/2`) is two words here and one there, a unit after a time (`10:30am`) is cut there and not here,
     and a single letter at the end (`gate K.`) keeps its full stop here.
     """
     words = (word.lower() for word in _TOKEN.findall(caption.translate(_CHARACTERS)))
@@ -70,7 +70,7 @@ def tokenize_ptb_like(caption: str) -> list[str]:
 
 
 def tokenize_whitespace(caption: str) -> list[str]:
-    """Cut a caption at white space and change nothing, for text that is tokenised already."""
+    """Cut a caption at white space and change nothing, for text that is tokenized already."""
     return caption.split()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from finetune.errors import UserError
 from finetune.metrics.fields import check_choices, name_row, read_prediction, read_references
@@ -88,8 +88,8 @@ def score_vqa_accuracy(
         answers = [normalize_answer(reference) for reference in answers]
         answer = normalize_answer(answer)
     equal = [answer == reference for reference in answers]
-    # Left out by position: annotators are told apart by it, not by what they said.
-    kept = [min(1.0, (sum(equal) - own) / 3) for own in equal]
+    # Left out by position: two annotators may have given the same answer.
+    kept = [min(1.0, (sum(equal) - is_equal) / 3) for is_equal in equal]
     return 100.0 * sum(kept) / len(kept)
 
 
@@ -141,7 +141,7 @@ class VqaAccuracy:
     def __post_init__(self) -> None:
         check_choices(self)
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Score one row: 0 to 100.
 
         Raises:
@@ -160,6 +160,6 @@ class VqaAccuracy:
         answer = prediction.lower() if self.lower else prediction
         return score_vqa_accuracy(answer, references, always_normalize=always)
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `vqa_accuracy`."""
         return {"vqa_accuracy": mean_score(self, rows)}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from finetune.errors import UserError
 from finetune.metrics.fields import check_choices, name_row, read_prediction, read_references
@@ -18,7 +18,7 @@ class YesNoReading(StrEnum):
 
 
 def read_yes_no(text: str, reading: YesNoReading = YesNoReading.official) -> bool | None:
-    """Return whether an answer says yes, or null where it says neither.
+    """Return whether an answer says yes, or None where it says neither.
 
     Args:
         text: the answer.
@@ -34,7 +34,7 @@ def read_yes_no(text: str, reading: YesNoReading = YesNoReading.official) -> boo
     return not {"No", "no", "not"} & set(words)
 
 
-def read_yes_no_reference(row: Mapping[str, Any]) -> bool:
+def read_yes_no_reference(row: Mapping[str, object]) -> bool:
     """Return whether the right answer is yes.
 
     Raises:
@@ -49,7 +49,7 @@ def read_yes_no_reference(row: Mapping[str, Any]) -> bool:
     raise UserError(f"{name_row(row)}: expected the reference to be `yes` or `no`, but got {references!r}.")
 
 
-def score_yes_no(row: Mapping[str, Any], reading: YesNoReading = YesNoReading.official) -> float:
+def score_yes_no(row: Mapping[str, object], reading: YesNoReading = YesNoReading.official) -> float:
     """Return 100 where a row's answer is the right one, and else 0.
 
     Raises:
@@ -81,7 +81,7 @@ class YesNo:
     def __post_init__(self) -> None:
         check_choices(self)
 
-    def score(self, row: Mapping[str, Any]) -> float:
+    def score(self, row: Mapping[str, object]) -> float:
         """Score one row: 0 or 100.
 
         Raises:
@@ -89,17 +89,17 @@ class YesNo:
         """
         return score_yes_no(row, self.reading)
 
-    def compute(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `accuracy`, `precision`, `recall`, `f1` and `yes_ratio`."""
-        said = [read_yes_no(read_prediction(row), self.reading) is True for row in rows]
-        true = [read_yes_no_reference(row) for row in rows]
-        both = sum(one and other for one, other in zip(said, true, strict=True))
+        answers = [read_yes_no(read_prediction(row), self.reading) is True for row in rows]
+        truths = [read_yes_no_reference(row) for row in rows]
+        both = sum(answer and truth for answer, truth in zip(answers, truths, strict=True))
         return {
             "accuracy": mean_score(self, rows),
-            "precision": _percent(both, sum(said)),
-            "recall": _percent(both, sum(true)),
-            "f1": _percent(2 * both, sum(said) + sum(true)),
-            "yes_ratio": _percent(sum(said), len(rows)),
+            "precision": _percent(both, sum(answers)),
+            "recall": _percent(both, sum(truths)),
+            "f1": _percent(2 * both, sum(answers) + sum(truths)),
+            "yes_ratio": _percent(sum(answers), len(rows)),
         }
 
 

@@ -1,27 +1,28 @@
-"""Boxes, masks and answers drawn onto pictures, for people to look at."""
+"""Boxes, masks and answers drawn onto images, for people to look at."""
 
 import math
 import unicodedata
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from finetune.codecs.rle import decode_rle
 from finetune.errors import UserError
+from finetune.example import PredictionRow, SceneObject
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Box = tuple[int, int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-PALETTE: tuple[Colour, ...] = (
+PALETTE: tuple[Color, ...] = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
     (204, 121, 167),
 )  # fmt: skip
-"""Okabe and Ito's colours but for black; those who cannot tell red from green can tell these apart."""
+"""Okabe and Ito's colors but for black; those who cannot tell red from green can tell these apart."""
 
 SMALLEST_SIDE = 320
 """Pixels of the short side that make tags readable."""
@@ -33,30 +34,30 @@ _MOST_LINES = 12
 
 
 class _Shape(NamedTuple):
-    """An object on the picture that is drawn."""
+    """An object on the image that is drawn."""
 
     tag: str
     box: Box
-    """Whole pixels inside the picture: x_min, y_min, x_max, y_max, the last two not part of it."""
+    """Whole pixels inside the image: x_min, y_min, x_max, y_max, the last two not part of it."""
     mask: np.ndarray | None
     """(height, width) bool."""
-    colour: Colour
+    color: Color
 
 
-def label_colour(label: str) -> Colour:
-    """Return the colour of a label: the same one in every picture; several labels may share it."""
+def label_color(label: str) -> Color:
+    """Return the color of a label: the same one in every image; several labels may share it."""
     return PALETTE[zlib.crc32(label.encode("utf-8", "replace")) % len(PALETTE)]
 
 
 def draw_objects(
-    image: Image.Image, objects: Sequence[Mapping[str, Any]], *, truth: Sequence[Mapping[str, Any]] = ()
+    image: Image.Image, objects: Sequence[SceneObject], *, truth: Sequence[SceneObject] = ()
 ) -> Image.Image:
-    """Draw objects onto a copy of a picture.
+    """Draw objects onto a copy of an image.
 
     Args:
         image: of any mode.
-        objects: as prediction rows have them: `box_xyxy` in the picture's pixels and, where they are
-            known, `label`, `score` and `mask_rle`. What lies outside is drawn at the edge.
+        objects: as prediction rows have them: `box_xyxy` in the image's pixels and, where they are
+            known, `label`, `score` and `mask_rle`. What is outside is drawn at the edge.
         truth: annotated objects, whose boxes are drawn dashed in black and white.
 
     Returns:
@@ -68,15 +69,15 @@ def draw_objects(
     return _draw(image.convert("RGB"), objects, truth, 1)
 
 
-def draw_prediction(image: Image.Image, row: Mapping[str, Any]) -> Image.Image:
-    """Draw a prediction row: its objects on the picture, prompt and answer below.
+def draw_prediction(image: Image.Image, row: PredictionRow) -> Image.Image:
+    """Draw a prediction row: its objects on the image, prompt and answer below.
 
     Args:
-        image: the row's picture; one that is smaller than 320 pixels is enlarged by a whole factor first.
+        image: the row's image; one that is smaller than 320 pixels is enlarged by a whole factor first.
         row: `prefix`, `prediction`, `prediction_objects` and `objects`, the truth, where it has them.
 
     Returns:
-        RGB, as wide as the picture or its enlargement, and higher by the lines of text; no more than
+        RGB, as wide as the image or its enlargement, and higher by the lines of text; no more than
         twelve lines each of prompt and answer.
 
     Raises:
@@ -88,49 +89,49 @@ def draw_prediction(image: Image.Image, row: Mapping[str, Any]) -> Image.Image:
         (image.width * factor, image.height * factor), Image.Resampling.NEAREST
     )
     try:
-        picture = _draw(enlarged, row.get("prediction_objects") or (), row.get("objects") or (), factor)
+        drawn = _draw(enlarged, row.get("prediction_objects") or (), row.get("objects") or (), factor)
     except UserError as error:
         raise UserError(f"Row `{row.get('id')}`: {error}") from error
-    return _add_caption(picture, row.get("prefix") or "", row.get("prediction") or "")
+    return _add_caption(drawn, row.get("prefix") or "", row.get("prediction") or "")
 
 
 def _draw(
     image: Image.Image,
-    objects: Sequence[Mapping[str, Any]],
-    truth: Sequence[Mapping[str, Any]],
+    objects: Sequence[SceneObject],
+    truth: Sequence[SceneObject],
     factor: int,
 ) -> Image.Image:
-    """Draw onto a copy of an enlarged picture; boxes and masks are those of the original."""
-    shapes = [_read_shape(one, image.size, factor) for one in objects]
+    """Draw onto a copy of an enlarged image; boxes and masks are those of the original."""
+    shapes = [_read_shape(obj, image.size, factor) for obj in objects]
     # Small ones last, so that large ones do not hide them.
     shapes.sort(key=lambda shape: _area(shape.box), reverse=True)
     line = max(2, round(min(image.size) / 200))
     canvas = _tint(image, shapes, line)
     draw = ImageDraw.Draw(canvas)
     for shape in shapes:
-        draw.rectangle(_inclusive(shape.box), outline=shape.colour, width=line)
-    for one in truth:
-        _draw_dashes(draw, _read_box(one, image.size, factor), max(1, line // 2))
+        draw.rectangle(_inclusive(shape.box), outline=shape.color, width=line)
+    for obj in truth:
+        _draw_dashes(draw, _read_box(obj, image.size, factor), max(1, line // 2))
     _draw_tags(draw, shapes, canvas.size, line)
     return canvas
 
 
-def _read_shape(one: Mapping[str, Any], size: tuple[int, int], factor: int) -> _Shape:
-    label, score = one.get("label") or "", one.get("score")
+def _read_shape(obj: SceneObject, size: tuple[int, int], factor: int) -> _Shape:
+    label, score = obj.get("label") or "", obj.get("score")
     tag = " ".join(part for part in (_clean(label), "" if score is None else f"{score:.2f}") if part)
-    return _Shape(tag, _read_box(one, size, factor), _read_mask(one, size, factor), label_colour(label))
+    return _Shape(tag, _read_box(obj, size, factor), _read_mask(obj, size, factor), label_color(label))
 
 
-def _read_box(one: Mapping[str, Any], size: tuple[int, int], factor: int) -> Box:
-    """Return a box in whole pixels, at least one wide and high, inside the picture."""
+def _read_box(obj: SceneObject, size: tuple[int, int], factor: int) -> Box:
+    """Return a box in whole pixels, at least one wide and high, inside the image."""
     try:
-        corners = np.array(one.get("box_xyxy"), dtype=np.float64).reshape(2, 2) * factor
+        corners = np.array(obj.get("box_xyxy"), dtype=np.float64).reshape(2, 2) * factor
         if not np.isfinite(corners).all():
             raise ValueError
     except (TypeError, ValueError):
         raise UserError(
-            f"Expected `box_xyxy` of object `{one.get('label')}` to be four finite numbers, x_min, y_min, "
-            f"x_max, y_max in pixels, but got {one.get('box_xyxy')}."
+            f"Expected `box_xyxy` of object `{obj.get('label')}` to be four finite numbers, x_min, y_min, "
+            f"x_max, y_max in pixels, but got {obj.get('box_xyxy')}."
         ) from None
     first = np.clip(np.rint(corners.min(0)), 0, np.array(size) - 1)
     last = np.clip(np.rint(corners.max(0)), first + 1, size)
@@ -138,8 +139,8 @@ def _read_box(one: Mapping[str, Any], size: tuple[int, int], factor: int) -> Box
     return x_min, y_min, x_max, y_max
 
 
-def _read_mask(one: Mapping[str, Any], size: tuple[int, int], factor: int) -> np.ndarray | None:
-    rle = one.get("mask_rle")
+def _read_mask(obj: SceneObject, size: tuple[int, int], factor: int) -> np.ndarray | None:
+    rle = obj.get("mask_rle")
     if rle is None:
         return None
     width, height = size[0] // factor, size[1] // factor
@@ -147,28 +148,28 @@ def _read_mask(one: Mapping[str, Any], size: tuple[int, int], factor: int) -> np
         mask = decode_rle(rle, (height, width))
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f"Expected `mask_rle` of object `{one.get('label')}` to be COCO's run lengths of size "
+            f"Expected `mask_rle` of object `{obj.get('label')}` to be COCO's run lengths of size "
             f"{[height, width]} (height, width), but could not read it. {error}"
         ) from error
     return np.kron(mask, np.ones((factor, factor), dtype=np.uint8)) != 0
 
 
 def _tint(image: Image.Image, shapes: Sequence[_Shape], line: int) -> Image.Image:
-    """Fill the masks so that the picture shows through, and outline them."""
+    """Fill the masks so that the image shows through, and outline them."""
     pixels = np.array(image)
     for shape in shapes:
         if shape.mask is not None:
             pixels[shape.mask] = np.rint(
-                (1 - _FILL) * pixels[shape.mask] + _FILL * np.array(shape.colour)
+                (1 - _FILL) * pixels[shape.mask] + _FILL * np.array(shape.color)
             ).astype(np.uint8)
     for shape in shapes:
         if shape.mask is not None:
-            pixels[_edge(shape.mask, line)] = shape.colour
+            pixels[_edge(shape.mask, line)] = shape.color
     return Image.fromarray(pixels)
 
 
 def _edge(mask: np.ndarray, width: int) -> np.ndarray:
-    """Return the mask's pixels that lie this near to one that is not in it, or to the picture's edge."""
+    """Return the mask's pixels that are this near to one that is not in it, or to the image's edge."""
     height, across = mask.shape
     inner = mask.copy()
     padded = np.pad(mask, width)
@@ -197,7 +198,7 @@ def _draw_dashes(draw: ImageDraw.ImageDraw, box: Box, width: int) -> None:
 def _draw_tags(
     draw: ImageDraw.ImageDraw, shapes: Sequence[_Shape], size: tuple[int, int], line: int
 ) -> None:
-    """Write each object's label and score at its box, inside the picture and beside the other tags."""
+    """Write each object's label and score at its box, inside the image and next to the other tags."""
     font = _load_font(_text_size(size))
     pad = line + 1
     height = _line_height(font) + pad
@@ -215,30 +216,30 @@ def _draw_tags(
         ]
         place = next((one for one in places if not any(_overlap(one, tag) for tag in taken)), places[0])
         taken.append(place)
-        draw.rectangle(_inclusive(place), fill=shape.colour)
+        draw.rectangle(_inclusive(place), fill=shape.color)
         middle = (place[0] + pad, (place[1] + place[3]) / 2)
-        draw.text(middle, text, fill=_readable_on(shape.colour), font=font, anchor="lm")
+        draw.text(middle, text, fill=_readable_on(shape.color), font=font, anchor="lm")
 
 
-def _add_caption(picture: Image.Image, prompt: str, answer: str) -> Image.Image:
-    """Write prompt and answer below a picture, the prompt in grey."""
-    font = _load_font(_text_size(picture.size))
+def _add_caption(image: Image.Image, prompt: str, answer: str) -> Image.Image:
+    """Write prompt and answer below an image, the prompt in grey."""
+    font = _load_font(_text_size(image.size))
     height = _line_height(font)
     pad = height // 2
-    room = picture.width - 2 * pad
+    room = image.width - 2 * pad
     lines = [
-        (text, colour)
-        for part, colour in ((prompt, _GREY), (answer, _BLACK))
+        (text, color)
+        for part, color in ((prompt, _GREY), (answer, _BLACK))
         for text in _wrap(part, font, room)
     ]
     if not lines:
-        return picture
-    page = Image.new("RGB", (picture.width, picture.height + height * len(lines) + 2 * pad), _WHITE)
-    page.paste(picture, (0, 0))
+        return image
+    page = Image.new("RGB", (image.width, image.height + height * len(lines) + 2 * pad), _WHITE)
+    page.paste(image, (0, 0))
     draw = ImageDraw.Draw(page)
-    for number, (text, colour) in enumerate(lines):
-        place = (pad, picture.height + pad + (number + 0.5) * height)
-        draw.text(place, text, fill=colour, font=font, anchor="lm")
+    for number, (text, color) in enumerate(lines):
+        place = (pad, image.height + pad + (number + 0.5) * height)
+        draw.text(place, text, fill=color, font=font, anchor="lm")
     return page
 
 
@@ -298,9 +299,9 @@ def _line_height(font: Font) -> int:
     return math.ceil((bottom - top) * 1.3)
 
 
-def _readable_on(colour: Colour) -> Colour:
+def _readable_on(color: Color) -> Color:
     """Return black or white, whichever differs more in luminance (WCAG 2's contrast ratio)."""
-    shares = [(value / 255) ** 2.2 for value in colour]
+    shares = [(value / 255) ** 2.2 for value in color]
     luminance = 0.2126 * shares[0] + 0.7152 * shares[1] + 0.0722 * shares[2]
     return _BLACK if (luminance + 0.05) ** 2 > 1.05 * 0.05 else _WHITE
 
@@ -315,7 +316,7 @@ def _area(box: Box) -> int:
 
 
 def _push_inside(box: Box, size: tuple[int, int]) -> Box:
-    """Move a box into the picture, whose upper left corner counts most."""
+    """Move a box into the image, whose upper left corner counts most."""
     x = max(0, min(box[0], size[0] - (box[2] - box[0])))
     y = max(0, min(box[1], size[1] - (box[3] - box[1])))
     return x, y, x + box[2] - box[0], y + box[3] - box[1]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune.errors import UserError
+from finetune.example import PredictionRow
 from finetune.report.draw import draw_prediction
 from finetune.run.files import read_json, write_folder, write_json, write_jsonl
 from finetune.run.folder import RunFolder
@@ -15,14 +16,15 @@ from finetune.run.folder import RunFolder
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Row = Mapping[str, Any]
-"""A prediction row, or a line of scores: values as JSON has them."""
+
+Scores = Mapping[str, Any]
+"""Scores by field and group, or an entry of `metrics.json` with them: values as JSON has them."""
 
 
 class Predictions(NamedTuple):
     """The rows of a split, and what is drawn of them."""
 
-    rows: Sequence[Row]
+    rows: Sequence[PredictionRow]
     """In the order of the split."""
     load_image: Callable[[int], "Image"]
     """Returns the image of a row, by its position."""
@@ -49,7 +51,7 @@ def read_metrics(folder: RunFolder) -> dict[str, Any]:
     return dict(metrics)
 
 
-def write_training(folder: RunFolder, predictions: Predictions, metrics: Row) -> dict[str, Any]:
+def write_training(folder: RunFolder, predictions: Predictions, metrics: Scores) -> dict[str, Any]:
     """Write the results of a training; evaluations that were added to `metrics.json` later are kept.
 
     Args:
@@ -64,7 +66,7 @@ def write_training(folder: RunFolder, predictions: Predictions, metrics: Row) ->
     return _write(folder, folder.predictions / "validation.jsonl", predictions, {**metrics, **kept})
 
 
-def add_evaluation(folder: RunFolder, predictions: Predictions, entry: Row, ending: str) -> Path:
+def add_evaluation(folder: RunFolder, predictions: Predictions, entry: Scores, ending: str) -> Path:
     """Add an evaluation to `metrics.json`, and write its rows; those of the previous one get a number.
 
     Args:
@@ -77,7 +79,7 @@ def add_evaluation(folder: RunFolder, predictions: Predictions, entry: Row, endi
         The file of the rows.
     """
     metrics = read_metrics(folder)
-    entries: list[Row] = metrics.get("evaluate", [])
+    entries: list[Scores] = metrics.get("evaluate", [])
     file = folder.predictions / f"validation{ending}.jsonl"
     if entries and file.is_file():
         numbered = file.with_name(f"validation{ending}.{len(entries)}.jsonl")
@@ -121,7 +123,7 @@ def write_pictures(folder: Path, predictions: Predictions) -> int:
     return len(chosen)
 
 
-def format_scores(scores: Row) -> str:
+def format_scores(scores: Scores) -> str:
     """Format scores as one line; groups are in metrics.json."""
     values = {name: value for name, value in scores.items() if not isinstance(value, dict)}
     return "  ".join(f"{name} {_format_number(value)}" for name, value in values.items())

@@ -1,16 +1,16 @@
-"""Multiple choice: letters or the choices' own words, in the given order or shuffled."""
+"""Multiple choice: letters or the words of the choices, in the given order or shuffled."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from string import ascii_uppercase
-from typing import Any
 
 from finetune.errors import UserError
+from finetune.example import PredictionRow
 from finetune.option import MAY_BE_EMPTY, option
 from finetune.tasks.task import (
     Answer,
     Row,
+    Target,
     Text,
     check_columns,
     check_names,
@@ -86,10 +86,10 @@ class ChoiceTask:
 
     measure_text = build_text
 
-    def build_target(self, row: Row) -> dict[str, Any]:
+    def build_target(self, row: Row) -> PredictionRow:
         """Return `references`: the right answer in the given order of the choices."""
         return {"references": list(self.build_text(row).suffixes)}
 
-    def read_answer(self, answer: Answer, target: Mapping[str, Any]) -> dict[str, Any]:
+    def read_answer(self, answer: Answer, target: Target) -> PredictionRow:
         """Return nothing: the metric reads the letter."""
         return {}

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 from finetune.errors import UserError
-from finetune.tasks.task import Answer, Row, Task, Text
+from finetune.tasks.task import Answer, Row, Target, Task, Text
 
 PART = "__part__"
-"""The column with the name of a row's part; people's own tables may well have a column `part`."""
+"""The column with the name of a row's part; your tables may well have a column `part`."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,11 @@ class MixedTask:
         """Return text of the same length."""
         return self.tasks[row[PART]].measure_text(row)
 
-    def build_target(self, row: Row) -> dict[str, Any]:
+    def build_target(self, row: Row) -> Target:
         """Return what an answer is scored against, and the part."""
         return {**self.tasks[row[PART]].build_target(row), "part": row[PART]}
 
-    def read_answer(self, answer: Answer, target: Mapping[str, Any]) -> dict[str, Any]:
+    def read_answer(self, answer: Answer, target: Target) -> Target:
         """Return what the answer says."""
         return self.tasks[target["part"]].read_answer(answer, target)
 

@@ -1,20 +1,29 @@
 """Where things are: detection, segmentation, and what an expression refers to."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
-from typing import Any
 
 import numpy as np
 
 from finetune.codecs.boxes import CODES_PER_MASK, encode_boxes
 from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError, suggest
+from finetune.example import PredictionRow, SceneObject
 from finetune.option import MAY_BE_EMPTY, OneOf, Range, option
 from finetune.tasks.mixture import parts_of
-from finetune.tasks.task import Answer, Row, Task, Text, check_columns, fill_template, template_columns
+from finetune.tasks.task import (
+    Answer,
+    Row,
+    Target,
+    Task,
+    Text,
+    check_columns,
+    fill_template,
+    template_columns,
+)
 
 ASKED = "label"
 """Under `classes=one`: the column with the class that a row asks for."""
@@ -139,38 +148,38 @@ class ObjectsTask:
             self._check_masks(objects, row)
         return text
 
-    def build_target(self, row: Row) -> dict[str, Any]:
+    def build_target(self, row: Row) -> PredictionRow:
         """Return `width`, `height` and `objects`, crowds among them."""
         asked = row.get(ASKED) if self.options.classes == PromptClasses.one else None
-        objects = [
-            {name: value for name, value in one.items() if value is not None}
-            for one in row["objects"]
-            if asked is None or one["label"] == asked
+        objects: list[SceneObject] = [
+            {name: value for name, value in obj.items() if value is not None}  # type: ignore[misc]
+            for obj in row["objects"]
+            if asked is None or obj["label"] == asked
         ]
         return {"width": row["width"], "height": row["height"], "objects": objects}
 
-    def read_answer(self, answer: Answer, target: Mapping[str, Any]) -> dict[str, Any]:
+    def read_answer(self, answer: Answer, target: Target) -> PredictionRow:
         """Return `prediction_objects`: every object that can be read, with its score."""
         size = (target["height"], target["width"])
-        found = self.reader.read(answer.text, size, answer.token_ends, answer.probabilities)
-        return {"prediction_objects": found}
+        objects = self.reader.read(answer.text, size, answer.token_ends, answer.probabilities)
+        return {"prediction_objects": objects}
 
-    def _wanted(self, row: Row) -> list[Mapping[str, Any]]:
+    def _wanted(self, row: Row) -> list[SceneObject]:
         """Return the objects to write: no crowds, and only what is asked for."""
-        objects = [one for one in row["objects"] if not one["iscrowd"]]
+        objects = [obj for obj in row["objects"] if not obj["iscrowd"]]
         if self.options.labels is not None and self.options.write_label:
-            for one in objects:
-                if one["label"] not in self.options.labels:
-                    hint = suggest(one["label"], list(self.options.labels))
+            for obj in objects:
+                if obj["label"] not in self.options.labels:
+                    hint = suggest(obj["label"], list(self.options.labels))
                     raise UserError(
-                        f"Row `{row['id']}`: class `{one['label']}` is not in task.labels.{hint} They are: "
+                        f"Row `{row['id']}`: class `{obj['label']}` is not in task.labels.{hint} They are: "
                         f"{list_names(self.options.labels)}."
                     )
         if self.options.classes == PromptClasses.one:
-            objects = [one for one in objects if one["label"] == row[ASKED]]
-        for one in objects:
-            if self.options.masks and one["mask_rle"] is None:
-                raise UserError(f"Row `{row['id']}`: object `{one['label']}` has no mask to learn from.")
+            objects = [obj for obj in objects if obj["label"] == row[ASKED]]
+        for obj in objects:
+            if self.options.masks and obj["mask_rle"] is None:
+                raise UserError(f"Row `{row['id']}`: object `{obj['label']}` has no mask to learn from.")
         return objects
 
     def _prefix(self, row: Row) -> str:
@@ -181,52 +190,52 @@ class ObjectsTask:
         else:
             asked = self.options.labels or ()
             if self.options.classes == PromptClasses.present:
-                present = {one["label"] for one in self._wanted(row)}
+                present = {obj["label"] for obj in self._wanted(row)}
                 asked = [label for label in asked if label in present]
         return fill_template(self.options.prompt, row, labels=" ; ".join(asked))
 
-    def _arrange(self, objects: list[Mapping[str, Any]], draw: Random | None) -> list[Mapping[str, Any]]:
+    def _arrange(self, objects: list[SceneObject], draw: Random | None) -> list[SceneObject]:
         if self.options.order == ObjectOrder.left_to_right:
-            return sorted(objects, key=lambda one: (one["box_xyxy"][0], one["box_xyxy"][1]))
+            return sorted(objects, key=lambda obj: (obj["box_xyxy"][0], obj["box_xyxy"][1]))
         if self.options.order == ObjectOrder.random and draw is not None:
             return draw.sample(objects, len(objects))
         return objects
 
     def _write(
-        self, objects: Sequence[Mapping[str, Any]], row: Row, codes: Sequence[Sequence[int]] | None
+        self, objects: Sequence[SceneObject], row: Row, codes: Sequence[Sequence[int]] | None
     ) -> str:
-        boxes = np.array([one["box_xyxy"] for one in objects], dtype=np.float64).reshape(-1, 4)
-        labels = [one["label"] if self.options.write_label else "" for one in objects]
+        boxes = np.array([obj["box_xyxy"] for obj in objects], dtype=np.float64).reshape(-1, 4)
+        labels = [obj["label"] if self.options.write_label else "" for obj in objects]
         try:
             return encode_boxes(boxes, labels, (row["height"], row["width"]), codes)
         except ValueError as error:
             raise UserError(f"Row `{row['id']}`: {error}") from error
 
-    def _check_masks(self, objects: Sequence[Mapping[str, Any]], row: Row) -> None:
+    def _check_masks(self, objects: Sequence[SceneObject], row: Row) -> None:
         """Find what `_encode_masks` would refuse, without drawing a mask."""
         from finetune.codecs.masks import has_pixels
 
-        for number, one in enumerate(objects):
-            box = one["box_xyxy"]
+        for number, obj in enumerate(objects):
+            box = obj["box_xyxy"]
             try:
-                seen = has_pixels(one["mask_rle"], np.asarray(box), (row["height"], row["width"]))
+                seen = has_pixels(obj["mask_rle"], np.asarray(box), (row["height"], row["width"]))
             except ValueError as error:
-                raise UserError(f"Row `{row['id']}`: object `{one['label']}`: {error}") from error
+                raise UserError(f"Row `{row['id']}`: object `{obj['label']}`: {error}") from error
             if not seen:
                 raise UserError(
                     f"Row `{row['id']}`: Expected mask {number} to have pixels in its box {list(box)}, but "
                     "got none."
                 )
 
-    def _encode_masks(self, objects: Sequence[Mapping[str, Any]], row: Row) -> list[list[int]]:
+    def _encode_masks(self, objects: Sequence[SceneObject], row: Row) -> list[list[int]]:
         from finetune.codecs.masks import encode_mask_codes
         from finetune.codecs.rle import decode_rle
 
         if self.reader.mask_vae is None:
             raise UserError("Masks need task.mask_vae: published, own, or a file of weights.")
         size = (row["height"], row["width"])
-        masks = [decode_rle(one["mask_rle"], size) for one in objects]
-        boxes = np.array([one["box_xyxy"] for one in objects], dtype=np.float64)
+        masks = [decode_rle(obj["mask_rle"], size) for obj in objects]
+        boxes = np.array([obj["box_xyxy"] for obj in objects], dtype=np.float64)
         try:
             codes: list[list[int]] = encode_mask_codes(masks, boxes, self.reader.vae).tolist()
         except ValueError as error:

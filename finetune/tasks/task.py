@@ -11,6 +11,9 @@ from finetune.errors import UserError
 Row = Mapping[str, Any]
 """One row of a source, by column."""
 
+Target = Mapping[str, Any]
+"""Keys of a prediction row (`finetune.example.PredictionRow`); those of a custom task may be others."""
+
 
 class Text(NamedTuple):
     """One example in words."""
@@ -39,7 +42,7 @@ class Answer(NamedTuple):
 class Task(Protocol):
     """How a row is asked, what an answer is scored against, and how it is read.
 
-    One's own is a class with these methods: `task=custom task._target_=module.Class`, described in
+    A custom task is a class with these methods: `task=custom task._target_=module.Class`, described in
     `docs/tasks.md`.
     """
 
@@ -50,17 +53,17 @@ class Task(Protocol):
         """Return prefix and accepted suffixes of one row.
 
         Args:
-            row: `width` and `height` are those of the picture, pixels.
-            draw: of this example in this epoch, to train on; null: as it is evaluated, always the same.
+            row: `width` and `height` are those of the image, pixels.
+            draw: of this example in this epoch, to train on; None: as it is evaluated, always the same.
         """
 
     def measure_text(self, row: Row) -> Text:
         """Return text as long as that of `build_text`, without what is slow to compute."""
 
-    def build_target(self, row: Row) -> dict[str, Any]:
+    def build_target(self, row: Row) -> Target:
         """Return what an answer is scored against, under the names of prediction rows."""
 
-    def read_answer(self, answer: Answer, target: Mapping[str, Any]) -> dict[str, Any]:
+    def read_answer(self, answer: Answer, target: Target) -> Target:
         """Return what the answer says, under the names of prediction rows, besides its text."""
 
 
@@ -104,7 +107,7 @@ def fill_template(template: str, row: Row, **values: str) -> str:
     Args:
         template: such as `answer en {question}`.
         row: read where `values` has no such name.
-        values: what is no column, such as `{labels}`.
+        values: what is not a column, such as `{labels}`.
 
     Raises:
         UserError: a column is null or missing; the message names it and the row.
@@ -120,10 +123,10 @@ def fill_template(template: str, row: Row, **values: str) -> str:
 
 
 def read_texts(row: Row, column: str) -> tuple[str, ...]:
-    """Return the texts of a column that holds one, a list of them, or null for none.
+    """Return the texts of a column that holds one, a list of them, or None for none.
 
     Raises:
-        UserError: an item of the list is no text; the message names row and column.
+        UserError: an item of the list is not a text; the message names row and column.
     """
     value = row[column]
     if not isinstance(value, (str, list, tuple, NoneType)):

@@ -1,17 +1,17 @@
 """Text in, text out: captions, open questions, counts, anything that is compared as a string."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 from finetune.codecs.boxes import Reading, decode_boxes
 from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError
+from finetune.example import PredictionRow, SceneObject
 from finetune.option import MAY_BE_EMPTY, option
 from finetune.tasks.task import (
     Answer,
     Row,
+    Target,
     Text,
     check_columns,
     fill_template,
@@ -54,7 +54,7 @@ class TextTask:
 
     measure_text = build_text
 
-    def build_target(self, row: Row) -> dict[str, Any]:
+    def build_target(self, row: Row) -> PredictionRow:
         """Return `references`; for boxes `width`, `height` and `objects`.
 
         Raises:
@@ -72,7 +72,9 @@ class TextTask:
         readings = [decode_boxes(answer, size) for answer in answers]
         for reading in readings:
             self._check_boxes(reading, row)
-        objects = [{"label": one.label, "box_xyxy": list(one.box_xyxy)} for one in readings[0].objects]
+        objects: list[SceneObject] = [
+            {"label": obj.label, "box_xyxy": list(obj.box_xyxy)} for obj in readings[0].objects
+        ]
         return {"width": row["width"], "height": row["height"], "objects": objects}
 
     def _check_boxes(self, reading: Reading, row: Row) -> None:
@@ -85,13 +87,13 @@ class TextTask:
                     "y_max, x_max, but a maximum stands before its minimum."
                 )
 
-    def read_answer(self, answer: Answer, target: Mapping[str, Any]) -> dict[str, Any]:
+    def read_answer(self, answer: Answer, target: Target) -> PredictionRow:
         """Return nothing: text is scored as it is; for boxes `prediction_objects`."""
         if not self.objects:
             return {}
         size = (target["height"], target["width"])
-        found = ObjectReader().read(answer.text, size, answer.token_ends, answer.probabilities)
-        return {"prediction_objects": found}
+        objects = ObjectReader().read(answer.text, size, answer.token_ends, answer.probabilities)
+        return {"prediction_objects": objects}
 
     def _answers(self, row: Row) -> tuple[str, ...]:
         answers = read_texts(row, self.answers)

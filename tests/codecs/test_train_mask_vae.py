@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ import torch
 from finetune.codecs.coco_mask import encode_rle
 from finetune.codecs.mask_vae import load_mask_vae
 from finetune.codecs.train_mask_vae import crop_objects, save_mask_vae, train_mask_vae
+from finetune.example import SceneObject
 
 
 def draw_crops(count: int, seed: int) -> torch.Tensor:
@@ -54,7 +54,7 @@ def test_training_is_a_function_of_its_seed() -> None:
 def test_objects_without_a_mask_give_no_crop() -> None:
     mask = np.zeros((10, 20), bool)
     mask[2:5, 3:9] = True
-    objects: list[dict[str, Any]] = [
+    objects: list[SceneObject] = [
         {"box_xyxy": [3, 2, 9, 5], "mask_rle": encode_rle(mask)},
         {"box_xyxy": [3, 2, 9, 5], "mask_rle": None},
         {"box_xyxy": [12, 2, 19, 5], "mask_rle": encode_rle(mask)},

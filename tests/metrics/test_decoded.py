@@ -28,7 +28,7 @@ def test_rows_of_a_metric_of_texts_stay_as_they_are() -> None:
 
 def test_one_metric_of_objects_among_several_is_enough() -> None:
     rows = decode_rows(Several(ExactMatch(), {"boxes": Detection()}), [{**ROW}])
-    assert len(rows[0]["prediction_objects"]) == 1
+    assert rows[0]["prediction_objects"] == decode_rows(Detection(), [{**ROW}])[0]["prediction_objects"]
 
 
 def test_weights_that_are_not_there_are_reported_before_any_row_is_read(tmp_path: Path) -> None:

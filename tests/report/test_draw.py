@@ -9,8 +9,8 @@ from PIL import Image
 
 from finetune.codecs.coco_mask import encode_rle
 from finetune.errors import UserError
-from finetune.example import Rle
-from finetune.report.draw import PALETTE, draw_objects, draw_prediction, label_colour
+from finetune.example import PredictionRow, Rle, SceneObject
+from finetune.report.draw import PALETTE, draw_objects, draw_prediction, label_color
 
 GREY = (128, 128, 128)
 
@@ -36,7 +36,7 @@ def mask_of(box: tuple[int, int, int, int], size: tuple[int, int] = (300, 400)) 
 
 def test_a_boxs_line_has_its_labels_colour_along_its_edge_and_nothing_inside() -> None:
     drawn = draw_objects(grey(), [{"label": "cat", "box_xyxy": [100, 80.2, 300.4, 250]}])
-    colour = label_colour("cat")
+    colour = label_color("cat")
     array = pixels(drawn)
     for x, y in ((100, 165), (101, 165), (299, 165), (298, 165), (200, 249), (250, 80)):
         assert tuple(array[y, x]) == colour
@@ -58,16 +58,20 @@ def test_the_line_grows_with_the_picture() -> None:
 
 def test_labels_keep_their_colour_and_differ() -> None:
     names = [f"class {number}" for number in range(40)]
-    assert {label_colour(name) for name in names} == set(PALETTE)
-    assert label_colour("cat") == (213, 94, 0)  # in every picture, process and version
+    assert {label_color(name) for name in names} == set(PALETTE)
+    assert label_color("cat") == (213, 94, 0)  # in every picture, process and version
 
 
 def test_a_mask_tints_what_is_inside_and_nothing_outside() -> None:
-    one = {"label": "cat", "box_xyxy": [100, 100, 200, 200], "mask_rle": mask_of((120, 120, 180, 160))}
+    one: SceneObject = {
+        "label": "cat",
+        "box_xyxy": [100, 100, 200, 200],
+        "mask_rle": mask_of((120, 120, 180, 160)),
+    }
     array = pixels(draw_objects(grey(), [one])).astype(int)
-    tint = np.rint(0.6 * np.array(GREY) + 0.4 * np.array(label_colour("cat")))
+    tint = np.rint(0.6 * np.array(GREY) + 0.4 * np.array(label_color("cat")))
     assert (array[125:155, 125:175] == tint).all()
-    assert (array[120, 120:180] == label_colour("cat")).all()  # its outline
+    assert (array[120, 120:180] == label_color("cat")).all()  # its outline
     assert (array[163:197, 105:195] == GREY).all()
     assert (array[105:117, 105:195] == GREY).all()
 
@@ -75,20 +79,24 @@ def test_a_mask_tints_what_is_inside_and_nothing_outside() -> None:
 def test_a_mask_is_outlined_at_the_pictures_edge_and_around_its_holes() -> None:
     mask = np.ones((300, 400), dtype=bool)
     mask[100:200, 100:200] = False
-    one = {"label": "cat", "box_xyxy": [0, 0, 400, 300], "mask_rle": encode_rle(mask)}
+    one: SceneObject = {"label": "cat", "box_xyxy": [0, 0, 400, 300], "mask_rle": encode_rle(mask)}
     array = pixels(draw_objects(grey(), [{**one, "box_xyxy": [300, 250, 310, 260]}]))
-    colour = label_colour("cat")
+    colour = label_color("cat")
     for x, y in ((0, 290), (399, 290), (150, 99), (99, 150), (200, 150), (150, 200)):
         assert tuple(array[y, x]) == colour
     assert tuple(array[150, 150]) == GREY
 
 
 def test_a_small_object_lies_over_a_large_one_whatever_their_order() -> None:
-    large = {"label": "b", "box_xyxy": [0, 0, 400, 300], "mask_rle": mask_of((0, 0, 400, 300))}
-    small = {"label": "cat", "box_xyxy": [150, 100, 250, 200], "mask_rle": mask_of((150, 100, 250, 200))}
-    assert label_colour("b") != label_colour("cat")
+    large: SceneObject = {"label": "b", "box_xyxy": [0, 0, 400, 300], "mask_rle": mask_of((0, 0, 400, 300))}
+    small: SceneObject = {
+        "label": "cat",
+        "box_xyxy": [150, 100, 250, 200],
+        "mask_rle": mask_of((150, 100, 250, 200)),
+    }
+    assert label_color("b") != label_color("cat")
     assert draw_objects(grey(), [large, small]) == draw_objects(grey(), [small, large])
-    assert tuple(pixels(draw_objects(grey(), [small, large]))[150, 150]) == label_colour("cat")
+    assert tuple(pixels(draw_objects(grey(), [small, large]))[150, 150]) == label_color("cat")
 
 
 def test_an_empty_list_draws_nothing_and_the_picture_stays_as_it_was() -> None:
@@ -102,14 +110,14 @@ def test_an_empty_list_draws_nothing_and_the_picture_stays_as_it_was() -> None:
 
 
 def test_truth_is_dashed_in_black_and_white_over_what_was_found() -> None:
-    box = [100, 100, 300, 250]
+    box: list[float] = [100, 100, 300, 250]
     array = pixels(draw_objects(grey(), [{"label": "cat", "box_xyxy": box}], truth=[{"box_xyxy": box}]))
     top = {tuple(colour) for colour in array[100, 180:290].tolist()}
     left = {tuple(colour) for colour in array[130:240, 100].tolist()}
     right = {tuple(colour) for colour in array[130:240, 299].tolist()}
     bottom = {tuple(colour) for colour in array[249, 110:290].tolist()}
     assert top == left == right == bottom == {(0, 0, 0), (255, 255, 255)}
-    assert (array[101, 180:299] == label_colour("cat")).all()
+    assert (array[101, 180:299] == label_color("cat")).all()
     runs = np.count_nonzero(np.diff((array[130:250, 100] == 255).all(-1).astype(int)))
     assert 15 < runs < 40
 
@@ -118,7 +126,7 @@ def test_truth_is_dashed_in_black_and_white_over_what_was_found() -> None:
     ("colour", "dark"), [((0, 114, 178), False), ((0, 158, 115), True), ((240, 228, 66), True)]
 )
 def test_a_tag_can_be_read_on_its_colour(colour: tuple[int, int, int], dark: bool) -> None:
-    label = next(letter for letter in ascii_lowercase if label_colour(letter) == colour)
+    label = next(letter for letter in ascii_lowercase if label_color(letter) == colour)
     drawn = draw_objects(grey(), [{"label": label, "score": 0.25, "box_xyxy": [100, 100, 300, 250]}])
     tag = pixels(drawn)[80:100, 100:300][changed(drawn)[80:100, 100:300]]
     assert (tag == colour).all(-1).mean() > 0.4
@@ -127,7 +135,8 @@ def test_a_tag_can_be_read_on_its_colour(colour: tuple[int, int, int], dark: boo
 
 def tag_pixels(**keys: Any) -> int:
     """Pixels above a box: its tag."""
-    one = {"box_xyxy": [100, 100, 300, 250], **keys}
+    one: SceneObject = {"box_xyxy": [100, 100, 300, 250]}
+    one.update(keys)  # type: ignore[typeddict-item]
     return int(changed(draw_objects(grey(), [one]))[:100].sum())
 
 
@@ -151,7 +160,7 @@ def test_a_tag_says_what_is_known() -> None:
     ],
 )
 def test_tags_stay_inside_the_picture(box: list[float]) -> None:
-    label = {"label": "giraffe", "score": 0.5}
+    label: SceneObject = {"label": "giraffe", "score": 0.5}
     drawn = draw_objects(grey(), [{**label, "box_xyxy": box}])
     free = draw_objects(grey(), [{**label, "box_xyxy": [100, 100, 101, 101]}])
     ink = [
@@ -162,8 +171,8 @@ def test_tags_stay_inside_the_picture(box: list[float]) -> None:
 
 
 def test_tags_of_boxes_at_one_place_do_not_cover_each_other() -> None:
-    box = [100, 100, 300, 250]
-    both = [{"label": "b", "box_xyxy": box}, {"label": "cat", "box_xyxy": box}]
+    box: list[float] = [100, 100, 300, 250]
+    both: list[SceneObject] = [{"label": "b", "box_xyxy": box}, {"label": "cat", "box_xyxy": box}]
     drawn = [draw_objects(grey(), [one]) for one in both]
     first, second = (changed(image)[:100].sum() for image in drawn)
     assert changed(draw_objects(grey(), both))[:100].sum() == first + second
@@ -181,7 +190,7 @@ def test_a_label_longer_than_the_picture_is_cut() -> None:
 def test_boxes_without_area_or_turned_round_are_still_seen(box: list[float]) -> None:
     drawn = draw_objects(grey(), [{"label": "cat", "box_xyxy": box}], truth=[{"box_xyxy": [0, 0, 0, 0]}])
     x, y = min(box[0], box[2], 399), min(box[1], box[3], 299)
-    assert tuple(pixels(drawn)[int(y), int(x)]) == label_colour("cat")
+    assert tuple(pixels(drawn)[int(y), int(x)]) == label_color("cat")
 
 
 @pytest.mark.parametrize(
@@ -204,18 +213,18 @@ def test_boxes_without_area_or_turned_round_are_still_seen(box: list[float]) -> 
     ],
 )
 def test_what_cannot_be_drawn_is_named(one: dict[str, Any], message: str) -> None:
-    row = {
+    row: Any = {
         "id": "r7",
         "prediction_objects": [{"box_xyxy": [1, 2, 30, 40], **one} if "mask_rle" in one else one],
     }
     with pytest.raises(UserError, match=message):
-        draw_objects(grey(), row["prediction_objects"])  # type: ignore[arg-type]
+        draw_objects(grey(), row["prediction_objects"])
     with pytest.raises(UserError, match="Row `r7`: Expected"):
         draw_prediction(grey(), row)
 
 
 def test_uncompressed_runs_are_read_too() -> None:
-    one = {
+    one: SceneObject = {
         "label": "cat",
         "box_xyxy": [0, 0, 9, 9],
         "mask_rle": {"size": [300, 400], "counts": [60000, 60000]},
@@ -229,17 +238,21 @@ def test_uncompressed_runs_are_read_too() -> None:
 def test_pictures_of_every_mode_become_rgb(mode: str) -> None:
     drawn = draw_objects(grey().convert(mode), [{"label": "cat", "box_xyxy": [50, 50, 90, 90]}])
     assert drawn.mode == "RGB"
-    assert tuple(pixels(drawn)[60, 50]) == label_colour("cat")
+    assert tuple(pixels(drawn)[60, 50]) == label_color("cat")
 
 
 def test_a_small_picture_is_enlarged_with_its_boxes_and_masks() -> None:
-    one = {"label": "cat", "box_xyxy": [10, 20, 40, 50], "mask_rle": mask_of((20, 30, 25, 35), (56, 60))}
+    one: SceneObject = {
+        "label": "cat",
+        "box_xyxy": [10, 20, 40, 50],
+        "mask_rle": mask_of((20, 30, 25, 35), (56, 60)),
+    }
     drawn = draw_prediction(
         grey(60, 56), {"prediction_objects": [one], "objects": [{"box_xyxy": [5, 5, 9, 9]}]}
     )
     assert drawn.size == (360, 336)
     array = pixels(drawn)
-    assert tuple(array[250, 60]) == tuple(array[250, 239]) == label_colour("cat")
+    assert tuple(array[250, 60]) == tuple(array[250, 239]) == label_color("cat")
     assert tuple(array[250, 59]) == tuple(array[250, 240]) == tuple(array[250, 150]) == GREY
     assert changed(drawn)[180:210, 120:150].all()
     assert not changed(drawn)[211:290, 65:235].any()
@@ -259,13 +272,13 @@ WIDE = grey(400, 320)
 
 
 def test_prompt_and_answer_stand_below_the_picture() -> None:
-    row = {
+    row: PredictionRow = {
         "prefix": "answer en what is it?",
         "prediction": "a cat",
         "objects": [{"box_xyxy": [9, 9, 50, 50]}],
     }
     drawn = draw_prediction(WIDE, row)
-    plain = draw_objects(WIDE, [], truth=row["objects"])  # type: ignore[arg-type]
+    plain = draw_objects(WIDE, [], truth=row["objects"])
     assert drawn.crop((0, 0, 400, 320)) == plain
     strip = pixels(drawn)[320:]
     assert len(strip) > 30
@@ -294,7 +307,7 @@ def test_long_answers_are_wrapped_and_very_long_ones_cut() -> None:
 @given(st.text(st.characters(), max_size=80), st.text(st.characters(), max_size=20))
 @settings(max_examples=200, deadline=None)
 def test_no_text_breaks_the_drawing(text: str, label: str) -> None:
-    row = {
+    row: PredictionRow = {
         "prefix": text,
         "prediction": text + "\ud83d",
         "prediction_objects": [{"label": label, "box_xyxy": [5, 5, 60, 60]}],

@@ -147,7 +147,7 @@ class Inspection(torch.utils.data.Dataset[pa.StructArray]):
 
 def measure_example(
     examples: ExampleDataset, index: int, row: Row, finding: dict[str, Any]
-) -> tuple[Text, dict[str, Any]]:
+) -> tuple[Text, Mapping[str, Any]]:
     """Build the text and the target of a row without its images.
 
     Args:
