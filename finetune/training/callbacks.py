@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from signal import Signals
-from typing import Any, Never
+from typing import Never
 
 import numpy as np
 import torch
@@ -175,7 +175,12 @@ class ReportLogs(TrainerCallback):
         self.send = send
 
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: object,
     ) -> None:
         """Send the line."""
         self.send(state.global_step, logs or {})
@@ -190,28 +195,43 @@ class WholeSteps(TrainerCallback):
 
     def __init__(self) -> None:
         self.is_whole = True
-        self._random: tuple[Any, ...] | None = None
+        self._restore: Callable[[], None] | None = None
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Note that the weights begin to change."""
         self.is_whole = False
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Note that the step is whole, and the random state after it."""
-        gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        self._random = (random.getstate(), np.random.get_state(), torch.get_rng_state(), gpu)
+        of_python, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        of_gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+
+        def restore() -> None:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)
+            torch.set_rng_state(of_torch)
+            if of_gpu is not None:
+                torch.cuda.set_rng_state(of_gpu)
+
+        self._restore = restore
         self.is_whole = True
 
     def restore_random_state(self) -> None:
         """Take back the random numbers that an unfinished step has drawn."""
-        if self._random is None:
-            return
-        of_python, of_numpy, of_torch, gpu = self._random
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
-        torch.set_rng_state(of_torch)
-        if gpu is not None:
-            torch.cuda.set_rng_state(gpu)
+        if self._restore is not None:
+            self._restore()
 
 
 class StopWithoutImprovement(TrainerCallback):

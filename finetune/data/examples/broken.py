@@ -3,12 +3,12 @@
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from finetune import signals
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.images import check_size
 from finetune.errors import UserError
+from finetune.progress import track
 
 
 def find_broken_images(
@@ -34,15 +34,8 @@ def find_broken_images(
     faults: dict[int, str] = {}
     with signals.held():
         batches = iter(loader)
-    bar = tqdm(
-        batches,
-        desc=f"checking {examples.split} images",
-        total=len(loader),
-        unit="batch",
-        disable=None,
-        leave=False,
-    )
-    for batch in bar:
+    description = f"checking {examples.split} images"
+    for batch in track(batches, description, "batch", total=len(loader), leave=False):
         faults.update({index: fault for index, fault in batch if fault is not None})
     return faults
 
