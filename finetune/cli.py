@@ -26,12 +26,12 @@ from finetune.config.help import job_help, overview
 from finetune.config.jobs import JOBS
 from finetune.config.messages import explain
 from finetune.config.words import is_sweep
-from finetune.errors import UserError, guard_terminal, print_json, printable, suggest
+from finetune.errors import UserError, guard_terminal, printable, suggest
 from finetune.run.log import show_on_terminal, unchanged_logging
 from finetune.sweep import Sweep
 
 if TYPE_CHECKING:
-    from finetune.jobs.result import PredictResult, Result, ScoreResult
+    from finetune.jobs.result import Result
 
 USER_MISTAKE = 2
 BROKEN_PIPE = 141
@@ -146,40 +146,11 @@ def run_job(
     quiet_libraries()
     job = importlib.import_module(f"finetune.jobs.{line.job}")
     show_on_terminal("stdout" if JOBS[line.job].needs_data else "stderr")
-    return _show(job.run(options, launch))
-
-
-def _show(result: "Result") -> float | None:
-    """Print what a job has not logged already, and return its objective."""
-    from finetune.jobs.result import EvaluateResult, PredictResult, ScoreResult, TrainResult
-
-    if isinstance(result, PredictResult):
-        _print_rows(result)
-    elif isinstance(result, ScoreResult):
-        _print_scores(result)
-    elif isinstance(result, TrainResult) and result.interrupted is not None:
+    result: Result = job.run(options, launch)
+    result.show()
+    if result.interrupted is not None:
         raise SystemExit(128 + result.interrupted)
-    elif isinstance(result, TrainResult | EvaluateResult) and result.objective is not None:
-        return result.objective.value
-    return None
-
-
-def _print_rows(result: "PredictResult") -> None:
-    """Print each row as soon as it is generated."""
-    count = 0
-    for row in result.rows:
-        print_json(row)
-        count += 1
-    if faults := result.left_out:
-        more = f" And {len(faults) - 3} more." if len(faults) > 3 else ""
-        total = count + len(faults)
-        raise UserError(f"{len(faults)} of {total} images were left out: {' '.join(faults[:3])}{more}")
-
-
-def _print_scores(result: "ScoreResult") -> None:
-    for doubt in result.doubts:
-        print(printable(f"{doubt.level.value}: {doubt.text}"), file=sys.stderr, flush=True)
-    print_json(result.scores)
+    return None if result.objective is None else result.objective.value
 
 
 def _run_hydra(line: Line) -> None:

@@ -61,7 +61,7 @@ def run(options: Evaluate, launch: Launch) -> EvaluateResult:
         file = on_main(lambda: write(options, folder, launch.command, data, evaluation))
     best = options.evaluation.metric_for_best_model
     objective = choose_objective(evaluation.scores, best, metric.higher_is_better)
-    return EvaluateResult(folder.root, file, evaluation.scores, objective)
+    return EvaluateResult(folder.root, file, evaluation.scores, objective=objective)
 
 
 def check_folder(options: Evaluate, folder: RunFolder) -> None:

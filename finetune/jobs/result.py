@@ -1,12 +1,14 @@
 """What a job returns: values for a program, of which the command line prints some."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
+from finetune.errors import UserError, print_json, printable
 from finetune.example import PredictionRow
 from finetune.metrics.doubts import Doubt
 
@@ -21,8 +23,21 @@ class Objective:
     higher_is_better: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What every job returns."""
+
+    objective: Objective | None = None
+    """The number by which runs are compared, where a job has one."""
+    interrupted: Signals | None = None
+    """The signal that stopped the job before its end."""
+
+    def show(self) -> None:
+        """Print what the command line shows of the result; what was logged is not repeated."""
+
+
 @dataclass(frozen=True)
-class TrainResult:
+class TrainResult(Result):
     """A training that has ended."""
 
     folder: Path
@@ -34,9 +49,6 @@ class TrainResult:
     history: list[dict[str, float]]
     """Each logged step in order: `step` and `epoch` with `loss`, `learning_rate` and `grad_norm`, or with
     an evaluation's fields, whose names begin with `eval_`."""
-    objective: Objective | None
-    interrupted: Signals | None = None
-    """The signal that stopped the training before its last step; a checkpoint was saved."""
 
     @property
     def rows(self) -> list[PredictionRow]:
@@ -45,7 +57,7 @@ class TrainResult:
 
 
 @dataclass(frozen=True)
-class EvaluateResult:
+class EvaluateResult(Result):
     """A model that was scored."""
 
     folder: Path
@@ -53,7 +65,7 @@ class EvaluateResult:
     file: Path
     """The prediction rows."""
     scores: Mapping[str, Any]
-    objective: Objective | None
+    """Over the validation split."""
 
     @property
     def rows(self) -> list[PredictionRow]:
@@ -62,7 +74,7 @@ class EvaluateResult:
 
 
 @dataclass(frozen=True)
-class PredictResult:
+class PredictResult(Result):
     """Answers about images."""
 
     rows: Iterable[PredictionRow]
@@ -70,9 +82,24 @@ class PredictResult:
     left_out: list[str]
     """Why an image has no answer; complete once `rows` has been read to its end."""
 
+    def show(self) -> None:
+        """Print each row as soon as it is generated.
+
+        Raises:
+            UserError: images were left out.
+        """
+        count = 0
+        for row in self.rows:
+            print_json(row)
+            count += 1
+        if faults := self.left_out:
+            more = f" And {len(faults) - 3} more." if len(faults) > 3 else ""
+            total = count + len(faults)
+            raise UserError(f"{len(faults)} of {total} images were left out: {' '.join(faults[:3])}{more}")
+
 
 @dataclass(frozen=True)
-class ScoreResult:
+class ScoreResult(Result):
     """Predictions that were scored."""
 
     scores: Mapping[str, Any]
@@ -80,9 +107,15 @@ class ScoreResult:
     doubts: list[Doubt]
     """What may not be meant in the rows."""
 
+    def show(self) -> None:
+        """Print the scores, and the doubts on standard error."""
+        for doubt in self.doubts:
+            print(printable(f"{doubt.level.value}: {doubt.text}"), file=sys.stderr, flush=True)
+        print_json(self.scores)
+
 
 @dataclass(frozen=True)
-class PlanResult:
+class PlanResult(Result):
     """What a training would do."""
 
     table: str
@@ -103,9 +136,6 @@ class PlanResult:
     def epochs(self) -> float:
         """Passes over the training split."""
         return self.steps * self.batch / self.train_examples
-
-
-Result = TrainResult | EvaluateResult | PredictResult | ScoreResult | PlanResult
 
 
 def choose_objective(

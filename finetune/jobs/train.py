@@ -99,12 +99,12 @@ def run(options: Train, launch: Launch) -> TrainResult:
             log_beginning(options, folder, data, learner.table, trainer)
             interrupted = train_or_stop(trainer, start, folder, launch.command)
             if interrupted is not None:
-                return TrainResult(folder.root, {}, {}, list_history(trainer), None, interrupted)
+                return TrainResult(folder.root, {}, {}, list_history(trainer), interrupted=interrupted)
             result = finish(options, folder, data, trainer, processor, evaluate, tracker)
             log.info("%.0f seconds in all; the run is in %s", time.monotonic() - started, folder.root)
         best = options.evaluation.metric_for_best_model
         objective = choose_objective(result["final"], best, metric.higher_is_better)
-        return TrainResult(folder.root, result["final"], result, list_history(trainer), objective)
+        return TrainResult(folder.root, result["final"], result, list_history(trainer), objective=objective)
 
 
 def check_start(options: Train, folder: RunFolder, recipe: str) -> Checkpoint | None:
