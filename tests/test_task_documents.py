@@ -82,7 +82,7 @@ def score(task: Task, metric: Metric, rows: list[dict[str, Any]], answers: list[
 @pytest.mark.parametrize("example", EXAMPLES, ids=[" ".join(one.words) for one in EXAMPLES])
 def test_a_documented_row_becomes_its_prefix_and_suffixes(example: Documented, weights: Path) -> None:
     config = compose(["dataset=digits", *example.words])
-    use_mask_vae(config, weights)
+    config = use_mask_vae(config, weights)
     rows = Dataset.from_list(example.rows)
     splits = Splits(rows, rows)
     task = build_task(config, splits)

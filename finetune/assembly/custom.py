@@ -16,6 +16,8 @@ from typing import Any
 from finetune.config.schema import RunConfig
 from finetune.data.options import Mixture
 from finetune.errors import UserError
+from finetune.metrics.metric import Metric
+from finetune.metrics.several import Several
 from finetune.option import Builder
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -68,13 +70,24 @@ def _call(target: Any, values: Mapping[str, Any]) -> Any:
     return function(**values)
 
 
+def build_metric(config: RunConfig) -> Metric:
+    """Build the metric, with the fields of those under `metrics` if there are any.
+
+    Raises:
+        UserError: see `instantiate`; or two metrics have a field of the same name.
+    """
+    main: Metric = instantiate(config.metric, "metric")
+    others: dict[str, Metric] = {name: instantiate(node, "metric") for name, node in config.metrics.items()}
+    return Several(main, others) if others else main
+
+
 def check_targets(config: RunConfig) -> None:
     """Find the parts that a config names outside of this package, before anything is looked up or read.
 
     Raises:
         UserError: see `find_target`.
     """
-    nodes = [config.dataset, config.task, config.metric]
+    nodes = [config.dataset, config.task, config.metric, *config.metrics.values()]
     if isinstance(config.dataset, Mixture):
         for part in config.dataset.parts.values():
             nodes += [part.source, part.task]

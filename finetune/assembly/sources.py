@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 from omegaconf import OmegaConf
 
-from finetune.assembly.custom import instantiate
+from finetune.assembly.custom import build_metric, instantiate
 from finetune.assembly.mask_codec import find_mask_vae
 from finetune.config.schema import RunConfig
 from finetune.data.examples.classes import find_labels
@@ -135,7 +135,7 @@ def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
     tasks = {name: _take_classes(part, rows[name]) for name, part in object_tasks(task).items()}
     tasks = _find_codec(tasks, splits.train, codec)
     # What is scored is read as the metric reads it.
-    metric = find_object_metric(instantiate(config.metric, "metric"))
+    metric = find_object_metric(build_metric(config))
     if metric is not None and metric.reader.official:
         for name, part in tasks.items():
             tasks[name] = replace(part, reader=replace(part.reader, official=True))

@@ -7,7 +7,7 @@ import torch
 from accelerate import PartialState
 from transformers import TrainingArguments
 
-from finetune.assembly.custom import instantiate
+from finetune.assembly.custom import build_metric
 from finetune.config.schema import RunConfig
 from finetune.data.batches.order import count_steps, divide_batch
 from finetune.data.examples.dataset import ExampleDataset
@@ -38,13 +38,13 @@ _SAME_NAMES = (
 """Options that are passed to transformers unchanged."""
 
 
-def build_metric(config: RunConfig) -> Metric:
+def build_run_metric(config: RunConfig) -> Metric:
     """Build the metric, and check that it computes the field that chooses the best checkpoint.
 
     Raises:
         UserError: lists the fields that are computed.
     """
-    metric: Metric = instantiate(config.metric, "metric")
+    metric = build_metric(config)
     name = config.evaluation.metric_for_best_model
     known = [*metric.higher_is_better, "confidence", *(["loss"] if config.evaluation.loss else [])]
     if name is not None and name not in known:

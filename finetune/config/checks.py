@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,13 +16,11 @@ from finetune.config.jobs import Job
 from finetune.config.optimizers import check_optimizer
 from finetune.config.schema import RunConfig
 from finetune.config.values import check_values, name_problems
-from finetune.data.examples.options import AugmentationConfig
 from finetune.data.options import GROUP_OF_PART, Source
 from finetune.errors import UserError
-from finetune.generation.options import EvaluateWhen
-from finetune.model.options import Dtype, PeftMethod, Trainable
+from finetune.model.options import Dtype, Trainable
 
-_PART = re.compile(r"(dataset|task|metric|dataset\.parts\.[^.]+\.(source|task))\.")
+_PART = re.compile(r"(dataset|task|metric|metrics\.[^.]+|dataset\.parts\.[^.]+\.(source|task))\.")
 """Where a part of a run is described."""
 
 
@@ -42,12 +39,7 @@ def check(config: Job, composed: DictConfig) -> None:
         *_values(config),
         *_run(config),
         *_parts(config.dataset),
-        *_task(config.task, "task"),
-        *_augmentation(config.augmentation),
-        *_learning(config),
-        *_peft(config),
-        *_trainer(config),
-        *_evaluation(config),
+        *_across(config),
     ]
     if len(problems) == 1:
         raise UserError(problems[0])
@@ -80,7 +72,7 @@ def _unknown_keys(composed: DictConfig, config: Any, prefix: str) -> Iterator[st
 
 def _values(config: RunConfig) -> Iterator[str]:
     yield from check_values(config)
-    for name in ("dataset", "task", "metric"):
+    for name in ("dataset", "task", "metric", "metrics"):
         yield from _nested_targets(getattr(config, name), f"{name}.")
 
 
@@ -115,37 +107,11 @@ def _parts(dataset: Any) -> Iterator[str]:
             if node is not None and not is_dataclass(node) and not is_custom:
                 choose = f"'/{GROUP_OF_PART[key]}@{place}: NAME'"
                 yield f"{place}={node}: expected a choice, {choose} in a recipe's defaults."
-        yield from _task(part.task, f"dataset.parts.{name}.task")
 
 
-def _augmentation(augmentation: AugmentationConfig) -> Iterator[str]:
-    scales = augmentation.resize
-    if len(scales) != 2 or not scales[0] <= scales[1]:
-        yield f"augmentation.resize={scales}: expected [smallest,largest], both more than 0."
-
-
-def _task(task: Any, key: str) -> Iterator[str]:
-    for name in ("prompt", "choice", "suffix"):
-        template = getattr(task, name, None)
-        if isinstance(template, str):
-            yield from (f"{key}.{name}={template!r}: {p}" for p in _template_problems(template))
-
-
-def _template_problems(template: str) -> Iterator[str]:
-    try:
-        columns = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
-    except ValueError as error:
-        yield f"{error}. A column's name stands in braces, a brace of the text is written twice: {{{{ }}}}."
-        return
-    for name in columns:
-        if not name or name.isdecimal() or "." in name or "[" in name:
-            yield f"expected a column's name in the braces, got {{{name}}}."
-
-
-def _learning(config: RunConfig) -> Iterator[str]:
+def _across(config: RunConfig) -> Iterator[str]:
+    """Yield options of several groups that contradict each other; `problems` of each has its own."""
     freeze = config.freeze
-    if freeze.multi_modal_projector == Trainable.attention:
-        yield "freeze.multi_modal_projector=attention: the projector is one linear layer; all or none."
     towers = (freeze.vision_tower, freeze.multi_modal_projector, freeze.language_model)
     if all(tower == Trainable.none for tower in towers) and not config.peft.modules_to_save:
         yield "Nothing would learn: `freeze` freezes all three towers."
@@ -154,52 +120,5 @@ def _learning(config: RunConfig) -> Iterator[str]:
             "model.dtype=float16 with trainer.bf16=true mixes two half precisions: choose trainer.fp16=true"
             " trainer.bf16=false, or model.dtype=bfloat16."
         )
-    if freeze.last_n is not None and freeze.language_model == Trainable.none:
-        yield "freeze.last_n speaks of the language model, which freeze.language_model=none freezes."
-
-
-def _peft(config: RunConfig) -> Iterator[str]:
-    peft = config.peft
-    if peft.method == PeftMethod.none:
-        if peft.bits != 16:
-            yield f"peft.bits={peft.bits}: quantised weights cannot learn themselves; peft=qlora can."
-        if peft.use_dora or peft.use_rslora or peft.modules_to_save:
-            yield "peft.use_dora, use_rslora and modules_to_save need an adapter: peft=lora."
-    elif not peft.target_modules:
-        yield "peft.target_modules is empty: no layer would get an adapter."
-    if peft.bits != 16 and not peft.quantize:
-        yield f"peft.bits={peft.bits} with peft.quantize=[]: name the towers to quantise."
-
-
-def _trainer(config: RunConfig) -> Iterator[str]:
-    trainer = config.trainer
-    if trainer.bf16 and trainer.fp16:
-        yield "trainer.bf16 and trainer.fp16 are both true: choose one."
-    if trainer.global_batch_size is not None and trainer.gradient_accumulation_steps != 1:
-        yield (
-            "trainer.gradient_accumulation_steps follows from trainer.global_batch_size: give one of them, "
-            "the other as 1 or null."
-        )
-    if trainer.dataloader_prefetch_factor is not None and trainer.dataloader_num_workers == 0:
-        yield "trainer.dataloader_prefetch_factor needs workers: trainer.dataloader_num_workers=4."
-    if trainer.warmup_steps >= 1 and trainer.warmup_steps % 1 > 0:
-        yield (
-            f"trainer.warmup_steps={trainer.warmup_steps}: expected a share of all steps below 1, or a "
-            "whole number of steps."
-        )
-    if trainer.max_steps == 0:
-        yield "trainer.max_steps=0: expected 1 or more, or -1 for trainer.num_train_epochs."
-    yield from check_optimizer(trainer)
-    yield from check_extra(trainer.extra)
-
-
-def _evaluation(config: RunConfig) -> Iterator[str]:
-    evaluation = config.evaluation
-    if evaluation.strategy == EvaluateWhen.steps and evaluation.steps is None:
-        yield "evaluation.strategy=steps: say how many, evaluation.steps=500."
-    if evaluation.strategy != EvaluateWhen.steps and evaluation.steps is not None:
-        yield "evaluation.steps is given: it needs evaluation.strategy=steps."
-    if evaluation.metric_for_best_model and evaluation.strategy == EvaluateWhen.no:
-        yield "evaluation.metric_for_best_model compares evaluations: evaluation.strategy=epoch."
-    if evaluation.early_stopping_patience and not evaluation.metric_for_best_model:
-        yield "evaluation.early_stopping_patience needs evaluation.metric_for_best_model."
+    yield from check_optimizer(config.trainer)
+    yield from check_extra(config.trainer.extra)

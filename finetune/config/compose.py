@@ -256,7 +256,10 @@ def write_recipe(composed: DictConfig, choices: dict[str, str]) -> str:
     of_run = {field.name for field in fields(RunConfig)}
     values = {key: value for key, value in cast(dict[str, Any], values).items() if key in of_run}
     groups = sorted(group for group in choices if (CONF_DIR / group).is_dir())
-    parts = [f"  - /{place}: {choice}" for place, choice in choices.items() if "@dataset.parts." in place]
+    # In the order that they have: it decides about names of fields that two metrics have.
+    metrics = [f"metric@metrics.{name}" for name in composed.metrics]
+    order = [*(place for place in choices if "@dataset.parts." in place), *metrics]
+    parts = [f"  - /{place}: {choices[place]}" for place in order if place in choices]
     overrides = [*parts, *(f"  - override /{group}: {choices[group]}" for group in groups)]
     text = OmegaConf.to_yaml(OmegaConf.create(_escaped(values)))
     return "\n".join(["# @package _global_", "defaults:", *overrides, text])

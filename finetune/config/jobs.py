@@ -11,11 +11,12 @@ from typing import ClassVar
 
 from finetune.config.schema import RunConfig
 from finetune.config.values import name_problems
+from finetune.generation.options import GenerationOptions
 from finetune.option import MAY_BE_EMPTY, option
 
-_PARTS = r"(dataset|task|metric)([.@].*)?"
+_PARTS = r"(dataset|task|metrics?)([.@].*)?"
 _MODEL = r"(model([.].*)?|adapter|trainer[.](bf16|fp16)|peft|peft[.](bits|quantize|double_quant))"
-_ANSWERS = r"(image[.].*|evaluation[.](batch_size|max_new_tokens|num_beams))"
+_ANSWERS = rf"(image[.].*|evaluation[.]({'|'.join(field.name for field in fields(GenerationOptions))}))"
 
 
 @dataclass
@@ -117,7 +118,7 @@ class Score(Job):
     predictions: str | None = None
     """A JSONL file of prediction rows, or `-` for standard input."""
 
-    reads = "metric([.@].*)?"
+    reads = "metrics?([.@].*)?"
     needs_data = False
 
 

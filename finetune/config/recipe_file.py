@@ -33,8 +33,10 @@ _GROUPS = [
     field.name for field in fields(RunConfig) if is_dataclass(field.type) or field.name in GROUP_SCHEMAS
 ]
 
-_DEFAULT = re.compile(r"override /(\w+)|/(dataset|task)@dataset\.parts\.[^.\s]+\.(source|task)")
-"""Entries of a recipe's defaults list: a choice of a group, or a part of a mixture."""
+_DEFAULT = re.compile(
+    r"override /(\w+)|/(dataset|task)@dataset\.parts\.[^.\s]+\.(source|task)|/metric@metrics\.[^.\s]+"
+)
+"""Entries of a recipe's defaults list: a choice of a group, a part of a mixture, or one more metric."""
 
 
 def load_recipe(file: Path) -> DictConfig:

@@ -59,4 +59,7 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     metric: Any = MISSING
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """More metrics by name, whose fields are reported too: `metrics=[exact_match,anls]`; their options are
+    `metrics.anls.convention=paper` and so on."""
     tracker: TrackerConfig = field(default_factory=TrackerConfig)

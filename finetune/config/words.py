@@ -41,7 +41,7 @@ _TEXT = (str, str | None)
 _BOOLEANS = re.compile(r"(?i)((true|false|yes|no|on|off|y|n|[01]|'.*'|\".*\")(,|$))+|.*[(\[{$].*")
 
 _OPEN = re.compile(
-    r"trainer\.extra|dataset\.((hub\.)?(columns|data_files)|options|parts)|dataset|task|metric"
+    r"trainer\.extra|metrics(\.\w+)?|dataset\.((hub\.)?(columns|data_files)|options|parts)|dataset|task|metric"
 )
 """Options to which names may be added, and so may be removed from."""
 
@@ -184,6 +184,8 @@ def rewrite(word: str, is_sweep: bool = False) -> list[str]:
         return [f"recipe={add_recipe(_run_config(value))}", f"run={quote(value)}"]
     if key == "model":
         return _model(value, is_sweep)
+    if key == "metrics":
+        return _metrics(value)
     if key in GROUPS:
         # A number or a list would be an error of Hydra's own, in its words.
         return [word if is_sweep and "," in value else f"{sign}{key}={quote(value)}"]
@@ -229,6 +231,19 @@ def _model(value: str, is_sweep: bool) -> list[str]:
     if all(_is_checkpoint(name) for name in values):
         return ["model=own", f"model.path={','.join(quote(name) for name in values)}"]
     return [f"model={value}" if is_sweep and len(values) > 1 else f"model={quote(value)}"]
+
+
+def _metrics(value: str) -> list[str]:
+    """Add each metric of a list under its own name.
+
+    Raises:
+        UserError: it is not a list of names.
+    """
+    names = re.fullmatch(r"\[\s*(\w+(?:\s*,\s*\w+)*)?\s*\]|(\w+)", value)
+    if names is None:
+        raise UserError(f"metrics={value}: expected names in brackets, such as metrics=[exact_match,anls].")
+    listed = re.findall(r"\w+", names[1] or names[2] or "")
+    return [f"+metric@metrics.{name}={name}" for name in listed]
 
 
 def _is_checkpoint(value: str) -> bool:

@@ -4,6 +4,7 @@
 Imported by the configuration, so that help answers without torch: nothing heavy is imported here.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,7 +20,20 @@ class EvaluateWhen(StrEnum):
 
 
 @dataclass
-class EvaluationConfig:
+class GenerationOptions:
+    """How prompts are answered."""
+
+    batch_size: int = option(16, Range(1, 1e6))
+    """Prompts answered at once on one device."""
+    max_new_tokens: int | None = option(None, Range(1, 1e6))
+    """Longest answer in tokens, including EOS. `null`: a quarter more than the longest reference of both
+    splits, at least 16; for `predict` without a run, 128."""
+    num_beams: int = option(1, Range(1, 1e4))
+    """1 is greedy; more is beam search without length normalisation, as in the paper."""
+
+
+@dataclass
+class EvaluationConfig(GenerationOptions):
     """Generation and scores over the validation split."""
 
     strategy: EvaluateWhen = EvaluateWhen.no
@@ -28,13 +42,6 @@ class EvaluationConfig:
     """Steps between two evaluations under `strategy=steps`."""
     limit: int | None = option(None, COUNT)
     """Evaluate on the first n examples only; with a mixture, the first n of each part."""
-    batch_size: int = option(16, Range(1, 1e6))
-    """Prompts answered at once on one device."""
-    max_new_tokens: int | None = option(None, Range(1, 1e6))
-    """Longest answer in tokens, including EOS. `null`: a quarter more than the longest reference of both
-    splits, at least 16; for `predict` without a run, 128."""
-    num_beams: int = option(1, Range(1, 1e4))
-    """1 is greedy; more is beam search without length normalisation, as in the paper."""
     pictures: int = option(10, Range(0, 1e6))
     """Number of predictions to draw into the run's `pictures/` (tasks with boxes or masks)."""
     loss: bool = True
@@ -44,3 +51,14 @@ class EvaluationConfig:
     checkpoint is chosen. `null`: the last checkpoint is the result."""
     early_stopping_patience: int | None = option(None, COUNT)
     """Stop after this many evaluations without improvement."""
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield options that contradict each other."""
+        if self.strategy == EvaluateWhen.steps and self.steps is None:
+            yield f"{prefix}strategy=steps: say how many, {prefix}steps=500."
+        if self.strategy != EvaluateWhen.steps and self.steps is not None:
+            yield f"{prefix}steps is given: it needs {prefix}strategy=steps."
+        if self.metric_for_best_model and self.strategy == EvaluateWhen.no:
+            yield f"{prefix}metric_for_best_model compares evaluations: {prefix}strategy=epoch."
+        if self.early_stopping_patience and not self.metric_for_best_model:
+            yield f"{prefix}early_stopping_patience needs {prefix}metric_for_best_model."

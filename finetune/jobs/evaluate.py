@@ -9,7 +9,7 @@ unless it is a share of the training split (`dataset.validation_fraction`).
 import logging
 from pathlib import Path
 
-from finetune.assembly.custom import instantiate
+from finetune.assembly.custom import build_metric
 from finetune.assembly.data import Data, build_data
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import build_evaluator
@@ -20,7 +20,6 @@ from finetune.config.jobs import Evaluate
 from finetune.evaluation.evaluate import Evaluation
 from finetune.jobs.result import EvaluateResult, choose_objective
 from finetune.metrics.doubts import Level
-from finetune.metrics.metric import Metric
 from finetune.metrics.observe import find_doubts
 from finetune.model.load import load_config, load_processor
 from finetune.processes import join_processes, on_main
@@ -39,7 +38,7 @@ def run(options: Evaluate, launch: Launch) -> EvaluateResult:
         UserError: the run is not finished, or model, adapter and data do not fit.
     """
     join_processes()
-    metric: Metric = instantiate(options.metric, "metric")
+    metric = build_metric(options)
     with RunFolder(launch.folder) as folder:
         on_main(lambda: check_folder(options, folder))
         options = resolve_finished_run(options, folder)

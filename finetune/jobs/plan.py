@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from finetune.assembly.custom import instantiate
+from finetune.assembly.custom import build_metric
 from finetune.assembly.data import build_data
 from finetune.assembly.describe import describe_run
 from finetune.assembly.model import freeze_and_adapt, half_dtype
@@ -20,7 +20,6 @@ from finetune.assembly.trainer import divide_run_batch
 from finetune.config.jobs import Plan
 from finetune.data.batches.order import count_steps
 from finetune.jobs.result import PlanResult
-from finetune.metrics.metric import Metric
 from finetune.model.load import build_meta_model, load_config, load_processor
 from finetune.model.published import published_config
 from finetune.model.table import count_parameters, format_table
@@ -70,7 +69,7 @@ def plan_data(options: Plan, plan: PlanResult) -> PlanResult:
     if published_config(path) and not try_to_load_from_cache(path, "tokenizer.json", revision=revision):
         note = f"\ntext lengths are not checked: the tokenizer of {path} is not on this machine"
         path, revision, options.collator.max_text_length = "tiny", None, sys.maxsize
-    metric: Metric = instantiate(options.metric, "metric")
+    metric = build_metric(options)
     data = build_data(options, load_processor(path, revision), metric, codec=False)
     assert data.train is not None
     trainer, processes, examples = options.trainer, count_processes(), len(data.train)

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.assembly.custom import instantiate
+from finetune.assembly.custom import build_metric
 from finetune.config.jobs import Score
 from finetune.errors import UserError
 from finetune.jobs.result import ScoreResult
@@ -44,7 +44,7 @@ def run(
     Raises:
         UserError: no file was named, a row lacks what the metric needs, or the rows cannot be meant.
     """
-    metric: Metric = instantiate(options.metric, "metric")
+    metric = build_metric(options)
     with tempfile.TemporaryDirectory() as folder:
         rows = _open_rows(options.predictions, predictions, Path(folder) / "predictions.jsonl")
         try:

@@ -30,7 +30,7 @@ from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.mask_codec import keep_mask_vae
 from finetune.assembly.model import build_learner
 from finetune.assembly.sources import RECORDED, record_data
-from finetune.assembly.trainer import build_arguments, build_metric, part_weights
+from finetune.assembly.trainer import build_arguments, build_run_metric, part_weights
 from finetune.config.jobs import Train
 from finetune.errors import UserError
 from finetune.generation.options import EvaluateWhen
@@ -82,7 +82,7 @@ def run(options: Train, launch: Launch) -> TrainResult:
         on_main(tracker.check)
         warn_of_idle_gpus(launch.command)
 
-        metric = build_metric(options)
+        metric = build_run_metric(options)
         checkpoint = load_config(options.model.path, options.model.revision, options.model.resolution)
         processor = load_processor(options.model.path, options.model.revision)
         data = build_data(options, processor, metric)

@@ -1,16 +1,20 @@
 """What the metrics read from a prediction row, and a message that names the row where it is missing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import Field, fields
 from enum import StrEnum
 from numbers import Real
-from typing import TYPE_CHECKING, TypeGuard
+from typing import Any, ClassVar, Protocol, TypeGuard
 
 from finetune.errors import UserError, describe, suggest
 from finetune.option import OneOf, limit_of
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+
+class Options(Protocol):
+    """A dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
 
 MOST_TEXT = 1_000_000
 """Characters of one text; the time of edit distances grows with the square."""
@@ -174,7 +178,7 @@ def read_number(row: Mapping[str, object], key: str, value: object) -> float:
     return float(value)
 
 
-def check_choices(metric: "DataclassInstance") -> None:
+def check_choices(metric: Options) -> None:
     """Raise unless every option that has a choice of values has one of them.
 
     Hydra's config makes sure of it; Python code may pass any text.

@@ -4,6 +4,7 @@ Imported by the configuration, so that help answers without torch: nothing heavy
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -92,6 +93,17 @@ class FreezePolicy:
     last_n: int | None = option(None, Range(1, 1e4))
     """Only the last n layers of the language model learn."""
 
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield options that contradict each other."""
+        if self.multi_modal_projector == Trainable.attention:
+            yield (
+                f"{prefix}multi_modal_projector=attention: the projector is one linear layer; all or none."
+            )
+        if self.last_n is not None and self.language_model == Trainable.none:
+            yield (
+                f"{prefix}last_n applies to the language model, but {prefix}language_model=none freezes it."
+            )
+
     def learns(self, name: str, layers: int) -> bool:
         """Return whether a parameter learns.
 
@@ -152,6 +164,20 @@ class PeftConfig:
     """Towers whose linear layers are stored in `bits`; never `lm_head`."""
     double_quant: bool = True
     """Also quantise the scales of NF4."""
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield options that contradict each other."""
+        if self.method == PeftMethod.none:
+            if self.bits != 16:
+                yield (
+                    f"{prefix}bits={self.bits}: quantised weights cannot learn themselves; peft=qlora can."
+                )
+            if self.use_dora or self.use_rslora or self.modules_to_save:
+                yield f"{prefix}use_dora, use_rslora and modules_to_save need an adapter: peft=lora."
+        elif not self.target_modules:
+            yield f"{prefix}target_modules is empty: no layer would get an adapter."
+        if self.bits != 16 and not self.quantize:
+            yield f"{prefix}bits={self.bits} with {prefix}quantize=[]: name the towers to quantise."
 
     def quantizes(self, name: str) -> bool:
         """Return whether a linear layer is stored in `bits`, by its full name."""

@@ -1,5 +1,6 @@
 """Multiple choice: letters or the words of the choices, in the given order or shuffled."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 from string import ascii_uppercase
@@ -17,6 +18,7 @@ from finetune.tasks.task import (
     fill_template,
     read_texts,
     template_columns,
+    template_problems,
 )
 
 
@@ -38,6 +40,12 @@ class ChoiceTask:
     """The column with the choices' texts."""
     answer: str = "answer"
     """The column with the index of the right one, from 0."""
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield what is wrong in the templates."""
+        yield from template_problems(
+            {"prompt": self.prompt, "choice": self.choice, "suffix": self.suffix}, prefix
+        )
 
     def check_columns(self, columns: list[str]) -> None:
         """Raise if the rows lack a column that the task reads.

@@ -1,7 +1,7 @@
 """Where things are: detection, segmentation, and what an expression refers to."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
@@ -23,6 +23,7 @@ from finetune.tasks.task import (
     check_columns,
     fill_template,
     template_columns,
+    template_problems,
 )
 
 ASKED = "label"
@@ -71,6 +72,10 @@ class ObjectsOptions:
     the training split's masks at first use), or a file."""
     divisor: int = option(1023, OneOf((1023, 1024)))
     """What location tokens are divided by when an answer is read: 1023, or 1024."""
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield what is wrong in the templates."""
+        yield from template_problems({"prompt": self.prompt}, prefix)
 
     def build(self) -> "ObjectsTask":
         """Return the task; `mask_vae=own` needs the file of the weights before masks are written."""

@@ -1,6 +1,6 @@
 """What every task is: how a row is asked, what an answer is scored against, and how it is read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from random import Random
 from string import Formatter
 from types import NoneType
@@ -87,6 +87,20 @@ def template_columns(template: str) -> list[str]:
                 f"{{question}}, but got {{{name}}}. Write {{{{ and }}}} for braces that belong to the text."
             )
     return [str(name) for _, name, _, _ in fields]
+
+
+def template_problems(options: Mapping[str, str], prefix: str) -> Iterator[str]:
+    """Yield what is wrong in the templates among a task's options.
+
+    Args:
+        options: name -> template.
+        prefix: of the options' keys.
+    """
+    for name, template in options.items():
+        try:
+            template_columns(template)
+        except UserError as error:
+            yield f"{prefix}{name}: {error}"
 
 
 def check_names(template: str, names: tuple[str, ...], option: str) -> None:

@@ -1,5 +1,6 @@
 """Text in, text out: captions, open questions, counts, anything that is compared as a string."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -17,6 +18,7 @@ from finetune.tasks.task import (
     fill_template,
     read_texts,
     template_columns,
+    template_problems,
 )
 
 
@@ -32,6 +34,10 @@ class TextTask:
     """Lower-case the suffixes."""
     objects: bool = False
     """The suffixes are boxes written as text (`<loc0012>... cat`), and are scored as boxes."""
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield what is wrong in the templates."""
+        yield from template_problems({"prompt": self.prompt}, prefix)
 
     def check_columns(self, columns: list[str]) -> None:
         """Raise if the rows lack a column that the task reads.

@@ -3,6 +3,7 @@
 Imported by the configuration, so that help answers without torch: nothing heavy is imported here.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -103,3 +104,22 @@ class TrainerConfig:
     towers: TowerOptimizers = field(default_factory=TowerOptimizers)
     extra: dict[str, Any] = field(default_factory=dict)
     """Any other field of transformers.TrainingArguments, such as `+trainer.extra.torch_compile=true`."""
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield options that contradict each other."""
+        if self.bf16 and self.fp16:
+            yield f"{prefix}bf16 and {prefix}fp16 are both true: choose one."
+        if self.global_batch_size is not None and self.gradient_accumulation_steps != 1:
+            yield (
+                f"{prefix}gradient_accumulation_steps follows from {prefix}global_batch_size: give one of "
+                "them, the other as 1 or null."
+            )
+        if self.dataloader_prefetch_factor is not None and self.dataloader_num_workers == 0:
+            yield f"{prefix}dataloader_prefetch_factor needs workers: {prefix}dataloader_num_workers=4."
+        if self.warmup_steps >= 1 and self.warmup_steps % 1 > 0:
+            yield (
+                f"{prefix}warmup_steps={self.warmup_steps}: expected a share of all steps below 1, or a "
+                "whole number of steps."
+            )
+        if self.max_steps == 0:
+            yield f"{prefix}max_steps=0: expected 1 or more, or -1 for {prefix}num_train_epochs."

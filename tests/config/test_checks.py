@@ -29,7 +29,7 @@ Command = Callable[..., tuple[int, str, str]]
         ("+trainer.extra.remove_unused_columns=true", "the prefix mask is lost"),
         ("+foo=1", "foo is no option"),
         ("+trainer.foo=1", "trainer.foo is no option"),
-        ("freeze=language_model freeze.last_n=2", "freeze.last_n speaks of"),
+        ("freeze=language_model freeze.last_n=2", "freeze.last_n applies to"),
         ("freeze.language_model=none", "Nothing would learn"),
         ("freeze.multi_modal_projector=attention", "one linear layer"),
         ("evaluation.strategy=steps", "say how many"),

@@ -134,3 +134,12 @@ def test_a_run_that_fails_does_not_stop_the_sweep(
     assert "run 1 of the sweep's 2 (metric=exact_match)\n" in err
     assert err.endswith("error: 1 of 2 runs of the sweep failed: 0.\n")
     assert "Error executing job" not in err
+
+
+def test_more_metrics_keep_their_order_in_the_runs_own_recipe(tmp_path: Path) -> None:
+    words = ["recipe=quickstart", *rewrite("metrics=[edit, anls]"), "metrics.anls.convention=paper"]
+    composed, choices = compose_words(words)
+    (tmp_path / "config.yaml").write_text(write_recipe(composed, choices), encoding="utf-8")
+    again = compose(rewrite(f"recipe={tmp_path}/config.yaml"))
+    assert list(again.metrics) == ["edit", "anls"]
+    assert again.metrics == compose(words).metrics

@@ -233,3 +233,33 @@ def test_a_reader_that_has_gone_is_no_mistake(
         monkeypatch.setattr(sys, "stdout", closed)
         assert main(["score", "metric=exact_match", write(row("net"))]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_more_metrics_add_their_fields_after_the_main_ones(
+    command: Command, write: Callable[..., str]
+) -> None:
+    rows = write(row("neat"), row("net", id="2"))
+    words = ["metric=exact_match", "metrics=[edit,anls]", "metrics.edit.strip=false", rows]
+    code, out, _ = command(
+        "score", "metric=exact_match", "metrics=[edit,anls]", "metrics.edit.strip=false", words
+    )
+    assert code == 0
+    assert list(json.loads(out)) == ["exact_match", "cer", "wer", "anls", "n"]
+    assert json.loads(out)["anls"] == pytest.approx((0.75 + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ("metrics=[anl]", "No choice of `metric` `anl`. Did you mean `anls`?"),
+        ("metrics={anls: 1}", "expected names in brackets, such as metrics=[exact_match,anls]"),
+        ("metrics=[anls] metrics.anls.conventoin=rrc", "Did you mean `convention`?"),
+    ],
+)
+def test_more_metrics_that_cannot_be_are_named(
+    command: Command, write: Callable[..., str], metrics: str, message: str
+) -> None:
+    words = [metrics] if "{" in metrics else metrics.split()
+    code, out, err = command("score", "metric=exact_match", *words, write(row("net")))
+    assert (code, out) == (2, "")
+    assert message in err

@@ -3,6 +3,7 @@
 Imported by the configuration, so that help answers without torch: nothing heavy is imported here.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetune.option import SHARE, Range, option
@@ -38,6 +39,11 @@ class AugmentationConfig:
     """Largest change of the contrast, as a share."""
     saturation: float = option(0.0, SHARE)
     """Largest change of the saturation, as a share."""
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield scales that are not two in order."""
+        if len(self.resize) != 2 or not self.resize[0] <= self.resize[1]:
+            yield f"{prefix}resize={self.resize}: expected [smallest,largest], both more than 0."
 
     @property
     def moves(self) -> bool:
