@@ -7,17 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from finetune.cli import main
 from finetune.config.compose import group_choices, known_recipes
 from finetune.config.help import GROUPS
 from tests.conftest import REPOSITORY
+from tests.test_house import EVERYWHERE, MAY_IMPORT, PACKAGE
 
 Command = Callable[..., tuple[int, str, str]]
 
 DOCUMENTS = [
     REPOSITORY / "README.md",
     REPOSITORY / "CONTRIBUTING.md",
+    REPOSITORY / "CHANGELOG.md",
+    REPOSITORY / "benchmarks/README.md",
     *sorted((REPOSITORY / "docs").glob("*.md")),
     *sorted((REPOSITORY / "scripts").rglob("*.md")),
 ]
@@ -90,11 +94,54 @@ def test_documents_and_recipes_have_commands() -> None:
 
 def test_the_readme_names_every_choice_of_every_group() -> None:
     text = (REPOSITORY / "README.md").read_text()
+    data = (REPOSITORY / "docs/data.md").read_text()
+    # Its row links to the table of benchmarks, which names them.
+    benchmarks = set(re.findall(r"^\| \[`(\w+)`\]\(#", data, re.MULTILINE))
     for group in GROUPS:
         row = re.search(rf"^\| `{group}` \|(.*)\|$", text, re.MULTILINE)
         assert row, group
         named = set(re.findall(r"`([\w-]+)`", re.sub(r"\([^)]*\)", "", row[1])))
-        assert named == set(group_choices(group)) - {"own"}
+        linked = benchmarks if "](docs/data.md#benchmarks)" in row[1] else set()
+        assert named | linked == set(group_choices(group)) - {"own"}
+
+
+@pytest.mark.slow
+def test_the_readmes_python_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    Image.new("RGB", (8, 8)).save("cat.jpg")
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    short = code.replace('"trainer.max_steps": 100', '"trainer.max_steps": 1, "evaluation.limit": 2')
+    assert short != code
+    names: dict[str, object] = {}
+    exec(short, names)
+    assert names["losses"]
+
+
+DESIGN = (REPOSITORY / "docs/design.md").read_text(encoding="utf-8")
+
+
+def test_the_design_page_says_who_may_import_whom() -> None:
+    rows = re.findall(r"^\| (`.*) \| (.*) \|$", DESIGN.split("## Who may import whom")[1], re.MULTILINE)
+    table = {
+        part: set(re.findall(r"`(\w+)`", allowed))
+        for parts, allowed in rows
+        for part in re.findall(r"`(\w+)`", parts)
+    }
+    assert {part: table[part] for part in MAY_IMPORT} == MAY_IMPORT
+    everywhere = re.search(r"^Every part may also import (.*?), and", DESIGN, re.MULTILINE)
+    assert everywhere
+    assert set(re.findall(r"`(\w+)`", everywhere[1])) == EVERYWHERE
+
+
+def test_the_design_page_lists_every_file_and_folder_of_the_package() -> None:
+    section = DESIGN.split("## Folders")[1].split("\n## ")[0]
+    for path in PACKAGE.iterdir():
+        if path.name not in {"__pycache__", "py.typed"}:
+            assert f"{path.name}/" in section if path.is_dir() else path.name in section, path.name
+    for path in re.findall(r"`finetune/([\w/]+\.?\w*)`", section):
+        assert (PACKAGE / path).exists(), path
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

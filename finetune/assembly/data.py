@@ -210,6 +210,7 @@ def build_collators(config: RunConfig, processor: PaliGemmaProcessor) -> tuple[C
     # What is saved with the weights resizes alike, as far as transformers can.
     if config.image.resize != Resize.bicubic:
         processor.image_processor.resample = Resampling.BILINEAR
+    # No budget: a score over cut or fewer examples is another score.
     return train, Collator(processor, resize=config.image.resize)
 
 

@@ -104,7 +104,7 @@ def build_arguments(
             load_best_model_at_end=best is not None,
             metric_for_best_model=f"eval_{best}" if best else None,
             greater_is_better=better[best] if best else None,
-            report_to=[],  # curves go through assembly/trackers.py
+            report_to=[],  # see run/trackers.py: transformers' callback ends the run if its server fails
             remove_unused_columns=False,
             label_names=["labels"],
             logging_nan_inf_filter=False,

@@ -133,6 +133,7 @@ def continue_adapter(model: PeftModel, path: str, bits: int = 16) -> None:
     new, trained = (config.to_dict() for config in (model.peft_config[_NAME], adapter.config))
     differing = sorted(name for name in new.keys() - _OF_THE_RUN if new[name] != trained.get(name))
     if differing:
+        # Taken silently from the adapter's files, they would not be in the run's config.yaml.
         words = " ".join(f"peft.{name}={trained.get(name)}" for name in differing)
         here = " ".join(f"peft.{name}={new[name]}" for name in differing)
         raise UserError(

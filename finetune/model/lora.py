@@ -135,6 +135,7 @@ def add_adapter(
         r=options.r,
         lora_alpha=options.lora_alpha,
         lora_dropout=options.lora_dropout,
+        # Full names: PEFT matches short ones at the end of any name, in frozen towers too.
         target_modules=targets,
         modules_to_save=copied or None,
         ensure_weight_tying=ties_embedding(model, copied),

@@ -165,6 +165,7 @@ class Collator:
         if not example.suffixes:
             raise UserError(f"Example `{example.id}` has no suffix to train on.")
         budget = self.max_text_length
+        # Left out here, and not in the rows: references and the number of steps stay whole.
         if too_long := self.find_too_long(example.prefix, example.suffixes):
             fitting = tuple(suffix for suffix in example.suffixes if suffix not in too_long)
             if not fitting:
@@ -207,6 +208,7 @@ class Collator:
         if count == 1 or self.suffix_choice == "first":
             return example.suffixes[0]
         if self.suffix_choice == "random":
+            # Not from a worker's state: the same with any number of workers, and after a resume.
             draw = random.Random(f"{self.seed} {example.epoch} {example.id}")
             return example.suffixes[draw.randrange(count)]
         round_, turn = divmod(example.epoch, count)
