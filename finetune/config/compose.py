@@ -22,6 +22,7 @@ from finetune.config.choices import GROUP_SCHEMAS, build_node
 from finetune.config.jobs import JOBS, Job, own_options
 from finetune.config.recipe_file import load_recipe
 from finetune.config.schema import RunConfig
+from finetune.data.options import GROUP_OF_PART
 from finetune.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -256,11 +257,15 @@ def write_recipe(composed: DictConfig, choices: dict[str, str]) -> str:
     of_run = {field.name for field in fields(RunConfig)}
     values = {key: value for key, value in cast(dict[str, Any], values).items() if key in of_run}
     groups = sorted(group for group in choices if (CONF_DIR / group).is_dir())
-    # In the order that they have: it decides about names of fields that two metrics have.
-    metrics = [f"metric@metrics.{name}" for name in composed.metrics]
-    order = [*(place for place in choices if "@dataset.parts." in place), *metrics]
-    parts = [f"  - /{place}: {choices[place]}" for place in order if place in choices]
-    overrides = [*parts, *(f"  - override /{group}: {choices[group]}" for group in groups)]
+    # In their own order: the order of parts decides which rows are drawn, that of metrics how fields that
+    # two of them have are called.
+    mixed = values["dataset"].get("parts", {}) if isinstance(values["dataset"], dict) else {}
+    order = [
+        f"{group}@dataset.parts.{name}.{key}" for name in mixed for key, group in GROUP_OF_PART.items()
+    ]
+    order += [f"metric@metrics.{name}" for name in values["metrics"]]
+    added = [f"  - /{place}: {choices[place]}" for place in order if place in choices]
+    overrides = [*added, *(f"  - override /{group}: {choices[group]}" for group in groups)]
     text = OmegaConf.to_yaml(OmegaConf.create(_escaped(values)))
     return "\n".join(["# @package _global_", "defaults:", *overrides, text])
 

@@ -70,13 +70,14 @@ def drop_former_targets(recipe: dict[str, Any]) -> None:
     for group in _FORMER:
         if f"override /{group}" in places:
             _drop(recipe.get(group))
+    added = []
     for name, part in _items(_items(recipe.get("dataset")).get("parts")).items():
         for key, node in _items(part).items():
             former = _drop(node)
             if former is not None and (place := f"/{former[0]}@dataset.parts.{name}.{key}") not in places:
-                entries.insert(0, {place: former[1]})
-    if entries:
-        recipe["defaults"] = entries
+                added.append({place: former[1]})
+    if added or entries:
+        recipe["defaults"] = [*added, *entries]
 
 
 def _items(node: Any) -> dict[Any, Any]:

@@ -32,6 +32,7 @@ from finetune.assembly.model import build_learner
 from finetune.assembly.sources import RECORDED, record_data
 from finetune.assembly.trainer import build_arguments, build_run_metric, part_weights
 from finetune.config.jobs import Train
+from finetune.config.recipe_file import load_recipe
 from finetune.errors import UserError
 from finetune.generation.options import EvaluateWhen
 from finetune.jobs.result import TrainResult, choose_objective
@@ -119,7 +120,7 @@ def check_start(options: Train, folder: RunFolder, recipe: str) -> Checkpoint | 
     folder.check(resume=options.resume, overwrite=options.overwrite)
     if not options.resume:
         return None
-    check_same_settings(folder.config, recipe, RECORDED)
+    check_same_settings(folder.config, recipe, RECORDED, load_recipe)
     by_best = options.evaluation.metric_for_best_model is not None
     return find_start(folder, max_steps=options.trainer.max_steps, with_best=by_best)
 
@@ -145,7 +146,7 @@ def record_settings(options: Train, folder: RunFolder, launch: Launch, data: Dat
     launch = record_data(launch, data.task)
     launch = settle_longest_answer(options.evaluation, launch, data.answers, len(data.validation))
     if options.resume:
-        on_main(lambda: check_same_settings(folder.config, launch.recipe, RECORDED))
+        on_main(lambda: check_same_settings(folder.config, launch.recipe, RECORDED, load_recipe))
     return launch
 
 

@@ -3,10 +3,10 @@
 import logging
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -57,13 +57,16 @@ def find_start(folder: RunFolder, *, max_steps: int, with_best: bool) -> Checkpo
     return point.checkpoint
 
 
-def check_same_settings(file: Path, recipe: str, from_data: re.Pattern[str]) -> None:
+def check_same_settings(
+    file: Path, recipe: str, from_data: re.Pattern[str], load: Callable[[Path], DictConfig]
+) -> None:
     """Check that a resumed run has the settings that it was started with.
 
     Args:
         file: settings of the first start, if there was one.
         recipe: text of the new settings.
         from_data: keys that are `null` in `recipe` until the data is read.
+        load: reads the file, of an older version too.
 
     Raises:
         UserError: settings differ; names the keys.
@@ -71,11 +74,8 @@ def check_same_settings(file: Path, recipe: str, from_data: re.Pattern[str]) -> 
     if not file.is_file():
         return
     try:
-        before, after = (
-            OmegaConf.to_container(OmegaConf.create(text))
-            for text in (file.read_text(encoding="utf-8"), recipe)
-        )
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        before, after = (OmegaConf.to_container(node) for node in (load(file), OmegaConf.create(recipe)))
+    except (UserError, OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(
             f"{file}: expected the settings that the run was started with, but they cannot be read "
             f"({str(error).splitlines()[0]}). Restore the file, or start again with overwrite=true."
@@ -83,7 +83,8 @@ def check_same_settings(file: Path, recipe: str, from_data: re.Pattern[str]) -> 
     changed = [
         key
         for key, value in _differences(before, after, "")
-        if value is not None or not from_data.fullmatch(key)
+        # Of the defaults list the values are compared.
+        if key != "defaults" and (value is not None or not from_data.fullmatch(key))
     ]
     refused = [key for key in changed if not key.startswith(MAY_CHANGE)]
     if refused:
@@ -96,8 +97,10 @@ def check_same_settings(file: Path, recipe: str, from_data: re.Pattern[str]) -> 
 
 
 def _differences(before: object, after: object, prefix: str) -> list[tuple[str, object]]:
-    """Return the keys whose values differ, with the values in `after`."""
+    """Return the keys whose values differ, with those in `after`; a missing group equals an empty one."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
+        if before in (None, {}) and after in (None, {}):
+            return []
         return [] if before == after else [(prefix, after)]
     return [
         difference

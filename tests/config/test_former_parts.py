@@ -3,12 +3,16 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from finetune.assembly.sources import RECORDED
 from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.compose import add_recipe, compose, compose_words, write_recipe
 from finetune.config.former_parts import FORMER_TARGETS
+from finetune.config.recipe_file import load_recipe
 from finetune.config.schema import RunConfig
 from finetune.data.options import Digits
+from finetune.errors import UserError
 from finetune.metrics.text import ExactMatch
+from finetune.run.resume import check_same_settings
 
 SINGLE = """# @package _global_
 defaults:
@@ -107,6 +111,7 @@ def test_a_former_run_composes_to_the_same_parts(tmp_path: Path) -> None:
 def test_a_former_mixture_composes_to_the_same_parts(tmp_path: Path) -> None:
     config = compose_file(tmp_path, MIXTURE)
     parts = config.dataset.parts
+    assert list(parts) == ["a", "b"]  # rows are drawn by the order of the parts
     assert [parts[name].source for name in "ab"] == [Digits(size=56)] * 2
     tasks = [compose(["recipe=quickstart", f"task={name}"]).task for name in ("vqa", "question")]
     assert [parts[name].task for name in "ab"] == tasks
@@ -120,6 +125,7 @@ def test_a_mixture_written_as_a_recipe_composes_to_the_same(tmp_path: Path) -> N
     (tmp_path / "again/config.yaml").write_text(write_recipe(composed, choices))
     again, _ = compose_words([f"recipe={add_recipe(tmp_path / 'again/config.yaml')}"])
     assert OmegaConf.to_container(again.dataset) == OmegaConf.to_container(composed.dataset)
+    assert list(again.dataset.parts) == list(composed.dataset.parts)
     assert OmegaConf.get_type(again.dataset.parts.a.task) is OmegaConf.get_type(
         composed.dataset.parts.a.task
     )
@@ -140,3 +146,19 @@ def test_a_target_beside_no_choice_is_not_dropped(tmp_path: Path) -> None:
 def test_every_choice_that_there_was_is_still_there() -> None:
     for group, choice in FORMER_TARGETS.values():
         assert choice in GROUP_SCHEMAS[group]
+
+
+@pytest.mark.parametrize("text", [SINGLE, MIXTURE], ids=["single", "mixture"])
+def test_a_former_run_has_the_settings_that_it_is_resumed_with(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    composed, choices = compose_words([f"recipe={add_recipe(file)}"])
+    whole = OmegaConf.create(write_recipe(composed, choices))
+    former = OmegaConf.merge(
+        {key: value for key, value in whole.items() if key != "metrics"}, OmegaConf.create(text)
+    )
+    file.write_text(OmegaConf.to_yaml(former))
+    check_same_settings(file, OmegaConf.to_yaml(whole), RECORDED, load_recipe)
+    whole.seed = 1
+    with pytest.raises(UserError, match="these differ: seed"):
+        check_same_settings(file, OmegaConf.to_yaml(whole), RECORDED, load_recipe)
