@@ -1,1 +1,1 @@
-"""From options to the parts of a run: data, model, trainer, evaluator."""
+"""Builds the parts of a run from its options: data, model, trainer, evaluator."""

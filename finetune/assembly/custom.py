@@ -1,7 +1,7 @@
-"""The socket for dataset, task and metric: what `_target_` names, called with the other values.
+"""Custom datasets, tasks and metrics: the function or class in `_target_`, called with the other values.
 
-A recipe can name code of yours here. It may also come from somebody else, so only what defines a part is
-called: a function or class of a module that was written for it.
+A recipe is data and may come from somebody else. Hydra's `instantiate` would call anything importable, such
+as `os.system`; here only a function or class is called that is defined in a module written for finetune.
 """
 
 import importlib
@@ -27,7 +27,7 @@ _NEEDED = {
     "task": ("check_columns", "build_text", "measure_text", "build_target", "read_answer"),
     "metric": ("score", "compute", "higher_is_better"),
 }
-"""What a part of each kind must have."""
+"""Attributes that a part of each kind must have."""
 
 _INSTALLED = {"site-packages", "dist-packages"}
 """Folders of installed packages; a module elsewhere is the user's."""
@@ -37,14 +37,14 @@ def instantiate(node: Any, kind: str | None = None) -> Any:
     """Return the part that a node of the config describes.
 
     Args:
-        node: the part itself or options that build it, as the shipped choices are; or values with
-            `_target_`, which is called with the others: how a custom part is plugged in.
-        kind: `task` or `metric`, whose methods are then checked; None for a dataset, whose rows are checked
-            by what loads them.
+        node: the part, or options that build it, for the shipped choices; a dictionary with `_target_` and
+            its arguments for a custom part.
+        kind: `task` or `metric`, to check its methods; None for a dataset, whose rows are checked on
+            loading.
 
     Raises:
-        UserError: there is no such function or class, it may not be called, takes other arguments, or what
-            it returns is not a part of this kind.
+        UserError: the function or class does not exist, may not be called or takes other arguments, or its
+            result is not a part of this kind.
     """
     if isinstance(node, Builder):
         return node.build()
@@ -82,7 +82,7 @@ def build_metric(config: RunConfig) -> Metric:
 
 
 def check_targets(config: RunConfig) -> None:
-    """Find the parts that a config names outside of this package, before anything is looked up or read.
+    """Import the custom parts of a config, before anything is looked up or read.
 
     Raises:
         UserError: see `find_target`.
@@ -103,7 +103,7 @@ def find_target(target: Any) -> Any:
         target: `module.name`.
 
     Raises:
-        UserError: there is none, or it was not written to be a part.
+        UserError: it does not exist, or was not written to be a part.
     """
     if not isinstance(target, str) or not _NAME.fullmatch(target):
         raise UserError(f"_target_={target}: expected module.function or module.Class.")
@@ -116,6 +116,7 @@ def find_target(target: Any) -> Any:
         raise UserError(f"_target_={target} cannot be called: {error}") from error
     except (SyntaxError, ValueError) as error:
         raise UserError(f"_target_={target}: {module_name} cannot be imported ({error}).") from error
+    # A name that the module only imported, such as `os.system`, is not a part of it.
     is_part = inspect.isclass(function) or inspect.isfunction(function)
     if not is_part or function.__module__ != module_name:
         raise UserError(
@@ -126,7 +127,9 @@ def find_target(target: Any) -> Any:
 
 
 def check_module(target: str) -> None:
-    """Check where a module is before it is imported: those of Python and of other packages are not parts.
+    """Check where a module is before it is imported: modules of Python and of other packages are refused.
+
+    Importing runs the module's code, so that a check after the import would come too late.
 
     Args:
         target: `module.name`.
@@ -144,7 +147,7 @@ def check_module(target: str) -> None:
         )
     file = _find_source(names)
     if file is None or _INSTALLED.isdisjoint(file.resolve().parts):
-        return  # importing says what is missing
+        return  # the import reports what is missing
     if not _IMPORTS_FINETUNE.search(file.read_text(encoding="utf-8", errors="replace")):
         raise UserError(
             f"_target_={target}: {file.name} of the installed package {names[0]} does not import finetune, "
@@ -153,12 +156,12 @@ def check_module(target: str) -> None:
 
 
 def _find_source(names: list[str]) -> Path | None:
-    """Return a module's file without importing its packages; None where there is none."""
-    places: list[str] | None = None
+    """Return a module's file without importing its packages; None if it does not exist."""
+    search_path: list[str] | None = None
     origin: str | None = None
     for depth in range(len(names)):
-        spec = PathFinder.find_spec(".".join(names[: depth + 1]), places)
+        spec = PathFinder.find_spec(".".join(names[: depth + 1]), search_path)
         if spec is None:
             return None
-        places, origin = list(spec.submodule_search_locations or []), spec.origin
+        search_path, origin = list(spec.submodule_search_locations or []), spec.origin
     return None if origin is None else Path(origin)

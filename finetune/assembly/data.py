@@ -1,4 +1,4 @@
-"""From options to the data of a run: rows, task, examples of both splits, and what was left out of them."""
+"""Builds the data of a run from its options: rows, task, and the examples of both splits."""
 
 import logging
 from dataclasses import dataclass
@@ -32,9 +32,10 @@ from finetune.tasks.task import Task
 log = logging.getLogger(__name__)
 
 LONGEST_REFERENCE = 2048
-"""Text tokens of an example that is evaluated, at most, unless `collator.max_text_length` is more.
+"""Most text tokens of a validation example, unless `collator.max_text_length` is more.
 
-Attention and logits of what no training could have taught would fill any memory."""
+Evaluation never cuts or drops, since a score over other examples is another score. But a reference longer
+than any training text is a fault in the data, and its attention and logits would exhaust the memory."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,21 @@ class Data:
     """The examples of a run."""
 
     train: ExampleDataset | None
-    """Those to train on; None where nothing is trained."""
+    """The training split; None for a job that does not train."""
     validation: ExampleDataset
-    """Those to evaluate on."""
+    """The validation split."""
     task: Task
-    """What both say and how their answers are read."""
+    """Writes the texts of both splits, and reads answers."""
     dropped: Skipped
-    """What was left out, for `skipped.jsonl`."""
+    """The rows that were left out, for `skipped.jsonl`."""
     answers: AnswerLengths
     """Lengths of the references."""
     shared: int
-    """Validation examples that are also trained on."""
+    """Number of validation examples that are also in the training split."""
     collator: Collator
-    """Makes batches to train on."""
+    """Builds training batches."""
     evaluation_collator: Collator
-    """Makes batches to evaluate on; without a budget."""
+    """Builds evaluation batches, without a text budget."""
 
 
 def build_data(
@@ -67,14 +68,14 @@ def build_data(
     training: bool = True,
     codec: bool = True,
 ) -> Data:
-    """Load the rows, build the task, and check every example before anything slow is done.
+    """Load the rows, build the task, and check every example: errors surface before the model loads.
 
     Args:
-        config: of the run.
-        processor: the checkpoint's.
-        metric: scores an empty answer to each validation example.
-        training: False leaves the training split out.
-        codec: False builds a task that can neither write nor read masks, as `build_task` says.
+        config: options of the run.
+        processor: processor of the checkpoint.
+        metric: checked by scoring an empty answer to each validation example.
+        training: False omits the training split.
+        codec: False builds a task that can neither write nor read masks; see `build_task`.
 
     Raises:
         UserError: a column is missing, a row cannot be used, a text is too long, or a split is empty.
@@ -104,10 +105,10 @@ def build_data(
 def build_train(
     config: RunConfig, splits: Splits, task: Task, collator: Collator
 ) -> tuple[Survey, Skipped]:
-    """Build the examples to train on, the first `trainer.limit` of them, and check each of them.
+    """Build the training examples, limited to `trainer.limit`, and check each of them.
 
     Returns:
-        The examples, and what was left out: faults under `dataset.on_error=skip`, and what is too long.
+        The examples, and those left out: faults under `dataset.on_error=skip`, and texts that are too long.
 
     Raises:
         UserError: a column is missing, a row cannot be used, or a text is too long under
@@ -128,26 +129,26 @@ def build_train(
 
 
 def build_validation(config: RunConfig, splits: Splits, task: Task) -> ExampleDataset:
-    """Build the examples to evaluate on, the first `evaluation.limit` of them.
+    """Build the validation examples, limited to `evaluation.limit`.
 
     Raises:
         UserError: a column is missing.
     """
     rows = _arrange_rows(splits.validation, task, training=False)
-    first = first_rows(rows, config.evaluation.limit)
-    return ExampleDataset(first, task, "validation", antialias=choose_antialias(config, "validation"))
+    limited = first_rows(rows, config.evaluation.limit)
+    return ExampleDataset(limited, task, "validation", antialias=choose_antialias(config, "validation"))
 
 
 def check_validation(
     config: RunConfig, examples: ExampleDataset, collator: Collator, metric: Metric
 ) -> tuple[Survey, Skipped]:
-    """Check every example to evaluate on, and score an empty answer to each, and to all of them together.
+    """Check every validation example, and score an empty answer to each and to all of them together.
 
     Returns:
-        The examples, and what was left out under `dataset.on_error=skip`.
+        The examples, and those left out under `dataset.on_error=skip`.
 
     Raises:
-        UserError: a row cannot be used, or the metric lacks something, such as ten references, or the
+        UserError: a row cannot be used, or the metric misses something, such as ten references or the
             second row of a pair.
     """
     empty = EmptyAnswer(examples.task, metric)
@@ -193,12 +194,12 @@ def _arrange_rows(rows: Dataset, task: Task, training: bool) -> Dataset:
 
 
 def build_augmentation(options: AugmentationConfig) -> Augmentation | None:
-    """Return what `augmentation` describes; None where it changes nothing."""
+    """Return the augmentation that the options describe; None if they change nothing."""
     return Augmentation(options) if options.moves or options.recolors else None
 
 
 def build_collators(config: RunConfig, processor: PaliGemmaProcessor) -> tuple[Collator, Collator]:
-    """Build the collator to train with and the one to evaluate with, which never cuts."""
+    """Build the collator for training, and the one for evaluation, which never cuts or drops."""
     train = Collator(
         processor,
         max_text_length=config.collator.max_text_length,
@@ -207,7 +208,7 @@ def build_collators(config: RunConfig, processor: PaliGemmaProcessor) -> tuple[C
         seed=config.seed,
         resize=config.image.resize,
     )
-    # What is saved with the weights resizes alike, as far as transformers can.
+    # The processor that is saved with the weights resizes in the same way, as far as transformers can.
     if config.image.resize != Resize.bicubic:
         processor.image_processor.resample = Resampling.BILINEAR
     # No budget: a score over cut or fewer examples is another score.
@@ -215,10 +216,10 @@ def build_collators(config: RunConfig, processor: PaliGemmaProcessor) -> tuple[C
 
 
 def warn_of_shared_examples(data: Data) -> None:
-    """Warn where validation examples are also trained on."""
+    """Warn of validation examples that are also in the training split."""
     if data.shared:
         log.warning(
-            "warning: %d of %d validation examples also stand in train; the score will be too good.",
+            "warning: %d of %d validation examples are also in train; the score will be too high.",
             data.shared,
             len(data.validation),
         )

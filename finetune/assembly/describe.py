@@ -1,4 +1,4 @@
-"""Lines for the terminal and the log: what a run works on."""
+"""Lines for the terminal and the log that describe a run."""
 
 from pathlib import Path
 
@@ -17,10 +17,10 @@ def describe_run(
     """Return a few lines: model, device, run folder, rows, classes, and the first prompt and answer.
 
     Args:
-        config: of the run.
-        folder: its folder; None: nothing is written.
-        train: the examples to train on; None: there is no training.
-        validation: the examples to evaluate on.
+        config: options of the run.
+        folder: folder of the run; None if nothing is written.
+        train: the training examples; None for a job that does not train.
+        validation: the validation examples.
     """
     place = "" if folder is None else f"; run folder {folder}"
     lines = [f"model {config.model.path} on {PartialState().device}{place}"]
@@ -42,7 +42,7 @@ def _describe_classes(task: Task) -> list[str]:
 
 
 def _describe_first(examples: ExampleDataset) -> str:
-    """Return prompt and answer of the first row, with everything that is not printable escaped."""
+    """Return prompt and answer of the first row, with unprintable characters escaped."""
     row = next(iter(examples.iterate_rows()))
     text = examples.task.measure_text(row)
     return f"first example: {_show(text.prefix)} -> {_show(text.suffixes[0])}"

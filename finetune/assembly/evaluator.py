@@ -1,4 +1,4 @@
-"""What scores a model over the validation split."""
+"""Scoring a model over the validation split, during and after training."""
 
 from collections.abc import Callable
 
@@ -21,9 +21,9 @@ def build_evaluator(
     """Return a function that evaluates a model on this split.
 
     Args:
-        config: the run's options of the evaluation; precision and number of workers are the trainer's.
-        dataset: the split.
-        collator: without `max_text_length`.
+        config: `evaluation`, and the precision and workers of `trainer`, are read.
+        dataset: the validation split.
+        collator: a collator without `max_text_length`.
         metric: scores the prediction rows.
     """
 
@@ -42,7 +42,7 @@ def build_evaluator(
 
 
 class LastEvaluations:
-    """Evaluates the model at a step only once: the step that is kept was often evaluated during training.
+    """Evaluates the model once at each step: the best step was already evaluated during training.
 
     Args:
         evaluate: scores a model over the validation split.
@@ -54,7 +54,7 @@ class LastEvaluations:
         self._known: dict[int, Evaluation] = {}
 
     def __call__(self, model: nn.Module, step: int) -> Evaluation:
-        """Return the evaluation of the model as it is at a step."""
+        """Return the evaluation of the model at a step; computed on the first call for this step."""
         if step not in self._known:
             self._known = {seen: result for seen, result in self._known.items() if seen == self.best_step}
             self._known[step] = self.evaluate(model)

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: an error, or left out with the reason under `dataset.on_error=skip`."""
+"""Rows that cannot be used: an error, or omitted with the reason under `dataset.on_error=skip`."""
 
 import logging
 from collections.abc import Mapping
@@ -24,13 +24,13 @@ Skipped = list[dict[str, str]]
 def leave_out_faults(
     survey: Survey, faults: Mapping[int, str], source: Source, task: object
 ) -> tuple[Survey, Skipped]:
-    """Report faults: an error, or a warning where all of them are to be skipped.
+    """Report faults: an error, or a warning where all of them may be skipped.
 
     Args:
-        survey: the split.
-        faults: index of a row -> what is wrong with it.
-        source: where its rows come from.
-        task: the options of its task.
+        survey: survey of the split.
+        faults: index of a row -> its fault.
+        source: source of its rows.
+        task: options of its task.
 
     Returns:
         The split without these rows, and a line for each.
@@ -71,18 +71,18 @@ def leave_out_broken_images(
     """Decode every image of a split, and report those that cannot be decoded; processes share the work.
 
     Args:
-        survey: the split.
-        source: where its rows come from.
-        task: the options of its task.
-        workers: data workers of each process.
+        survey: survey of the split.
+        source: source of its rows.
+        task: options of its task.
+        workers: number of data workers of each process.
 
     Raises:
         UserError: as in `leave_out_faults`.
     """
     state = PartialState()
-    part = range(state.process_index, len(survey), state.num_processes)
-    parts = share(find_broken_images(survey.examples, workers, part))
-    faults = dict(sorted(pair for faults in parts for pair in faults.items()))
+    indices = range(state.process_index, len(survey), state.num_processes)
+    by_process = share(find_broken_images(survey.examples, workers, indices))
+    faults = dict(sorted(pair for broken in by_process for pair in broken.items()))
     return leave_out_faults(survey, faults, source, task)
 
 
@@ -94,7 +94,7 @@ def _skips(source: Source, examples: ExampleDataset, index: int) -> bool | None:
 
 
 def _explain_classes(examples: ExampleDataset, options: object) -> str:
-    """Return what to do about classes that the training split lacks, from which the list was taken."""
+    """Return a remedy for classes that are missing in the training split, whose classes the task uses."""
     task = object_tasks(examples.task).get("")
     is_given = isinstance(options, ObjectsOptions) and options.labels is not None
     if task is None or not task.options.write_label or is_given:

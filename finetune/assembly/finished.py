@@ -1,4 +1,4 @@
-"""A trained model: the result of a run, or any checkpoint with any adapter."""
+"""Loads a trained model: the result of a run, or any checkpoint with any adapter."""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -25,11 +25,11 @@ def resolve_finished_run(config: FinishedJob, folder: RunFolder) -> FinishedJob:
     """Return a config whose model or adapter is a finished run's result, and whose mask VAE is the run's.
 
     Args:
-        config: with `run=`; without it, it is returned as it is.
-        folder: the run's.
+        config: options of the job; returned unchanged without `run=`.
+        folder: folder of the run.
 
     Raises:
-        UserError: the run is not finished: it has neither adapter nor model.
+        UserError: the run has neither adapter nor model, or their files are not those that it wrote.
     """
     if config.run is None:
         return config
@@ -46,17 +46,18 @@ def resolve_finished_run(config: FinishedJob, folder: RunFolder) -> FinishedJob:
     if folder.model.is_dir():
         return replace(config, model=replace(config.model, path=str(folder.model), revision=None))
     raise UserError(
-        f"{folder.root} is not finished: it holds neither adapter/ nor model/. Go on with resume=true."
+        f"{folder.root} is not finished: it has neither adapter/ nor model/. Continue it with resume=true."
     )
 
 
 def load_trained(config: Evaluate | Predict, checkpoint: PaliGemmaConfig) -> nn.Module:
-    """Load the config's model with its adapter, on this process's device, to be evaluated."""
+    """Load the model with its adapter on this process's device, in evaluation mode."""
     PartialState(cpu=not torch.cuda.is_available())
     half = half_dtype(config.trainer)
-    # Without run= nothing says which of the weights have learnt.
+    # What was trained is read in `learning_dtype`, so that a finished run has the values of its last
+    # evaluation. Without run= it is not known which weights were trained.
     base = load_base(
-        checkpoint, config.model, config.freeze, config.peft, half, learnt=config.run is not None
+        checkpoint, config.model, config.freeze, config.peft, half, trained=config.run is not None
     )
     model: nn.Module = base.to(PartialState().device)
     if config.adapter is not None:

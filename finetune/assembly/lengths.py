@@ -1,4 +1,4 @@
-"""Texts that are longer than the budget, and how long a generated answer may be."""
+"""Texts longer than the budget, and the length limit of generated answers."""
 
 import logging
 from dataclasses import replace
@@ -15,7 +15,7 @@ from finetune.generation.options import EvaluationConfig
 from finetune.run.folder import Launch
 
 AT_LEAST = 16
-"""Tokens: where every reference is one word, another answer is still read whole."""
+"""Tokens. Even if every reference is one word, a longer wrong answer is not cut."""
 
 log = logging.getLogger(__name__)
 
@@ -23,15 +23,16 @@ log = logging.getLogger(__name__)
 def leave_out_overflow(
     train: Survey, collator: Collator, options: CollatorConfig
 ) -> tuple[Survey, Skipped]:
-    """Leave out the examples of which no suffix fits; the collator leaves out single suffixes.
+    """Remove the training examples without any suffix that fits; the collator omits single suffixes.
 
     Args:
-        train: the split.
-        collator: that of the survey.
-        options: the budget, and what happens to a text that is longer.
+        train: survey of the split.
+        collator: the collator that the survey was made with.
+        options: the budget, and the treatment of longer texts.
 
     Returns:
-        The examples, and what was left out: `split`, `id` and `reason`, and `suffix` where only this was.
+        The examples, and a line for each omission: `split`, `id` and `reason`, and `suffix` if only that
+        was omitted.
 
     Raises:
         UserError: a text is too long under `collator.overflow=error`, or every example is.
@@ -66,20 +67,20 @@ class AnswerLengths(NamedTuple):
     """Lengths of the references, in tokens with EOS."""
 
     longest: int
-    """That of the longest one of the validation split."""
+    """Length of the longest one of the validation split."""
     cut: int
-    """Number of validation examples with one longer than `evaluation.max_new_tokens`."""
+    """Number of validation examples with a reference longer than `evaluation.max_new_tokens`."""
     longest_of_all: int
-    """That of the longest one of both splits."""
+    """Length of the longest one of both splits."""
 
 
 def measure_answers(validation: Survey, train: Survey | None, limit: int | None) -> AnswerLengths:
     """Measure the references.
 
     Args:
-        validation: the examples to evaluate on.
-        train: those to train on, if any.
-        limit: most tokens of a generated answer, EOS among them; None: not decided yet.
+        validation: survey of the validation split.
+        train: survey of the training split, if any.
+        limit: most tokens of a generated answer, including EOS; None if not yet decided.
     """
     longest, cut = validation.measure_references(limit)
     other = 0 if train is None else train.measure_references()[0]
@@ -89,16 +90,16 @@ def measure_answers(validation: Survey, train: Survey | None, limit: int | None)
 def settle_longest_answer(
     options: EvaluationConfig, launch: Launch, answers: AnswerLengths, examples: int
 ) -> Launch:
-    """Give `evaluation.max_new_tokens` its value, or report one that cuts references.
+    """Set `evaluation.max_new_tokens` if it is None, else warn if it cuts references.
 
     Args:
-        options: gets the value where it has none.
-        launch: its recipe is what the run leaves as `config.yaml`.
+        options: changed in place.
+        launch: has the recipe that becomes `config.yaml`.
         answers: lengths of the references.
         examples: number of validation examples.
 
     Returns:
-        The launch with the value in its recipe, so that the run's answers are as long without its data.
+        The launch with the value in its recipe, so that `predict` has the same limit without the data.
     """
     limit = options.max_new_tokens
     if limit is not None:
@@ -114,7 +115,8 @@ def settle_longest_answer(
                 answers.longest,
             )
         return launch
-    # A quarter more than any reference: an answer to an image that is in neither split may be longer.
+    # A quarter more than any reference: an answer to an image of neither split may be longer. A published
+    # decode length is never changed, so that scores stay comparable.
     longest = answers.longest_of_all
     options.max_new_tokens = max(AT_LEAST, longest + -(-longest // 4))
     recipe = OmegaConf.create(launch.recipe)

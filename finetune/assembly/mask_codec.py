@@ -1,4 +1,4 @@
-"""Which mask VAE a run uses: the published one, its own, or a file; it is kept in the run's folder."""
+"""The mask VAE of a run, kept in its folder: the published one, a file, or one trained on its data."""
 
 import logging
 import os
@@ -23,18 +23,18 @@ log = logging.getLogger(__name__)
 RunOptions = TypeVar("RunOptions", bound=RunConfig)
 
 MOST_CROPS = 20_000
-"""Masks that `own` is trained on, at most: 320 MB of crops."""
+"""Most masks that `own` is trained on: 320 MB of crops."""
 
 
 def find_mask_vae(setting: str, rows: Dataset | None = None) -> Path:
-    """Return the file of weights that `task.mask_vae` means, made or downloaded at first use.
+    """Return the weights file for `task.mask_vae`, trained or downloaded at first use.
 
     Args:
         setting: `published`, `own`, or a file.
-        rows: the training split, whose masks are learned; needed for `own` alone.
+        rows: the training split; `own` needs rows and is trained on their masks.
 
     Raises:
-        UserError: it cannot be downloaded or read, or `own` has no rows or no masks to learn from.
+        UserError: the file cannot be downloaded or read, or there are no rows or masks to train `own` on.
     """
     if setting != "own":
         file = find_weights(setting)
@@ -68,10 +68,7 @@ def _collect_crops(rows: Dataset) -> torch.Tensor:
 
 
 def keep_mask_vae(task: Task, target: Path) -> None:
-    """Copy the weights that a task writes masks with into the run's folder, where it has any.
-
-    The run's answers can then be read wherever the folder is moved.
-    """
+    """Copy the mask VAE of a task, if any, into the run's folder: no other can read its answers."""
     files = {part.reader.mask_vae for part in object_tasks(task).values()} - {None}
     for file in sorted(map(str, files))[:1]:
         if not target.is_file():
@@ -79,7 +76,7 @@ def keep_mask_vae(task: Task, target: Path) -> None:
 
 
 def use_mask_vae(config: RunOptions, file: Path) -> RunOptions:
-    """Return a config whose task, or each task of its mixture, reads masks with these weights."""
+    """Return a config whose task, or each task of its mixture, uses these weights for masks."""
     if not isinstance(config.dataset, Mixture):
         return replace(config, task=_with_mask_vae(config.task, file))
     parts = {

@@ -1,4 +1,4 @@
-"""From options to a model that is ready to learn, in a fixed order."""
+"""Builds a model that is ready to learn from its options, in a fixed order."""
 
 import logging
 from dataclasses import dataclass
@@ -28,25 +28,25 @@ class Learner:
     """A model that is ready to learn."""
 
     model: nn.Module
-    """Loaded, frozen and adapted, operated on; the trainer moves it to its device."""
+    """Loaded, frozen, adapted and changed by `operate`; the trainer moves it to its device."""
     processor: PaliGemmaProcessor
-    """The checkpoint's."""
+    """Processor of the checkpoint."""
     table: str
-    """What of it learns, is adapted and is quantised, for the log."""
+    """Learning, adapted and quantised parameters by tower, for the log."""
 
 
 def build_learner(config: RunConfig, checkpoint: PaliGemmaConfig, processor: PaliGemmaProcessor) -> Learner:
     """Load the base, freeze and adapt it, and change how it runs, in this order.
 
     Args:
-        config: the run's seed, adapter, and options of the model, of what learns and of the training.
+        config: `seed`, `adapter`, `model`, `freeze`, `peft` and `trainer` are read.
         checkpoint: configuration of the checkpoint; changed in place.
-        processor: the checkpoint's.
+        processor: processor of the checkpoint.
 
     Raises:
         UserError: see `load_model` and `freeze_and_adapt`.
     """
-    set_seed(config.seed)
+    set_seed(config.seed)  # before the adapter's matrices are drawn
     options, freeze, peft, half = config.model, config.freeze, config.peft, half_dtype(config.trainer)
     base = load_base(checkpoint, options, freeze, peft, half)
     model = freeze_and_adapt(base, options, freeze, peft, half, config.adapter)
@@ -61,21 +61,23 @@ def load_base(
     peft: PeftConfig,
     half: torch.dtype | None,
     *,
-    learnt: bool = True,
+    trained: bool = True,
 ) -> PaliGemmaForConditionalGeneration:
-    """Load the base model, quantised where `peft.bits` says so.
+    """Load the base model, quantised as `peft.bits` says.
 
     Args:
-        checkpoint: its configuration; changed in place.
-        options: name it.
-        freeze: what may learn.
-        peft: how it learns.
+        checkpoint: configuration of the checkpoint; changed in place.
+        options: name the checkpoint.
+        freeze: the parameters that may learn.
+        peft: the method and the quantisation.
         half: see `half_dtype`.
-        learnt: without an adapter, store what `freeze` lets learn in `model.learning_dtype`, because it is
-            going to learn, or has learnt. Otherwise the whole model is in `model.dtype`.
+        trained: without an adapter, store the parameters that `freeze` lets learn in
+            `model.learning_dtype`, because they will be or were trained. Otherwise the whole model is in
+            `model.dtype`.
     """
     frozen, learning = getattr(torch, options.dtype), getattr(torch, options.learning_dtype)
-    in_full = learnt and peft.method == PeftMethod.none
+    in_full = trained and peft.method == PeftMethod.none
+    # Read in the wider of both formats, so that no parameter that learns is rounded first.
     model = load_model(
         options.path,
         checkpoint,
@@ -100,13 +102,13 @@ def freeze_and_adapt(
     half: torch.dtype | None,
     adapter: str | None,
 ) -> nn.Module:
-    """Freeze the base, add a new adapter or one to continue, and convert what learns to its format.
+    """Freeze the base, add a new adapter or one to continue, and convert parameters that learn.
 
     Args:
         base: changed in place.
-        options: the format of what learns.
-        freeze: what may learn.
-        peft: how it learns.
+        options: `learning_dtype` is read.
+        freeze: the parameters that may learn.
+        peft: the method.
         half: see `half_dtype`.
         adapter: a trained adapter to continue.
 
@@ -124,20 +126,21 @@ def freeze_and_adapt(
     else:
         model = add_adapter(base, freeze, peft)
         if adapter is not None:
+            # It must have the run's rank, alpha and layers: `config.yaml` then says what learns.
             continue_adapter(model, adapter, peft.bits)
-            log.info("the adapter goes on from %s", adapter)
+            log.info("continuing the adapter %s", adapter)
     store_what_learns(model, getattr(torch, options.learning_dtype), half)
     return model
 
 
 def half_dtype(trainer: TrainerConfig) -> torch.dtype | None:
-    """Return the format of the products under autocast; None if the trainer uses none."""
+    """Return the autocast format of the trainer; None without autocast."""
     if trainer.fp16:
         return torch.float16
     return torch.bfloat16 if trainer.bf16 else None
 
 
 def half_precision(trainer: TrainerConfig) -> torch.autocast:
-    """Return the context in which the model computes: bfloat16 or float16, as the trainer says."""
+    """Return the trainer's autocast context, which is disabled without bf16 and fp16."""
     half = half_dtype(trainer)
     return torch.autocast(PartialState().device.type, half or torch.bfloat16, enabled=half is not None)

@@ -31,12 +31,12 @@ class Predictor:
     """A run's model or any checkpoint with its processor, on this process's device.
 
     Args:
-        options: name the model, and how answers are generated.
-        folder: of the run, if there is one.
+        options: name the model and the settings of generation.
+        folder: folder of the run, if any.
 
     Attributes:
-        model: with its adapter, in evaluation mode.
-        processor: the checkpoint's.
+        model: the model with its adapter, in evaluation mode.
+        processor: processor of the checkpoint.
 
     Raises:
         UserError: the run is not finished, or model and adapter do not fit.
@@ -52,14 +52,14 @@ class Predictor:
 
     @property
     def batch_size(self) -> int:
-        """How many images are answered at once."""
+        """Number of images in one batch."""
         return self._options.evaluation.batch_size
 
     def ask(self, image: str | ImageSource, prefix: str) -> PredictionRow:
         """Answer a prompt about an image.
 
         Args:
-            image: a file, or an image that is open.
+            image: a file, or an open image.
             prefix: the prompt, such as `detect cat`.
 
         Returns:
@@ -78,9 +78,9 @@ class Predictor:
     def build_examples(
         self, sources: Sequence[tuple[str, ImageSource]], prefix: str, faults: list[str]
     ) -> list[Example]:
-        """Decode named images; a message for each that cannot be decoded is added to `faults`."""
+        """Decode named images; add a message to `faults` for each that cannot be decoded."""
         antialias = choose_antialias(self._options, "validation")
-        # Any part of a mixture may be asked.
+        # A prompt may belong to any part of a mixture: antialias only if all of them do.
         smooth = all((antialias or {}).values())
         examples = []
         for name, source in sources:
@@ -93,7 +93,7 @@ class Predictor:
         return examples
 
     def predict(self, examples: Sequence[Example]) -> list[PredictionRow]:
-        """Generate one answer to each example, and return it as a prediction row."""
+        """Generate an answer to each example, and return them as prediction rows."""
         if not examples:
             return []
         collator = Collator(self.processor, resize=self._options.image.resize)
@@ -125,7 +125,7 @@ def _decode(source: ImageSource, name: str, as_stored: bool) -> Image.Image:
 
 
 def build_reader(options: Predict, folder: RunFolder) -> ObjectReader:
-    """Return what reads boxes, and masks where the run or the task has weights for them."""
+    """Return a reader of boxes, and of masks if the run or the task has weights for them."""
     task = options.task
     reader = task.build().reader if isinstance(task, ObjectsOptions) else ObjectReader()
     if options.run is not None and folder.mask_vae.is_file():

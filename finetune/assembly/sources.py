@@ -1,4 +1,4 @@
-"""The rows of a run and the task that reads them: what a run knows of its data."""
+"""The rows of a run and the task that reads them."""
 
 import logging
 import re
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class CustomSource(Source):
-    """Rows from a function of the user's own."""
+    """Rows from a custom function."""
 
     node: dict[str, Any]
     """`_target_`, and its arguments."""
@@ -38,12 +38,12 @@ class CustomSource(Source):
         """Call the function.
 
         Raises:
-            UserError: it cannot be called, or returns something else.
+            UserError: it cannot be called, or does not return `Splits`.
         """
         splits = instantiate(self.node)
         if not isinstance(splits, Splits):
             raise UserError(f"dataset._target_ must return Splits(train, validation), got {splits!r}.")
-        # Every reader here resolves links; a function of the user's own has not.
+        # The shipped readers resolve links; a custom function may not.
         return follow_links(splits)
 
     def describe(self, split: str) -> str:
@@ -52,25 +52,25 @@ class CustomSource(Source):
 
     @property
     def has_train(self) -> bool:
-        """Whether an option `train`, if the function has one, is given."""
+        """Whether the argument `train`, if there is one, is not None."""
         return self.node.get("train", True) is not None
 
     @property
     def skips_faults(self) -> bool | None:
-        """Whether a row with a fault is left out; None where the function has no such option."""
+        """Whether rows with faults are left out; None if the function has no such argument."""
         value = self.node.get("on_error")
         return None if value is None else value == OnError.skip
 
 
 def build_source(dataset: Source | dict[str, Any]) -> Source:
-    """Return the source that `dataset` chooses, which is a custom one where it is a dictionary."""
+    """Return the source that `dataset` describes; a dictionary describes a custom one."""
     if isinstance(dataset, dict):
         return CustomSource(dataset)
-    parts = {
+    built = {
         name: replace(part, source=build_source(part.source))
         for name, part in dataset.mixed_parts().items()
     }
-    return replace(dataset, parts=parts) if isinstance(dataset, Mixture) else dataset
+    return replace(dataset, parts=built) if isinstance(dataset, Mixture) else dataset
 
 
 def load_splits(config: RunConfig, training: bool = True) -> Splits:
@@ -78,11 +78,11 @@ def load_splits(config: RunConfig, training: bool = True) -> Splits:
 
     Args:
         config: names the source.
-        training: False reads the validation split alone where nothing of the training split is needed;
-            the other one is empty then.
+        training: False reads only the validation split, unless the task needs rows of the training split;
+            the training split is then empty.
 
     Raises:
-        UserError: the source's own; or a split is empty.
+        UserError: the source cannot be read, or a split is empty.
     """
     source = build_source(config.dataset)
     if training and not source.has_train:
@@ -92,7 +92,7 @@ def load_splits(config: RunConfig, training: bool = True) -> Splits:
     alone = not training and not _needs_train(source, config.task)
     splits = main_first(source.for_validation().load if alone else source.load)
     if alone:
-        # Where the validation split stood for the training split, its faults are listed twice.
+        # A source may have read the validation split in place of the training split too: list faults once.
         skipped = tuple(dict.fromkeys(splits.skipped))
         splits = Splits(splits.train.select([]), splits.validation, skipped)
     for name, rows in (("train", splits.train), ("validation", splits.validation)):
@@ -105,7 +105,7 @@ def load_splits(config: RunConfig, training: bool = True) -> Splits:
 
 
 def _needs_train(source: Source, task: object) -> bool:
-    """Return whether a task takes its classes or its mask codec from the training split."""
+    """Return whether a task needs the classes or masks of the training split."""
     parts = source.mixed_parts().values() or [Part(source, task)]
     return any(
         isinstance(part.task, ObjectsOptions) and part.task.needs_training_rows and part.source.has_train
@@ -114,16 +114,16 @@ def _needs_train(source: Source, task: object) -> bool:
 
 
 def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
-    """Build the task, or those of a mixture's parts.
+    """Build the task, or the tasks of a mixture's parts.
 
     Args:
-        config: of the run.
-        splits: its rows.
+        config: options of the run.
+        splits: rows of the run.
         codec: False builds a task that measures masks but can neither write nor read them, so that no
-            weights are fetched or trained.
+            weights are downloaded or trained.
 
     Raises:
-        UserError: the rows lack what a task reads, or parts of a mixture write masks with different codecs.
+        UserError: a column is missing, or the parts of a mixture use different mask codecs.
     """
     parts: Mapping[str, Part] = {} if isinstance(config.dataset, dict) else config.dataset.mixed_parts()
     if not parts:
@@ -134,7 +134,7 @@ def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
         rows = {name: _part_rows(splits, name) for name in parts}
     tasks = {name: _take_classes(part, rows[name]) for name, part in object_tasks(task).items()}
     tasks = _find_codec(tasks, splits.train, codec)
-    # What is scored is read as the metric reads it.
+    # How masks are read is the metric's option, because it changes the score.
     metric = find_object_metric(build_metric(config))
     if metric is not None and metric.reader.official:
         for name, part in tasks.items():
@@ -143,7 +143,7 @@ def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
 
 
 def _part_rows(splits: Splits, part: str) -> Dataset:
-    """Return the rows of a mixture's part to train on, or those to evaluate on where there are none."""
+    """Return the training rows of a mixture's part, or its validation rows if there are none."""
     train, validation = (
         split.select(part_ranges(split).get(part, range(0))) for split in (splits.train, splits.validation)
     )
@@ -151,13 +151,13 @@ def _part_rows(splits: Splits, part: str) -> Dataset:
 
 
 def _take_classes(task: ObjectsTask, rows: Dataset) -> ObjectsTask:
-    """Give a task the classes of its rows, unless it names its own."""
+    """Return the task with the classes of its rows, unless `task.labels` names them."""
     options = task.options
     if options.labels is not None and len(set(options.labels)) < len(options.labels):
         raise UserError(f"task.labels names a class twice: {list_names(options.labels)}.")
     if not options.needs_classes:
         return task
-    # The column that `one` reads is made later.
+    # The column that `classes=one` reads is added later.
     whole = replace(options, classes=PromptClasses.all)
     replace(task, options=whole).check_columns(rows.column_names)
     labels = find_labels(rows)
@@ -170,7 +170,7 @@ def _take_classes(task: ObjectsTask, rows: Dataset) -> ObjectsTask:
 
 
 def _find_codec(tasks: Mapping[str, ObjectsTask], train: Dataset, codec: bool) -> dict[str, ObjectsTask]:
-    """Replace the setting of the mask codec by its file, the same for all parts of a mixture."""
+    """Replace the setting of the mask codec by its file, which all parts of a mixture share."""
     masked = {name: task for name, task in tasks.items() if task.options.masks}
     settings = {task.options.mask_vae for task in masked.values()}
     if not settings:
@@ -193,18 +193,18 @@ def _find_codec(tasks: Mapping[str, ObjectsTask], train: Dataset, codec: bool) -
 
 
 RECORDED = re.compile(r"(.*\.)?task\.labels|evaluation\.max_new_tokens")
-"""Keys of a run's `config.yaml` that hold what was taken from its data where the run was given null."""
+"""Keys of a run's `config.yaml` with values from its data where the run was given `null`."""
 
 
 def record_data(launch: Launch, task: Task) -> Launch:
-    """Write into what becomes the run's `config.yaml` what was taken from its data: the classes.
+    """Record the classes taken from the data in what becomes the run's `config.yaml`.
 
-    Evaluated or repeated, the run then asks for the same classes in the same order, whatever its data
-    have become.
+    An evaluation or repetition of the run then uses the same classes in the same order, even if its data
+    change.
 
     Args:
-        launch: its recipe is the text of `config.yaml`.
-        task: the run's, or a mixture's.
+        launch: has the recipe that becomes `config.yaml`.
+        task: task of the run, or of its mixture.
 
     Returns:
         The launch with `task.labels`, or those of each part's task, in its recipe.

@@ -1,4 +1,4 @@
-"""Options translated into transformers' training arguments."""
+"""Translates options into transformers' training arguments."""
 
 import tempfile
 from dataclasses import fields
@@ -35,14 +35,14 @@ _SAME_NAMES = (
     "dataloader_num_workers",
     "dataloader_prefetch_factor",
 )
-"""Options that are passed to transformers unchanged."""
+"""Options with the name and meaning of transformers'."""
 
 
 def build_run_metric(config: RunConfig) -> Metric:
-    """Build the metric, and check that it computes the field that chooses the best checkpoint.
+    """Build the metric, and check that it computes `evaluation.metric_for_best_model`.
 
     Raises:
-        UserError: lists the fields that are computed.
+        UserError: it does not; lists the fields that it computes.
     """
     metric = build_metric(config)
     name = config.evaluation.metric_for_best_model
@@ -55,7 +55,9 @@ def build_run_metric(config: RunConfig) -> Metric:
 
 
 def divide_run_batch(options: TrainerConfig, processes: int) -> tuple[int, int]:
-    """Return the examples of one forward pass, and the forward passes of one step."""
+    """Return the examples in one forward pass of a process, and the forward passes in one step."""
+    # `global_batch_size` is the run's, not the device's: accumulation follows from the processes, so that
+    # one and eight take the same steps. transformers' arguments are per device.
     return divide_batch(
         options.global_batch_size,
         options.per_device_train_batch_size,
@@ -70,11 +72,11 @@ def build_arguments(
     """Translate the options into transformers' arguments.
 
     Args:
-        options: of the training.
-        evaluation: says when it is interrupted, and what is best.
-        seed: of the run.
-        metric: says which way its fields are better.
-        examples: in the training split.
+        options: options of the training.
+        evaluation: when to evaluate, and which field chooses the best checkpoint.
+        seed: seed of the run.
+        metric: has the direction of its fields.
+        examples: number of examples in the training split.
 
     Raises:
         UserError: transformers refuses them.
@@ -82,16 +84,16 @@ def build_arguments(
     processes = PartialState().num_processes
     size, accumulation = divide_run_batch(options, processes)
     batch = size * accumulation * processes
-    per_epoch = count_steps(examples, batch, 1, 0)
+    per_epoch = count_steps(examples, batch, 1, 0)  # one stream of steps: epochs would end in a short batch
     evaluate_every = evaluation.steps if evaluation.strategy == EvaluateWhen.steps else per_epoch
     best = evaluation.metric_for_best_model
-    # The best checkpoint can only be one that was saved when it was evaluated.
+    # Only a step that was both evaluated and saved can be the best checkpoint.
     save_every = evaluate_every if best else options.save_steps or per_epoch
     better = {**metric.higher_is_better, "confidence": True, "loss": False}
     given = {"logging_first_step": True, **_read_extra(options)}
     try:
         arguments = TrainingArguments(
-            # Trainer makes this folder when it is built; the run's is not touched before all is ready.
+            # Trainer creates this folder when it is built; the run's folder is set once all is checked.
             output_dir=tempfile.gettempdir(),
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulation,
@@ -107,7 +109,7 @@ def build_arguments(
             report_to=[],  # see run/trackers.py: transformers' callback ends the run if its server fails
             remove_unused_columns=False,
             label_names=["labels"],
-            logging_nan_inf_filter=False,
+            logging_nan_inf_filter=False,  # would log earlier losses in place of NaN
             dataloader_pin_memory=torch.cuda.is_available(),
             ddp_find_unused_parameters=False,
             disable_tqdm=True,

@@ -21,18 +21,18 @@ from finetune.errors import UserError
 from finetune.model.options import Dtype, Trainable
 
 _PART = re.compile(r"(dataset|task|metric|metrics\.[^.]+|dataset\.parts\.[^.]+\.(source|task))\.")
-"""Where a part of a run is described."""
+"""Prefixes under which a part of a run is described."""
 
 
 def check(config: Job, composed: DictConfig) -> None:
-    """Raise one error that lists every setting that cannot be.
+    """Raise one error that lists every invalid setting.
 
     Args:
         config: the config as dataclasses.
         composed: the same as Hydra composed it, for keys that were added with `+`.
 
     Raises:
-        UserError: there is at least one.
+        UserError: at least one setting is invalid.
     """
     problems = [
         *_unknown_keys(composed, config, ""),
@@ -45,15 +45,15 @@ def check(config: Job, composed: DictConfig) -> None:
         raise UserError(problems[0])
     if problems:
         raise UserError(
-            "\n".join([f"{len(problems)} settings cannot be:", *(f"  - {line}" for line in problems)])
+            "\n".join([f"{len(problems)} invalid settings:", *(f"  - {line}" for line in problems)])
         )
 
 
 def check_name(name: str) -> None:
-    """Check what is to be a run's folder below `runs_dir`.
+    """Check the name of a run's folder in `runs_dir`.
 
     Raises:
-        UserError: it leads out of `runs_dir`, or no file system takes it.
+        UserError: the path leads out of `runs_dir`, or no file system accepts the name.
     """
     problem = next(name_problems(name), None)
     if problem is not None:
@@ -61,11 +61,11 @@ def check_name(name: str) -> None:
 
 
 def _unknown_keys(composed: DictConfig, config: Any, prefix: str) -> Iterator[str]:
-    """Keys of the composed config for which no dataclass has a field."""
+    """Yield a message for each key of the composed config that is not a field of its dataclass."""
     known = {field.name for field in fields(config)}
     for key in map(str, composed):
         if key not in known:
-            yield f"{prefix}{key} is no option: `+` adds only to trainer.extra."
+            yield f"{prefix}{key} is not an option: `+` adds only to trainer.extra."
         elif is_dataclass(getattr(config, key, None)) and OmegaConf.is_dict(composed[key]):
             yield from _unknown_keys(composed[key], getattr(config, key), f"{prefix}{key}.")
 
@@ -77,7 +77,8 @@ def _values(config: RunConfig) -> Iterator[str]:
 
 
 def _nested_targets(node: Any, prefix: str) -> Iterator[str]:
-    """`_target_` anywhere but in a part's own place."""
+    """Yield a message for each `_target_` that is not directly under a dataset, a task or a metric."""
+    # Only these are called (assembly/custom.py); one nested deeper would be passed on as plain data.
     if is_dataclass(node):
         node = vars(node)
     items: list[tuple[Any, Any]] = list(enumerate(node)) if isinstance(node, list) else []
@@ -99,7 +100,7 @@ def _run(config: RunConfig) -> Iterator[str]:
 
 
 def _parts(dataset: Any) -> Iterator[str]:
-    """Yield what should describe a part of a mixture, but is not a choice of its group."""
+    """Yield a message for each source or task of a mixture that is not a choice of its group."""
     for name, part in dataset.mixed_parts().items() if isinstance(dataset, Source) else ():
         for key, node in (("source", part.source), ("task", part.task)):
             place = f"dataset.parts.{name}.{key}"

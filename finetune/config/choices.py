@@ -65,14 +65,14 @@ GROUP_SCHEMAS: dict[str, dict[str, type]] = {
 
 
 def build_node(schema: type) -> DictConfig:
-    """Return a choice's options as Hydra composes them."""
+    """Return a choice's options as a node that Hydra composes."""
     node: DictConfig = OmegaConf.structured(schema)
     _open(node)
     return node
 
 
 def _open(node: DictConfig) -> None:
-    """Allow changes in a frozen class, and new keys (without `+`) under such as `dataset.columns`."""
+    """Allow changes to a frozen class, and new keys (without `+`) in a dict such as `dataset.columns`."""
     OmegaConf.set_readonly(node, None)
     if OmegaConf.get_type(node) is dict:
         OmegaConf.set_struct(node, False)

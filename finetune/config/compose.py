@@ -1,7 +1,7 @@
 """Where the YAML lives, and how it becomes one checked `RunConfig`.
 
-`conf/` and `recipes/` lie inside an installed package and beside it in a checkout. Hydra names a group
-after its folder, so `recipe=NAME` needs a source of its own to find `recipes/NAME.yaml`.
+`conf/` and `recipes/` are inside an installed package, and next to it in a checkout. Hydra names a group
+after its folder, so a config source maps `recipe=NAME` to `recipes/NAME.yaml`.
 """
 
 import re
@@ -30,16 +30,16 @@ CONF_DIR = _HOME / "conf"
 RECIPES_DIR = _HOME / "recipes"
 
 _own_recipes: dict[str, Path] = {}
-"""Files of the user's, by names that Hydra's grammar cannot misread whatever the files are called."""
+"""Made-up name -> recipe file of the user. Hydra would read a file or folder named `2024` as a number."""
 
 
 _job: list[type[Job]] = [JOBS["train"]]
-"""The job that is composed for; Hydra makes a `RecipeSource` itself."""
+"""The job to compose for. A global: Hydra creates `RecipeSource` and passes it only a path."""
 _other_options = {name for job in JOBS for name in own_options(job)}
 
 
 class RecipeSource(ConfigSource):
-    """`recipes://FOLDER`: the files of a folder as the group `recipe`, and single files of the user's."""
+    """`recipes://FOLDER`: the files of a folder as the group `recipe`, and the files given by path."""
 
     @staticmethod
     def scheme() -> str:
@@ -54,7 +54,7 @@ class RecipeSource(ConfigSource):
         return file if file.is_file() else None
 
     def available(self) -> bool:
-        """Whether the folder is there."""
+        """Whether the folder exists."""
         return Path(self.path).is_dir()
 
     def is_group(self, config_path: str) -> bool:
@@ -62,22 +62,22 @@ class RecipeSource(ConfigSource):
         return config_path == "recipe"
 
     def is_config(self, config_path: str) -> bool:
-        """Whether there is such a recipe."""
+        """Whether the recipe exists."""
         return self._file(config_path) is not None
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Read a recipe; whatever its header says, it speaks of the whole config.
+        """Read a recipe; it applies to the whole config, whatever package its header names.
 
         Raises:
-            ConfigLoadError: there is no such recipe.
+            ConfigLoadError: the recipe does not exist.
         """
         file = self._file(config_path)
         if file is None:
             raise ConfigLoadError(f"No recipe {config_path}")
         config = load_recipe(file)
         if "image" in config and config.image is None:
-            del config.image  # `predict`'s, in runs of before `image.resize`
-        # A recipe may also hold another job's options, as what `--cfg job` prints does.
+            del config.image  # an option of `predict`, before `image.resize` existed
+        # A recipe may contain another job's options: the output of `--cfg job` does.
         for name in _other_options - {field.name for field in fields(_job[0])}:
             config.pop(name, None)
         return ConfigResult(
@@ -88,14 +88,14 @@ class RecipeSource(ConfigSource):
         )
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """Names in the group, for Hydra's own messages and shell completion."""
+        """Return the names in the group, for Hydra's messages and shell completion."""
         if config_path == "recipe" and results_filter in (None, ObjectType.CONFIG):
             return sorted([*known_recipes(), *_own_recipes])
         return []
 
 
 class RecipeSearchPath(SearchPathPlugin):
-    """Adds the recipes' folder to what Hydra searches."""
+    """Adds the recipes' folder to Hydra's search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append the folder."""
@@ -103,7 +103,7 @@ class RecipeSearchPath(SearchPathPlugin):
 
 
 def register(job: str) -> None:
-    """Register a job's schema and the recipes with Hydra; may be called again, also for another job."""
+    """Register a job's schema and the recipes with Hydra; may be called repeatedly, for different jobs."""
     Plugins.instance().register(RecipeSource)
     Plugins.instance().register(RecipeSearchPath)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
@@ -112,7 +112,7 @@ def register(job: str) -> None:
     store.store(name="schema", node=JOBS[job])
     for group, choices in GROUP_SCHEMAS.items():
         for name, schema in choices.items():
-            # A file of a choice's name would win over it; those of `dataset` inherit from it instead.
+            # In Hydra a file hides a schema of its name; the files of `dataset` inherit from it instead.
             has_file = (CONF_DIR / group / f"{name}.yaml").is_file()
             store.store(group=group, name=f"{name}_schema" if has_file else name, node=build_node(schema))
 
@@ -133,18 +133,18 @@ def known_recipes() -> dict[str, Path]:
 
 
 def forget_own_recipes() -> None:
-    """Forget the files that `add_recipe` made known: each command line begins without."""
+    """Clear the registry of `add_recipe`, so that each command line starts empty."""
     _own_recipes.clear()
 
 
 def add_recipe(file: Path) -> str:
-    """Make a file of the user's own known as a recipe.
+    """Register a file as a recipe.
 
     Returns:
-        The choice of the group `recipe` that stands for it.
+        The name of the file in the group `recipe`.
 
     Raises:
-        UserError: it is not a recipe.
+        UserError: the file is not a recipe.
     """
     load_recipe(file)
     for choice, known in _own_recipes.items():
@@ -156,17 +156,17 @@ def add_recipe(file: Path) -> str:
 
 
 def recipe_file(choice: str | None) -> Path | None:
-    """Return the user's file that a choice of the group `recipe` stands for; None for a shipped recipe."""
+    """Return the registered file of a choice of the group `recipe`; None for a shipped recipe."""
     return _own_recipes.get(choice or "")
 
 
 def own_recipes() -> list[Path]:
-    """Return the user's files that are known as recipes."""
+    """Return the registered files."""
     return list(_own_recipes.values())
 
 
 def recipe_label(choice: str | None) -> str | None:
-    """Return what people call a recipe: its name, the file's, or that of the run's folder."""
+    """Return a recipe's name for people: its own, its file's, or its run folder's."""
     file = recipe_file(choice)
     if file is None:
         return choice
@@ -180,7 +180,7 @@ def group_choices(group: str) -> list[str]:
 
 
 def compose(overrides: list[str], job: str = "train") -> Job:
-    """Compose a config without running anything; what the command line does, for tests and notebooks.
+    """Compose a config as the command line does, without running anything, for tests and notebooks.
 
     Args:
         overrides: Hydra's `key=value` words, such as `recipe=quickstart`.
@@ -201,7 +201,7 @@ def compose_words(overrides: list[str], job: str = "train") -> tuple[DictConfig,
         The config, and the chosen file of each group.
 
     Raises:
-        UserError: a value is beyond what Python reads.
+        UserError: a value is too long or too deeply nested for Python.
     """
     register(job)
     try:
@@ -217,17 +217,17 @@ def compose_words(overrides: list[str], job: str = "train") -> tuple[DictConfig,
 
 
 def chosen(settings: Any) -> dict[str, str]:
-    """Return the chosen file of each group, from Hydra's own settings."""
+    """Return the chosen file of each group, from Hydra's settings."""
     choices = settings.runtime.choices
     return {str(group): choice for group, choice in choices.items() if choice is not None}
 
 
 def prefer_command_line(composed: DictConfig, overrides: list[str]) -> None:
-    """Let a validation file on the command line win over a recipe's share of train, and the other way.
+    """Let a validation file on the command line replace a recipe's share of train, and vice versa.
 
     Args:
         composed: the config; changed in place.
-        overrides: the words it was composed from.
+        overrides: the words that it was composed from.
     """
     given = {word.partition("=")[0].lstrip("+") for word in overrides if not word.endswith("=null")}
     rivals = ["validation", "validation_fraction"]
@@ -239,18 +239,18 @@ def prefer_command_line(composed: DictConfig, overrides: list[str]) -> None:
 
 
 def to_options(config: DictConfig) -> Job:
-    """Turn Hydra's config into the job's options, every interpolation resolved."""
+    """Convert Hydra's config to the job's options, with every interpolation resolved."""
     return cast(Job, OmegaConf.to_object(config))
 
 
 def write_recipe(composed: DictConfig, choices: dict[str, str]) -> str:
-    """Write a composed config as a recipe that composes to the same again.
+    """Return a composed config as the text of a recipe that composes to the same config.
 
-    What belongs to one command alone (its name, `resume`, `overwrite`, ...) is left out.
+    Options of one command (its name, `resume`, `overwrite`, ...) are left out.
 
     Args:
         composed: the config as Hydra composed it.
-        choices: chosen file of each group.
+        choices: the chosen file of each group.
     """
     values = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     of_run = {field.name for field in fields(RunConfig)}
@@ -266,7 +266,7 @@ def write_recipe(composed: DictConfig, choices: dict[str, str]) -> str:
 
 
 def _escaped(value: Any) -> Any:
-    """Return values with `${` in a text written as a text: everything was resolved before."""
+    """Return values with every `${` escaped: all interpolations were resolved before."""
     if isinstance(value, dict):
         return {key: _escaped(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -275,5 +275,5 @@ def _escaped(value: Any) -> Any:
 
 
 def escape_interpolation(text: str) -> str:
-    r"""Write `${` as `\${`, which OmegaConf reads as the text that it is."""
-    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
+    r"""Write `${` as `\${`, which OmegaConf reads as plain text."""
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)

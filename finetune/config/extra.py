@@ -1,4 +1,4 @@
-"""`trainer.extra`: which of transformers' other arguments may be set, and why the rest may not."""
+"""`trainer.extra`: which other arguments of transformers may be set, and why the rest may not."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -82,7 +82,7 @@ OWNED: dict[str, str] = {
     "log_level": "FINETUNE_DEBUG=1 in the environment",
     "log_level_replica": "FINETUNE_DEBUG=1 in the environment",
 }
-"""Arguments of transformers that another option sets, or that nothing may."""
+"""Argument -> the option that sets it; `nothing: REASON` where none does."""
 
 _OWNED_PREFIXES = {
     "hub_": "nothing: a run stays on this machine",
@@ -97,11 +97,11 @@ _REST = {
     "length_column_name", "ddp_find_unused_parameters", "dataloader_pin_memory", "log_on_each_node",
     "include_num_input_tokens_seen", "skip_memory_metrics",
 }  # fmt: skip
-"""Arguments that are fixed here without a story of their own."""
+"""Arguments with a fixed value, for which no reason is given."""
 
 
 def check_extra(extra: Mapping[Any, Any]) -> Iterator[str]:
-    """Yield a message for each entry of `trainer.extra` that cannot be.
+    """Yield a message for each entry of `trainer.extra` that is not allowed.
 
     Args:
         extra: name -> value.
@@ -119,7 +119,7 @@ def check_extra(extra: Mapping[Any, Any]) -> Iterator[str]:
 
 
 def find_owner(name: str) -> str | None:
-    """Return the option to set in place of an argument of transformers; None where it may be set itself."""
+    """Return the option that replaces an argument of transformers; None where it may be set."""
     if name in {field.name for field in fields(TrainerConfig)}:
         return f"trainer.{name}"
     if name in OWNED:

@@ -1,6 +1,6 @@
-"""Runs made while every part was named by `_target_`: their `config.yaml` goes on composing.
+"""Compatibility with runs whose `config.yaml` names every part by `_target_`.
 
-The shipped choices are classes of their own today, and only a custom part is named by `_target_`.
+The shipped choices are classes today; only a custom part is named by `_target_`.
 """
 
 from typing import Any
@@ -45,7 +45,7 @@ _FORMER: dict[str, dict[str, tuple[str, ...]]] = {
         "yes_no": ("metrics.yes_no.YesNo",),
     },
 }
-"""Group -> choice -> the names below `finetune` that it has had."""
+"""Group -> choice -> its former names in `finetune`."""
 
 FORMER_TARGETS = {
     f"finetune.{target}": (group, choice)
@@ -57,12 +57,12 @@ FORMER_TARGETS = {
 
 
 def drop_former_targets(recipe: dict[str, Any]) -> None:
-    """Take the former `_target_` of shipped parts out of a recipe, where its defaults list has the choice.
+    """Remove the former `_target_` of shipped parts from a recipe whose defaults list has the choice.
 
-    A mixture's parts were not in the list; they are added to it.
+    A mixture's parts were not in that list; they are added.
 
     Args:
-        recipe: as it was read; changed in place.
+        recipe: the recipe as read; changed in place.
     """
     defaults = recipe.get("defaults")
     entries = list(defaults) if isinstance(defaults, list) else []
@@ -84,7 +84,7 @@ def _items(node: Any) -> dict[Any, Any]:
 
 
 def _drop(node: object) -> tuple[str, str] | None:
-    """Take a former `_target_` out of a part; return its group and choice."""
+    """Remove a former `_target_` from a part; return its group and choice."""
     values = _items(node)
     former = FORMER_TARGETS.get(str(values.get("_target_")))
     if former is not None:

@@ -23,7 +23,7 @@ GROUPS = (
 
 
 def first_comment(file: Path) -> str:
-    """Return the first comment line of a YAML file that is not a directive of Hydra's."""
+    """Return the first comment line of a YAML file that is not a Hydra directive."""
     for line in file.read_text(encoding="utf-8").splitlines():
         if line.startswith("#") and not line.startswith("# @"):
             return line.lstrip("# ").rstrip()
@@ -46,7 +46,7 @@ def overview() -> str:
             "Jobs",
             *_columns(jobs),
             "",
-            "Recipes (or recipe=FILE.yaml, a copy of your own)",
+            "Recipes (or recipe=FILE.yaml, your own copy)",
             *_columns(recipes),
         ]
     )
@@ -56,8 +56,8 @@ def job_help(job: str, summary: str) -> str:
     """Return what `JOB --help` prints: the choices of its groups, then the options that it reads.
 
     Args:
-        job: its name.
-        summary: what it does.
+        job: the job's name.
+        summary: the job's docstring.
     """
     groups = [group for group in GROUPS if has_option(job, group)]
     lines = [f"python -m finetune {job} [key=value ...]", "", summary, "", "Groups"]
@@ -73,7 +73,7 @@ def job_help(job: str, summary: str) -> str:
 
 
 def _of_run(job: str, field: Field[Any]) -> Iterator[str]:
-    """Yield the lines of one option of a recipe, or of one group of them, that a job reads."""
+    """Yield the lines of an option of a recipe, or of a group of options, that a job reads."""
     if field.name not in GROUP_SCHEMAS:
         yield from _option(RunConfig, field, "", indent=2, job=job)
     elif has_option(job, field.name):
@@ -96,14 +96,14 @@ def _options(owner: type, prefix: str, indent: int, job: str | None = None) -> l
 
 
 def _option(owner: type, field: Field[Any], prefix: str, indent: int, job: str | None = None) -> list[str]:
-    """One option as `key = default (type)` and its text; a group as its own options.
+    """Return an option as `key=default (type)` and its text, a group as its options.
 
     Args:
         owner: the dataclass of the field.
         field: the option.
-        prefix: its key, with a dot after it.
-        indent: spaces.
-        job: leave out what this job does not read; None: all of it.
+        prefix: key of the owner, with a dot after it.
+        indent: number of spaces.
+        job: leave out options that this job does not read; None: none.
     """
     if isinstance(field.type, type) and is_dataclass(field.type):
         return _options(field.type, f"{prefix}{field.name}.", indent, job)
@@ -139,7 +139,7 @@ def _parse(module: str) -> ast.Module:
 
 
 def field_texts(owner: type) -> dict[str, str]:
-    """Return the string under each field of a dataclass of the schema, those it inherits among them."""
+    """Return the string under each field of a dataclass of the schema, inherited ones included."""
     texts: dict[str, str] = {}
     for schema in reversed(owner.__mro__[:-1]):
         for node in _parse(schema.__module__).body:

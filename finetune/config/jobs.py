@@ -1,6 +1,6 @@
-"""The jobs: their options besides those of a recipe, and what each of them reads of a recipe.
+"""The jobs: the options that each adds to a recipe's, and the recipe's options that it reads.
 
-`JOB --help` prints the options that a job reads. Any other is refused: it would have no effect.
+`JOB --help` prints the options that a job reads. Any other is refused, because it would have no effect.
 """
 
 import re
@@ -21,10 +21,10 @@ _ANSWERS = rf"(image[.].*|evaluation[.]({'|'.join(field.name for field in fields
 
 @dataclass
 class Job(RunConfig):
-    """A recipe with a job's own options, which every job's class adds."""
+    """A recipe; each job's class adds its options."""
 
     reads: ClassVar[str]
-    """Expression of the recipe's keys that the job reads."""
+    """Regular expression of the recipe's keys that the job reads."""
     needs_data: ClassVar[bool] = True
     """Whether a dataset must be named; a job without one prints data on standard output."""
 
@@ -32,14 +32,14 @@ class Job(RunConfig):
         """Return the folder that the job reads or writes.
 
         Args:
-            name: of the recipe, or of the sweep and the member.
+            name: name of the recipe, or of the sweep and its member.
         """
         return Path(self.runs_dir) / name
 
 
 @dataclass
 class _InFolder(Job):
-    """Options of the jobs that leave something in a run's folder."""
+    """Options of the jobs that write into a run's folder."""
 
     run_name: str | None = option(None, MAY_BE_EMPTY)
     """Name of the run's folder. Null: the recipe's name (of `evaluate`: with `_evaluate`)."""
@@ -53,7 +53,7 @@ class _InFolder(Job):
         return super().folder(name) if self.run is None else Path(self.run)
 
     def problems(self, prefix: str) -> Iterator[str]:
-        """Yield what cannot be the name of a folder."""
+        """Yield a message if `run_name` cannot name a folder."""
         if self.run_name is not None:
             for problem in list(name_problems(self.run_name))[:1]:
                 yield f"run_name={self.run_name[:80]!r}: {problem}"
@@ -92,16 +92,16 @@ class Evaluate(_InFolder):
 
 @dataclass
 class Predict(Job):
-    """Ask about images of your own (run=FOLDER image=FILE prefix=PROMPT)."""
+    """Ask about your images (run=FOLDER image=FILE prefix=PROMPT)."""
 
     run: str | None = None
     """Folder of a finished run."""
     picture: str | None = None
-    """An image, or a folder of them."""
+    """An image file, or a folder of images."""
     prefix: str | None = option(None, MAY_BE_EMPTY)
     """The prompt."""
     out: str | None = None
-    """Folder for the images, with the boxes and masks of the answer drawn in."""
+    """Folder for copies of the images with the predicted boxes and masks drawn in."""
 
     reads = f"task([.@].*)?|{_MODEL}|{_ANSWERS}"
     needs_data = False
@@ -129,19 +129,19 @@ JOBS: dict[str, type[Job]] = {
     "score": Score,
     "plan": Plan,
 }
-"""Every job's options; `finetune/jobs/<name>.py` runs it, and the class's docstring is its help."""
+"""Job -> its options. `finetune/jobs/<name>.py` runs it; the class's docstring is its line in `--help`."""
 
 
 _OF_RECIPE = {field.name for field in fields(RunConfig)}
 
 
 def own_options(job: str) -> list[str]:
-    """Return the options that a job has besides those of a recipe."""
+    """Return the options that a job adds to those of a recipe."""
     return [field.name for field in fields(JOBS[job]) if field.name not in _OF_RECIPE]
 
 
 def has_option(job: str, key: str) -> bool:
-    """Return whether a job reads an option; `recipe` is one that every job reads."""
+    """Return whether a job reads an option; every job reads `recipe`."""
     if re.split(r"[.@]", key)[0] in _OF_RECIPE:
         return re.fullmatch(JOBS[job].reads, key) is not None
     return key in {"recipe", *own_options(job)}

@@ -64,11 +64,11 @@ ALIASES = {
     "question": "prefix",
     "wandb": "tracker",
 }
-"""Names that other programs use -> ours."""
+"""Names in other programs -> ours."""
 
 
 def explain(error: HydraException | OmegaConfBaseException) -> str:
-    """Turn a composition error into a message that names the key and the remedy."""
+    """Return a message for a composition error that names the key and the remedy."""
     if isinstance(error, MissingConfigException):
         return _explain_missing(str(error))
     if isinstance(error, OverrideParseException):
@@ -77,8 +77,8 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
     text = str(cause)
     where = re.match(r"In 'recipe/([^']+)': .*raised while composing config:\n", text)
     body = text[where.end() :] if where else re.sub(r"^In '[^']+': .*\n", "", text)
-    found = re.search(r"full_key: (\S+)", body)
-    key = found.group(1) if found else ""
+    full_key = re.search(r"full_key: (\S+)", body)
+    key = full_key.group(1) if full_key else ""
     message = _explain_body(body, key)
     if not where:
         return message
@@ -96,7 +96,7 @@ def _explain_body(text: str, key: str) -> str:
     if appended := re.search(r"already at '([^']+)'", first):
         return f"{appended[1]} is an option already: leave the `+` out."
     if deleted := re.search(r"Could not delete from config\. '([^']+)'", first):
-        return f"~{deleted[1]}: there is no such option to remove."
+        return f"~{deleted[1]}: no such option to remove."
     if merged := re.match(r"Merge error: (\w+) is not a subclass of (\w+)", first):
         return f"expected options, `key: value`, for {_group_of(merged[2])}, but got a {merged[1]}."
     if missing := re.search(r"missing mandatory value: (\w+)", first):
@@ -107,10 +107,10 @@ def _explain_body(text: str, key: str) -> str:
 
 
 def _explain_unknown(first: str, key: str, name: str, schema: str) -> str:
-    """Name the option that was meant: in the same group, or of the same name in another."""
+    """Suggest an option: one of the same group, or of the same name in another."""
     known = _known_keys(schema)
     if name == "_target_":
-        return f"{key}: the choice has its own. For a part of yours choose `custom`."
+        return f"{key}: the choice sets it. For a custom part choose `custom`."
     target = ALIASES.get(name, name)
     if schema in _ROOTS:
         first = f"No option `{name}`"
@@ -125,7 +125,7 @@ def _explain_unknown(first: str, key: str, name: str, schema: str) -> str:
 
 
 def _explain_choice(where: str, key: str, schema: str) -> str | None:
-    """Report a recipe's option that the chosen data set, task or metric lacks but another has."""
+    """Report a recipe's option that the chosen dataset, task or metric lacks but another has."""
     group, _, name = key.partition(".")
     for choice, known in GROUP_SCHEMAS.get(group, {}).items():
         if known.__name__ == schema and key in keys_of():
@@ -138,7 +138,7 @@ def _explain_choice(where: str, key: str, schema: str) -> str | None:
 
 
 def _place(choice: str, key: str) -> str:
-    """Name a recipe's file, and the line of a key in it."""
+    """Return a recipe's file, and the line of a key in it."""
     file = recipe_file(choice) or known_recipes().get(choice)
     if file is None:
         return f"recipe={choice}"
@@ -147,7 +147,7 @@ def _place(choice: str, key: str) -> str:
 
 
 def _explain_unreadable(error: OverrideParseException) -> str:
-    """Report a word that Hydra's grammar lacks: mostly a text that needs quotes of its own."""
+    """Report a word that Hydra cannot parse, mostly a text that needs quotes of its own."""
     key, _, value = error.override.partition("=")
     message = f"Cannot read `{error.override}`: {str(error).splitlines()[0]}."
     if not value:
@@ -158,23 +158,25 @@ def _explain_unreadable(error: OverrideParseException) -> str:
 
 
 def _explain_missing(text: str) -> str:
-    """`Could not find 'group/choice'`: name the choices there are."""
-    found = re.search(r"Could not (?:find|load) '([\w@:.]+)/([^']+)'", text)
-    if not found:
+    """Report a missing choice (`Could not find 'group/choice'`) with the known ones."""
+    missing = re.search(r"Could not (?:find|load) '([\w@:.]+)/([^']+)'", text)
+    if not missing:
         return text.splitlines()[0]
-    group, name = found.groups()
+    group, name = missing.groups()
     known = sorted(known_recipes()) if group == "recipe" else group_choices(group)
     kind = "recipe" if group == "recipe" else f"choice of `{group}`"
     known_kind = "recipes" if group == "recipe" else "choices"
-    own = f" There is no file {name} either." if Path(name).suffix in {".yaml", ".yml"} else ""
+    no_file = f" There is no file {name} either." if Path(name).suffix in {".yaml", ".yml"} else ""
     chosen = re.compile(rf"/{group}\b.*:\s*{re.escape(name)}\b")
     files = [file for file in own_recipes() if chosen.search(file.read_text(encoding="utf-8"))]
     place = f"{files[0]}: " if files else ""
-    return f"{place}No {kind} `{name}`.{own}{suggest(name, known)} Known {known_kind}: {', '.join(known)}."
+    return (
+        f"{place}No {kind} `{name}`.{no_file}{suggest(name, known)} Known {known_kind}: {', '.join(known)}."
+    )
 
 
 def _paths(schema: type, prefix: str) -> Iterator[str]:
-    """Every option below a dataclass, groups and options that are given file by file among them."""
+    """Yield the key of every field below a dataclass, groups included."""
     for field in fields(schema):
         yield f"{prefix}{field.name}"
         if isinstance(field.type, type) and is_dataclass(field.type):
@@ -182,7 +184,7 @@ def _paths(schema: type, prefix: str) -> Iterator[str]:
 
 
 def _known_keys(schema_name: str) -> list[str]:
-    """Field names of the dataclass that OmegaConf named."""
+    """Return the field names of a dataclass, by the class name in OmegaConf's message."""
     for schema in all_schemas():
         if schema.__name__ == schema_name:
             return [field.name for field in fields(schema) if field.name != "_target_"]
@@ -190,7 +192,7 @@ def _known_keys(schema_name: str) -> list[str]:
 
 
 def _group_of(schema_name: str) -> str:
-    """Return the key whose options a dataclass of the schema holds."""
+    """Return the key of the group that a dataclass of the schema describes."""
     for path in _paths(RunConfig, ""):
         kind: Any = RunConfig
         for name in path.split("."):
@@ -201,7 +203,7 @@ def _group_of(schema_name: str) -> str:
 
 
 def _text_of(text: str, key: str) -> str:
-    """Return the documentation of the option that was given a wrong value."""
+    """Return the documentation of an option with an invalid value."""
     owner = re.search(r"object_type=(\w+)", text)
     name = key.rpartition(".")[2]
     for schema in all_schemas():
@@ -211,7 +213,7 @@ def _text_of(text: str, key: str) -> str:
 
 
 def all_schemas() -> list[Any]:
-    """Return every dataclass of options: the jobs', the groups' and all that their fields hold."""
+    """Return every dataclass of options: those of jobs and groups, and those nested in them."""
     roots: list[type] = list(JOBS.values())
     roots += [schema for choices in GROUP_SCHEMAS.values() for schema in choices.values()]
     return list(dict.fromkeys(schema for root in roots for schema in _nested(root)))

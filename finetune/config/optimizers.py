@@ -19,21 +19,21 @@ OPTIMIZERS: dict[str, str] = {
     "schedule_free_adamw": "schedulefree", "schedule_free_radam": "schedulefree",
     "schedule_free_sgd": "schedulefree",
 }  # fmt: skip
-"""Name -> the package that has it. Those that choose their own parameters are left out: `freeze` does."""
+"""Name -> its package. Those that choose parameters themselves are left out: `freeze` chooses them."""
 
 SCHEDULES: dict[str, tuple[str, ...]] = {
     "cosine": (), "linear": (), "constant": (), "constant_with_warmup": (), "cosine_with_restarts": (),
     "polynomial": (), "inverse_sqrt": (), "warmup_stable_decay": ("num_decay_steps",),
     "cosine_with_min_lr": ("min_lr", "min_lr_rate"), "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
 }  # fmt: skip
-"""Name -> the `lr_scheduler_kwargs` of which one must be given. Those that follow a score are left out."""
+"""Name -> `lr_scheduler_kwargs` of which one is required. Those that follow a score are left out."""
 
 
 def check_optimizer(trainer: TrainerConfig) -> Iterator[str]:
-    """Yield a message where there is no such optimizer or schedule here, or it lacks what it needs.
+    """Yield a message for an unknown optimizer or schedule, or one whose package or argument is missing.
 
     Args:
-        trainer: its `optim`, `lr_scheduler_type` and `extra`.
+        trainer: `optim`, `lr_scheduler_type` and `extra` are read.
     """
     optim, schedule = trainer.optim, trainer.lr_scheduler_type
     if optim not in OPTIMIZERS:

@@ -1,4 +1,4 @@
-"""Which options each job reads: one that a job would ignore is refused by name."""
+"""Refuses options that a job would ignore, by name."""
 
 import re
 from dataclasses import fields
@@ -11,12 +11,12 @@ from finetune.errors import UserError
 
 _ROOTS = {"recipe", *(field.name for field in fields(RunConfig)), *chain(*map(own_options, JOBS))}
 
-_BESIDE_RUN = {
+_FIXED_BY_RUN = {
     "recipe": "the run's own config.yaml is the recipe",
     "model": "the run names its own checkpoint",
     "model.(path|revision|resolution|final_logit_softcap|llm_dropout)": "the run names its own checkpoint",
     "adapter": "run=FOLDER brings its own adapter",
-    r"peft(\..*)?": "the run's adapter is what it is",
+    r"peft(\..*)?": "the run's adapter is fixed",
     "run_name|runs_dir|overwrite": "the scores are written into the run's own folder",
 }
 """Keys that `evaluate` and `predict` refuse with `run=`, and why."""
@@ -37,25 +37,25 @@ def check_options(job: str, words: list[str]) -> None:
     resumes = any(re.fullmatch(r"resume=(true|yes|on|y|1)", word, re.IGNORECASE) for word in words)
     if job == "train" and "run" in keys and not resumes:
         raise UserError(
-            "run=FOLDER beside `train` continues that run: add resume=true. To repeat it under another "
+            "run=FOLDER with `train` continues that run: add resume=true. To repeat it under another "
             "name: recipe=FOLDER/config.yaml run_name=NAME."
         )
     if job == "predict" and not {"run", "model", "model.path"} & set(keys):
         problems.append("Which model? run=FOLDER (a finished run), or model=ID.")
-    found = [problem for problem in problems if problem]
-    if found:
-        raise UserError("\n".join(found))
+    messages = [problem for problem in problems if problem]
+    if messages:
+        raise UserError("\n".join(messages))
 
 
 def _problem(job: str, key: str, has_run: bool) -> str | None:
     if re.split(r"[./@]", key)[0] not in {*_ROOTS, *SPELLINGS}:
-        return None  # composing says what there is
+        return None  # composing reports unknown keys
     if has_run and job == "train" and key in {"recipe", "run_name", "runs_dir"}:
-        return f"{key}= beside run=FOLDER has no effect: the run has its own. Leave it out."
+        return f"{key}= with run=FOLDER has no effect: the run has its own. Leave it out."
     if has_run and job in {"evaluate", "predict"}:
-        for pattern, reason in _BESIDE_RUN.items():
+        for pattern, reason in _FIXED_BY_RUN.items():
             if re.fullmatch(pattern, key):
-                return f"{key}= beside run=FOLDER has no effect: {reason}. Leave it out."
+                return f"{key}= with run=FOLDER has no effect: {reason}. Leave it out."
     if has_option(job, SPELLINGS.get(key, key)):
         return None
     readers = [name for name in JOBS if has_option(name, SPELLINGS.get(key, key))]

@@ -1,7 +1,8 @@
 """Reading a recipe file: a YAML mapping of the options of a run, and nothing that runs code.
 
-A recipe may come from someone else, as any run's `config.yaml` may. Hydra's own settings in it could name
-callables, an alias could stand for billions of values, and each mistake is reported with file and line.
+A recipe is data, because it may come from somebody else, as any run's `config.yaml` may. Hydra's settings
+could name callables in it, and an alias could expand to billions of values; both are refused. Each mistake
+is reported with file and line.
 """
 
 import re
@@ -23,7 +24,7 @@ from finetune.config.secrets import find_secret_variables
 from finetune.errors import UserError, suggest
 
 _MOST_VALUES = 100_000
-"""Values of a recipe with its aliases written out; the longest list of classes has some thousands."""
+"""Most values of a recipe with its aliases expanded; the longest list of classes has some thousands."""
 
 _MOST_BYTES = 4 << 20
 
@@ -47,8 +48,8 @@ def load_recipe(file: Path) -> DictConfig:
     """
     root = _parse(file)
     if root is None or not isinstance(root, yaml.MappingNode):
-        found = "is empty" if root is None else f"line {_line(root)}: expected `key: value`"
-        raise UserError(f"{file}: {found}. A recipe is a mapping of options; copy one from recipes/.")
+        fault = "is empty" if root is None else f"line {_line(root)}: expected `key: value`"
+        raise UserError(f"{file}: {fault}. A recipe is a mapping of options; copy one from recipes/.")
     _check_size(file, root)
     _check_keys(file, root)
     for problem in find_secret_variables(file.read_text(encoding="utf-8-sig")):
@@ -75,7 +76,7 @@ def find_line(file: Path, key: str) -> int | None:
 
 
 def _parse(file: Path) -> yaml.Node | None:
-    """Return the file's nodes, before anything is made of them."""
+    """Return the file's YAML nodes, before any object is constructed from them."""
     try:
         if not file.is_file():
             raise UserError(f"{file} is not a file. Expected a recipe, such as recipe=mine.yaml.")
@@ -108,13 +109,13 @@ def _where(error: yaml.YAMLError) -> str:
 
 
 def _check_size(file: Path, root: yaml.Node) -> None:
-    """Count what the file stands for once aliases are written out, without writing them out."""
+    """Count the values that the file has with its aliases expanded, without expanding them."""
     counted: dict[int, int] = {}
     open_nodes: set[int] = set()
 
     def count(node: yaml.Node) -> int:
         if id(node) in open_nodes:
-            raise UserError(f"{file} line {_line(node)}: an alias stands for what it is part of.")
+            raise UserError(f"{file} line {_line(node)}: an alias refers to a node that contains it.")
         if id(node) not in counted:
             open_nodes.add(id(node))
             counted[id(node)] = 1 + sum(count(child) for child in _children(node))
@@ -126,7 +127,9 @@ def _check_size(file: Path, root: yaml.Node) -> None:
     except RecursionError as error:
         raise UserError(f"{file} is nested too deeply to be a recipe.") from error
     if size > _MOST_VALUES:
-        raise UserError(f"{file} stands for more than {_MOST_VALUES:,} values: this is not a recipe.")
+        raise UserError(
+            f"{file} has more than {_MOST_VALUES:,} values with its aliases: this is not a recipe."
+        )
 
 
 def _children(node: yaml.Node) -> Iterator[yaml.Node]:
@@ -139,7 +142,7 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
 
 
 def _check_keys(file: Path, root: yaml.MappingNode) -> None:
-    """Check the keys at the top, and what the defaults list may name."""
+    """Check the keys at the top, and the entries of the defaults list."""
     known = [*_OF_RUN, *dict.fromkeys(name for job in JOBS for name in own_options(job))]
     seen: dict[str, int] = {}
     for key, value in root.value:
@@ -152,13 +155,14 @@ def _check_keys(file: Path, root: yaml.MappingNode) -> None:
                 f"{suggest(name, known) or ' The options at the top are: ' + ', '.join(known) + '.'}"
             )
         if name in seen:
-            raise UserError(f"{file} line {line}: `{name}` also stands in line {seen[name]}. Keep one.")
+            raise UserError(f"{file} line {line}: `{name}` is also set in line {seen[name]}. Keep one.")
         seen[name] = line
 
 
 def _check_defaults(file: Path, node: yaml.Node) -> None:
     """Check that the defaults list chooses among the groups of a run, and nothing else."""
     entries = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    # `override hydra/launcher` or a package `@hydra...` would change settings whose `_target_` Hydra calls.
     for entry in entries:
         if isinstance(entry, yaml.ScalarNode) and entry.value == "_self_":
             continue

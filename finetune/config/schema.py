@@ -1,9 +1,8 @@
-"""Every option of every command, its type, its default and its meaning.
+"""The options of a run, composed from those that each part declares in its `options.py`.
 
-The string under a field is the only place where that option is documented: `JOB --help` prints it. Each
-part declares its own options in its `options.py`; a run is composed of them here. Groups of options that go
-together live in `conf/`, complete runs in `recipes/`. The groups whose options differ from choice to choice
-(dataset, task, metric) have their schemas in `choices.py`.
+The string under a field is the only documentation of that option: `JOB --help` prints it. Groups of options
+are in `conf/`, complete runs in `recipes/`. The groups whose options differ from choice to choice (dataset,
+task, metric) have their schemas in `choices.py`.
 """
 
 from dataclasses import dataclass, field
@@ -21,33 +20,33 @@ from finetune.training.options import TrainerConfig
 
 @dataclass
 class TrackerConfig:
-    """Where the curves are sent beside the run's folder."""
+    """A tracker that receives the curves, in addition to the run's folder."""
 
     report_to: str = "none"
     """`none` or `wandb`."""
     project: str = "paligemma"
-    """The project's name there."""
+    """Name of the project in the tracker."""
     mode: str | None = None
-    """wandb's online, offline or disabled; null leaves it to WANDB_MODE."""
+    """online, offline or disabled, as in wandb. `null`: as WANDB_MODE says."""
 
 
 SPELLINGS = {"image": "picture"}
-"""Words of the command line for fields of another name: `image=FILE`, for `image.resize` has the name."""
+"""Word of the command line -> field. `image=FILE` is `picture` because the group `image` has the name."""
 
 
 @dataclass
 class RunConfig:
-    """A run: what a recipe may hold, and what a run's `config.yaml` does hold."""
+    """The options that a recipe may contain, and that a run's `config.yaml` does contain."""
 
     runs_dir: str = "runs"
-    """Folder of the runs."""
+    """Folder that contains the runs."""
     seed: int = option(0, Range(0, 2**32 - 1))
-    """Seed of the order of the data, its augmentation, the choice of suffixes, the adapters and dropout."""
+    """Seed of data order, augmentation, choice of suffixes, adapter initialization and dropout."""
     check_images: bool = False
-    """Decode every image of the data beforehand, and report those that cannot be."""
+    """Decode every image before the model is loaded, and report those that cannot be decoded."""
     adapter: str | None = None
-    """Hub id or folder of an adapter for `model`: `train` goes on with it, `evaluate` and `predict` use it.
-    A run's is in its folder: runs/NAME/adapter."""
+    """Hub id or folder of an adapter for `model`: `train` continues it, `evaluate` and `predict` use it.
+    The adapter of a run is runs/NAME/adapter."""
     model: ModelConfig = field(default_factory=ModelConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     dataset: Any = MISSING

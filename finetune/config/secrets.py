@@ -1,4 +1,4 @@
-"""Secrets have no place in a run: its `config.yaml` and `environment.json` repeat every word."""
+"""Refuses secrets in options: a run's `config.yaml` and `environment.json` contain every word."""
 
 import os
 import re
@@ -10,7 +10,7 @@ _SECRET_NAME = re.compile(
     r"|(access|secret|private|auth|hub|wandb|license|ssh|encryption)_?keys?)([_.-].*)?",
     re.IGNORECASE,
 )
-"""Names of options that are not a field of the schema."""
+"""Names of options, such as those of a custom part; names of the schema's fields are not checked."""
 
 _SECRET_VARIABLE = re.compile(
     r"(.*_)?(tokens?|secrets?|passwords?|passwd|credentials?|auth|api|key|keys)(_.*)?|.*(passw|apikey).*",
@@ -26,21 +26,21 @@ _SECRET_VALUE = re.compile(
 )
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
 _LEAST_CHARACTERS = 12
-"""A shorter value of a secret variable may be anything."""
+"""A shorter value of a secret variable may equal any text by chance."""
 
 _REMEDY = (
     "The run's files would hold it. Set it in the environment (HF_TOKEN, WANDB_API_KEY), where the "
-    "libraries look for it."
+    "libraries read it."
 )
 
 
 def find_secrets(values: Any, known: frozenset[str], prefix: str = "") -> Iterator[str]:
-    """Yield a message for each secret, without the secret.
+    """Yield a message for each secret, without its value.
 
     Args:
         values: nested dictionaries and lists of plain values.
-        known: keys of the schema, whose names say nothing.
-        prefix: key of `values` itself.
+        known: keys of the schema, whose names are not checked.
+        prefix: key of `values`.
     """
     if isinstance(values, dict):
         for name, value in values.items():
@@ -58,7 +58,7 @@ def find_secrets(values: Any, known: frozenset[str], prefix: str = "") -> Iterat
 
 
 def find_secret_variables(text: str) -> Iterator[str]:
-    """Yield a message for each `${oc.env:NAME}` whose name is that of a secret."""
+    """Yield a message for each `${oc.env:NAME}` whose name suggests a secret."""
     for name in _ENVIRONMENT.findall(text):
         if _SECRET_VARIABLE.fullmatch(name):
             yield f"${{oc.env:{name}}} would write a secret into the run's files. {_REMEDY}"

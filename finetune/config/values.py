@@ -1,4 +1,4 @@
-"""Numbers out of their range and texts that are empty, by the limits that options are declared with."""
+"""Checks numbers and texts against the limits that options are declared with."""
 
 import os
 from collections.abc import Iterator
@@ -9,18 +9,18 @@ from typing import Any, Protocol, runtime_checkable
 from finetune.option import ANY_NUMBER, MAY_BE_EMPTY, Limit, OneOf, limit_of
 
 _LONGEST_NAME = 255
-"""Bytes of a name in a folder that every file system takes."""
+"""Bytes of a file name that every file system accepts."""
 
 
 @runtime_checkable
 class Contradictable(Protocol):
-    """Options that may contradict each other."""
+    """An options class that checks its options against each other."""
 
     def problems(self, prefix: str) -> Iterator[str]:
         """Yield a message for each contradiction.
 
         Args:
-            prefix: of the options' keys, with a dot after it.
+            prefix: key of the options, with a dot after it.
         """
 
 
@@ -28,8 +28,8 @@ def check_values(options: Any, prefix: str = "") -> Iterator[str]:
     """Yield a message for each number out of its range, each empty text and each contradiction.
 
     Args:
-        options: a dataclass of the schema, filled; the options of a user's own part are not ours to know.
-        prefix: its key, with a dot behind it.
+        options: a dataclass of the schema with its values; the options of custom parts are not checked.
+        prefix: its key, with a dot after it.
     """
     for field in fields(options):
         value, key = getattr(options, field.name), f"{prefix}{field.name}"
@@ -45,7 +45,7 @@ def check_values(options: Any, prefix: str = "") -> Iterator[str]:
 
 
 def check_value(key: str, value: Any, limit: Limit | None = None) -> Iterator[str]:
-    """Yield a message where a number is out of its range or a text is empty, also inside a list."""
+    """Yield a message for a number out of its range or an empty text, also inside a list."""
     if isinstance(value, bool) or value is None:
         return
     if isinstance(value, int | float):
@@ -73,14 +73,14 @@ def _check_number(key: str, value: float, limit: Limit | None) -> Iterator[str]:
 
 def name_problems(name: str) -> Iterator[str]:
     """Yield why a run's folder below `runs_dir` cannot have a name."""
-    parts = name.split("/")
+    segments = name.split("/")
     if not name.strip():
         yield "expected a name that is not empty."
     if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in name):
         yield "expected a name without control characters."
     if name.startswith("/") or Path(name).is_absolute():
         yield "expected a name below runs_dir, not an absolute path: runs_dir=FOLDER run_name=NAME."
-    elif any(part in {"", ".", ".."} for part in parts):
+    elif any(segment in {"", ".", ".."} for segment in segments):
         yield "expected a name below runs_dir, without empty, `.` or `..` parts."
-    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
-        yield f"too long: a file system takes names of at most {_LONGEST_NAME} bytes."
+    if any(len(os.fsencode(segment)) > _LONGEST_NAME for segment in segments):
+        yield f"too long: a file system accepts names of at most {_LONGEST_NAME} bytes."

@@ -1,7 +1,8 @@
-"""The words of the command line: what is taken as written, and what may not stand there.
+"""The words of the command line: which are taken literally, and which are refused.
 
-Hydra reads a value as its own grammar, so that `2024` is a number, `a,b` a sweep and `${seed}` another
-option. Options that are texts in the schema are quoted here first.
+Hydra parses a value in its own grammar: `2024` is a number, `a,b` a sweep and `${seed}` another option. The
+values of options that are texts in the schema are quoted here first, so that a file or a prompt with such
+characters keeps them. See https://hydra.cc/docs/advanced/override_grammar/basic/.
 """
 
 import re
@@ -34,7 +35,7 @@ _FLAGS = {*SWEEP_FLAGS, "--resolve"}
 _FLAGS_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--info", "-i", "--config-dir", "-cd"}
 
 _PROMPT = "prefix"
-"""The only root text that may be given as Hydra's own, for a sweep over prompts; the others are names."""
+"""The only text without a group that may be written in Hydra's grammar, for a sweep over prompts."""
 
 _TEXT = (str, str | None)
 
@@ -43,7 +44,7 @@ _BOOLEANS = re.compile(r"(?i)((true|false|yes|no|on|off|y|n|[01]|'.*'|\".*\")(,|
 _OPEN = re.compile(
     r"trainer\.extra|metrics(\.\w+)?|dataset\.((hub\.)?(columns|data_files)|options|parts)|dataset|task|metric"
 )
-"""Options to which names may be added, and so may be removed from."""
+"""Options to which names may be added, and from which they may be removed."""
 
 _PART = re.compile(r"dataset\.parts\.[^.]+\.(source|task)\b")
 
@@ -54,7 +55,7 @@ def is_sweep(words: list[str]) -> bool:
 
 
 def split_word(word: str) -> tuple[str, str]:
-    """Return the key of a word, without `+` or `~` before it, and its value."""
+    """Return the key of a word, without a leading `+` or `~`, and its value."""
     key, _, value = word.partition("=")
     return key.lstrip("+~"), value
 
@@ -63,7 +64,7 @@ def split_flags(words: list[str]) -> tuple[list[str], list[str]]:
     """Divide the words into those that are `key=value`, and flags with their values.
 
     Raises:
-        UserError: a flag that has no meaning here.
+        UserError: a flag is unknown.
     """
     typed: list[str] = []
     flags: list[str] = []
@@ -88,14 +89,14 @@ def _check_flag(flag: str) -> bool:
 
 
 def check_words(words: list[str]) -> None:
-    """Refuse words that cannot be meant, before anything is composed.
+    """Refuse invalid words, before anything is composed.
 
     Args:
-        words: `key=value` words as they were typed.
+        words: `key=value` words as typed.
 
     Raises:
-        UserError: a word is not valid UTF-8, has no `=`, is one of Hydra's own settings, gives a key a
-            second time, holds a secret, or is not true or false where it must be.
+        UserError: a word is not valid UTF-8, has no `=`, sets Hydra itself, repeats a key, contains a
+            secret, or is not a boolean where it must be one.
     """
     given: dict[str, str] = {}
     for word in words:
@@ -106,11 +107,11 @@ def check_words(words: list[str]) -> None:
             raise UserError(f"Cannot read `{word}`. Expected `key=value`.")
         if key.split(".")[0] == "hydra" and not key.startswith(("hydra.launcher.", "hydra.sweeper.")):
             raise UserError(
-                f"{key} cannot be set: where a run lies is runs_dir=FOLDER run_name=NAME, and the rest of "
-                "Hydra's own settings is fixed, but for hydra/launcher and hydra/sweeper."
+                f"{key} cannot be set: a run's folder is runs_dir=FOLDER run_name=NAME, and of Hydra's own "
+                "settings only hydra/launcher and hydra/sweeper may change."
             )
         if word.startswith("~") and not _OPEN.fullmatch(key.rpartition(".")[0]):
-            raise UserError(f"{word}: only what is added with `+`, or a column's name, can be removed.")
+            raise UserError(f"{word}: only a key added with `+`, or a column's name, can be removed.")
         if key in keys_of(bool) and not _BOOLEANS.fullmatch(word.partition("=")[2]):
             raise UserError(f"{word}: expected true or false.")
         for problem in (
@@ -125,7 +126,7 @@ def check_words(words: list[str]) -> None:
 
 @cache
 def keys_of(*kinds: Any) -> frozenset[str]:
-    """Return every option of the schema whose type is one of some, of each choice of each group."""
+    """Return every option of the schema, of every choice of every group, whose type is one of `kinds`."""
     keys = {key for job in JOBS.values() for key in _keys_below(job, "", kinds)}
     for group, schemas in GROUP_SCHEMAS.items():
         for schema in schemas.values():
@@ -150,28 +151,28 @@ def _is_text(key: str) -> bool:
 
 
 def _is_name(key: str) -> bool:
-    """Whether a key names a run, a file or a folder at the root: always taken as written."""
+    """Whether a key without a group names a run, a file or a folder: always taken literally."""
     return "." not in key and key != _PROMPT and key in keys_of(*_TEXT)
 
 
 def quote(text: str) -> str:
-    """Write a text so that neither Hydra's grammar nor an interpolation changes it."""
+    """Quote a text so that neither Hydra's grammar nor an interpolation changes it."""
     text = escape_interpolation(text)
-    # Hydra takes a backslash for one but before a quote.
+    # In Hydra's grammar a backslash is an escape only before a quote.
     escaped = re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + end[2].replace("'", "\\'"), text)
     return f"'{escaped}'"
 
 
 def rewrite(word: str, is_sweep: bool = False) -> list[str]:
-    """Spell conveniences in Hydra's own grammar.
+    """Translate a word into Hydra's grammar.
 
-    Texts are quoted, so that they are taken as they are written; a prompt or a file of a data set that is
-    quoted already, null or, in a sweep, a list with commas is Hydra's own. `recipe=FILE.yaml` and
-    `run=FOLDER` make a file of the user's known as a recipe (a run's `config.yaml` is one);
-    `model=ID_OR_FOLDER` is short for `model.path`.
+    Texts are quoted, so that they are taken literally; a prompt or a file of a dataset that is already
+    quoted, `null` or, in a sweep, a list with commas is left to Hydra. `recipe=FILE.yaml` and `run=FOLDER`
+    register a file as a recipe (a run's `config.yaml` is one); `model=ID_OR_FOLDER` is short for
+    `model.path`.
 
     Raises:
-        UserError: the folder holds no run, or the file is not a recipe.
+        UserError: the folder is not a run, or the file is not a recipe.
     """
     key, value = split_word(word)
     if "=" not in word:
@@ -187,7 +188,7 @@ def rewrite(word: str, is_sweep: bool = False) -> list[str]:
     if key == "metrics":
         return _metrics(value)
     if key in GROUPS:
-        # A number or a list would be an error of Hydra's own, in its words.
+        # For a number or a list Hydra would report an error of its grammar, not of the choice.
         return [word if is_sweep and "," in value else f"{sign}{key}={quote(value)}"]
     if _is_name(key) or (_is_text(key) and not _is_hydras(value, is_sweep)):
         return [f"{sign}{key}={quote(value)}"]
@@ -200,7 +201,7 @@ def _is_hydras(value: str, is_sweep: bool) -> bool:
 
 
 def _recipes(value: str, is_sweep: bool) -> str:
-    """Return the name, or in a sweep the names, under which recipes are registered."""
+    """Return the registered name of a recipe, or in a sweep the names."""
     if is_sweep and "," in value and not Path(value).is_file():
         return ",".join(_recipes(part.strip(), is_sweep=False) for part in value.split(","))
     if value in known_recipes():
@@ -221,12 +222,12 @@ def _run_config(folder: str) -> Path:
     if not folder:
         raise UserError("run= is empty. Expected a run's folder, such as run=runs/quickstart.")
     if not config.is_file():
-        raise UserError(f"{folder} holds no run: there is no {config}. Known runs lie in runs/.")
+        raise UserError(f"{folder} holds no run: there is no {config}. Runs are in runs/ by default.")
     return config
 
 
 def _model(value: str, is_sweep: bool) -> list[str]:
-    """Tell choices of the group from Hub ids and folders."""
+    """Distinguish choices of the group from Hub ids and folders."""
     values = value.split(",") if is_sweep else [value]
     if all(_is_checkpoint(name) for name in values):
         return ["model=own", f"model.path={','.join(quote(name) for name in values)}"]
@@ -254,10 +255,10 @@ def _is_checkpoint(value: str) -> bool:
 
 
 def expand(words: list[str]) -> list[list[str]]:
-    """Return the words of each run of a sweep, as Hydra's basic sweeper orders them.
+    """Return the words of each run of a sweep, in the order of Hydra's basic sweeper.
 
     Args:
-        words: rewritten.
+        words: words from `rewrite`.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
@@ -267,23 +268,23 @@ def expand(words: list[str]) -> list[list[str]]:
 
 
 def member_words(words: list[str], member: list[str]) -> list[str]:
-    """Return the words as typed with one run's values in place of the sweep's.
+    """Return the words as typed, with one run's values in place of the sweep's.
 
     Args:
-        words: `key=value` words as they were typed in a sweep.
-        member: the run's overrides, as `expand` returns them.
+        words: `key=value` words of the sweep as typed.
+        member: overrides of the run, as `expand` returns them.
     """
     values = {split_word(word)[0]: word for word in member}
-    found = []
+    member_line = []
     for word in words:
         new = rewrite(word, is_sweep=True)
         swept = [key for key in map(_swept_key, new) if key is not None]
-        found += [values[split_word(part)[0]] for part in new] if swept else [word]
-    return [_with_file(word) for word in found if not word.startswith(("hydra/", "hydra."))]
+        member_line += [values[split_word(part)[0]] for part in new] if swept else [word]
+    return [_with_file(word) for word in member_line if not word.startswith(("hydra/", "hydra."))]
 
 
 def _with_file(word: str) -> str:
-    """Name a registered recipe by its file again."""
+    """Replace a registered recipe's name by its file."""
     key, value = split_word(word)
     file = recipe_file(value) if key == "recipe" else None
     return word if file is None else f"recipe={file}"

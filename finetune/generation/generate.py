@@ -65,7 +65,7 @@ def generate_answers(
             model, prompts, beams=options.num_beams, steps=steps, end=end, pad=pad
         )
     else:
-        answers, probabilities = generate_greedily(model, prompts, steps=steps, end=end, pad=pad)
+        answers, probabilities = generate_greedily(model, prompts, end=end, pad=pad, max_new_tokens=steps)
     is_end = answers == end
     # Tokens up to and including the first EOS.
     spoken = is_end.cumsum(1) - is_end.long() == 0

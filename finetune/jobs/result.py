@@ -1,42 +1,54 @@
-"""What a job returns: values for a program, of which the command line prints some."""
+"""The results of jobs, as values for a program; the command line prints some of them."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
+from finetune.errors import UserError, print_json, printable
 from finetune.example import PredictionRow
 from finetune.metrics.doubts import Doubt
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The number by which runs are compared, such as by the sweeper of a search."""
+    """The number that compares runs, such as in a hyperparameter search."""
 
     field: str
-    """`evaluation.metric_for_best_model`, else the metric's main field."""
+    """`evaluation.metric_for_best_model`, or the metric's main field."""
     value: float
     higher_is_better: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What every job returns."""
+
+    objective: Objective | None = None
+    """The number by which runs are compared, where a job has one."""
+    interrupted: Signals | None = None
+    """The signal that stopped the job before its end."""
+
+    def show(self) -> None:
+        """Print what the command line shows of the result; what was logged is not repeated."""
+
+
 @dataclass(frozen=True)
-class TrainResult:
-    """A training that has ended."""
+class TrainResult(Result):
+    """The result of a training."""
 
     folder: Path
-    """The run's folder; `adapter` or `model` in it has the weights."""
+    """The run's folder; its `adapter` or `model` has the weights."""
     scores: Mapping[str, Any]
-    """Of the final model over the validation split; empty where the training was interrupted."""
+    """Scores of the final model over the validation split; empty if the training was interrupted."""
     metrics: Mapping[str, Any]
-    """The content of `metrics.json`; empty where the training was interrupted."""
+    """The content of `metrics.json`; empty if the training was interrupted."""
     history: list[dict[str, float]]
     """Each logged step in order: `step` and `epoch` with `loss`, `learning_rate` and `grad_norm`, or with
     an evaluation's fields, whose names begin with `eval_`."""
-    objective: Objective | None
-    interrupted: Signals | None = None
-    """The signal that stopped the training before its last step; a checkpoint was saved."""
 
     @property
     def rows(self) -> list[PredictionRow]:
@@ -45,15 +57,15 @@ class TrainResult:
 
 
 @dataclass(frozen=True)
-class EvaluateResult:
-    """A model that was scored."""
+class EvaluateResult(Result):
+    """The result of an evaluation."""
 
     folder: Path
     """The run's folder."""
     file: Path
     """The prediction rows."""
     scores: Mapping[str, Any]
-    objective: Objective | None
+    """Over the validation split."""
 
     @property
     def rows(self) -> list[PredictionRow]:
@@ -62,28 +74,49 @@ class EvaluateResult:
 
 
 @dataclass(frozen=True)
-class PredictResult:
+class PredictResult(Result):
     """Answers about images."""
 
     rows: Iterable[PredictionRow]
-    """A prediction row for each image; from `predict.run` one at a time, as they are generated."""
+    """A prediction row for each image; `predict.run` generates them while they are iterated."""
     left_out: list[str]
-    """Why an image has no answer; complete once `rows` has been read to its end."""
+    """A message for each image without an answer; complete once `rows` is exhausted."""
+
+    def show(self) -> None:
+        """Print each row as soon as it is generated.
+
+        Raises:
+            UserError: images were left out.
+        """
+        count = 0
+        for row in self.rows:
+            print_json(row)
+            count += 1
+        if faults := self.left_out:
+            more = f" And {len(faults) - 3} more." if len(faults) > 3 else ""
+            total = count + len(faults)
+            raise UserError(f"{len(faults)} of {total} images were left out: {' '.join(faults[:3])}{more}")
 
 
 @dataclass(frozen=True)
-class ScoreResult:
-    """Predictions that were scored."""
+class ScoreResult(Result):
+    """The scores of predictions."""
 
     scores: Mapping[str, Any]
-    """Every field of the metric, `n`, and the same `by_group` where rows have one."""
+    """Every field of the metric and `n`; the same in `by_group` if rows have groups."""
     doubts: list[Doubt]
-    """What may not be meant in the rows."""
+    """Suspicious properties of the rows."""
+
+    def show(self) -> None:
+        """Print the scores, and the doubts on standard error."""
+        for doubt in self.doubts:
+            print(printable(f"{doubt.level.value}: {doubt.text}"), file=sys.stderr, flush=True)
+        print_json(self.scores)
 
 
 @dataclass(frozen=True)
-class PlanResult:
-    """What a training would do."""
+class PlanResult(Result):
+    """The size of a training that has not started."""
 
     table: str
     """Parameters of each tower: frozen, learning, adapted, quantized."""
@@ -105,18 +138,15 @@ class PlanResult:
         return self.steps * self.batch / self.train_examples
 
 
-Result = TrainResult | EvaluateResult | PredictResult | ScoreResult | PlanResult
-
-
 def choose_objective(
     scores: Mapping[str, Any], field: str | None, higher_is_better: Mapping[str, bool]
 ) -> Objective | None:
-    """Return the number by which a run is compared with others; None where it was not computed.
+    """Return the number that compares a run with others; None if it was not computed.
 
     Args:
-        scores: of an evaluation.
-        field: the one that chooses the best checkpoint; None: the metric's main one.
-        higher_is_better: of the metric, the main field first.
+        scores: scores of an evaluation.
+        field: the field that chooses the best checkpoint; None for the metric's main field.
+        higher_is_better: direction of the metric's fields, the main field first.
     """
     directions = {**higher_is_better, "confidence": True, "loss": False}
     name = field or next(iter(directions))

@@ -76,21 +76,21 @@ class _ChosenProbability(LogitsProcessor):
 
 
 def generate_greedily(
-    model: PreTrainedModel, prompts: Prompts, *, steps: int, end: int, pad: int
+    model: PreTrainedModel, prompts: Prompts, *, end: int, pad: int, **settings: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the likeliest token at each step, and its probability: (B, steps or fewer) each.
+    """Return the likeliest token at each step, and its probability: (B, new tokens) each.
 
     Args:
         model: a PaliGemma in evaluation mode, with an adapter or without.
         prompts: on the model's device.
-        steps: most tokens of an answer, including EOS.
         end: id of EOS.
         pad: id after it.
+        settings: further arguments of transformers' `generate`: `max_new_tokens`, including EOS.
     """
     recorder = _ChosenProbability()
     sequences = model.generate(
         **model_inputs(prompts),
-        max_new_tokens=steps,
+        **settings,
         do_sample=False,
         num_beams=1,
         use_cache=True,

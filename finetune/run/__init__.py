@@ -1,1 +1,1 @@
-"""What a run leaves: its folder, who may write in it, whole files, and checkpoints that are checked."""
+"""A run's folder: its lock, its complete files, its checked checkpoints and its results."""

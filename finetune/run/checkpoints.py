@@ -1,8 +1,8 @@
-"""Checkpoints that are whole: sealed with sizes and digests when written, and checked before they are read.
+"""Complete checkpoints: sealed with sizes and digests when written, and checked before they are read.
 
-A checkpoint counts once its file `complete` is there. It is written last, after everything else has
-reached the disk, and holds the size and the digest of every other file: a bit that flipped, a file that was
-cut, lost or taken from another step is found before anything is loaded.
+A checkpoint counts once it has its file `complete`. This file is written last, after all others have
+reached the disk, and has their sizes and digests: a flipped bit, or a file that is cut, missing or from
+another step is detected before anything is loaded.
 """
 
 import hashlib
@@ -27,19 +27,19 @@ class Checkpoint(NamedTuple):
 
     @property
     def is_sealed(self) -> bool:
-        """Whether it was written to its end; without it a kill came first."""
+        """Whether it was written completely; without a seal, the process was killed before."""
         return (self.folder / COMPLETE).is_file()
 
 
 class ResumePoint(NamedTuple):
-    """Where a run goes on, and what is wrong with the checkpoints after it."""
+    """Where a run continues, and the damage of later checkpoints."""
 
     checkpoint: Checkpoint | None
     damage: list[str]
 
 
 def list_checkpoints(folder: Path) -> list[Checkpoint]:
-    """Return the checkpoints in a folder by step; other names are not checkpoints."""
+    """Return the checkpoints in a folder by step, ignoring other names."""
     steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")}
     return sorted(
         Checkpoint(int(step), path)
@@ -49,7 +49,8 @@ def list_checkpoints(folder: Path) -> list[Checkpoint]:
 
 
 def seal(folder: Path) -> None:
-    """Flush a checkpoint's files to the disk, and write down their sizes and digests."""
+    """Flush a checkpoint's files to the disk, and record their sizes and digests."""
+    # Not a rename from a temporary name: transformers writes the folder's final path into its state.
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != COMPLETE)
     for path in files:
         flush(path)
@@ -63,7 +64,7 @@ def seal(folder: Path) -> None:
 
 
 def find_damage(checkpoint: Checkpoint) -> str | None:
-    """Return what is wrong with a sealed checkpoint; None where it is as it was written."""
+    """Return the damage of a sealed checkpoint; None if it is as it was written."""
     try:
         sealed = json.loads((checkpoint.folder / COMPLETE).read_text(encoding="utf-8"))
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in sealed.items()}
@@ -90,14 +91,14 @@ def read_state(checkpoint: Checkpoint) -> dict[str, object]:
 
 
 def find_resume_point(folder: Path, *, with_best: bool = False) -> ResumePoint:
-    """Return the newest checkpoint that is whole.
+    """Return the newest undamaged checkpoint.
 
     Args:
-        folder: holds the checkpoints.
-        with_best: the best checkpoint up to there must be whole too, for it may become the result.
+        folder: folder of the checkpoints.
+        with_best: the best checkpoint so far must be undamaged too, because it may become the result.
 
     Raises:
-        UserError: checkpoints were written, but each is damaged.
+        UserError: every checkpoint is damaged.
     """
     sealed = [checkpoint for checkpoint in list_checkpoints(folder) if checkpoint.is_sealed]
     damage: list[str] = []
@@ -126,7 +127,7 @@ def _find_damage_of_best(checkpoint: Checkpoint, sealed: list[Checkpoint]) -> st
 
 
 def digest_weights(folder: Path) -> dict[str, str]:
-    """Return the digest of each file of weights in a result's folder, by its name."""
+    """Return file name -> digest for the weights in a result's folder."""
     return {path.name: _digest(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
@@ -134,8 +135,8 @@ def check_weights(folder: Path, digests: dict[str, str]) -> None:
     """Check that a result's weights are those that the run wrote.
 
     Args:
-        folder: of the result.
-        digests: of `digest_weights`, when it was written.
+        folder: folder of the result.
+        digests: result of `digest_weights` when it was written.
 
     Raises:
         UserError: names the first file that differs.
@@ -159,18 +160,18 @@ def _digest(path: Path) -> str:
 
 
 def rotate(folder: Path, keep: int | None, best: int | None) -> None:
-    """Delete the oldest checkpoints; neither the newest nor the best one.
+    """Delete the oldest checkpoints, but not the newest or the best one.
 
     Args:
-        folder: holds the checkpoints; inside a run's folder.
-        keep: how many are left; None: all.
-        best: the step of the best one.
+        folder: folder of the checkpoints in a run's folder.
+        keep: number of checkpoints to keep; None for all.
+        best: step of the best one.
     """
     checkpoints = list_checkpoints(folder)
     protected = {checkpoint.step for checkpoint in checkpoints[-1:]} | ({best} if best else set())
     surplus = len(checkpoints) - max(keep or len(checkpoints), len(protected))
-    for checkpoint in [one for one in checkpoints if one.step not in protected][: max(surplus, 0)]:
-        # Its seal first: what a kill leaves of it is then known to be a part.
+    for checkpoint in [item for item in checkpoints if item.step not in protected][: max(surplus, 0)]:
+        # The seal first: after a kill the rest is then known to be incomplete.
         (checkpoint.folder / COMPLETE).unlink(missing_ok=True)
         for path in checkpoint.folder.iterdir():
             if is_written(path, CHECKPOINT_FILES):

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, hardware and command line, for `environment.json`."""
+"""The environment of a run for `environment.json`: versions, commit, hardware and command line."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ def describe_environment(command: list[str]) -> dict[str, Any]:
     """Return the content of `environment.json`.
 
     Args:
-        command: the words of the command line.
+        command: words of the command line.
     """
     import torch
 

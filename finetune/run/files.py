@@ -1,6 +1,7 @@
-"""Files that are whole: written under a temporary name, flushed to the disk, and then renamed.
+"""Complete files: written under a temporary name, flushed to the disk, and then renamed.
 
-A kill, a full disk or a power cut leaves the old file or the new one, never a part of either.
+A kill, a full disk or a power cut leaves the old file or the new one, never a part of either. The flush is
+needed because a file system may rename before it writes the data.
 """
 
 import errno
@@ -29,7 +30,7 @@ _NOT_ALLOWED = {errno.EACCES, errno.EROFS, errno.EPERM}
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with _renamed(path) as partial:
-        # A lone surrogate from data would fail; so escaped, JSON reads it back.
+        # A lone surrogate in data cannot be encoded; escaped like this, JSON reads it back.
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
@@ -42,7 +43,7 @@ def read_json(path: Path) -> Any:
     """Read one JSON document that a run wrote.
 
     Raises:
-        UserError: the file is missing or is not JSON any more.
+        UserError: the file is missing or not JSON.
     """
     try:
         return parse_json(path.read_bytes())
@@ -65,7 +66,7 @@ def write_folder(path: Path, write: Callable[[Path], Any]) -> None:
 
     Args:
         path: the folder.
-        write: fills the folder it is given.
+        write: writes the files into the folder that it is given.
     """
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -100,12 +101,12 @@ def _renamed(path: Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until a file's content, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems cannot flush a folder; the names are theirs to keep.
+        # Some network file systems cannot flush a folder.
         if error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.EBADF}:
             raise
     finally:
@@ -138,25 +139,26 @@ _WRITTEN = {
     "checkpoints": (),
     "checkpoints/checkpoint-[0-9]*": CHECKPOINT_FILES,
 }  # fmt: skip
-"""Every folder of a run and the files that a run writes into it. Nothing else is ever deleted."""
+"""Folder in a run's folder -> names of the files that a run writes into it. Nothing else is ever deleted:
+a user may keep notes or other results next to them."""
 
 _LIBRARIES = ("wandb",)
-"""Folders that a library fills for the run, wholly its own."""
+"""Folders that only a library writes into; deleted as a whole."""
 
 
 def remove_written(root: Path, inside: str = ".") -> list[Path]:
-    """Delete what a run wrote, and return the files that it did not write, which stay.
+    """Delete the files that a run wrote, and return all others, which are kept.
 
     Args:
         root: the run's folder.
-        inside: the folder in it to empty: one of `_WRITTEN`.
+        inside: the folder in it to empty, one of `_WRITTEN`.
     """
     folder, remains = root / inside, []
     names = next((files for name, files in _WRITTEN.items() if _matches(inside, name)), ())
     for entry in sorted(folder.iterdir()):
         below = entry.name if inside == "." else f"{inside}/{entry.name}"
         if below == MARKER:
-            continue  # held by this process; `RunFolder.discard` takes it last
+            continue  # locked by this process; `RunFolder.discard` deletes it last
         if not entry.is_dir():
             if is_written(entry, names):
                 entry.unlink()
@@ -190,7 +192,7 @@ def explain_disk_errors(folder: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         number = error.errno if isinstance(error, OSError) else _find_number(error)
-        # torch and safetensors write for themselves, and raise errors of their own without a number.
+        # torch and safetensors raise their own errors, without an error number.
         full = number in _OUT_OF_SPACE or (
             number is None and shutil.disk_usage(_existing(folder)).free < _FULL
         )

@@ -1,4 +1,4 @@
-"""The folder of one run: what is in it, whose it is, and whether it may be written."""
+"""The folder of a run: its paths, its ownership, and whether it may be written."""
 
 import logging
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class RunFolder:
     """Paths inside a run's folder.
 
     Args:
-        root: the folder; need not exist yet.
+        root: the folder, which may not exist yet.
     """
 
     def __init__(self, root: Path) -> None:
@@ -55,12 +55,12 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let other processes write in it, however the block ends."""
+        """Release the lock, also after an error."""
         self.release()
 
     @property
     def is_run(self) -> bool:
-        """Whether this program wrote the folder: by its marker, or by files of a version without one."""
+        """Whether finetune wrote the folder: by its marker, or by files of a version without markers."""
         if (self.root / MARKER).is_file():
             return True
         heads = ((self.config, _RECIPE_HEAD), (self.environment, _COMMAND_HEAD))
@@ -68,18 +68,17 @@ class RunFolder:
 
     @property
     def is_begun(self) -> bool:
-        """Whether a checkpoint was written to its end."""
+        """Whether there is a complete checkpoint."""
         return any(checkpoint.is_sealed for checkpoint in list_checkpoints(self.checkpoints))
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Refuse a folder that may not be written, before anything slow is done; nothing is changed.
+        """Refuse a folder that may not be written, before anything slow is done, without changing it.
 
-        A run that is resumed need not be there yet: the command that a scheduler starts again and again is
-        the same each time.
+        With `resume` the folder may be missing: a scheduler restarts a job with the same command each time.
 
         Raises:
-            UserError: it holds something else, it holds a run and neither flag was given, or another
-                process writes in it.
+            UserError: it is not a run's folder, it has a run and neither flag was given, or another process
+                writes in it.
         """
         with self._explaining():
             if self.root.is_symlink() and not self.root.exists():
@@ -102,9 +101,9 @@ class RunFolder:
             self._lock.acquire()
 
     def claim(self, *, resume: bool, overwrite: bool) -> None:
-        """Make the folder and keep other processes out; a run that is overwritten goes now.
+        """Create the folder and lock it; with `overwrite` delete the run in it.
 
-        Only what a run writes is deleted. Other files stay where they are.
+        Only files that a run writes are deleted. Other files are kept.
 
         Raises:
             UserError: see `check`; or the folder cannot be made.
@@ -118,7 +117,7 @@ class RunFolder:
                 log.warning("warning: %s: kept %d files that no run wrote: %s", self.root, len(kept), names)
 
     def lock(self) -> None:
-        """Keep other processes from writing in a run that is there.
+        """Keep other processes from writing in an existing run.
 
         Raises:
             UserError: another process writes in it.
@@ -127,14 +126,14 @@ class RunFolder:
             self._lock.acquire()
 
     def release(self) -> None:
-        """Let other processes write in it."""
+        """Release the lock: other processes may write in the folder."""
         self._lock.release()
 
     def restore(self, files: dict[Path, str]) -> None:
-        """Write the marker and these files again where somebody deleted the folder while the run went on.
+        """Write the marker and some files again if the folder was deleted during the run.
 
         Args:
-            files: contents by path.
+            files: path -> content.
         """
         if self._lock.is_in_place and all(file.is_file() for file in files):
             return
@@ -146,7 +145,7 @@ class RunFolder:
             write_text(file, text)
 
     def discard(self) -> None:
-        """Delete what a run wrote that never took a step; the folder goes if nothing else is in it."""
+        """Delete the files of a run that took no step, and its folder if nothing else is in it."""
         if self.root.is_dir():
             kept = remove_written(self.root)
             (self.root / MARKER).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The marker of a run's folder, which is also its lock: who wrote it, and who writes in it now."""
+"""The marker of a run's folder, which is also its lock."""
 
 import errno
 import fcntl
@@ -13,7 +13,8 @@ from finetune.errors import UserError
 log = logging.getLogger(__name__)
 
 MARKER = ".finetune"
-"""A folder is a run of ours because this file is in it; any program may have a `config.yaml`."""
+"""A folder with this file is a run's folder; any program may have a `config.yaml`. The marker is
+also the lock, so that a folder is claimed and locked in one step."""
 
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
@@ -21,9 +22,9 @@ _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 class RunLock:
     """Held by one process while it writes in a run's folder; the system releases it when the process ends.
 
-    A POSIX record lock: unlike `flock`'s it is not inherited by data workers, which may outlive a killed
-    process by seconds. It would be released by any other open and close of the marker in this process, so
-    nothing else reads the file.
+    A POSIX record lock (man fcntl(2)): unlike `flock` it is not inherited by data workers, which may
+    outlive a killed process by seconds. Closing any other descriptor of the marker in this process would
+    release it, so nothing else opens the file.
 
     Args:
         root: the run's folder.
@@ -34,7 +35,7 @@ class RunLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock, and write down who has it.
+        """Acquire the lock, and write its holder into the marker.
 
         Raises:
             UserError: another process has it.
@@ -59,7 +60,7 @@ class RunLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Give the lock back; the marker stays."""
+        """Release the lock; the marker is kept."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -68,7 +69,7 @@ class RunLock:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether the marker that was locked is still the one in the folder."""
+        """Whether the locked marker is still in the folder."""
         if self._descriptor is None:
             return True
         try:

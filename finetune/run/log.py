@@ -1,4 +1,4 @@
-"""Where the lines of a run go: the terminal of a command line, and the log in the run's folder."""
+"""Logging to the terminal of a command line, and to the log in the run's folder."""
 
 import logging
 import sys
@@ -15,10 +15,10 @@ _ROOT = "finetune"
 
 
 class _Terminal(logging.Handler):
-    """Writes a line above a progress bar that is being drawn, instead of into it.
+    """Writes lines above a progress bar instead of into it.
 
     Args:
-        name: `stdout` or `stderr`; the stream is looked up for each line, as a test replaces it.
+        name: `stdout` or `stderr`; the stream is looked up for each line, because tests replace it.
     """
 
     def __init__(self, name: str) -> None:
@@ -32,17 +32,17 @@ class _Terminal(logging.Handler):
 
 
 class _Printable(logging.Formatter):
-    """Shows a line without what a terminal would obey: names and texts in it come from data."""
+    """Escapes terminal control characters: names and texts in a line come from data."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
 class _LogFile(logging.FileHandler):
-    """The run's log. Where it cannot be written, the terminal says so once, and the run continues."""
+    """The run's log. If it cannot be written, this is reported once, and the run continues."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Give up the file, as on a full disk; what must be written reports that by itself."""
+        """Stop writing the file, such as on a full disk; the files of the result report that themselves."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
@@ -52,11 +52,11 @@ class _LogFile(logging.FileHandler):
 
 
 class _Forward(logging.Handler):
-    """Hands a record on to the handlers of a caller whose logger had a higher level.
+    """Passes records to the handlers of a caller whose logger had a higher level.
 
     Args:
-        level: the caller's.
-        handlers: of the logger itself.
+        level: level of the caller's logger.
+        handlers: handlers of the caller's logger.
         parent: the logger that it propagates to, if any.
     """
 
@@ -74,10 +74,10 @@ class _Forward(logging.Handler):
 
 
 def show_on_terminal(name: str = "stdout") -> None:
-    """Send our lines to the terminal, and let libraries that are imported report errors only.
+    """Show finetune's log on the terminal, and only errors of the libraries that are already imported.
 
     Args:
-        name: `stdout`, or `stderr` where standard output is for data.
+        name: `stdout`, or `stderr` if standard output is for data.
     """
     logger = logging.getLogger(_ROOT)
     for handler in [handler for handler in logger.handlers if isinstance(handler, _Terminal)]:
@@ -97,7 +97,7 @@ def show_on_terminal(name: str = "stdout") -> None:
 
 @contextmanager
 def unchanged_logging() -> Iterator[None]:
-    """Give our logger its level and handlers back when the block ends."""
+    """Restore level and handlers of finetune's logger when the block ends."""
     logger = logging.getLogger(_ROOT)
     level, handlers, propagate = logger.level, list(logger.handlers), logger.propagate
     try:
@@ -110,13 +110,13 @@ def unchanged_logging() -> Iterator[None]:
 
 @contextmanager
 def logging_to(file: Path) -> Iterator[None]:
-    """Write our lines, from INFO on, to a file too while the block runs.
+    """Also write finetune's log, from INFO on, to a file while the block runs.
 
-    The level of a program that wants fewer lines is lowered meanwhile, but its own handlers get no more
-    lines than before.
+    A higher level set by the calling program is lowered meanwhile, but its handlers get no more lines than
+    before.
 
     Args:
-        file: gets the lines, after those that it has.
+        file: the lines are appended to it.
     """
     logger = logging.getLogger(_ROOT)
     with unchanged_logging():

@@ -1,6 +1,6 @@
-"""The results of a run: prediction rows, pictures and `metrics.json`, written in one order by all jobs.
+"""The results of a run: prediction rows, drawn images and `metrics.json`, in the same order for all jobs.
 
-`metrics.json` comes last: what it names is whole.
+`metrics.json` is written last, so that the files it names are complete.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 
 Scores = Mapping[str, Any]
-"""Scores by field and group, or an entry of `metrics.json` with them: values as JSON has them."""
+"""Scores by field and group, or an entry of `metrics.json` with them: JSON values."""
 
 
 class Predictions(NamedTuple):
-    """The rows of a split, and what is drawn of them."""
+    """The prediction rows of a split, and how to draw them."""
 
     rows: Sequence[PredictionRow]
     """In the order of the split."""
     load_image: Callable[[int], "Image"]
-    """Returns the image of a row, by its position."""
+    """Returns the image of a row by its index."""
     most_pictures: int
-    """How many rows with boxes or masks are drawn, at most."""
+    """Most rows with boxes or masks to draw."""
 
 
 def read_metrics(folder: RunFolder) -> dict[str, Any]:
-    """Return the content of `metrics.json`, nothing where there is none.
+    """Return the content of `metrics.json`; empty if the file does not exist.
 
     Raises:
-        UserError: it cannot be read, or is not as a run writes it.
+        UserError: it cannot be read, or no run wrote it.
     """
     file = folder.metrics
     if not file.is_file():
@@ -55,8 +55,8 @@ def write_training(folder: RunFolder, predictions: Predictions, metrics: Scores)
     """Write the results of a training; evaluations that were added to `metrics.json` later are kept.
 
     Args:
-        folder: of the run.
-        predictions: of the final model.
+        folder: folder of the run.
+        predictions: predictions of the final model.
         metrics: `final`, `result`, `train` and `evaluations`.
 
     Returns:
@@ -67,17 +67,18 @@ def write_training(folder: RunFolder, predictions: Predictions, metrics: Scores)
 
 
 def add_evaluation(folder: RunFolder, predictions: Predictions, entry: Scores, ending: str) -> Path:
-    """Add an evaluation to `metrics.json`, and write its rows; those of the previous one get a number.
+    """Add an evaluation to `metrics.json`, and write its rows; the file of the previous one gets a number.
 
     Args:
-        folder: of the run.
-        predictions: of the model that was scored.
+        folder: folder of the run.
+        predictions: predictions of the evaluated model.
         entry: command, dataset and scores.
-        ending: of the file's name, after `validation`.
+        ending: suffix of the file's name, after `validation`.
 
     Returns:
         The file of the rows.
     """
+    # Never in place of the training's own score: that one must stay what its log and card report.
     metrics = read_metrics(folder)
     entries: list[Scores] = metrics.get("evaluate", [])
     file = folder.predictions / f"validation{ending}.jsonl"
@@ -100,14 +101,14 @@ def _write(
 
 
 def write_pictures(folder: Path, predictions: Predictions) -> int:
-    """Draw the first predictions that have boxes or masks, with the true objects; whole or not at all.
+    """Draw the first predictions with boxes or masks, and the true objects; all of them or none.
 
     Args:
-        folder: gets `<number>.png`; replaced.
+        folder: for `<number>.png`; replaced.
         predictions: the rows and their images.
 
     Returns:
-        How many were drawn; without any there is no folder.
+        The number of drawn predictions; if it is 0, no folder is created.
     """
     rows = predictions.rows
     chosen = [index for index, row in enumerate(rows) if "prediction_objects" in row]
@@ -115,8 +116,8 @@ def write_pictures(folder: Path, predictions: Predictions) -> int:
 
     def draw(target: Path) -> None:
         for index in chosen:
-            picture = draw_prediction(predictions.load_image(index), rows[index])
-            picture.save(target / f"{index:03d}.png")
+            drawing = draw_prediction(predictions.load_image(index), rows[index])
+            drawing.save(target / f"{index:03d}.png")
 
     if chosen:
         write_folder(folder, draw)

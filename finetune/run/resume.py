@@ -1,4 +1,4 @@
-"""Where a resumed run goes on, and whether it is still the same run."""
+"""Where a resumed run continues, and whether it has the same settings."""
 
 import logging
 import re
@@ -25,19 +25,19 @@ MAY_CHANGE = (
     "trainer.dataloader_prefetch_factor",
     "trainer.save_total_limit",
 )
-"""Keys that a resumed run may be given anew: none of them changes what is computed, but for the steps."""
+"""Keys that may change on resume: except for the number of steps, none of them changes what is computed."""
 
 
 def find_start(folder: RunFolder, *, max_steps: int, with_best: bool) -> Checkpoint | None:
     """Return the checkpoint from which a resumed run continues; None to start from the beginning.
 
     Args:
-        folder: of the run.
-        max_steps: the run's steps; not positive: as many as its epochs make.
-        with_best: the best checkpoint must be whole too, for it may become the result.
+        folder: folder of the run.
+        max_steps: number of steps; not positive if the epochs determine it.
+        with_best: the best checkpoint must be undamaged too, because it may become the result.
 
     Raises:
-        UserError: every checkpoint is damaged or later than `max_steps`, or none is left of a finished run.
+        UserError: every checkpoint is damaged or later than `max_steps`, or a finished run has none.
     """
     point = find_resume_point(folder.checkpoints, with_best=with_best)
     for damage in point.damage:
@@ -61,12 +61,12 @@ def check_same_settings(file: Path, recipe: str, from_data: re.Pattern[str]) -> 
     """Check that a resumed run has the settings that it was started with.
 
     Args:
-        file: the settings of the first start, if there was one.
-        recipe: the text of the new ones.
-        from_data: keys that are null in `recipe` until the data is read.
+        file: settings of the first start, if there was one.
+        recipe: text of the new settings.
+        from_data: keys that are `null` in `recipe` until the data is read.
 
     Raises:
-        UserError: names the keys that differ.
+        UserError: settings differ; names the keys.
     """
     if not file.is_file():
         return
@@ -88,7 +88,7 @@ def check_same_settings(file: Path, recipe: str, from_data: re.Pattern[str]) -> 
     refused = [key for key in changed if not key.startswith(MAY_CHANGE)]
     if refused:
         raise UserError(
-            f"resume=true goes on with the settings of {file}, but these differ: "
+            f"resume=true continues with the settings of {file}, but these differ: "
             f"{', '.join(refused)}. Leave them as they were, or start a new run_name=."
         )
     if "trainer.max_steps" in changed:
@@ -96,7 +96,7 @@ def check_same_settings(file: Path, recipe: str, from_data: re.Pattern[str]) -> 
 
 
 def _differences(before: object, after: object, prefix: str) -> list[tuple[str, object]]:
-    """Return each key whose value differs, with its value in `after`."""
+    """Return the keys whose values differ, with the values in `after`."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
         return [] if before == after else [(prefix, after)]
     return [
@@ -112,7 +112,7 @@ def resume_command(command: Sequence[str]) -> str:
     """Return the command that continues from the last checkpoint.
 
     Args:
-        command: the words that started the run.
+        command: words that started the run.
     """
     words = [word for word in command if not word.startswith(("overwrite=", "resume="))]
     return shlex.join([*words, "resume=true"])

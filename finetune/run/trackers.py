@@ -1,7 +1,8 @@
 """Curves and scores in Weights & Biases, for runs with `tracker=wandb`.
 
-A mistake in the settings ends the command before a file is written. A network or a server that fails
-later never ends a training: the curves go on to a file in the run's folder, which can be uploaded.
+A mistake in the settings ends the command before a file is written. A network or server failure later never
+ends a training: the curves remain in a file in the run's folder, which can be uploaded. Not transformers'
+`WandbCallback`: it would end the training, and gets neither the final score nor the run's own settings.
 """
 
 import logging
@@ -25,21 +26,21 @@ MODES = ("online", "offline", "disabled")
 
 _INIT_SECONDS = 30.0
 _FINISH_SECONDS = 60.0
-"""How long an unreachable server may hold up the start and the end of a run."""
+"""Longest delay by an unreachable server at the start and the end of a run."""
 
 _UNREACHABLE = "did not respond in time"
-"""In wandb's message where no answer came; a server that refuses the key answers."""
+"""Part of wandb's message if the server did not answer, in contrast to refusing the key."""
 
 
 class Tracker:
     """Logs one training to Weights & Biases; without `tracker=wandb` it does nothing.
 
     Args:
-        folder: of the run.
-        runs_dir: the folder of all runs; the run is named by its path in it.
+        folder: folder of the run.
+        runs_dir: folder of all runs; the run's name is its path in it.
         report_to: `none` or `wandb`.
-        project: the project's name there.
-        mode: `online`, `offline` or `disabled`; None: as WANDB_MODE or wandb's own settings have it.
+        project: name of the project in the tracker.
+        mode: `online`, `offline` or `disabled`; None for the mode of WANDB_MODE or wandb's settings.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Tracker:
         self._run: Any = None
 
     def check(self) -> None:
-        """Check installation, settings and login; call it in the main process, before anything is written.
+        """Check installation, settings and login; called in the main process, before anything is written.
 
         Raises:
             UserError: wandb is not installed, a setting is wrong, nobody is logged in, or the server
@@ -88,7 +89,7 @@ class Tracker:
     def running(self) -> Iterator[None]:
         """Keep the run open in Weights & Biases while the block runs; a failed block marks it as failed.
 
-        A resumed run goes on where it was: its id is kept in its folder.
+        A resumed run continues its curves: its id is kept in its folder.
         """
         if self._mode in {None, "disabled"}:  # also in every process but the one that called `check`
             yield
@@ -107,8 +108,8 @@ class Tracker:
         """Log one line of the training, or one evaluation.
 
         Args:
-            step: of the optimizer, from 1.
-            values: as transformers' Trainer names them: an evaluation's fields begin with `eval_`.
+            step: optimizer step, from 1.
+            values: by transformers' names: fields of an evaluation begin with `eval_`.
         """
         ended = {name: value for name, value in values.items() if name.startswith("train_")}
         curve = {_curve_name(name): value for name, value in values.items() if name not in ended}
@@ -119,7 +120,7 @@ class Tracker:
         """Add the final evaluation.
 
         Args:
-            scores: become `final/NAME` in the run's summary.
+            scores: shown as `final/NAME` in the run's summary.
             pictures: files of drawn predictions, shown as `predictions`.
         """
         final = {f"final/{name}": value for name, value in scores.items() if not isinstance(value, dict)}
@@ -128,7 +129,7 @@ class Tracker:
             self._attempt(lambda run: run.log({"predictions": _load_pictures(pictures)}))
 
     def _open(self) -> Any:
-        """Start the run, offline where the server does not answer; None where even that fails."""
+        """Start the run, offline if the server does not answer; None if that fails too."""
         import wandb
 
         modes: tuple[Any, ...] = (self._mode, "offline")
@@ -147,7 +148,7 @@ class Tracker:
                         silent=True,
                         console="off",
                         allow_val_change=True,
-                        # The words of the command line and the address of the repository may hold a token.
+                        # The command line and the address of the repository may contain a token.
                         x_disable_meta=True,
                         disable_git=True,
                         init_timeout=_INIT_SECONDS,
@@ -165,14 +166,14 @@ class Tracker:
         return None
 
     def _attempt(self, action: Callable[[Any], Any]) -> None:
-        """Do something with the open run; the first failure is the last attempt."""
+        """Call an action with the open run; after the first failure there is no other attempt."""
         if self._run is None:
             return
         try:
             action(self._run)
         except Exception as error:  # a tracker does not end a training, whatever its failure
             log.warning(
-                "warning: wandb failed (%s); the run goes on without it. `%s` uploads what it has.",
+                "warning: wandb failed (%s); the run continues without it. `%s` uploads what it has.",
                 error or type(error).__name__,
                 _sync_command(self._run),
             )
@@ -186,7 +187,7 @@ class Tracker:
         return file.read_text(encoding="utf-8")
 
     def _describe(self) -> dict[str, Any]:
-        """Return what the run's folder says of it: its settings, and where it runs."""
+        """Return the run's settings and environment, from its folder."""
         settings = OmegaConf.to_container(OmegaConf.load(self._folder.config))
         assert isinstance(settings, dict)
         environment = read_json(self._folder.environment)
@@ -209,28 +210,28 @@ def _curve_name(name: str) -> str:
     return f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}"
 
 
-def _read_mode(wandb: Any, asked: str | None) -> str:
-    """Return the mode that is asked for, else the one of WANDB_MODE or wandb's settings files.
+def _read_mode(wandb: Any, given: str | None) -> str:
+    """Return the given mode, else that of WANDB_MODE or wandb's settings files.
 
     Raises:
-        UserError: there is no such mode.
+        UserError: the mode is unknown.
     """
     older = {"run": "online", "dryrun": "offline"}
     try:
-        mode = asked or wandb.setup(wandb.Settings(silent=True)).settings.mode
+        mode = given or wandb.setup(wandb.Settings(silent=True)).settings.mode
     except ValueError as error:
         mode = os.environ.get("WANDB_MODE")
         if mode in {*MODES, *older}:
             raise UserError(f"wandb refuses its own settings, its files or WANDB_*: {error}") from error
     mode = older.get(str(mode), str(mode))
     if mode not in MODES:
-        key = "tracker.mode" if asked else "WANDB_MODE"
+        key = "tracker.mode" if given else "WANDB_MODE"
         raise UserError(f"{key}={mode}: expected {', '.join(MODES[:-1])} or {MODES[-1]}.")
     return mode
 
 
 def _is_online(wandb: Any) -> bool:
-    """Log in; false where the server does not answer.
+    """Log in; False if the server does not answer.
 
     Raises:
         UserError: nobody is logged in, or the server refuses the key.
@@ -250,10 +251,10 @@ def _is_online(wandb: Any) -> bool:
 
 
 def _tear_down() -> None:
-    """End wandb's own process, so that a sweep's next member finds nothing of this run."""
+    """End wandb's background process, so that a sweep's next run starts afresh."""
     import wandb
 
-    with suppress(Exception):  # where that process was killed
+    with suppress(Exception):  # that process may have been killed
         wandb.teardown()
 
 

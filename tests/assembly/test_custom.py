@@ -94,7 +94,7 @@ def test_a_shipped_choice_takes_no_target(command: Callable[..., tuple[int, str,
     ]
     code, _, err = command(*words)
     assert code == 2
-    assert "For a part of yours choose `custom`" in err
+    assert "For a custom part choose `custom`" in err
 
 
 def test_a_shipped_part_is_returned_as_it_is() -> None:

@@ -93,7 +93,7 @@ def test_training_goes_on_from_an_adapter_and_the_run_says_so(inside: Path, comm
     words = (*STEPS, "run_name=two", f"adapter={first}", "trainer.save_steps=1")
     code, out, err = command(*words, "trainer.max_steps=1", "trainer.learning_rate=1e-12")
     assert code == 0, err
-    assert f"the adapter goes on from {first}" in out
+    assert f"continuing the adapter {first}" in out
     one, two = (
         load_file(inside / f"runs/{name}/adapter/adapter_model.safetensors") for name in ("one", "two")
     )

@@ -17,7 +17,7 @@ BROKEN = [
     ),
     pytest.param(b"trainer: {a: [1\n", "r.yaml line 2: not valid YAML", id="broken"),
     pytest.param(
-        b"seed: 1\npeft: {r: 1}\nseed: 2\n", "r.yaml line 3: `seed` also stands in line 1", id="twice"
+        b"seed: 1\npeft: {r: 1}\nseed: 2\n", "r.yaml line 3: `seed` is also set in line 1", id="twice"
     ),
     pytest.param(
         b"peft:\n  r: 1\n  r: 2\n", "r.yaml line 3: not valid YAML (found duplicate key r", id="inner"
@@ -26,10 +26,8 @@ BROKEN = [
         b"seed: !!python/object/apply:os.system [ls]\n", "r.yaml line 1: not valid YAML", id="tag"
     ),
     pytest.param(b"run_name: \xff\n", "r.yaml is not UTF-8 (byte 10)", id="latin"),
-    pytest.param(BOMB.encode(), "r.yaml stands for more than 100,000 values", id="bomb"),
-    pytest.param(
-        b"trainer: &t\n  extra: *t\n", "r.yaml line 1: an alias stands for what it is part", id="self"
-    ),
+    pytest.param(BOMB.encode(), "r.yaml has more than 100,000 values", id="bomb"),
+    pytest.param(b"trainer: &t\n  extra: *t\n", "r.yaml line 1: an alias refers to a node that", id="self"),
     pytest.param(b"seed: " + b"[" * 100_000, "r.yaml is nested too deeply", id="deep"),
     pytest.param(
         b"sead: 1\n", "r.yaml line 1: `sead` is not an option of a run. Did you mean `seed`?", id="key"

@@ -71,7 +71,7 @@ def test_a_member_of_a_sweep_is_repeated_by_a_command_of_its_own(tmp_path: Path)
         ("+trainer.extra.tf32=true|trainer.extra.tf32=false", "trainer.extra.tf32 is given twice"),
         ("peft=lora|peft=dora", "peft is given twice"),
         ("model=a/b|model.path=c/d", "model.path is given twice"),
-        ("hydra.run.dir=x", "hydra.run.dir cannot be set: where a run lies is runs_dir="),
+        ("hydra.run.dir=x", "hydra.run.dir cannot be set: a run's folder is runs_dir="),
         ("hydra.job.chdir=true", "hydra.job.chdir cannot be set"),
         ("hydra.output_subdir=.hydra", "hydra.output_subdir cannot be set"),
         ("hydra.sweep.dir=x", "hydra.sweep.dir cannot be set"),

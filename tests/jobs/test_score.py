@@ -240,9 +240,7 @@ def test_more_metrics_add_their_fields_after_the_main_ones(
 ) -> None:
     rows = write(row("neat"), row("net", id="2"))
     words = ["metric=exact_match", "metrics=[edit,anls]", "metrics.edit.strip=false", rows]
-    code, out, _ = command(
-        "score", "metric=exact_match", "metrics=[edit,anls]", "metrics.edit.strip=false", words
-    )
+    code, out, _ = command("score", *words)
     assert code == 0
     assert list(json.loads(out)) == ["exact_match", "cer", "wer", "anls", "n"]
     assert json.loads(out)["anls"] == pytest.approx((0.75 + 1) / 2)

@@ -213,7 +213,7 @@ def test_vqav2_runs_small_from_six_files_and_warns_that_the_splits_are_one(
     words = write_vqav2(inside)
     code, out, err = command("recipe=vqav2_qlora", "model=tiny", *words, "trainer.max_steps=2")
     assert code == 0, err
-    assert "4 of 4 validation examples also stand in train" in out
+    assert "4 of 4 validation examples are also in train" in out
     run = inside / "runs/vqav2_qlora"
     assert {path.name for path in run.iterdir()} == WHOLE_RUN | {"adapter"}
     final = read(run / "metrics.json")["final"]
@@ -229,7 +229,7 @@ def test_vqav2_runs_small_on_a_real_photo_and_its_questions(
     words = vqav2_words(folder / "questions.json", folder / "annotations.json", folder)
     code, out, err = command("recipe=vqav2_qlora", "model=tiny", *words, "trainer.max_steps=2")
     assert code == 0, err
-    assert "3 of 3 validation examples also stand in train" in out
+    assert "3 of 3 validation examples are also in train" in out
     assert read(inside / "runs/vqav2_qlora/metrics.json")["final"]["n"] == 3
 
 

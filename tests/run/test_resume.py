@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import finetune.evaluation.evaluate
+import finetune.assembly.model
+import finetune.generation.generate
 import finetune.jobs.train
 import finetune.run.results
 import finetune.training.outcome
@@ -128,11 +129,11 @@ def kill_my_group(number: signal.Signals) -> None:
 
 
 SIGNALLED: dict[str, tuple[Any, str, int]] = {
-    "while the base is loaded": (TRAIN, "load_base", 1),
+    "while the base is loaded": (finetune.assembly.model, "load_base", 1),
     "in the final save": (OUTCOME, "write_folder", 1),
     "after the final evaluation": (RESULTS, "write_pictures", 1),
     "in a step": (PaliGemmaTrainer, "compute_loss", 3),
-    "in an evaluation": (finetune.evaluation.evaluate, "generate_answers", 3),
+    "in an evaluation": (finetune.generation.generate, "generate_answers", 3),
     "in a save": (TRAINER, "seal", 1),
 }
 
