@@ -149,6 +149,14 @@ def test_a_command_of_the_page_trains_a_step_and_evaluates(
     assert all(map(is_complete, rows))
 
 
+def test_the_pages_python_reads_rows(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    (code,) = set(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)) - set(FILES.values())
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert len(names["splits"].train) == len(names["splits"].validation) == 1
+
+
 def test_the_page_has_every_dataset() -> None:
     for name in group_choices("dataset"):
         assert f"`{name}`" in PAGE or f"dataset={name}" in PAGE, name

@@ -1,5 +1,6 @@
 """Every example in docs/tasks.md is what the code makes of its row; every task has one."""
 
+import doctest
 import json
 import re
 import shlex
@@ -123,6 +124,13 @@ def test_the_table_names_every_metric_it_can_and_only_recipes_that_there_are() -
         "custom",
     }
     assert {name for line in table() for name in line[3].split()} <= set(known_recipes())
+
+
+def test_the_documented_python_returns_what_the_page_shows() -> None:
+    (block,) = re.findall(r"```pycon\n(.*?)```", DOCUMENT, re.DOTALL)
+    test = doctest.DocTestParser().get_doctest(block, {}, "tasks.md", None, None)
+    assert test.examples
+    assert doctest.DocTestRunner().run(test).failed == 0
 
 
 @pytest.mark.usefixtures("own_task")

@@ -211,7 +211,6 @@ def build_collators(config: RunConfig, processor: PaliGemmaProcessor) -> tuple[C
     # The processor that is saved with the weights resizes in the same way, as far as transformers can.
     if config.image.resize != Resize.bicubic:
         processor.image_processor.resample = Resampling.BILINEAR
-    # No budget: a score over cut or fewer examples is another score.
     return train, Collator(processor, resize=config.image.resize)
 
 

@@ -82,7 +82,6 @@ def load_base(
         options.path,
         checkpoint,
         revision=options.revision,
-        # The wider format of both: the learning weights are never rounded to the frozen ones'.
         dtype=torch.promote_types(frozen, learning) if in_full else frozen,
         attention=options.attention,
         final_logit_softcap=options.final_logit_softcap,

@@ -55,7 +55,6 @@ def seal(folder: Path) -> None:
     for path in files:
         flush(path)
     flush(folder)
-    # Not by renaming the folder: transformers writes its final path into `trainer_state.json`.
     write_json(
         folder / COMPLETE,
         {path.name: {"size": path.stat().st_size, "sha256": _digest(path)} for path in files},
