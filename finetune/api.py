@@ -1,11 +1,11 @@
 """The commands as functions, for notebooks and other programs; `finetune` exports them.
 
-Words are those of the command line: `train("recipe=quickstart", "peft.r=16")`. Keywords are the same keys
-with values of Python: `train(recipe="quickstart", peft={"r": 16}, **{"trainer.max_steps": 100})`. A dict
-stands for the keys below its own, and a text is taken as it is, whatever characters it has.
+Arguments are the words of the command line: `train("recipe=quickstart", "peft.r=16")`. Keywords are the
+same keys with Python values: `train(recipe="quickstart", peft={"r": 16}, **{"trainer.max_steps": 100})`. A
+dict contains the keys of a group, and a text is taken literally, whatever characters it has.
 
 The functions return objects, raise `UserError` and print nothing. Logging, signal handlers, environment and
-Hydra's global state are the caller's: what a run changes of them is restored when it ends.
+Hydra's global state belong to the caller: a run restores what it changes of them when it ends.
 """
 
 import importlib
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AS_WRITTEN = {"recipe", "run", "model", *GROUPS}
-"""Keys whose values are names, which the command line quotes by itself."""
+"""Keys whose values are names, which the command line quotes."""
 
 _OF_LIBRARIES = ("ACCELERATE_", "KMP_")
-"""Beginnings of the variables that transformers' Trainer and scikit-learn set."""
+"""Prefixes of environment variables that transformers' Trainer and scikit-learn set."""
 
 
 def train(*words: str, **options: object) -> "TrainResult":
@@ -118,7 +118,7 @@ def score(
         options: values by key.
 
     Raises:
-        UserError: a row lacks what the metric needs, or the rows cannot be meant.
+        UserError: a row lacks a field that the metric needs, or the rows are surely mistaken.
     """
     if predictions is None or isinstance(predictions, str | Path):
         given = {} if predictions is None else {"predictions": predictions}
@@ -163,7 +163,7 @@ def _run(job: str, words: Sequence[str], options: Mapping[str, object], **inputs
         job_options, launch = _prepare(job, words, options)
         importlib.import_module("finetune.assembly.custom").check_targets(job_options)
         result: Any = importlib.import_module(f"finetune.jobs.{job}").run(job_options, launch, **inputs)
-        # While the block lasts: `predict` generates them one at a time.
+        # Inside the block: `predict` generates rows while they are iterated.
         return replace(result, rows=list(result.rows)) if job == "predict" else result
 
 
@@ -185,17 +185,17 @@ def _prepare(job: str, words: Sequence[str], options: Mapping[str, object]) -> t
 
 
 def to_words(key: str, value: object) -> list[str]:
-    """Return the words of the command line that mean a value of Python.
+    """Return the words of the command line for a Python value.
 
     Args:
-        key: an option, such as `seed` or `peft.r`, or a group of them for a dict.
-        value: None, a number, a text, a path, an enumeration's member, or a list or a dict of these.
+        key: an option such as `seed` or `peft.r`, or a group of options for a dict.
+        value: None, a number, a text, a path, an enumeration member, or a list or dict of these.
 
     Raises:
-        UserError: the command line has no such values.
+        UserError: the command line cannot express the value.
     """
     if isinstance(value, Mapping):
-        if key in keys_of():  # an option that is itself a dict, to which names may be added
+        if key in keys_of():  # the option itself is a dict, to which names may be added
             return [f"++{key}={_spell(key, value)}"]
         return [word for name, item in value.items() for word in to_words(f"{key}.{name}", item)]
     is_text = key in keys_of(str, str | None)
@@ -209,12 +209,12 @@ def to_words(key: str, value: object) -> list[str]:
 
 
 def _is_name(key: str) -> bool:
-    """Whether the command line takes a value as it is typed: the names of files and folders."""
+    """Whether the command line takes a value literally: names of files and folders."""
     return "." not in key and key != "prefix" and key in {*keys_of(str, str | None), "image", "recipe"}
 
 
 def _without_names(options: Mapping[str, object]) -> list[str]:
-    """Return Hydra's words for names that are None, for which the command line has no word."""
+    """Return Hydra's words for names that are None, which the command line cannot express."""
     return [
         f"{key}=null"
         for key, value in options.items()
@@ -226,7 +226,7 @@ def _spell(key: str, value: object) -> str:
     """Return a value in Hydra's grammar."""
     if isinstance(value, Enum):
         value = value.value
-    if hasattr(value, "item"):  # a number of NumPy's or torch's
+    if hasattr(value, "item"):  # a NumPy or torch scalar
         value = value.item()
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
@@ -245,7 +245,7 @@ def _spell(key: str, value: object) -> str:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Restore what a run changes of this process: our logger, and variables that libraries set."""
+    """Restore what a run changes in this process: finetune's logger, and variables that libraries set."""
 
     def read_variables() -> dict[str, str]:
         return {name: text for name, text in os.environ.items() if name.startswith(_OF_LIBRARIES)}
@@ -262,7 +262,7 @@ def _undisturbed() -> Iterator[None]:
 
 @contextmanager
 def _separate_hydra() -> Iterator[None]:
-    """Compose in copies of Hydra's singletons and OmegaConf's resolvers: a caller may use both as well."""
+    """Compose in copies of Hydra's singletons and OmegaConf's resolvers: the caller may use both."""
     instances, resolvers = Singleton._instances, BaseContainer._resolvers
     Singleton._instances = {
         cls: deepcopy(instance) for cls, instance in instances.items() if cls is not GlobalHydra

@@ -1,6 +1,6 @@
-"""The command line: read the words, compose the config, run the job they name, print its result.
+"""The command line: read the words, compose the config, run the job, print its result.
 
-Nothing here imports torch: help and mistakes answer before anything heavy is loaded.
+Nothing here imports torch, so that help and error messages appear before anything heavy is loaded.
 """
 
 import ast
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 USER_MISTAKE = 2
 BROKEN_PIPE = 141
 _LONG = {None, "train", "evaluate"}
-"""Jobs that did not do their work where nobody reads on."""
+"""Jobs that have not finished when the reader of their output closes the pipe."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
-        argv: the words after `python -m finetune`; None: those of this process.
+        argv: the words after `python -m finetune`; None for those of this process.
     """
     guard_terminal()
     words = list(sys.argv[1:] if argv is None else argv)
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _answer(words: list[str]) -> int:
-    """Run one command, and report in a line what stopped it."""
+    """Run one command, and report the reason in a line if it stops early."""
     job: str | None = None
     asks_for_help = not {"--help", "-h"}.isdisjoint(words)
     try:
@@ -73,20 +73,21 @@ def _answer(words: list[str]) -> int:
         _say(f"{interrupted}: stopped. {signals.advice()}".rstrip())
         return interrupted.exit_code
     except BrokenPipeError:
-        # Whoever read the output has seen enough; Python would complain again when it closes the pipe.
+        # The reader, such as `head`, has closed the pipe; flushing it at exit would fail again. Source:
+        # https://docs.python.org/3/library/signal.html#note-on-sigpipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE if job in _LONG and not asks_for_help else 0
     return 0
 
 
 def _say(text: str) -> None:
-    """Print a message for the user, once however many processes there are."""
+    """Print a message for the user, from one process only."""
     if os.environ.get("RANK", "0") == "0":
         print(printable(text), file=sys.stderr, flush=True)
 
 
 def split_job(words: list[str]) -> tuple[str | None, list[str]]:
-    """Split the job's name from the words; None where it was left out.
+    """Split the job's name from the words; None if it was omitted.
 
     Raises:
         UserError: a bare word that is not a job.
@@ -130,15 +131,15 @@ def run_job(
         line: names the job.
         composed: the config.
         choices: chosen file of each group.
-        words: that repeat the run.
-        overrides: the words it was composed from.
-        member: its number in a sweep.
+        words: words that repeat the run.
+        overrides: words that the config was composed from.
+        member: number of the run in a sweep.
 
     Returns:
-        The objective, which a sweeper may search by; None where the job has none.
+        The objective, for a sweeper that searches; None if the job has none.
 
     Raises:
-        UserError: the job's.
+        UserError: a mistake in the options or the data.
         SystemExit: a signal stopped the training; a checkpoint was saved, and the next command logged.
     """
     options, launch = prepare(line, composed, choices, words, overrides, member)
@@ -150,7 +151,7 @@ def run_job(
 
 
 def _show(result: "Result") -> float | None:
-    """Print what a job has not logged already, and return its objective."""
+    """Print the results that a job has not logged, and return its objective."""
     from finetune.jobs.result import EvaluateResult, PredictResult, ScoreResult, TrainResult
 
     if isinstance(result, PredictResult):
@@ -183,8 +184,8 @@ def _print_scores(result: "ScoreResult") -> None:
 
 
 def _run_hydra(line: Line) -> None:
-    """Let Hydra run the job, for each run of a sweep, or show the config where a flag asks for it."""
-    # Hydra would print and exit by itself; raised errors reach `explain` instead.
+    """Let Hydra run the job, for each run of a sweep, or show the config if a flag requests it."""
+    # Otherwise Hydra prints errors and exits; raised, they reach `explain`.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sweep = Sweep(line, run_job) if is_sweep(line.flags) else None
     if sweep is not None:
@@ -213,10 +214,10 @@ def _run_hydra(line: Line) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep other libraries' chatter off the terminal, before they are imported.
+    """Silence libraries before they are imported; `FINETUNE_DEBUG=1` shows their messages.
 
-    Deprecations inside transformers and peft, bitsandbytes' report of a CPU kernel that nobody needs,
-    each retry of a Hub that cannot be reached. `FINETUNE_DEBUG=1` shows it all.
+    These are deprecations inside transformers and peft, bitsandbytes' report of an unused CPU kernel, and
+    each retry of an unreachable Hub.
     """
     if os.environ.get("FINETUNE_DEBUG") == "1":
         return

@@ -1,6 +1,6 @@
-"""One command: its words, the config composed from them, and what its job is started with.
+"""One command: its words, the config composed from them, and the options of its job.
 
-The command line and the Python API both go this way. Nothing here imports torch: mistakes are reported
+Used by the command line and the Python API. Nothing here imports torch, so that mistakes are reported
 before anything heavy is loaded.
 """
 
@@ -30,24 +30,24 @@ from finetune.run.folder import Launch
 
 @dataclass(frozen=True)
 class Line:
-    """What was asked for."""
+    """A command line, parsed."""
 
     job: str
     words: list[str]
-    """`key=value` words as they were typed."""
+    """`key=value` words as typed."""
     flags: list[str]
     """Words for Hydra itself, such as `-m` and `--cfg job`."""
     overrides: list[str]
-    """The `key=value` words in Hydra's own grammar."""
+    """The `key=value` words in Hydra's grammar."""
     members: list[list[str]] | None
-    """The overrides of each run of a sweep; None for a single run, or a sweeper that finds them itself."""
+    """The overrides of each run of a sweep; None for a single run, or a sweeper that chooses them."""
 
 
 def read_line(job: str, words: list[str]) -> Line:
-    """Check the words by themselves, and spell them for Hydra.
+    """Check the words, before anything is composed, and translate them for Hydra.
 
     Raises:
-        UserError: a word that cannot be meant, or that the job would ignore.
+        UserError: a word is invalid, or the job would ignore it.
     """
     sweeping = is_sweep(words)
     typed, flags = split_flags(words)
@@ -64,17 +64,17 @@ def read_line(job: str, words: list[str]) -> Line:
 def check_command(
     job: str, composed: DictConfig, choices: dict[str, str], overrides: list[str], member: int | None
 ) -> tuple[Job, Path]:
-    """Check one composed config, and find the folder of its run.
+    """Check one composed config, and return its options and the folder of its run.
 
     Args:
-        job: its name.
-        composed: as Hydra composed it; changed in place.
+        job: name of the job.
+        composed: the config from Hydra; changed in place.
         choices: chosen file of each group.
-        overrides: the words it was composed from.
-        member: its number in a sweep.
+        overrides: words that the config was composed from.
+        member: number of the run in a sweep.
 
     Raises:
-        UserError: lists the settings that cannot be.
+        UserError: lists the invalid settings.
     """
     run = composed.get("run")
     if not JOBS[job].needs_data and run is None:
@@ -88,10 +88,10 @@ def check_command(
     prefer_command_line(composed, overrides)
     options = to_options(composed)
     if run is not None and job in {"evaluate", "predict"}:
-        options.adapter = None  # the one that it was trained on from; it has its own now
+        options.adapter = None  # the one that its training continued; the result has its own
     check(options, composed)
     recipe = choices.get("recipe")
-    # Evaluations without a run have their own folder, never a training's.
+    # An evaluation without run= gets its own folder, so that it never replaces a training's score.
     suffix = f"_{job}" if job == "evaluate" else ""
     run_name = composed.get("run_name")
     name = run_name or f"{recipe_label(recipe) or 'run'}{suffix}"
@@ -113,18 +113,18 @@ def prepare(
     overrides: list[str],
     member: int | None = None,
 ) -> tuple[Job, Launch]:
-    """Check one composed config; return the job's options, and how it is started.
+    """Check one composed config, and return the job's options and its `Launch`.
 
     Args:
         line: names the job.
-        composed: as Hydra composed it; changed in place.
+        composed: the config from Hydra; changed in place.
         choices: chosen file of each group.
-        words: that repeat the run.
-        overrides: the words it was composed from.
-        member: its number in a sweep.
+        words: words that repeat the run.
+        overrides: words that the config was composed from.
+        member: number of the run in a sweep.
 
     Raises:
-        UserError: lists the settings that cannot be.
+        UserError: lists the invalid settings.
     """
     options, folder = check_command(line.job, composed, choices, overrides, member)
     command = [*launcher(), "-m", "finetune", line.job, *words]
@@ -132,6 +132,6 @@ def prepare(
 
 
 def launcher() -> list[str]:
-    """Return the program that started this process, as far as it is known."""
+    """Return the program that started this process: `python` or `torchrun`."""
     processes = os.environ.get("LOCAL_WORLD_SIZE")
     return ["python"] if processes is None else ["torchrun", "--nproc-per-node", processes]

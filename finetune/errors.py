@@ -1,4 +1,4 @@
-"""The one kind of error that is shown to a user without a traceback, and how text from data is shown."""
+"""The error that is shown without a traceback, and printing text from data safely."""
 
 import io
 import json
@@ -23,13 +23,13 @@ _SHORT = 80
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: the message says what, where and how.
+    """A mistake that the user can correct: the message says what, where and how.
 
     The command line prints the message alone and exits with 2; `FINETUNE_DEBUG=1` adds the traceback.
     """
 
     def __init__(self, message: str) -> None:
-        # A DataLoader worker re-raises with its own traceback as the message; only the last line is ours.
+        # A DataLoader worker re-raises with its traceback in the message; only the last line is ours.
         if message.startswith(_WORKER_PREFIX):
             message = message.rpartition("UserError: ")[2].strip()
         super().__init__(message)
@@ -52,7 +52,7 @@ def describe(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return text with what a terminal would obey, hide or reorder written as escapes, such as `\x1b`.
+    r"""Escape characters that a terminal would obey, hide or reorder, such as `\x1b`.
 
     Line breaks and tabs stay.
     """
@@ -62,8 +62,8 @@ def printable(text: str) -> str:
 def print_json(value: Any) -> None:
     r"""Print a value as one line of JSON, safe on any terminal and in any encoding.
 
-    What `printable` would change, and what standard output cannot encode, is escaped as JSON does it,
-    such as `\u001b`, so that the value is read back unchanged.
+    Characters that `printable` escapes or standard output cannot encode become JSON escapes, such as
+    `\u001b`, so that the value is read back unchanged.
     """
     utf = (sys.stdout.encoding or "").lower().startswith("utf")
     text = json.dumps(value, ensure_ascii=not utf)
@@ -71,7 +71,7 @@ def print_json(value: Any) -> None:
 
 
 def guard_terminal() -> None:
-    """Keep what other code prints from failing or being obeyed: any encoding, warnings, tracebacks."""
+    """Escape what other code prints: characters without an encoding, warnings and tracebacks from data."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -97,7 +97,7 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-# `repr` itself has no bound: it fails on what is nested deeper than the stack.
+# `repr` is unbounded, and fails on values that are nested deeper than the stack.
 _REPR = Repr()
 _REPR.maxlevel = 4
 _REPR.maxstring = _REPR.maxother = _SHORT

@@ -1,4 +1,4 @@
-"""The types of one example that cross parts: what is asked, what is in the image, what was answered."""
+"""The types that parts exchange: examples, objects, prediction rows and batches."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from PIL import Image
 
-if TYPE_CHECKING:  # metrics and help read this file without torch
+if TYPE_CHECKING:  # metrics and help import this file without torch
     from torch import Tensor
 
 IGNORED = -100
@@ -15,7 +15,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Example:
-    """One picture (or several) with what is asked and what may be answered.
+    """One image (or several) with the prompt and the accepted answers.
 
     A source's row becomes an `Example` in `data/examples/dataset.py`; the collator turns a list of them
     into a batch, and evaluation scores the model's answer against `target`.
@@ -30,8 +30,8 @@ class Example:
     suffixes: tuple[str, ...]
     """Every accepted answer; empty where the answer is unknown."""
     target: Mapping[str, Any] = field(default_factory=dict)
-    """What an answer is scored against, under the names of prediction rows: `references`, or
-    `width`, `height` and `objects`."""
+    """The ground truth of the metric, under the names of prediction rows: `references`, or `width`,
+    `height` and `objects`."""
     group: str | None = None
     """Scores are also reported for each group, such as VQAv2's answer type."""
     epoch: int = 0
@@ -41,7 +41,7 @@ class Example:
 
 
 class Rle(TypedDict):
-    """A mask over a whole image as COCO's run lengths."""
+    """A mask over the whole image as COCO's run lengths."""
 
     size: list[int]
     """Image height and width, pixels."""
@@ -53,17 +53,17 @@ class SceneObject(TypedDict, total=False):
     """One object of an image, annotated or predicted."""
 
     label: str
-    """Its class; empty where an expression refers to one thing."""
+    """Its class; empty if the prompt is a referring expression."""
     box_xyxy: list[float]
     """x_min, y_min, x_max, y_max in pixels."""
     mask_rle: Rle | None
-    """Its mask over the whole image; None or left out: it has none."""
+    """Its mask over the whole image; None or missing if it has no mask."""
     score: float
-    """How sure the model was of a predicted object, 0 to 1."""
+    """Confidence in a predicted object, 0 to 1."""
     iscrowd: int
     """1 for a crowd region of an annotation: not trained on, ignored in scoring."""
     area: float | None
-    """Of an annotation, pixels; None or left out: that of the region compared."""
+    """Area of an annotation, pixels; None or missing for the area of the compared region."""
 
 
 class PredictionRow(TypedDict, total=False):
@@ -78,29 +78,29 @@ class PredictionRow(TypedDict, total=False):
     group: str | None
     """Scores are also reported for each group."""
     part: str
-    """Part of a mixture that it comes from."""
+    """Part of a mixture, by name."""
     image: str
     """Path or id of the image."""
     prefix: str
     """The prompt."""
     prediction: str
-    """What the model answered, without EOS."""
+    """The model's answer, without EOS."""
     unfinished: bool
     """Whether the answer was cut at `evaluation.max_new_tokens`."""
     confidence: float
     """Mean probability of the answer's tokens, 0 to 1."""
     score: float
-    """The metric's score of this row, where a single row has one."""
+    """The metric's score of this row, if a single row has one."""
     references: list[str]
     """Every accepted answer or caption, for metrics of text."""
     width: int
-    """Of the image, pixels; for boxes and masks, as `height`."""
+    """Width of the image, pixels; only with boxes or masks."""
     height: int
-    """Of the image, pixels."""
+    """Height of the image, pixels; only with boxes or masks."""
     objects: list[SceneObject]
     """The annotated objects."""
     prediction_objects: list[SceneObject]
-    """The predicted objects; where missing, `score` reads them from `prediction`."""
+    """The predicted objects; if missing, `score` reads them from `prediction`."""
 
 
 class Prompts(TypedDict):

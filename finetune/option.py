@@ -1,6 +1,6 @@
-"""Options: fields of a dataclass that say beside their default which values they may have.
+"""Options: fields of a dataclass, declared with their limits in addition to their defaults.
 
-Whatever has settings (a metric, a task, the freeze policy, a job) is a dataclass whose fields are its
+Everything with settings (a metric, a task, the freeze policy, a job) is a dataclass whose fields are its
 options. The string under a field is the option's only documentation, and `option` its only limit: `JOB
 --help` prints both, and `config/values.py` checks every value before anything is read or written.
 """
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two ends, which are allowed themselves unless stated otherwise."""
+    """Numbers between two ends, which are included unless stated otherwise."""
 
     least: float = 0
     most: float = 1e9
     above_least: bool = False
-    """`least` itself is not allowed."""
+    """Exclude `least`."""
     below_most: bool = False
-    """`most` itself is not allowed."""
+    """Exclude `most`."""
 
     def __contains__(self, value: float) -> bool:
         if not math.isfinite(value):
@@ -44,7 +44,7 @@ def _number(value: float) -> str:
 
 
 ANY_NUMBER = Range()
-"""What a number without a range of its own may be: 0 or more."""
+"""The range of a number that is declared without one: 0 or more."""
 COUNT = Range(1)
 SHARE = Range(0, 1)
 BELOW_ONE = Range(0, 1, below_most=True)
@@ -53,7 +53,7 @@ RATE = Range(0, 1e3, above_least=True)
 
 @dataclass(frozen=True)
 class OneOf:
-    """Whole numbers of which only these have a meaning."""
+    """A choice of whole numbers."""
 
     values: tuple[int, ...]
 
@@ -65,7 +65,7 @@ class OneOf:
 
 
 MAY_BE_EMPTY = "may be empty"
-"""Limit of a text that may be empty; other texts may not."""
+"""Limit of a text that may be empty; texts without it may not."""
 
 Limit = Range | OneOf | str
 
@@ -74,8 +74,8 @@ def option(default: T, limit: Limit) -> T:
     """Declare a field of an options class together with its limit.
 
     Args:
-        default: its value where none is given; a list is copied for each object.
-        limit: what a number (each number of a list) may be, or `MAY_BE_EMPTY` for a text.
+        default: the default value; a list is copied for each object.
+        limit: range of a number, or of each number of a list; `MAY_BE_EMPTY` for a text.
     """
     metadata = {"limit": limit}
     declared: Any
@@ -87,16 +87,16 @@ def option(default: T, limit: Limit) -> T:
 
 
 def limit_of(declared: Field[Any]) -> Limit | None:
-    """Return the limit that a field was declared with; None: any number from 0, any text not empty."""
+    """Return the declared limit of a field; None for any number from 0, or any text that is not empty."""
     limit: Limit | None = declared.metadata.get("limit")
     return limit
 
 
 @runtime_checkable
 class Builder(Protocol):
-    """Options that are not the part themselves, and build it.
+    """Options that build a part instead of being the part.
 
-    For a part that is heavy to import, or one of whose methods has the name of an option.
+    For a part that is slow to import, or has a method with the name of an option.
     """
 
     def build(self) -> object:

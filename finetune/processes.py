@@ -1,7 +1,7 @@
-"""What the processes of one run do together: share small values, let one act, and fail as one.
+"""Collective operations of the processes of a run: share values, act in one process, fail together.
 
-Every function here is collective: all processes call it at the same point. A mistake that one of them finds
-is raised in all, so that none waits for another that is gone, and the main process can report it once.
+All processes call a function of this file at the same point. A mistake in one of them is raised in all, so
+that none waits for a process that has ended, and the main process reports it once.
 """
 
 import logging
@@ -19,30 +19,30 @@ from finetune.errors import UserError
 T = TypeVar("T")
 
 _PATIENCE = timedelta(days=7)
-"""How long one process waits for another that works, on a download or a survey. One that died is noticed at
-once: its connection closes. torch's own 30 minutes would end a run whose data take longer to read."""
+"""Longest wait for a process that is busy with a download or a survey. One that died is noticed at once,
+because its connection closes. torch's default of 30 minutes would end runs whose data take longer."""
 
 
 def join_processes() -> None:
-    """Find this process's device and the other processes; all but the main one log errors only."""
+    """Initialize this process's device and communication; all but the main process log only errors."""
     PartialState(cpu=not torch.cuda.is_available())
     if not is_main_process():
         logging.getLogger("finetune").setLevel(logging.ERROR)
 
 
 def is_main_process() -> bool:
-    """Return whether this process is the one that writes and reports."""
+    """Return whether this process writes files and reports."""
     return bool(PartialState().is_main_process)
 
 
 def count_processes() -> int:
-    """Return how many processes work on this run."""
+    """Return the number of processes of this run."""
     return int(PartialState().num_processes)
 
 
 @cache
 def _cpu_group() -> Any:
-    """Return a group of all processes that communicates over the network, without waiting for a GPU."""
+    """Return a group of all processes that communicates on the CPU, without synchronizing the GPU."""
     return torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
 
 
@@ -56,10 +56,10 @@ def share(value: T) -> list[T]:
 
 
 def raise_together(mistake: str | None) -> None:
-    """Raise in all processes if there is a mistake in any of them.
+    """Raise a mistake of any process in all of them.
 
     Raises:
-        UserError: the mistake of the first process that has one.
+        UserError: a process has a mistake; that of the lowest rank.
     """
     mistakes = [text for text in share(mistake) if text is not None]
     if mistakes:
@@ -67,10 +67,10 @@ def raise_together(mistake: str | None) -> None:
 
 
 def on_main(action: Callable[[], T]) -> T:
-    """Run something in the main process alone, and return its result in all of them.
+    """Run an action in the main process only, and return its result in all processes.
 
     Raises:
-        UserError: the action's own, in every process.
+        UserError: the action's, in every process.
     """
     result, mistake = _attempt(action) if is_main_process() else (None, None)
     raise_together(mistake)
@@ -78,10 +78,10 @@ def on_main(action: Callable[[], T]) -> T:
 
 
 def main_first(action: Callable[[], T]) -> T:
-    """Run something in the main process, then in the others, which find in a cache what it made.
+    """Run an action in the main process, which fills a cache, and then in the others.
 
     Raises:
-        UserError: the action's own, in every process, whichever it fails in.
+        UserError: the action's, in every process, whichever it fails in.
     """
     result: T | None = None
     for turn in (True, False):

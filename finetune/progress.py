@@ -1,4 +1,4 @@
-"""Progress bars: the command line draws them; a program that imports the package prints nothing."""
+"""Progress bars of the command line; a program that imports the package prints nothing."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ _is_shown = False
 
 @contextmanager
 def shown() -> Iterator[None]:
-    """Draw bars while the block runs, where standard error is a terminal."""
+    """Draw bars while the block runs, if standard error is a terminal."""
     global _is_shown
     before, _is_shown = _is_shown, True
     try:
@@ -35,11 +35,11 @@ def track(
     """Return items under a bar.
 
     Args:
-        items: what is counted; where there are none, `update` moves the bar.
-        description: what is done.
-        unit: what an item is.
-        total: how many there are; None: the length of `items`.
-        done: how many were done before.
+        items: the items to iterate; empty if the caller moves the bar with `update`.
+        description: text before the bar.
+        unit: name of an item.
+        total: number of items; None for the length of `items`.
+        done: number of items done before.
         silent: draw nothing, such as in all processes but the main one.
         leave: keep the bar on the terminal at the end.
     """

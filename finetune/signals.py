@@ -1,9 +1,9 @@
-"""Ctrl-C, SIGTERM and SIGUSR1, from the first line of a command to its last.
+"""Ctrl-C, SIGTERM and SIGUSR1, from the start of a command to its end.
 
 Schedulers end jobs by signals: SLURM sends SIGUSR1 as a warning and SIGTERM to every process of a group,
-torchrun forwards SIGTERM, a user types Ctrl-C. While steps are taken a signal is remembered and answered
-where a checkpoint can be saved (`deferred`); at any other moment it ends the command at once, which says
-how to go on.
+torchrun forwards SIGTERM, a user types Ctrl-C. During training a signal is remembered until the end of the
+step, evaluation or save, where a checkpoint can be saved (`deferred`): within a step only some of the
+weights may be new. At any other time it ends the command at once, with a line on how to continue.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 _PR_SET_PDEATHSIG = 1
 _SAME_SECONDS = 0.5
-"""Within this time a second signal is the first one again: launchers signal a process and its group."""
+"""A signal within this time after another counts as the same: launchers signal a process and its group."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -37,17 +37,17 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """The code that a shell gives a command which a signal ended."""
+        """The exit code that a shell reports for a command that a signal ended."""
         return 128 + self.signal
 
 
 class _Listener:
-    """What this process has received, and what it does about it."""
+    """The signal that this process has received, and the reaction to it."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.on_first: Callable[[signal.Signals], None] | None = None
-        """Called at the first signal under `deferred`; None: a signal ends the command."""
+        """Called at the first signal under `deferred`; None if a signal ends the command."""
         self.advice = ""
         self._when = -_SAME_SECONDS
 
@@ -67,9 +67,9 @@ _listener = _Listener()
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Answer signals while the block runs; the process's own handlers come back after it."""
+    """Handle signals while the block runs; the previous handlers are restored after it."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python delivers signals to the main thread alone
+        yield  # Python handles signals in the main thread only
         return
     _listener.received, _listener.on_first, _listener.advice = None, None, ""
     before = {number: signal.signal(number, _listener.receive) for number in SIGNALS}
@@ -86,7 +86,7 @@ def deferred(on_first: Callable[[signal.Signals], None]) -> Iterator[None]:
     """Remember the first signal while the block runs, for `received`; a second one ends the command.
 
     Args:
-        on_first: called at once, to tell the user that it was heard.
+        on_first: called at once, to report that the signal was received.
     """
     _listener.on_first = on_first
     try:
@@ -96,23 +96,23 @@ def deferred(on_first: Callable[[signal.Signals], None]) -> Iterator[None]:
 
 
 def received() -> signal.Signals | None:
-    """Return the signal that came under `deferred`."""
+    """Return the signal that was received under `deferred`, if any."""
     return _listener.received
 
 
 def advise(text: str) -> None:
-    """Say what to tell the user if a signal ends the command from here on: how to go on."""
+    """Set the line that is printed if a signal ends the command from now on: how to continue."""
     _listener.advice = text
 
 
 def advice() -> str:
-    """Return what was said last."""
+    """Return the line that was set last."""
     return _listener.advice
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Keep signals from data workers that start in the block, until each has called `ignore_in_worker`."""
+    """Block signals for data workers that start in the block, until each calls `ignore_in_worker`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -121,19 +121,19 @@ def held() -> Iterator[None]:
 
 
 def ignore_in_worker(*_: Any) -> None:
-    """Leave signals to the main process: called in each data worker when it starts.
+    """Ignore signals in a data worker, from its start.
 
-    A scheduler signals the whole process group. A worker that died of it would end the step that the main
-    process wants to finish, and Ctrl-C would print a traceback from each of them.
+    A scheduler signals the whole process group. A worker that ended would fail the step that the main
+    process is to finish, and on Ctrl-C each worker would print a traceback.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_with_parent(*_: Any) -> None:
-    """Leave signals to the main process, and end when it is killed: for a worker that writes much.
+    """Ignore signals in a data worker that writes much, and end when the main process is killed.
 
-    torch's workers look for their parent while they wait for work, but not while a full pipe keeps them.
+    torch's workers check their parent while they wait for work, but not while they write to a full pipe.
     """
     ignore_in_worker()
     if sys.platform == "linux":
@@ -141,6 +141,6 @@ def end_with_parent(*_: Any) -> None:
 
 
 def _die_with_launcher() -> None:
-    """Have the kernel send SIGTERM if torchrun dies, which a signal it does not know ends at once."""
+    """Have the kernel send SIGTERM if torchrun dies: a signal that it does not handle kills it at once."""
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

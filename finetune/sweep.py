@@ -20,10 +20,10 @@ RunJob = Callable[[Line, DictConfig, dict[str, str], list[str], list[str], int |
 
 
 class Sweep:
-    """The runs of a sweep: checked together, then run one after the other whatever happens to one.
+    """The runs of a sweep: checked together, then run one after the other even if one fails.
 
     Args:
-        line: the command line; the runs are in its `members`.
+        line: the command line, with the runs in `members`.
         run_job: runs one of them.
     """
 
@@ -37,7 +37,7 @@ class Sweep:
         """Compose and check every run before the first one starts.
 
         Raises:
-            UserError: names each run that cannot be, with its values.
+            UserError: names each invalid run, with its values.
         """
         problems = []
         for number, member in enumerate(self.line.members or []):
@@ -52,13 +52,13 @@ class Sweep:
     def run(
         self, composed: DictConfig, choices: dict[str, str], overrides: list[str], number: int
     ) -> float | None:
-        """Run one of them; a mistake in it is reported and does not stop the others.
+        """Run one of them; an error in it is reported and does not stop the others.
 
         Returns:
-            Its objective, for a sweeper that searches; None where it failed.
+            Its objective, for a sweeper that searches; None if it failed.
 
         Raises:
-            UserError: of the run, where a launcher started it in another process.
+            UserError: the run failed in another process, which a launcher started.
         """
         words = member_words(self.line.words, overrides)
         if not any(word.startswith("run=") for word in words):
@@ -80,10 +80,10 @@ class Sweep:
             return None
 
     def report(self) -> None:
-        """End with an error where a run failed.
+        """Raise an error if a run failed.
 
         Raises:
-            UserError: names the runs.
+            UserError: names the failed runs.
         """
         if self.failed:
             numbers = ", ".join(map(str, self.failed))
@@ -93,7 +93,7 @@ class Sweep:
         """Print the command that continues the whole sweep."""
         words = [word for word in self.line.words if not word.startswith(("overwrite=", "resume="))]
         command = shlex.join([*launcher(), "-m", "finetune", self.line.job, *self.line.flags, *words])
-        print(f"The whole sweep goes on with:\n  {command} resume=true", file=sys.stderr, flush=True)
+        print(f"Continue the whole sweep with:\n  {command} resume=true", file=sys.stderr, flush=True)
 
     def _name(self, number: int, overrides: list[str]) -> str:
         values = swept_values(self.line.words, overrides)

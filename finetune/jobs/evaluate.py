@@ -1,8 +1,8 @@
 """Score a finished run (run=FOLDER), or any checkpoint and adapter (model=ID adapter=ID_OR_FOLDER).
 
-With `run=` the run's own config is the recipe, so that every value of it may be overridden
-(`evaluation.num_beams=3`), and scores and prediction rows go into the run's folder. Without it a recipe
-names data, task and metric, and the results have their own folder. Only the validation split is read,
+With `run=` the run's config is the recipe, so that each of its values may be overridden
+(`evaluation.num_beams=3`), and scores and prediction rows are added to the run's folder. Without `run=` a
+recipe names data, task and metric, and the results get their own folder. Only the validation split is read,
 unless it is a share of the training split (`dataset.validation_fraction`).
 """
 
@@ -66,10 +66,10 @@ def run(options: Evaluate, launch: Launch) -> EvaluateResult:
 
 
 def check_folder(options: Evaluate, folder: RunFolder) -> None:
-    """Check that the folder may get the scores, before anything slow is done.
+    """Check that the scores may be written into the folder, before anything slow is done.
 
     Raises:
-        UserError: it is taken, or its `metrics.json` cannot be read.
+        UserError: it is in use, or its `metrics.json` cannot be read.
     """
     if options.run is None:
         folder.check(resume=False, overwrite=options.overwrite)
@@ -78,7 +78,7 @@ def check_folder(options: Evaluate, folder: RunFolder) -> None:
 
 
 def open_folder(folder: RunFolder, options: Evaluate, launch: Launch) -> None:
-    """Claim a folder for the scores of a model that no run of ours trained."""
+    """Claim a new folder for scores that do not belong to a run."""
     folder.claim(resume=False, overwrite=options.overwrite)
     with explain_disk_errors(folder.root):
         write_text(folder.config, launch.recipe)
@@ -92,7 +92,7 @@ def write(
     data: Data,
     evaluation: Evaluation,
 ) -> Path:
-    """Write the scores; next to the final predictions of a run, which stay as they are.
+    """Write the scores; those of a run are added next to its final predictions, which are kept.
 
     Returns:
         The file of the prediction rows.

@@ -1,8 +1,8 @@
-"""What learns, on which rows, and how many steps there will be, without reading any weights.
+"""Show what learns, the data and the number of steps, without reading any weights.
 
 Builds the architecture without memory, freezes and adapts it as the run would, and prints the table. Then
-the rows are read and checked as before a training. Google's published checkpoints are known to it, so that
-it needs no network for them.
+the rows are read and checked as before a training. The configurations of Google's published checkpoints are
+included, so that they need no network.
 """
 
 import logging
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def run(options: Plan, launch: Launch) -> PlanResult:
-    """Return the plan of a run; its lines are logged as soon as they are known.
+    """Return the plan of a run; each line is logged as soon as it is known.
 
     Raises:
         UserError: the checkpoint is unknown, the settings do not fit it, or the data cannot be used.

@@ -1,10 +1,10 @@
-"""Ask a finished run (run=FOLDER), or any checkpoint and adapter, about images of your own.
+"""Ask a finished run (run=FOLDER), or any checkpoint and adapter, about your images.
 
-`image=` is a file or a folder, `prefix=` the prompt. Each answer is a JSON object, one a line, on standard
-output: `image`, `prefix`, `prediction`, `confidence`, and where the answer has locations `width`, `height`
-and `prediction_objects` with boxes in pixels, masks as run lengths and scores. `out=FOLDER` also gets the
-images, with what was found drawn in. An image that cannot be decoded is left out and named at the end, with
-exit code 2.
+`image=` is a file or a folder, `prefix=` the prompt. Each answer is a line with a JSON object on standard
+output: `image`, `prefix`, `prediction`, `confidence`, and for an answer with locations `width`, `height`
+and `prediction_objects` with boxes in pixels, masks as run lengths and scores. With `out=FOLDER` the images
+are also written there, with the predicted objects drawn in. An image that cannot be decoded is left out and
+named at the end, with exit code 2.
 """
 
 import json
@@ -28,12 +28,12 @@ def run(
     """Answer the prompt about each image.
 
     Args:
-        options: name the model and, without `images`, a file or a folder of them.
+        options: name the model and, without `images`, a file or a folder.
         launch: how the job was started.
-        images: files, or images that a program has opened.
+        images: files or open images.
 
     Returns:
-        The rows, each generated when it is asked for.
+        The rows, generated one batch at a time while they are iterated.
 
     Raises:
         UserError: no image or prompt, an image cannot be read, or model and adapter do not fit.
@@ -60,14 +60,14 @@ def predict_rows(
     names: dict[str, Path],
     left_out: list[str],
 ) -> Iterator[PredictionRow]:
-    """Yield the answer about each image, a batch of them at a time.
+    """Yield the answer to the prompt for each image, generated in batches.
 
     Args:
-        predictor: has the model.
-        sources: the images and their names.
+        predictor: the model.
+        sources: the images with their names.
         prefix: the prompt.
-        names: files for the drawn images, by the name of the original.
-        left_out: gets a message for each image that cannot be decoded.
+        names: name of the image -> file for its drawing.
+        left_out: a message is added for each image that cannot be decoded.
     """
     size = predictor.batch_size
     for start in range(0, len(sources), size):
@@ -81,29 +81,29 @@ def predict_rows(
 
 
 def find_pictures(image: str | None) -> list[Path]:
-    """Return the image, or all in a folder and those below it, by name.
+    """Return the image, or all images in a folder and its subfolders, sorted by name.
 
     Raises:
-        UserError: there is none.
+        UserError: there are none.
     """
     if image is None:
-        raise UserError("Which picture? image=FILE or image=FOLDER.")
+        raise UserError("Which image? image=FILE or image=FOLDER.")
     path = Path(image)
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise UserError(f"No picture {image}. Paths are relative to the current folder.")
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise UserError(f"{image} holds no picture ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    return found
+        raise UserError(f"No image {image}. Paths are relative to the current folder.")
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise UserError(f"{image} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    return files
 
 
 def check_headers(files: Sequence[Path]) -> None:
     """Read the header of every image, before any weights are read.
 
     Raises:
-        UserError: names those that are no images.
+        UserError: a file is not an image.
     """
     faults = []
     for file in map(str, files):
@@ -117,12 +117,12 @@ def check_headers(files: Sequence[Path]) -> None:
 
 
 def name_pictures(files: Sequence[Path], source: Path, out: Path) -> dict[str, Path]:
-    """Return where each drawn image goes: below `out`, under the name of the original, as PNG.
+    """Return the file for the drawing of each image: a PNG below `out`, named after the image.
 
     Args:
         files: the images.
-        source: the folder that they were found in, or the one image itself.
-        out: the folder for the drawn ones.
+        source: the folder of the images, or the single image.
+        out: the folder for the drawings.
 
     Raises:
         UserError: `out` is a file, or an image would be overwritten by its own drawing.
@@ -132,7 +132,7 @@ def name_pictures(files: Sequence[Path], source: Path, out: Path) -> dict[str, P
         raise UserError(f"out={out}: {taken} is a file. Expected a folder for the drawn images.")
     inside = {file: file.relative_to(source) if source.is_dir() else Path(file.name) for file in files}
     stems = {name.with_suffix("") for name in inside.values()}
-    whole = len(stems) < len(files)  # cat.jpg and cat.png
+    whole = len(stems) < len(files)  # cat.jpg and cat.png would both be cat.png
     names = {
         str(file): out / (name.with_name(f"{name.name}.png") if whole else name.with_suffix(".png"))
         for file, name in inside.items()
@@ -145,7 +145,7 @@ def name_pictures(files: Sequence[Path], source: Path, out: Path) -> dict[str, P
 
 
 def _prompt_of(folder: RunFolder) -> str:
-    """Return one of the prompts that the run was evaluated with, for the message."""
+    """Return a prompt that the run was evaluated with, for the message."""
     try:
         with (folder.predictions / "validation.jsonl").open(encoding="utf-8") as lines:
             return f", such as this run's own: prefix={json.loads(next(lines))['prefix']!r}"

@@ -1,4 +1,4 @@
-"""What a job returns: values for a program, of which the command line prints some."""
+"""The results of jobs, as values for a program; the command line prints some of them."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -13,24 +13,24 @@ from finetune.metrics.doubts import Doubt
 
 @dataclass(frozen=True)
 class Objective:
-    """The number by which runs are compared, such as by the sweeper of a search."""
+    """The number that compares runs, such as in a hyperparameter search."""
 
     field: str
-    """`evaluation.metric_for_best_model`, else the metric's main field."""
+    """`evaluation.metric_for_best_model`, or the metric's main field."""
     value: float
     higher_is_better: bool
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A training that has ended."""
+    """The result of a training."""
 
     folder: Path
-    """The run's folder; `adapter` or `model` in it has the weights."""
+    """The run's folder; its `adapter` or `model` has the weights."""
     scores: Mapping[str, Any]
-    """Of the final model over the validation split; empty where the training was interrupted."""
+    """Scores of the final model over the validation split; empty if the training was interrupted."""
     metrics: Mapping[str, Any]
-    """The content of `metrics.json`; empty where the training was interrupted."""
+    """The content of `metrics.json`; empty if the training was interrupted."""
     history: list[dict[str, float]]
     """Each logged step in order: `step` and `epoch` with `loss`, `learning_rate` and `grad_norm`, or with
     an evaluation's fields, whose names begin with `eval_`."""
@@ -46,7 +46,7 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """A model that was scored."""
+    """The result of an evaluation."""
 
     folder: Path
     """The run's folder."""
@@ -66,24 +66,24 @@ class PredictResult:
     """Answers about images."""
 
     rows: Iterable[PredictionRow]
-    """A prediction row for each image; from `predict.run` one at a time, as they are generated."""
+    """A prediction row for each image; `predict.run` generates them while they are iterated."""
     left_out: list[str]
-    """Why an image has no answer; complete once `rows` has been read to its end."""
+    """A message for each image without an answer; complete once `rows` is exhausted."""
 
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """Predictions that were scored."""
+    """The scores of predictions."""
 
     scores: Mapping[str, Any]
-    """Every field of the metric, `n`, and the same `by_group` where rows have one."""
+    """Every field of the metric and `n`; the same in `by_group` if rows have groups."""
     doubts: list[Doubt]
-    """What may not be meant in the rows."""
+    """Suspicious properties of the rows."""
 
 
 @dataclass(frozen=True)
 class PlanResult:
-    """What a training would do."""
+    """The size of a training that has not started."""
 
     table: str
     """Parameters of each tower: frozen, learning, adapted, quantized."""
@@ -111,12 +111,12 @@ Result = TrainResult | EvaluateResult | PredictResult | ScoreResult | PlanResult
 def choose_objective(
     scores: Mapping[str, Any], field: str | None, higher_is_better: Mapping[str, bool]
 ) -> Objective | None:
-    """Return the number by which a run is compared with others; None where it was not computed.
+    """Return the number that compares a run with others; None if it was not computed.
 
     Args:
-        scores: of an evaluation.
-        field: the one that chooses the best checkpoint; None: the metric's main one.
-        higher_is_better: of the metric, the main field first.
+        scores: scores of an evaluation.
+        field: the field that chooses the best checkpoint; None for the metric's main field.
+        higher_is_better: direction of the metric's fields, the main field first.
     """
     directions = {**higher_is_better, "confidence": True, "loss": False}
     name = field or next(iter(directions))

@@ -1,14 +1,14 @@
-"""Score predictions of any model: rows in, one JSON object out.
+"""Score predictions of any model: prediction rows in, one JSON object out.
 
 `predictions=FILE` names a JSONL file as `evaluate` writes it, `predictions=-` reads a pipe. Every field of
 the metric, the number of rows and the same by group go to standard output, messages to standard error.
 AP and AR are -1 where the set has no object of that size. Rows stay on disk and are read one at a time.
 
-Where a metric compares boxes or masks and a row has no `prediction_objects`, they are read from its
+If a metric compares boxes or masks and a row has no `prediction_objects`, they are read from its
 `prediction`; masks with the weights of `metric.mask_vae`.
 
-Input of another kind is refused, or reported by a warning where it may be meant: boxes that are not corners
-in pixels, labels in another case, another model's syntax, ids that repeat, answers that are all empty.
+Other input is refused, or reported by a warning if it may be intended: boxes that are not corners in
+pixels, labels in another case, another model's syntax, duplicate ids, only empty answers.
 """
 
 import shutil
@@ -42,7 +42,7 @@ def run(
         predictions: rows in place of a file.
 
     Raises:
-        UserError: no file was named, a row lacks what the metric needs, or the rows cannot be meant.
+        UserError: no file was named, a row lacks a field of the metric, or the rows are surely mistaken.
     """
     metric: Metric = instantiate(options.metric, "metric")
     with tempfile.TemporaryDirectory() as folder:
@@ -59,13 +59,13 @@ def run(
 
 
 def score_rows(metric: Metric, rows: Sequence[Row]) -> tuple[dict[str, Any], list[Doubt]]:
-    """Score rows as they are in a file, with objects or text to read them from.
+    """Score rows that have objects, or text to read them from.
 
     Returns:
-        The scores, as `compute_by_group` returns them, and what is doubtful in the rows.
+        The scores, as `compute_by_group` returns them, and doubts about the rows.
 
     Raises:
-        UserError: a row lacks what the metric needs.
+        UserError: a row lacks a field that the metric needs.
     """
     rows = decode_rows(metric, rows)
     observer = Observer(metric)
@@ -74,7 +74,7 @@ def score_rows(metric: Metric, rows: Sequence[Row]) -> tuple[dict[str, Any], lis
 
 
 def _open_rows(source: str | None, rows: Iterable[Mapping[str, Any]] | None, spool: Path) -> JsonlRows:
-    """Open a file, or spool a pipe or a program's rows into one: their number does not matter to memory."""
+    """Open a file, or spool a pipe or a program's rows into one, so that memory does not grow with them."""
     if rows is not None:
         try:
             write_jsonl(spool, rows)

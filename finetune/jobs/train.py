@@ -67,11 +67,11 @@ log = logging.getLogger(__name__)
 
 
 def run(options: Train, launch: Launch) -> TrainResult:
-    """Run one training.
+    """Train, evaluate, and write the results.
 
     Raises:
         UserError: a mistake in config, checkpoint or data, a loss that is not finite, a full disk.
-        KeyboardInterrupt: the training was interrupted; a checkpoint of its last step was saved.
+        KeyboardInterrupt: the training was interrupted; a checkpoint of the last step was saved.
     """
     started = time.monotonic()
     signals.advise("Nothing was trained yet: the same command starts again.")
@@ -93,7 +93,7 @@ def run(options: Train, launch: Launch) -> TrainResult:
         evaluate = LastEvaluations(evaluator)
         trainer = build_trainer(options, learner.model, data, evaluate, metric)
         trainer.add_callback(ReportLogs(tracker.log))
-        # Everything that can refuse its settings has read them; only now is an older run deleted.
+        # Everything that may refuse its settings has read them: only now is an older run deleted.
         trainer.check_settings()
         with opened(folder, options, launch, data, trainer), tracker.running():
             log_beginning(options, folder, data, learner.table, trainer)
@@ -125,7 +125,7 @@ def check_start(options: Train, folder: RunFolder, recipe: str) -> Checkpoint | 
 
 
 def warn_of_idle_gpus(command: list[str]) -> None:
-    """Report that one process uses one GPU, and which command uses all that are visible."""
+    """Warn if this process leaves visible GPUs idle, with the command that uses them all."""
     visible = torch.cuda.device_count()
     if visible > 1 and count_processes() == 1:
         words = command[command.index("-m") :]
@@ -137,10 +137,10 @@ def warn_of_idle_gpus(command: list[str]) -> None:
 
 
 def record_settings(options: Train, folder: RunFolder, launch: Launch, data: Data) -> Launch:
-    """Add what was taken from the data to the settings that the run leaves.
+    """Add the values that were taken from the data to the run's `config.yaml`.
 
     Raises:
-        UserError: a resumed run would take something else from its data than before.
+        UserError: the data of a resumed run give other values than before.
     """
     launch = record_data(launch, data.task)
     launch = settle_longest_answer(options.evaluation, launch, data.answers, len(data.validation))
@@ -156,7 +156,7 @@ def build_trainer(
     evaluate: LastEvaluations,
     metric: Metric,
 ) -> PaliGemmaTrainer:
-    """Build the trainer, with our own log lines in place of transformers'."""
+    """Build the trainer, with finetune's log lines in place of transformers'."""
 
     def evaluate_split(learner: nn.Module, step: int) -> dict[str, float]:
         evaluate.best_step = trainer.state.best_global_step
@@ -210,10 +210,10 @@ def opened(
 def open_folder(
     folder: RunFolder, options: Train, launch: Launch, dropped: list[dict[str, str]]
 ) -> dict[Path, str]:
-    """Claim the run's folder and write down what is about to run.
+    """Claim the run's folder, and write its config and environment.
 
     Returns:
-        Contents by file, for a folder that is deleted while the run continues.
+        File -> content, to restore a folder that is deleted during the run.
 
     Raises:
         UserError: the folder is taken.
@@ -222,7 +222,7 @@ def open_folder(
     with explain_disk_errors(folder.root):
         for checkpoint in list_checkpoints(folder.checkpoints):
             if not checkpoint.is_sealed:
-                log.warning("ignored %s: it was not written to its end", checkpoint.folder)
+                log.warning("ignored incomplete checkpoint %s", checkpoint.folder)
         write_text(folder.config, launch.recipe)
         write_json(folder.environment, describe_environment(launch.command))
         if dropped:
@@ -253,11 +253,12 @@ def train_or_stop(
     """Train, from a checkpoint where the run is resumed.
 
     Returns:
-        The signal that stopped the training, after a checkpoint was saved; None at the last step.
+        The signal that stopped the training, after a checkpoint was saved; None if all steps were taken.
 
     Raises:
-        UserError: an example cannot be read, or a loss is not finite. What was trained is saved.
-        KeyboardInterrupt: from Ctrl-C where no command line handles it. What was trained is saved.
+        UserError: an example cannot be read, or a loss is not finite. A checkpoint was saved.
+        KeyboardInterrupt: from Ctrl-C in a program that does not use the command line. A checkpoint was
+            saved.
     """
     progress, stop, steps = Progress(trainer.global_batch), StopOnSignal(), WholeSteps()
     for callback in (progress, stop, steps):
@@ -266,7 +267,7 @@ def train_or_stop(
     if start is not None and has_stopped_early(trainer, start):
         trainer.args.max_steps = start.step
     resume = resume_command(command)
-    signals.advise(f"What was trained since the last checkpoint is lost. Go on with:\n  {resume}")
+    signals.advise(f"The steps since the last checkpoint are lost. Continue with:\n  {resume}")
     try:
         with stop.listening(), progress.closing():
             trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
@@ -276,12 +277,12 @@ def train_or_stop(
         trainer.save_now()
         raise UserError(
             f"{error}\nStopped after step {trainer.state.global_step}; its checkpoint is saved. Once that "
-            f"is mended, go on with:\n  {resume}"
+            f"is mended, continue with:\n  {resume}"
         ) from error
     except signals.Interrupted:
         raise  # the second signal: the user does not want to wait for a checkpoint
     except KeyboardInterrupt:
-        # Another process may be at another step; a checkpoint takes all of them.
+        # A checkpoint needs all processes, and another one may be at another step.
         if trainer.state.global_step > 0 and steps.is_whole and count_processes() == 1:
             steps.restore_random_state()
             trainer.save_now()
@@ -290,14 +291,14 @@ def train_or_stop(
     if stop.received is not None:
         log_resume_command(stop.received.name, trainer.state.global_step, resume)
         return stop.received
-    signals.advise(f"Everything that was trained is saved. Go on with:\n  {resume}")
+    signals.advise(f"All steps are saved. Continue with:\n  {resume}")
     return None
 
 
 def log_resume_command(reason: str, step: int, command: str) -> None:
     """Log why the training stopped, and how to continue it."""
     log.warning(
-        "%s: stopped after step %d; its checkpoint is saved. Go on with:\n  %s", reason, step, command
+        "%s: stopped after step %d; its checkpoint is saved. Continue with:\n  %s", reason, step, command
     )
 
 

@@ -106,9 +106,9 @@ def test_scores_of_masks_are_read_from_text_with_the_weights(inside: Path, comma
     ("words", "message"),
     [
         (["image=pictures"], "Which prompt? prefix=\"...\", such as this run's own: prefix='detect all"),
-        (["prefix=x"], "Which picture? image=FILE or image=FOLDER"),
-        (["prefix=x", "image=nowhere.png"], "No picture nowhere.png"),
-        (["prefix=x", "image=runs/quickstart_detect/predictions"], "holds no picture"),
+        (["prefix=x"], "Which image? image=FILE or image=FOLDER"),
+        (["prefix=x", "image=nowhere.png"], "No image nowhere.png"),
+        (["prefix=x", "image=runs/quickstart_detect/predictions"], "holds no image"),
         (["prefix=x", "image=bare.txt"], "not an image that Pillow can read"),
         (["prefix=x", "image=pictures", "out=bare.txt"], "bare.txt is a file. Expected a folder"),
         (["prefix=x", "image=pictures", "out=bare.txt/in"], "bare.txt is a file. Expected a folder"),
