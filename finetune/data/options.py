@@ -1,7 +1,7 @@
 """The sources of rows with their options: `dataset=NAME` chooses one, and `load` reads it.
 
-Reading needs `datasets` and pyarrow. They are imported in `load` alone, so that help and mistakes answer
-at once.
+Reading needs `datasets` and pyarrow. They are imported only in `load`, so that help and error messages
+appear at once.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class OnError(StrEnum):
-    """What a fault in the data does."""
+    """The treatment of faults in the data."""
 
     error = "error"
     skip = "skip"
@@ -26,7 +26,7 @@ class OnError(StrEnum):
 
 @dataclass
 class Source:
-    """Where rows come from; a source of your own is a function that returns `Splits`."""
+    """A source of rows; a custom source is a function that returns `Splits`."""
 
     def load(self) -> "Splits":
         """Read the rows of both splits.
@@ -37,60 +37,60 @@ class Source:
         raise NotImplementedError(f"{type(self).__name__} has no `load`")
 
     def for_validation(self) -> "Source":
-        """Return the source with as little of its training split as it can read."""
+        """Return the source with as little of its training split as possible."""
         return self
 
     def describe(self, split: str) -> str:
-        """Return where the rows of a split come from, for messages."""
+        """Return a name of the source of a split, for messages."""
         return type(self).__name__.lower()
 
     def problems(self, prefix: str) -> Iterator[str]:
         """Yield options that exclude each other or are missing.
 
         Args:
-            prefix: of the options' keys, such as `dataset.`.
+            prefix: key of the options, such as `dataset.`.
         """
         yield from ()
 
     @property
     def has_train(self) -> bool:
-        """Whether there is a split to train on."""
+        """Whether there is a training split."""
         return True
 
     @property
     def skips_faults(self) -> bool | None:
-        """Whether a row with a fault is left out; None where the source has no such option."""
+        """Whether rows with faults are left out; None if the source has no such option."""
         return None
 
     @property
     def benchmark(self) -> str | None:
-        """The published benchmark that the rows are of."""
+        """Name of the published benchmark; None for other data."""
         return None
 
     def mixed_parts(self) -> "Mapping[str, Part]":
-        """Return the parts of a mixture; of a single source none."""
+        """Return the parts of a mixture; empty for other sources."""
         return {}
 
 
 @dataclass
 class FileOptions(Source):
-    """What every format of your own files has."""
+    """Options of every format of local files."""
 
     train: str | None = None
     """File or folder to train on."""
     validation: str | None = None
-    """File or folder to evaluate on; instead of it, `validation_fraction`."""
+    """File or folder to evaluate on; or give `validation_fraction`."""
     validation_fraction: float | None = option(None, Range(0, 1, above_least=True, below_most=True))
-    """Share of `train` that is held out, between 0 and 1. Rows that share an image stay together."""
+    """Share of `train` to hold out, between 0 and 1. Rows with the same image stay together."""
     on_error: OnError = OnError.error
     """A fault in the data is an `error`; or `skip`: it is left out, counted, and listed in the run's
     `skipped.jsonl`."""
 
     def for_validation(self) -> "Source":
-        """Return the source with its validation file in both places; of a held-out share the whole.
+        """Return the source with its validation file in both places, or unchanged if it holds out a share.
 
         Raises:
-            UserError: the file that a share is held out of is missing.
+            UserError: the file of the held-out share is missing.
         """
         if self.validation is not None:
             # Every format reads two files; the second time the same one comes from the cache.
@@ -108,8 +108,8 @@ class FileOptions(Source):
         return str((self.train if split == "train" else self.validation) or self.train)
 
     def problems(self, prefix: str) -> Iterator[str]:
-        """Yield what is missing, or given in two ways."""
-        # Without it a run can still be evaluated.
+        """Yield options that are missing, or given in two ways."""
+        # A validation file alone is enough to evaluate.
         if self.train is None and self.validation is None:
             yield f"{prefix}train is missing: {prefix}train=FILE."
         if self.validation is None and self.validation_fraction is None and not self._names_validation():
@@ -121,31 +121,31 @@ class FileOptions(Source):
             )
 
     def _names_validation(self) -> bool:
-        """Whether the file of the training split names that of the validation split."""
+        """Whether the file of the training split names the validation split."""
         return False
 
     @property
     def has_train(self) -> bool:
-        """Whether there is a split to train on."""
+        """Whether there is a training split."""
         return self.train is not None
 
     @property
     def skips_faults(self) -> bool | None:
-        """Whether a row with a fault is left out."""
+        """Whether rows with faults are left out."""
         return self.on_error == OnError.skip
 
 
 @dataclass
 class ImageFileOptions(FileOptions):
-    """What every format has whose files name images."""
+    """Options of every format whose files name images."""
 
     image_dir: str | None = None
-    """Folder of the images. Null: the folder of the file that names them."""
+    """Folder of the images. `null`: the folder of the file that names them."""
 
 
 @dataclass
 class Jsonl(ImageFileOptions):
-    """One JSON object a line: `image` (or a list of them), `prefix`, `suffix`, maybe `id`, `group`."""
+    """One JSON object per line: `image` (or a list of them), `prefix`, `suffix`, maybe `id`, `group`."""
 
     def load(self) -> "Splits":
         """Read the rows of both splits."""
@@ -156,10 +156,10 @@ class Jsonl(ImageFileOptions):
 
 @dataclass
 class Conversations(ImageFileOptions):
-    """LLaVA's JSON, ShareGPT or chat messages: each question and answer is an example of its own."""
+    """LLaVA's JSON, ShareGPT or chat messages: each question with its answer is an example."""
 
     ignore_system: bool = False
-    """Leave system turns out, for which PaliGemma has no place; else they are faults."""
+    """Omit system turns, which PaliGemma does not support; otherwise they are faults."""
 
     def load(self) -> "Splits":
         """Read the rows of both splits."""
@@ -170,12 +170,12 @@ class Conversations(ImageFileOptions):
 
 @dataclass
 class Table(ImageFileOptions):
-    """CSV, TSV or parquet, by the names of the columns; every value stays the text that it is."""
+    """CSV, TSV or parquet, by the names of the columns; every value stays a text."""
 
     columns: dict[str, Any] = field(default_factory=dict)
-    """Our name -> the file's, where they differ, such as `{image: path, answers: label}`."""
+    """Column name here -> name in the file, if they differ, such as `{image: path, answers: label}`."""
     separator: str | None = None
-    """Divides `answers`, `captions`, `suffix` and `choices` into several texts, such as `|`."""
+    """Text such as `|` that splits `answers`, `captions`, `suffix` and `choices` into several texts."""
 
     def load(self) -> "Splits":
         """Read the rows of both splits."""
@@ -184,7 +184,7 @@ class Table(ImageFileOptions):
         return load_table(self)
 
     def problems(self, prefix: str) -> Iterator[str]:
-        """Yield names of columns that are no names, too."""
+        """Also yield invalid names of columns."""
         yield from super().problems(prefix)
         yield from texts_in(self.columns, f"{prefix}columns")
 
@@ -194,7 +194,7 @@ class ImageFolder(ImageFileOptions):
     """Images with a metadata.jsonl, .csv or .parquet: `file_name` and texts, a caption or `objects`."""
 
     names: list[str] | None = None
-    """The classes in their order, where `objects.categories` are numbers from 0."""
+    """The classes in order, if `objects.categories` are numbers from 0."""
 
     def load(self) -> "Splits":
         """Read the rows of both splits."""
@@ -245,9 +245,9 @@ class Yolo(ImageFileOptions):
     """YOLO's data.yaml with boxes or polygons."""
 
     validation: str | None = None
-    """The data.yaml whose `val` is evaluated on. Null: that of `train`, unless `validation_fraction`."""
+    """The data.yaml whose `val` to evaluate on. `null`: that of `train`, unless `validation_fraction`."""
     image_dir: str | None = None
-    """Folder that stands for the file's `path`, where that is of another machine."""
+    """Folder that replaces the file's `path`, such as one of another machine."""
 
     def load(self) -> "Splits":
         """Read the rows of both splits."""
@@ -256,7 +256,7 @@ class Yolo(ImageFileOptions):
         return load_yolo(self)
 
     def for_validation(self) -> "Source":
-        """Return the source without `train`; of a held-out share the whole."""
+        """Return the source without `train`, or unchanged if it holds out a share."""
         if self.validation_fraction is not None:
             return super().for_validation()
         return replace(self, train=None, validation=self.validation or self.train)
@@ -286,11 +286,11 @@ class Canvas(Source):
     train: int = option(4000, Range(1, 1e6))
     """Canvases to train on, from the scans that `digits` trains on."""
     validation: int = option(200, Range(1, 1e6))
-    """Canvases to evaluate on, from the others."""
+    """Canvases to evaluate on, from the other scans."""
     size: int = option(56, Range(8, 4096))
     """Side of a canvas, pixels."""
     digits: int = option(2, Range(1, 100))
-    """The most digits on one canvas."""
+    """Most digits on one canvas."""
 
     def load(self) -> "Splits":
         """Compose the canvases."""
@@ -308,13 +308,13 @@ class Part:
     task: Any = None
     """Its task: any `task`, chosen with `/task@dataset.parts.NAME.task: CHOICE`."""
     weight: float | None = option(None, Range(0, 1e9, above_least=True))
-    """Its share of the examples drawn. Null: as many as it has."""
+    """Its relative share of the examples drawn. `null`: its number of examples."""
     limit: int | None = option(None, COUNT)
     """Train on its first n rows only."""
 
 
 GROUP_OF_PART = {"source": "dataset", "task": "task"}
-"""What describes a mixture's part -> the group whose choices it takes."""
+"""Field of a mixture's part -> the group of its choices."""
 
 
 @dataclass
@@ -322,8 +322,8 @@ class Mixture(Source):
     """Several sources in one run, each with its own task."""
 
     parts: dict[str, Part] = field(default_factory=dict)
-    """Name -> `source` (a dataset), `task`, and if wanted `weight` (its share of the examples drawn;
-    default: as many as it has) and `limit` (train on its first n). The parts are scored as groups."""
+    """Name -> `source` (a dataset), `task`, and optionally `weight` (its share of the examples drawn;
+    default: its number of examples) and `limit` (train on its first n). The parts are scored as groups."""
 
     def load(self) -> "Splits":
         """Read every part."""
@@ -350,7 +350,7 @@ class Mixture(Source):
         return self.parts
 
     def problems(self, prefix: str) -> Iterator[str]:
-        """Yield parts that are not whole."""
+        """Yield parts that are incomplete."""
         if len(self.parts) < 2:
             yield f"dataset=mixture needs two parts or more under {prefix}parts."
         for name, part in self.parts.items():
@@ -360,7 +360,7 @@ class Mixture(Source):
 
 
 def texts_in(values: Mapping[str, Any], key: str) -> Iterator[str]:
-    """Yield values of an open dictionary that are neither a text, a list of texts nor null."""
+    """Yield a message for each value that is not a text, a list of texts or None."""
     for name, value in values.items():
         items = value if isinstance(value, list) else [value]
         if not all(item is None or (isinstance(item, str) and item) for item in items):

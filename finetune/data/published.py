@@ -1,4 +1,4 @@
-"""Sources of datasets that others published: the Hub's, and benchmarks with files of their own."""
+"""Sources of published datasets: the Hub's, and benchmarks with their official files."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class HubObjects:
-    """Where a Hub dataset has its boxes."""
+    """The columns of a Hub dataset's boxes."""
 
     boxes: str | None = None
-    """Column of the boxes, such as `objects.bbox`: four numbers each. Null: there are none."""
+    """Column of the boxes, such as `objects.bbox`: four numbers each. `null`: no boxes."""
     labels: str | None = None
-    """Column of their classes, such as `objects.category`: names, or class numbers with names in the
-    dataset's features."""
+    """Column of their classes, such as `objects.category`: names, or class numbers that the dataset's
+    features name."""
     layout: str = "xywh"
     """Order of the four numbers: xywh, xyxy, cxcywh or yxyx."""
     relative: bool = False
-    """They are shares of width and height instead of pixels."""
+    """The numbers are fractions of width and height instead of pixels."""
 
 
 @dataclass
@@ -32,20 +32,20 @@ class HubSource(Source):
     path: str | None = None
     """Hub id or local folder."""
     name: str | None = None
-    """The dataset's configuration, where it has several."""
+    """Configuration of the dataset, if it has several."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     train: str | None = "train"
     """Split to train on; slices such as `validation[:-1000]` and sums such as `train+validation` are
-    allowed. Null: none, to evaluate only."""
+    allowed. `null`: none, to evaluate only."""
     validation: str = "validation"
     """Split to evaluate on."""
     columns: dict[str, Any] = field(default_factory=dict)
-    """Our name -> the dataset's, such as `{question: query, answers: label}`. `image`, `id` and `group`
-    need not be there: without an id rows are numbered. Answers may be a string, a list of strings, or
-    of objects with an `answer`."""
+    """Column name here -> name in the dataset, such as `{question: query, answers: label}`. `image`, `id`
+    and `group` may be missing: without an id rows are numbered. Answers may be a string, a list of strings,
+    or a list of objects with an `answer`."""
     data_files: dict[str, Any] = field(default_factory=dict)
-    """Split -> files, where the dataset has files that its card does not list."""
+    """Split -> files, if its card does not list them."""
     objects: HubObjects = field(default_factory=HubObjects)
 
     def load(self) -> "Splits":
@@ -63,13 +63,13 @@ class HubSource(Source):
         return f"{self.path} {self.train if split == 'train' else self.validation}"
 
     def problems(self, prefix: str) -> Iterator[str]:
-        """Yield names of columns and of files that are no names."""
+        """Yield invalid names of columns and of files."""
         yield from texts_in(self.columns, f"{prefix}columns")
         yield from texts_in(self.data_files, f"{prefix}data_files")
 
     @property
     def has_train(self) -> bool:
-        """Whether there is a split to train on."""
+        """Whether there is a training split."""
         return self.train is not None
 
 
@@ -83,17 +83,17 @@ class Release(Source):
     """A published benchmark: its official files under `root`, or a copy on the Hub."""
 
     release: str | None = None
-    """Which one: the name of a file in `finetune/data/releases/`."""
+    """Name of a file in `finetune/data/releases/`."""
     root: str | None = None
-    """Folder with the release's own file names, as its page or docs/data.md lays them out. Null: the copy
-    on the Hub."""
+    """Folder with the release's own file names, as its page or docs/data.md lists them. `null`: the copy on
+    the Hub."""
     train: str | None = "train"
-    """Official split to train on; slices and sums such as `train+val[:90%]` are allowed. Null: none, to
-    evaluate only."""
+    """Official split to train on; slices and sums such as `train+val[:90%]` are allowed. `null`: none,
+    to evaluate only."""
     validation: str = "val"
     """Official split to evaluate on."""
     options: dict[str, Any] = field(default_factory=dict)
-    """The release's own: see its file."""
+    """Options of this release; see its file."""
     on_error: OnError = OnError.error
     """A fault in the data is an `error`; or `skip`: it is left out, counted, and listed in the run's
     `skipped.jsonl`."""
@@ -106,7 +106,7 @@ class Release(Source):
         return load_release(self)
 
     def for_validation(self) -> "Source":
-        """Return the benchmark without a split to train on."""
+        """Return the benchmark without a training split."""
         return replace(self, train=None, hub=self.hub.for_validation())
 
     def describe(self, split: str) -> str:
@@ -115,12 +115,12 @@ class Release(Source):
 
     @property
     def has_train(self) -> bool:
-        """Whether there is a split to train on."""
+        """Whether there is a training split."""
         return self.train is not None
 
     @property
     def skips_faults(self) -> bool | None:
-        """Whether a row with a fault is left out."""
+        """Whether rows with faults are left out."""
         return self.on_error == OnError.skip
 
     @property
@@ -167,11 +167,11 @@ class Vqav2(Source):
         return replace(self, train=Vqav2Files(), hub=self.hub.for_validation())
 
     def as_release(self) -> Release:
-        """Return the benchmark as the other ones are, by its folder."""
+        """Return the benchmark as a `Release` by its folder."""
         return Release("vqav2", self.root, on_error=self.on_error, hub=self.hub)
 
     def problems(self, prefix: str) -> Iterator[str]:
-        """Yield what is missing, or given in two ways."""
+        """Yield options that are missing, or given in two ways."""
         files = {
             f"{prefix}{split}.{name}": value
             for split, part in (("train", self.train), ("validation", self.validation))
@@ -187,5 +187,5 @@ class Vqav2(Source):
 
     @property
     def skips_faults(self) -> bool | None:
-        """Whether a row with a fault is left out."""
+        """Whether rows with faults are left out."""
         return self.on_error == OnError.skip

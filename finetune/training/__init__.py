@@ -1,1 +1,1 @@
-"""The loop: loss, optimiser, order of the examples, callbacks."""
+"""The training loop: loss, optimizer, order of the examples, callbacks."""

@@ -165,10 +165,10 @@ class StopOnSignal(TrainerCallback):
 
 
 class ReportLogs(TrainerCallback):
-    """Hands each log line of the trainer on, such as to a tracker.
+    """Passes each log line of the trainer on, such as to a tracker.
 
     Args:
-        send: takes the step and the line's values.
+        send: called with the step and the line's values.
     """
 
     def __init__(self, send: Callable[[int, Mapping[str, object]], None]) -> None:
@@ -187,7 +187,7 @@ class ReportLogs(TrainerCallback):
 
 
 class WholeSteps(TrainerCallback):
-    """Knows whether the weights are those of a whole step, and which random numbers come after it.
+    """Tracks whether the weights are those of a whole step, and the random state after it.
 
     Without a signal handler, Ctrl-C raises KeyboardInterrupt anywhere, mostly in a forward or a backward
     pass: these change no weights, but draw dropout.
@@ -229,7 +229,7 @@ class WholeSteps(TrainerCallback):
         self.is_whole = True
 
     def restore_random_state(self) -> None:
-        """Take back the random numbers that an unfinished step has drawn."""
+        """Restore the random state before the unfinished step."""
         if self._restore is not None:
             self._restore()
 

@@ -1,4 +1,4 @@
-"""What a training results in: which step's weights, why these, what was measured, and the files."""
+"""The result of a training: its step and the reason for it, the measurements, and the saved weights."""
 
 import logging
 import shutil
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def has_stopped_early(trainer: PaliGemmaTrainer, start: Checkpoint) -> bool:
-    """Return whether the run had stopped before its last step, because nothing improved any more."""
+    """Return whether the run stopped early for lack of improvement."""
     history: Any = read_state(start)["log_history"]
     callbacks = trainer.callback_handler.callbacks
     return any(
@@ -44,11 +44,11 @@ def describe_result(trainer: PaliGemmaTrainer) -> dict[str, Any]:
 
 
 def save_result(trainer: PaliGemmaTrainer, processor: PaliGemmaProcessor, target: Path) -> dict[str, str]:
-    """Save the adapter or the model, with the processor, whole or not at all; collective.
+    """Save the adapter or the model, with the processor, completely or not at all; collective.
 
     Args:
-        trainer: has the weights; all processes gather them, where they are sharded.
-        processor: the checkpoint's.
+        trainer: has the weights; all processes gather sharded ones.
+        processor: processor of the checkpoint.
         target: the folder.
 
     Returns:
@@ -60,7 +60,7 @@ def save_result(trainer: PaliGemmaTrainer, processor: PaliGemmaProcessor, target
     def write(path: Path) -> None:
         trainer.model.save_pretrained(path, state_dict=weights)
         processor.save_pretrained(path)
-        if card.is_file():  # of a run that is resumed; its user may have written in it
+        if card.is_file():  # of a resumed run; the user may have edited it
             shutil.copyfile(card, path / card.name)
 
     def save() -> dict[str, str]:
@@ -71,11 +71,11 @@ def save_result(trainer: PaliGemmaTrainer, processor: PaliGemmaProcessor, target
 
 
 def measure_training(trainer: PaliGemmaTrainer, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the training measured; collective.
+    """Return the measurements of the training; collective.
 
     Args:
-        trainer: after training.
-        before: what was measured when the run was started earlier; kept if it had taken all its steps.
+        trainer: the trainer, after training.
+        before: measurements of an earlier start; kept if it had taken all steps.
     """
     steps = trainer.state.global_step
     measured = {

@@ -135,6 +135,7 @@ class PaliGemmaTrainer(Trainer):
         return loader
 
     def _get_train_sampler(self, train_dataset: object = None) -> Sampler[tuple[int, int]]:
+        # One stream instead of epochs: Trainer's own would end in a short batch and reshuffle on resume.
         draws = self.args.max_steps * self.global_batch
         sizes, weights = zip(*self.parts.values(), strict=True)
         return ExampleStream(sizes, draws, self.args.seed, weights)
