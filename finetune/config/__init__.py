@@ -1,1 +1,1 @@
-"""What can be chosen: the schema, where its YAML lives, and what may not be combined."""
+"""Composes and checks the options of a command with Hydra."""

@@ -119,7 +119,7 @@ def check_extra(extra: Mapping[Any, Any]) -> Iterator[str]:
 
 
 def find_owner(name: str) -> str | None:
-    """Return the option that replaces an argument of transformers; None where it may be set."""
+    """Return the option that replaces an argument of transformers; None if it may be set."""
     if name in {field.name for field in fields(TrainerConfig)}:
         return f"trainer.{name}"
     if name in OWNED:

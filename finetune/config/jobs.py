@@ -42,7 +42,7 @@ class _InFolder(Job):
     """Options of the jobs that write into a run's folder."""
 
     run_name: str | None = option(None, MAY_BE_EMPTY)
-    """Name of the run's folder. Null: the recipe's name (of `evaluate`: with `_evaluate`)."""
+    """Name of the run's folder. `null`: the recipe's name (for `evaluate` with `_evaluate`)."""
     overwrite: bool = False
     """Delete the run in its folder first."""
     run: str | None = None

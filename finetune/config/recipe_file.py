@@ -66,7 +66,7 @@ def load_recipe(file: Path) -> DictConfig:
 
 
 def find_line(file: Path, key: str) -> int | None:
-    """Return the line of a nested key such as `trainer.learning_rate`, from 1; None where it is not set."""
+    """Return the line of a nested key such as `trainer.learning_rate`, from 1; None if it is not set."""
     node: Any = _parse(file)
     line = None
     for name in key.split("."):
@@ -99,7 +99,7 @@ def _line(node: yaml.Node) -> int:
 
 
 def _where(error: yaml.YAMLError) -> str:
-    """Return ` line N: what is wrong`."""
+    """Return ` line N: PROBLEM`."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
     if "'\\t'" in problem:

@@ -31,7 +31,7 @@ class TrackerConfig:
 
 
 SPELLINGS = {"image": "picture"}
-"""Word of the command line -> field. `image=FILE` is `picture` because the group `image` has the name."""
+"""Word of the command line -> field. `image=FILE` is `picture`, since the group `image` has that name."""
 
 
 @dataclass

@@ -108,7 +108,7 @@ class FileOptions(Source):
         return str((self.train if split == "train" else self.validation) or self.train)
 
     def problems(self, prefix: str) -> Iterator[str]:
-        """Yield what is missing, or given in two ways."""
+        """Yield options that are missing, or given in two ways."""
         # A validation file alone is enough to evaluate.
         if self.train is None and self.validation is None:
             yield f"{prefix}train is missing: {prefix}train=FILE."

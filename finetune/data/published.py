@@ -171,7 +171,7 @@ class Vqav2(Source):
         return Release("vqav2", self.root, on_error=self.on_error, hub=self.hub)
 
     def problems(self, prefix: str) -> Iterator[str]:
-        """Yield what is missing, or given in two ways."""
+        """Yield options that are missing, or given in two ways."""
         files = {
             f"{prefix}{split}.{name}": value
             for split, part in (("train", self.train), ("validation", self.validation))

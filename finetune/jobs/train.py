@@ -235,7 +235,7 @@ def open_folder(
 def log_beginning(
     options: Train, folder: RunFolder, data: Data, table: str, trainer: PaliGemmaTrainer
 ) -> None:
-    """Log what is about to be trained: data, model, steps."""
+    """Log data, model and steps of the training."""
     warn_of_shared_examples(data)
     log.info("%s", describe_run(options, folder.root, data.train, data.validation))
     log.info("%s", table)

@@ -78,7 +78,7 @@ def add_evaluation(folder: RunFolder, predictions: Predictions, entry: Scores, e
     Returns:
         The file of the rows.
     """
-    # Never in place of the training's own score: that one must stay what its log and card report.
+    # Never in place of the training's own score: that one must stay as its log reports it.
     metrics = read_metrics(folder)
     entries: list[Scores] = metrics.get("evaluate", [])
     file = folder.predictions / f"validation{ending}.jsonl"
