@@ -39,6 +39,8 @@ class Start(NamedTuple):
     """Seconds until the rows are read and checked and the model is built."""
     stepped: float
     """Seconds until the first step is done."""
+    processor: float
+    """Seconds of processor time, those of processes that have ended before among them."""
     own: float
     """Most memory of the main process, MiB, without files that are mapped: sampled, on Linux; else 0."""
     memory: float
@@ -99,7 +101,8 @@ def start(checkout: Path, folder: Path, prefix: str) -> Start:
     if "step 1/" not in seconds:
         sys.exit(f"the training in {checkout} ended before its first step")
     memory = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return Start(seconds["data: "], seconds["step 1/"], peak[0], memory)
+    processor = usage.ru_utime + usage.ru_stime
+    return Start(seconds["data: "], seconds["step 1/"], processor, peak[0], memory)
 
 
 def watch_memory(process: int, peak: list[float]) -> None:
@@ -127,13 +130,13 @@ def main() -> None:
             write_rows(folder, f"{prefix}train.jsonl", count - count // 20)
             write_rows(folder, f"{prefix}validation.jsonl", count // 20)
         print(f"{options.rows:,} rows, {len(os.sched_getaffinity(0))} cores")
-        print("checkout             start       checked  first step  own memory  with mapped files")
+        print("checkout             start       checked  first step   processor  own memory  with files")
         measured: list[dict[str, Start]] = []
         for checkout in checkouts:
             measured.append({})
             for kind, prefix in (("start-up", "few_"), ("cold", ""), ("warm", "")):
                 took = measured[-1][kind] = start(checkout, folder, prefix)
-                times = f"{took.checked:8.1f} s  {took.stepped:8.1f} s"
+                times = f"{took.checked:8.1f} s  {took.stepped:8.1f} s  {took.processor:8.1f} s"
                 memory = f"{took.own:6.0f} MiB  {took.memory:6.0f} MiB"
                 print(f"{checkout.name:20} {kind:10} {times}  {memory}", flush=True)
         for kind in ("cold", "warm") if len(measured) > 1 else ():
@@ -141,7 +144,8 @@ def main() -> None:
             beyond = [each[kind].stepped - each["start-up"].stepped for each in measured]
             print(
                 f"{kind}: {after[kind].stepped / before[kind].stepped:.2f} of before, without start-up "
-                f"{beyond[1] / beyond[0]:.2f}"
+                f"{beyond[1] / beyond[0]:.2f}, in processor time "
+                f"{after[kind].processor / before[kind].processor:.2f}"
             )
 
 
