@@ -11,11 +11,14 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,8 +39,12 @@ class Start(NamedTuple):
     """Seconds until the rows are read and checked and the model is built."""
     stepped: float
     """Seconds until the first step is done."""
+    processor: float
+    """Seconds of processor time, those of processes that have ended before among them."""
+    own: float
+    """Most memory of the main process, MiB, without files that are mapped: sampled, on Linux; else 0."""
     memory: float
-    """Most memory of the main process, MiB, mapped files among it."""
+    """The same with mapped files, which the system takes back when it needs the memory."""
 
 
 def write_rows(folder: Path, name: str, count: int) -> None:
@@ -77,6 +84,9 @@ def start(checkout: Path, folder: Path, prefix: str) -> Start:
         start_new_session=True,
     )
     assert process.stdout is not None
+    peak = [0.0]
+    watcher = threading.Thread(target=watch_memory, args=(process.pid, peak), daemon=True)
+    watcher.start()
     seconds = {}
     for line in process.stdout:
         for mark in ("data: ", "step 1/"):
@@ -85,12 +95,22 @@ def start(checkout: Path, folder: Path, prefix: str) -> Start:
         if "step 1/" in seconds:
             os.killpg(process.pid, signal.SIGKILL)
             break
+    watcher.join()
     # wait4 tells this child's own peak, not the largest of all children so far.
     _, _, usage = os.wait4(process.pid, 0)
     if "step 1/" not in seconds:
         sys.exit(f"the training in {checkout} ended before its first step")
     memory = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return Start(seconds["data: "], seconds["step 1/"], memory)
+    processor = usage.ru_utime + usage.ru_stime
+    return Start(seconds["data: "], seconds["step 1/"], processor, peak[0], memory)
+
+
+def watch_memory(process: int, peak: list[float]) -> None:
+    """Keep the most memory that is no mapped file, MiB, until the process ends and has none."""
+    with suppress(OSError):
+        while match := re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{process}/status").read_text()):
+            peak[0] = max(peak[0], int(match[1]) / 2**10)
+            time.sleep(0.02)
 
 
 def main() -> None:
@@ -110,20 +130,22 @@ def main() -> None:
             write_rows(folder, f"{prefix}train.jsonl", count - count // 20)
             write_rows(folder, f"{prefix}validation.jsonl", count // 20)
         print(f"{options.rows:,} rows, {len(os.sched_getaffinity(0))} cores")
-        print("checkout             start       checked  first step      memory")
+        print("checkout             start       checked  first step   processor  own memory  with files")
         measured: list[dict[str, Start]] = []
         for checkout in checkouts:
             measured.append({})
             for kind, prefix in (("start-up", "few_"), ("cold", ""), ("warm", "")):
                 took = measured[-1][kind] = start(checkout, folder, prefix)
-                times = f"{took.checked:8.1f} s  {took.stepped:8.1f} s"
-                print(f"{checkout.name:20} {kind:10} {times}  {took.memory:6.0f} MiB", flush=True)
+                times = f"{took.checked:8.1f} s  {took.stepped:8.1f} s  {took.processor:8.1f} s"
+                memory = f"{took.own:6.0f} MiB  {took.memory:6.0f} MiB"
+                print(f"{checkout.name:20} {kind:10} {times}  {memory}", flush=True)
         for kind in ("cold", "warm") if len(measured) > 1 else ():
             before, after = measured
             beyond = [each[kind].stepped - each["start-up"].stepped for each in measured]
             print(
                 f"{kind}: {after[kind].stepped / before[kind].stepped:.2f} of before, without start-up "
-                f"{beyond[1] / beyond[0]:.2f}"
+                f"{beyond[1] / beyond[0]:.2f}, in processor time "
+                f"{after[kind].processor / before[kind].processor:.2f}"
             )
 
 

@@ -1,11 +1,11 @@
-"""An empty answer to every validation example: what the metric lacks is found before training."""
+"""Score an empty answer to every validation example, to find what the metric lacks before training."""
 
 import pickle
 import tempfile
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
 import pyarrow as pa
 from datasets import Features, Value
@@ -16,7 +16,7 @@ from finetune.data.examples.survey import Survey, remember
 from finetune.errors import UserError
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.run.files import explain_disk_errors
-from finetune.tasks.task import Answer, Row, Task
+from finetune.tasks.task import Answer, Row, Target, Task
 
 _FAULT = Features({"fault": Value("string")})
 
@@ -28,15 +28,15 @@ class EmptyAnswer:
     task: Task
     metric: Metric
 
-    def __call__(self, row: Row, target: Mapping[str, Any]) -> None:
-        """Score it.
+    def __call__(self, row: Row, target: Target) -> None:
+        """Score an empty answer.
 
         Raises:
             UserError: the row lacks what the metric needs, such as ten references.
         """
         self.metric.score(self.build(row, target))
 
-    def build(self, row: Row, target: Mapping[str, Any]) -> dict[str, Any]:
+    def build(self, row: Row, target: Target) -> Row:
         """Return the prediction row."""
         answer = {"prediction": "", "confidence": 0.0, **self.task.read_answer(Answer("", 0.0), target)}
         return {"id": row["id"], "group": row["group"], **target, **answer}
@@ -70,8 +70,8 @@ def check_together(survey: Survey, empty: EmptyAnswer) -> None:
         raise UserError(fault)
 
 
-class _Stored(Sequence[Mapping[str, Any]]):
-    """Rows on disk, at eight bytes of memory each; a metric reads all of them, and those of each group."""
+class _Stored(Sequence[Row]):
+    """Rows on disk, at eight bytes of memory each: a metric reads them several times."""
 
     def __init__(self) -> None:
         find_cache_dir().mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ class _Stored(Sequence[Mapping[str, Any]]):
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Row) -> None:
         self._starts.append(self._file.tell())
         pickle.dump(row, self._file)
 
@@ -92,14 +92,14 @@ class _Stored(Sequence[Mapping[str, Any]]):
         return len(self._starts)
 
     @overload
-    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+    def __getitem__(self, index: int) -> Row: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Mapping[str, Any]]: ...
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
 
-    def __getitem__(self, index: int | slice) -> Mapping[str, Any] | Sequence[Mapping[str, Any]]:
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         self._file.seek(self._starts[index])
-        row: Mapping[str, Any] = pickle.load(self._file)
+        row: Row = pickle.load(self._file)
         return row

@@ -7,8 +7,9 @@ has several) and those that its task reads.
 import logging
 import os
 import random
+import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -97,7 +98,7 @@ def build_rows(
                 _log_reading(origin if sources else "", cached)
                 faults = Faults(skip, origin)
                 rows = _convert(read, faults, features, arguments)
-                store_rows(folder, features, _batch(rows), faults.found, faults.images)
+                store_rows(folder, features, rows, faults.found, faults.images)
                 cached = load_rows(folder)
                 if isinstance(cached, str):
                     raise UserError(f"{origin} changes while it is read ({cached}). Start again.")
@@ -115,58 +116,95 @@ def _log_reading(origin: str, reason: str) -> None:
 def _convert(
     read: Reader, faults: Faults, features: Features, arguments: Mapping[str, object]
 ) -> Iterator[pa.StructArray]:
-    """Yield the rows as arrays of length one; a value that does not fit is a fault in the reader.
+    """Yield the rows in batches; a value that does not fit is a fault in the reader.
 
     Raises:
-        UserError: any exception of the reader, with the file and the place.
+        UserError: any exception of the reader, with the file and the place; or no room for the ids.
     """
     kind = pa.struct(list(features.arrow_schema))
     lists = [name for name, value in features.items() if isinstance(value, List)]
     texts = {name for name, value in features.items() if value == Value("string")}
-    seen: set[object] = set()
+    checks = [(name, _choose_check(value)) for name, value in features.items()]
 
-    def convert(row: Row) -> pa.StructArray:
+    def convert(row: Row) -> tuple[Row, int]:
+        """Return the values of a row, and its bytes where it may be a large one."""
         for name in lists:
             if isinstance(row[name], str | Mapping):  # Arrow would take its letters or keys
                 raise UnusableError(f"`{name}` must be a list, got {str(row[name])[:80]!r}.")
         values = {name: _write_number(row[name]) if name in texts else row[name] for name in features}
-        array = pa.array([values], type=kind)
-        if values["id"] in seen:
-            raise UnusableError(f"id `{values['id']}` is duplicated; ids must be unique.")
-        seen.add(values["id"])
-        return array
+        # Only Arrow knows what else it refuses, but asked for each row it needs 30 times as long.
+        is_plain = all(fits(values[name]) for name, fits in checks)
+        return values, 0 if is_plain else pa.array([values], type=kind).nbytes
 
     reader = cast(Generator[Row, None, None], read(faults, **arguments))
-    with reading(faults.origin), suppress(StopIteration):
+    batch: list[Row] = []
+    size = 0
+    with reading(faults.origin), suppress(StopIteration), closing(_open_ids()) as ids:
         row = next(reader, None)
         while row is not None:
             try:
-                array = convert(row)
+                values, large = convert(row)
+                if not ids.execute("INSERT OR IGNORE INTO ids VALUES (?)", [repr(values["id"])]).rowcount:
+                    raise UnusableError(f"id `{values['id']}` is duplicated; ids must be unique.")
+            except sqlite3.Error as error:
+                raise UserError(
+                    f"The ids of the rows cannot be kept in a temporary file ({error}). Make room for it, "
+                    "or name a folder that can be written: SQLITE_TMPDIR=FOLDER in the environment."
+                ) from error
             except Exception as error:
                 # Raised inside the block of the reader, which knows the place.
                 row = reader.throw(error)
             else:
-                yield array
+                batch.append(values)
+                size += large
+                if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES:
+                    yield pa.array(batch, type=kind)
+                    batch, size = [], 0
                 row = next(reader, None)
+    if batch:
+        yield pa.array(batch, type=kind)
+
+
+def _open_ids() -> sqlite3.Connection:
+    """Return an empty table in a temporary file, of which at most 16 MiB are in memory."""
+    ids = sqlite3.connect("", isolation_level=None)
+    ids.executescript(
+        "PRAGMA cache_size = -16384; PRAGMA journal_mode = OFF;"
+        "CREATE TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID; BEGIN"
+    )
+    return ids
+
+
+def _choose_check(kind: object) -> Callable[[object], bool]:
+    """Return whether a value of a column surely fits and is small; False is not yet a fault."""
+    if kind == Value("string"):
+        return _is_short_text
+    if kind == List(Value("string")):
+        return _are_short_texts
+    return _is_small_integer if kind in (Value("int32"), Value("int64")) else _is_missing
+
+
+def _is_short_text(value: object) -> bool:
+    # Half of a surrogate pair, which Arrow refuses, is not printable.
+    is_text = type(value) is str and len(value) < 4096 and (value.isascii() or value.isprintable())
+    return is_text or value is None
+
+
+def _are_short_texts(value: object) -> bool:
+    return type(value) is list and len(value) <= 16 and all(map(_is_short_text, value))
+
+
+def _is_small_integer(value: object) -> bool:
+    return value is None or (type(value) is int and 0 <= value < 1 << 31)
+
+
+def _is_missing(value: object) -> bool:
+    return value is None
 
 
 def _write_number(value: object) -> object:
     """Return a number as text, anything else as it is."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _batch(rows: Iterator[pa.StructArray]) -> Iterator[pa.StructArray]:
-    """Join arrays of one row to larger ones."""
-    batch: list[pa.StructArray] = []
-    size = 0
-    for row in rows:
-        batch.append(row)
-        size += row.nbytes
-        if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES:
-            yield pa.concat_arrays(batch)
-            batch, size = [], 0
-    if batch:
-        yield pa.concat_arrays(batch)
 
 
 def follow_links(splits: Splits) -> Splits:

@@ -1,3 +1,4 @@
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+from finetune.data import rows as rows_module
 from finetune.data.reading.faults import Faults
 from finetune.data.rows import Splits, build_rows, follow_links, hold_out, text_features
 from finetune.errors import UserError
@@ -44,6 +46,50 @@ def test_skipped_faults_are_listed_also_when_the_rows_come_from_the_cache(words:
             f"{words}: bad1.",
             f"{words}: id `a` is duplicated; ids must be unique.",
         ]
+
+
+def read_values(faults: Faults, values: list[Any]) -> Iterator[dict[str, Any]]:
+    for number, value in enumerate(values):
+        where = f"value {number}"
+        with faults.skipping():
+            yield {"id": value, "group": None, "image": where, "prefix": "p", "suffixes": ["s", None]}
+
+
+@pytest.mark.parametrize("place", [0, 998, 999, 1000, 1001, 2499])
+@pytest.mark.parametrize("unusable", ["\ud800", {"a": 1}, "id 3"])
+def test_a_fault_inside_a_batch_is_found_at_its_own_row_and_the_order_stays(
+    place: int, unusable: object
+) -> None:
+    values: list[Any] = [f"id {number}" for number in range(2500)]
+    values[1] = "\u202e" + "é" * 5000  # not printable, and long: Arrow is asked for this row alone
+    values[place] = unusable
+    rows, skipped = build_rows(read_values, FEATURES, "skip", paths=(), values=values)
+    # The second of two equal ids is the fault.
+    place = 3 if unusable == "id 3" and place == 0 else place
+    assert rows["id"][:] == [*values[:place], *values[place + 1 :]]
+    [fault] = skipped
+    assert fault.startswith(f"value {place}: ")
+    with pytest.raises(UserError, match=f"value {place}: "):
+        build_rows(read_values, FEATURES, paths=(), values=values)
+
+
+def test_ids_are_compared_with_those_in_the_temporary_file_and_it_may_be_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = rows_module._open_ids
+
+    def open_full() -> sqlite3.Connection:
+        ids = opened()
+        ids.execute("PRAGMA max_page_count = 50")
+        return ids
+
+    values = [f"{number:0200}" for number in range(5000)]
+    _, skipped = build_rows(read_values, FEATURES, "skip", paths=(), values=[*values, *values[::-500]])
+    assert len(skipped) == 10
+    assert f"value 5000: id `{values[-1]}` is duplicated" in skipped[0]
+    monkeypatch.setattr(rows_module, "_open_ids", open_full)
+    with pytest.raises(UserError, match=r"full\)\. Make room for it, or name .* SQLITE_TMPDIR"):
+        build_rows(read_values, FEATURES, "skip", paths=(), values=values)
 
 
 def test_a_changed_file_is_read_again_also_inside_a_folder(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from finetune.cli import main
+from finetune.data.examples.inspection import Inspection
 from finetune.training.trainer import PaliGemmaTrainer
 from tests.jobs.forked import at_call, kill_myself
 
@@ -50,7 +51,22 @@ def die_once(folder: Path) -> None:
         at_call(PaliGemmaTrainer, "compute_loss", 3, kill_myself)
 
 
-WATCHES: dict[str, Callable[[Path], None]] = {"dropout": watch_dropout, "die_once": die_once}
+def watch_inspection(folder: Path) -> None:
+    """Write down that this process inspects rows."""
+    inspect = Inspection.__getitem__
+
+    def watched(self: Inspection, number: int) -> Any:
+        (folder / f"inspected{os.environ['RANK']}").touch()
+        return inspect(self, number)
+
+    Inspection.__getitem__ = watched  # type: ignore[method-assign]
+
+
+WATCHES: dict[str, Callable[[Path], None]] = {
+    "dropout": watch_dropout,
+    "die_once": die_once,
+    "inspection": watch_inspection,
+}
 
 if __name__ == "__main__":
     watch, target, *words = sys.argv[1:]

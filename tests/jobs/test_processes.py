@@ -94,6 +94,27 @@ def test_a_fault_in_one_process_is_reported_once_and_all_save(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_the_main_process_checks_the_rows_and_the_other_one_reads_what_it_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    lines = []
+    for number, suffix in enumerate([*"abcdefgh", "<eos>", "much " * 500]):
+        noise_image(number).save(tmp_path / f"{number}.png")
+        lines.append({"image": f"{number}.png", "prefix": "what?", "suffix": suffix})
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = [
+        "recipe=jsonl_qlora", "model=tiny", "dataset.train=train.jsonl", "dataset.validation=null",
+        "dataset.validation_fraction=0.3", "dataset.on_error=skip", "trainer.global_batch_size=2",
+        "collator.overflow=drop", "trainer.max_steps=1", "trainer.dataloader_num_workers=0",
+    ]  # fmt: skip
+    command = [str(REPOSITORY / "tests/jobs/probe.py"), "inspection", ".", *words]
+    code, output = finish(start(tmp_path, *command))
+    assert code == 0, output
+    assert [file.name for file in tmp_path.glob("inspected*")] == ["inspected0"]
+
+
+@pytest.mark.slow
 def test_a_signal_that_kills_the_launcher_still_saves(tmp_path: Path) -> None:
     words = [*SHORT, "trainer.max_steps=5000", "trainer.save_steps=2"]
     process = start(tmp_path, "-m", "finetune", *words)

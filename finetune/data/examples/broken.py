@@ -1,6 +1,6 @@
-"""Every image of a split, decoded before training: what is wrong with those that cannot be."""
+"""Decode every image of a split before training, and report those that cannot be used."""
 
-from typing import Any
+from collections.abc import Mapping
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,7 +19,7 @@ def find_broken_images(
     Args:
         examples: the split.
         workers: processes that decode.
-        part: the rows to look at; None: all of them.
+        part: the rows to check; None: all of them.
 
     Returns:
         Index of a row with an image that cannot be used -> the reason.
@@ -41,7 +41,7 @@ def find_broken_images(
 
 
 class _ImageFaults(Dataset[tuple[int, str | None]]):
-    """What is wrong with the images of each row; read in the loader's workers."""
+    """The faults in the images of each row; read in the loader's workers."""
 
     def __init__(self, examples: ExampleDataset, indices: range) -> None:
         self.examples = examples
@@ -69,8 +69,8 @@ class _ImageFaults(Dataset[tuple[int, str | None]]):
                 return index, fault
         return index, None
 
-    def _decode(self, source: Any, where: str) -> tuple[tuple[int, int] | None, str]:
-        """Return height and width, or the reason why there are none; remembered for files."""
+    def _decode(self, source: str | Mapping[str, object], where: str) -> tuple[tuple[int, int] | None, str]:
+        """Return height and width, or the reason why there are none; files are decoded once."""
         if isinstance(source, str) and source in self._decoded:
             return self._decoded[source]
         try:

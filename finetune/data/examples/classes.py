@@ -1,13 +1,13 @@
-"""The classes of a set of boxes, and one row for each image and class."""
+"""The classes of a set of boxes, and a row for each image and class."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 
 from finetune.errors import UserError
+from finetune.tasks.task import Row
 
 
 def find_labels(rows: Dataset) -> tuple[str, ...]:
@@ -29,25 +29,25 @@ def find_labels(rows: Dataset) -> tuple[str, ...]:
     for batch in rows.select_columns("objects").with_format("arrow").iter(batch_size=10_000):
         objects = pc.list_flatten(batch["objects"])
         if not pa.types.is_struct(objects.type):
-            continue  # a table of the user's without any object has no fields either
+            continue  # a custom table without any object has no fields either
         is_crowd = pc.struct_field(objects, "iscrowd").cast(pa.bool_()).fill_null(False)
         labels.update(pc.unique(pc.struct_field(objects, "label").filter(pc.invert(is_crowd))).to_pylist())
     return tuple(sorted(labels))
 
 
-def expand_per_class(rows: Dataset, ask: Callable[[Mapping[str, Any]], Sequence[str]]) -> Dataset:
-    """Make one row of each image and class, which the row names in the column `label`.
+def expand_per_class(rows: Dataset, ask: Callable[[Row], Sequence[str]]) -> Dataset:
+    """Make a row of each pair of image and class; the column `label` names the class.
 
     Args:
         rows: one for each image, with a column `objects`.
-        ask: returns the classes that a row is asked for; it gets its `id` and `objects`.
+        ask: returns the classes to ask for, given `id` and `objects` of a row.
 
     Returns:
         Rows with ids `<id>/<class>`; groups are the classes.
     """
 
-    def divide(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        rows_out: dict[str, list[Any]] = {name: [] for name in (*batch, "label")}
+    def divide(batch: dict[str, list[object]]) -> dict[str, list[object]]:
+        rows_out: dict[str, list[object]] = {name: [] for name in (*batch, "label")}
         for index, row_id in enumerate(batch["id"]):
             for label in ask({"id": row_id, "objects": batch["objects"][index]}):
                 values = {name: batch[name][index] for name in batch}

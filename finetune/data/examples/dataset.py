@@ -14,21 +14,22 @@ from finetune.data.images import Picture, check_size
 from finetune.errors import UserError
 from finetune.example import Example
 from finetune.tasks.mixture import PART
-from finetune.tasks.task import Task
+from finetune.tasks.task import Row, Task
 
 PICTURES = ("image", "images")
 """Columns with one image, and with several."""
+
+Values = dict[str, Any]
+"""One row by column, of which a changed one is made; the types of columns are those of the source."""
 
 
 class Augment(Protocol):
     """Changes an image, and its row with it."""
 
-    def __call__(
-        self, image: Image.Image, row: dict[str, Any], draw: random.Random
-    ) -> tuple[Image.Image, dict[str, Any]]:
-        """Return the changed image and a row that is true of it."""
+    def __call__(self, image: Image.Image, row: Values, draw: random.Random) -> tuple[Image.Image, Values]:
+        """Return the changed image and the row that describes it."""
 
-    def check_row(self, row: Mapping[str, Any]) -> None:
+    def check_row(self, row: Row) -> None:
         """Raise `UserError` if a row cannot be changed with its image."""
 
 
@@ -37,11 +38,11 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
 
     Args:
         rows: with the columns `id`, `group`, `image` or `images`, and those the task reads.
-        task: says what prefix, suffixes and target are.
+        task: builds prefix, suffixes and target.
         split: its name, for error messages.
-        seed: training: what the task draws is derived from (seed, epoch, id). None: evaluation, the same in
-            every epoch.
-        augment: changes the images while training, all of one example alike; None: they stay as they are.
+        seed: for training: the task's random choices follow from (seed, epoch, id). None: for evaluation,
+            the same in every epoch.
+        augment: changes the images during training, all of one example alike; None: they are unchanged.
         antialias: for each part of a mixture, or for the one source under `""`, whether big_vision resizes
             its images with antialiasing; images are then read as big_vision reads them. None: they are read
             upright, on white.
@@ -87,7 +88,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         if len(images) == 1:
             row = self._with_size(row, images[0])
         if self.augment is not None and draw is not None:
-            # The same draws for each image, from a generator of its own: the task draws as without it.
+            # The same draws for each image, from a separate generator: those of the task do not change.
             changed = [self.augment(image, row, random.Random(f"augment {mark}")) for image in images]
             images = [image for image, _ in changed]
             row = changed[0][1]
@@ -103,7 +104,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             antialias=(self.antialias or {}).get(row.get(PART) or "", True),
         )
 
-    def load_images(self, row: Mapping[str, Any], where: str) -> list[Image.Image]:
+    def load_images(self, row: Row, where: str) -> list[Image.Image]:
         """Decode the images of a row.
 
         Args:
@@ -129,8 +130,8 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
                     )
         return images
 
-    def _with_size(self, row: dict[str, Any], image: Image.Image) -> dict[str, Any]:
-        """Check the size that the row was annotated with; a row without one gets that of the image."""
+    def _with_size(self, row: Values, image: Image.Image) -> Values:
+        """Check the annotated size of a row; a row without one gets that of the image."""
         width, height = image.size
         annotated = (row.get("height"), row.get("width"))
         check_size(annotated, (height, width), f"{self.split} example `{row['id']}`")
@@ -142,13 +143,13 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         part.rows = self.rows.select(indices)
         return part
 
-    def iterate_rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the rows without their images: everything else is quick to read."""
+    def iterate_rows(self) -> Iterator[Values]:
+        """Yield the rows without their images, which are slow to read."""
         for batch in self._without_pictures().iter(batch_size=100):
             for values in zip(*batch.values(), strict=True):
                 yield prefix_part(dict(zip(batch, values, strict=True)))
 
-    def read_row(self, index: int) -> dict[str, Any]:
+    def read_row(self, index: int) -> Values:
         """Return a row without its images."""
         return prefix_part(self._without_pictures()[index])
 
@@ -156,7 +157,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         return self.rows.select_columns([name for name in self.rows.column_names if name not in PICTURES])
 
 
-def prefix_part(row: dict[str, Any]) -> dict[str, Any]:
+def prefix_part(row: Values) -> Values:
     """In a mixture, put the part's name before the id, and score each part as a group."""
     part = row.get(PART)
     return row if part is None else {**row, "id": f"{part}/{row['id']}", "group": part}

@@ -1,10 +1,10 @@
-"""One row before training: its text as it will be used, its target as it will be scored, its lengths."""
+"""Check rows before training: build text and target of each as they will be used, and count tokens."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from hashlib import blake2b
 from itertools import count
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 import torch.utils.data
@@ -14,9 +14,9 @@ from finetune.data.batches.collator import Collator
 from finetune.data.examples.dataset import PICTURES, ExampleDataset, prefix_part
 from finetune.data.images import Picture
 from finetune.errors import UserError
-from finetune.tasks.task import Row, Text
+from finetune.tasks.task import Row, Target, Text
 
-Check = Callable[[Row, Mapping[str, Any]], None]
+Check = Callable[[Row, Target], None]
 """(row, target): raises `UserError` where a row cannot be used."""
 
 FINDINGS = Features(
@@ -34,11 +34,23 @@ suffix, null where it has no usable text; whether a suffix that is compared as t
 hash of its texts and image paths, null where images are inside the rows; and the image file that was read
 for its size, so that the cache notices another image."""
 
+
+class Finding(TypedDict, total=False):
+    """A row of `FINDINGS`; what is missing is null."""
+
+    fault: str
+    prefix: int
+    suffixes: list[int]
+    text_boxes: bool
+    content: int | None
+    image: str | None
+
+
 CHUNK = 1000
 """Rows that are inspected at a time."""
 
 _FAILURES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What a task or a metric raises on values that it does not expect."""
+"""Exceptions of a task or a metric on unexpected values."""
 
 _REMEMBERED = 1 << 16
 _NAMES = {"id", "group"}
@@ -50,8 +62,8 @@ class Inspection(torch.utils.data.Dataset[pa.StructArray]):
 
     Args:
         examples: the split.
-        collator: knows the reserved tokens, and counts.
-        check: what else a row must satisfy.
+        collator: finds reserved tokens, and counts tokens.
+        check: an additional check of each row.
     """
 
     def __init__(self, examples: ExampleDataset, collator: Collator, check: Check | None = None) -> None:
@@ -91,8 +103,8 @@ class Inspection(torch.utils.data.Dataset[pa.StructArray]):
             findings.append({**self._inspect(index, row), "content": content})
         return pa.array(findings, type=pa.struct(list(FINDINGS.arrow_schema)))
 
-    def _inspect(self, index: int, row: Row) -> dict[str, Any]:
-        finding: dict[str, Any] = {"text_boxes": False}
+    def _inspect(self, index: int, row: Row) -> Finding:
+        finding: Finding = {"text_boxes": False}
         try:
             text, target = measure_example(self.examples, index, row, finding)
             self._check_text(row, text, target)
@@ -114,17 +126,17 @@ class Inspection(torch.utils.data.Dataset[pa.StructArray]):
         else:
             boxes = "objects" not in target and any("<loc" in suffix for suffix in text.suffixes)
             return {**finding, "text_boxes": boxes}
-        # Arrow holds no lone surrogates, which a custom task may write.
+        # Arrow cannot store half of a surrogate pair, which a custom task may write.
         return {**finding, "fault": fault.encode("utf-8", "backslashreplace").decode()}
 
-    def _check_text(self, row: Row, text: Text, target: Mapping[str, Any]) -> None:
+    def _check_text(self, row: Row, text: Text, target: Target) -> None:
         name = f"Row `{row['id']}`"
         if not text.suffixes:
             raise UserError(
                 f"{name} has no suffix: nothing to train on, and no reference to score against."
             )
         for number, suffix in enumerate(text.suffixes, 1):
-            # Where an answer is compared as objects, an empty one says that there are none.
+            # An empty answer that is compared as objects means that there are none.
             if not suffix.strip() and "objects" not in target:
                 which = f"suffix {number} of {len(text.suffixes)}" if len(text.suffixes) > 1 else "suffix"
                 raise UserError(f"{name}: its {which} has no text: {suffix!r}. Write the answer there.")
@@ -146,15 +158,15 @@ class Inspection(torch.utils.data.Dataset[pa.StructArray]):
 
 
 def measure_example(
-    examples: ExampleDataset, index: int, row: Row, finding: dict[str, Any]
-) -> tuple[Text, Mapping[str, Any]]:
+    examples: ExampleDataset, index: int, row: Row, finding: Finding
+) -> tuple[Text, Target]:
     """Build the text and the target of a row without its images.
 
     Args:
         examples: the split.
         index: of the row.
         row: as `ExampleDataset.iterate_rows` yields it.
-        finding: gets the `image` file that is read where the source leaves the size to it.
+        finding: gets the `image` file that is read if the source gives no size.
 
     Raises:
         UserError: the task cannot write the row, or the image cannot be read.
@@ -165,7 +177,7 @@ def measure_example(
     except _FAILURES:
         if row.get("width", 0) is not None:
             raise
-        # A source that leaves the size to the image: `ExampleDataset` fills it in when it decodes.
+        # The source gives no size: `ExampleDataset` fills it in when it decodes the image.
         image = examples.rows[index].get("image")
         if image is None:
             raise
@@ -176,8 +188,8 @@ def measure_example(
     return task.measure_text(row), task.build_target(row)
 
 
-def _hash(values: tuple[Any, ...]) -> int:
-    """Return 64 bits of the texts and lists of texts of a row."""
+def _hash(values: tuple[object, ...]) -> int:
+    """Return a 64-bit hash of the texts and lists of texts of a row."""
     digest = blake2b(repr(values).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 

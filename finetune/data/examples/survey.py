@@ -137,23 +137,25 @@ class Survey:
 
     def count_shared(self, other: "Survey") -> int:
         """Return how many examples are also in another split: the same images and the same texts."""
-        ours, theirs = (survey.columns["content"].drop_null().to_numpy() for survey in (self, other))
-        return int(np.isin(ours, theirs).sum())
+        ours, theirs = self.columns["content"], other.columns["content"]
+        # Found in two steps, so that only the contents of this split, usually the smaller one, are hashed.
+        shared = theirs.filter(pc.is_in(theirs, value_set=ours.combine_chunks(), skip_nulls=True))
+        return int(pc.is_in(ours, value_set=shared.combine_chunks(), skip_nulls=True).to_numpy().sum())
 
     def _list_suffixes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the example's index and the tokens of each suffix of the split, in order: (S,) int64."""
+        """Return the example's index and the tokens of each suffix of the split, in order: (S,)."""
         suffixes = self.columns["suffixes"].combine_chunks()
-        rows, tokens = pc.list_parent_indices(suffixes), pc.list_flatten(suffixes)
-        return rows.to_numpy().astype(np.int64), tokens.to_numpy().astype(np.int64)
+        return pc.list_parent_indices(suffixes).to_numpy(), pc.list_flatten(suffixes).to_numpy()
 
     def _count_text_tokens(
         self, collator: Collator, with_prefix: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return, as `_list_suffixes`, the tokens of each suffix with BOS, prefix, newline and EOS."""
         rows, tokens = self._list_suffixes()
+        tokens = tokens + collator.count_text_tokens("", "")
         if with_prefix:
             tokens += self.columns["prefix"].fill_null(0).to_numpy()[rows]
-        return rows, tokens + collator.count_text_tokens("", "")
+        return rows, tokens
 
 
 def survey_rows(examples: ExampleDataset, collator: Collator, check: Check | None = None) -> Survey:
