@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from finetune.assembly.predictor import Predictor
-    from finetune.jobs.result import EvaluateResult, PlanResult, PredictResult, ScoreResult, TrainResult
+    from finetune.result import EvaluateResult, PlanResult, PredictResult, ScoreResult, TrainResult
 
 log = logging.getLogger(__name__)
 

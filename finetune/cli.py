@@ -31,7 +31,7 @@ from finetune.run.log import show_on_terminal, unchanged_logging
 from finetune.sweep import Sweep
 
 if TYPE_CHECKING:
-    from finetune.jobs.result import Result
+    from finetune.result import Result
 
 USER_MISTAKE = 2
 BROKEN_PIPE = 141

@@ -54,6 +54,7 @@ MAY_IMPORT = {
         "tasks",
         "training",
     },
+    "result": {"metrics"},
     "jobs": {
         "assembly",
         "codecs",
@@ -65,6 +66,7 @@ MAY_IMPORT = {
         "model",
         "report",
         "processes",
+        "result",
         "run",
         "signals",
         "tasks",
@@ -72,8 +74,8 @@ MAY_IMPORT = {
     },
     "command": {"config", "run"},
     "sweep": {"command", "config"},
-    "cli": {"command", "config", "jobs", "run", "signals", "sweep"},
-    "api": {"assembly", "command", "config", "jobs", "run"},
+    "cli": {"command", "config", "result", "run", "signals", "sweep"},
+    "api": {"assembly", "command", "config", "result", "run"},
     "__main__": {"cli"},
     "__init__": {"api"},
 }

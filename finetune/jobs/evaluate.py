@@ -18,11 +18,11 @@ from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.sources import build_source, record_data
 from finetune.config.jobs import Evaluate
 from finetune.evaluation.evaluate import Evaluation
-from finetune.jobs.result import EvaluateResult, choose_objective
 from finetune.metrics.doubts import Level
 from finetune.metrics.observe import find_doubts
 from finetune.model.load import load_config, load_processor
 from finetune.processes import join_processes, on_main
+from finetune.result import EvaluateResult, choose_objective
 from finetune.run.environment import describe_environment
 from finetune.run.files import explain_disk_errors, write_json, write_jsonl, write_text
 from finetune.run.folder import Launch, RunFolder

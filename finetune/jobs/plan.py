@@ -19,11 +19,11 @@ from finetune.assembly.model import freeze_and_adapt, half_dtype
 from finetune.assembly.trainer import divide_run_batch
 from finetune.config.jobs import Plan
 from finetune.data.batches.order import count_steps
-from finetune.jobs.result import PlanResult
 from finetune.model.load import build_meta_model, load_config, load_processor
 from finetune.model.published import published_config
 from finetune.model.table import count_parameters, format_table
 from finetune.processes import count_processes, join_processes
+from finetune.result import PlanResult
 from finetune.run.folder import Launch
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from finetune.config.jobs import Predict
 from finetune.data.images import IMAGE_SUFFIXES, Picture
 from finetune.errors import UserError
 from finetune.example import PredictionRow
-from finetune.jobs.result import PredictResult
 from finetune.report.draw import draw_prediction
+from finetune.result import PredictResult
 from finetune.run.files import explain_disk_errors
 from finetune.run.folder import Launch, RunFolder
 

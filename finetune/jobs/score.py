@@ -21,12 +21,12 @@ from typing import Any
 from finetune.assembly.custom import build_metric
 from finetune.config.jobs import Score
 from finetune.errors import UserError
-from finetune.jobs.result import ScoreResult
 from finetune.metrics.decoded import decode_rows
 from finetune.metrics.doubts import Doubt, Level
 from finetune.metrics.jsonl import JsonlRows, Row
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.metrics.observe import Observer
+from finetune.result import ScoreResult
 from finetune.run.files import write_jsonl
 from finetune.run.folder import Launch
 

@@ -35,11 +35,11 @@ from finetune.config.jobs import Train
 from finetune.config.recipe_file import load_recipe
 from finetune.errors import UserError
 from finetune.generation.options import EvaluateWhen
-from finetune.jobs.result import TrainResult, choose_objective
 from finetune.metrics.metric import Metric
 from finetune.model.load import load_config, load_processor
 from finetune.model.options import PeftMethod
 from finetune.processes import count_processes, is_main_process, join_processes, on_main
+from finetune.result import TrainResult, choose_objective
 from finetune.run.checkpoints import Checkpoint, list_checkpoints
 from finetune.run.environment import describe_environment
 from finetune.run.files import explain_disk_errors, write_json, write_jsonl, write_text
