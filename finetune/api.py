@@ -11,7 +11,9 @@ Hydra's global state belong to the caller: a run restores what it changes of the
 import importlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -245,19 +247,37 @@ def _spell(key: str, value: object) -> str:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Restore what a run changes in this process: finetune's logger, and variables that libraries set."""
+    """Restore what a run changes in this process: finetune's logger, random states, libraries' variables."""
 
     def read_variables() -> dict[str, str]:
         return {name: text for name, text in os.environ.items() if name.startswith(_OF_LIBRARIES)}
 
     before = read_variables()
+    restore_random_states = _keep_random_states()
     try:
         with unchanged_logging():
             yield
     finally:
+        restore_random_states()
         for name in read_variables().keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
+
+
+def _keep_random_states() -> Callable[[], None]:
+    """Return a function that restores the random states: a training seeds those of the whole process."""
+    python = random.getstate()
+    numpy = sys.modules["numpy"].random.get_state() if "numpy" in sys.modules else None
+    torch = sys.modules["torch"].get_rng_state() if "torch" in sys.modules else None
+
+    def restore() -> None:
+        random.setstate(python)
+        if numpy is not None:
+            sys.modules["numpy"].random.set_state(numpy)
+        if torch is not None:
+            sys.modules["torch"].set_rng_state(torch)
+
+    return restore
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -305,3 +307,13 @@ def test_an_interrupt_before_the_first_step_leaves_no_folder(
     with pytest.raises(KeyboardInterrupt):
         finetune.train(**SMALL)
     assert not (inside / "runs/quickstart").exists()
+
+
+def test_a_callers_random_numbers_go_on_as_if_nothing_was_trained(inside: Path) -> None:
+    random.seed(7)
+    np.random.seed(7)
+    torch.manual_seed(7)
+    expected = random.Random(7).random(), np.random.RandomState(7).rand(), torch.Generator().manual_seed(7)
+    finetune.train(**SMALL, run_name="again")
+    assert (random.random(), np.random.rand()) == expected[:2]
+    assert torch.rand(1).item() == torch.rand(1, generator=expected[2]).item()
