@@ -247,7 +247,7 @@ def _spell(key: str, value: object) -> str:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Restore what a run changes in this process: finetune's logger, random states, libraries' variables."""
+    """Restore what a run changes in this process: our logger, random states, variables of libraries."""
 
     def read_variables() -> dict[str, str]:
         return {name: text for name, text in os.environ.items() if name.startswith(_OF_LIBRARIES)}
