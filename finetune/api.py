@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -48,8 +49,8 @@ log = logging.getLogger(__name__)
 _AS_WRITTEN = {"recipe", "run", "model", *GROUPS}
 """Keys whose values are names, which the command line quotes."""
 
-_OF_LIBRARIES = ("ACCELERATE_", "KMP_")
-"""Prefixes of environment variables that transformers' Trainer and scikit-learn set."""
+_OF_LIBRARIES = ("ACCELERATE_", "KMP_", "TORCHINDUCTOR_")
+"""Prefixes of environment variables that transformers' Trainer, scikit-learn and torch set."""
 
 
 def train(*words: str, **options: object) -> "TrainResult":
@@ -61,7 +62,8 @@ def train(*words: str, **options: object) -> "TrainResult":
 
     Raises:
         UserError: a mistake in the options or the data.
-        KeyboardInterrupt: from Ctrl-C, after a checkpoint was saved.
+        KeyboardInterrupt: from Ctrl-C, after a checkpoint was saved; a program that handles SIGINT itself
+            stays in charge of it.
     """
     return cast("TrainResult", _run("train", words, options))
 
@@ -157,16 +159,19 @@ def load(*words: str, **options: object) -> "Predictor":
     with _undisturbed():
         job, launch = _prepare("predict", words, options)
         module = importlib.import_module("finetune.assembly.predictor")
-        return cast("Predictor", module.Predictor(job, RunFolder(launch.folder)))
+        with _without_bars():
+            return cast("Predictor", module.Predictor(job, RunFolder(launch.folder)))
 
 
 def _run(job: str, words: Sequence[str], options: Mapping[str, object], **inputs: object) -> object:
     with _undisturbed():
         job_options, launch = _prepare(job, words, options)
         importlib.import_module("finetune.assembly.custom").check_targets(job_options)
-        result: Any = importlib.import_module(f"finetune.jobs.{job}").run(job_options, launch, **inputs)
-        # Inside the block: `predict` generates rows while they are iterated.
-        return replace(result, rows=list(result.rows)) if job == "predict" else result
+        module = importlib.import_module(f"finetune.jobs.{job}")
+        with _without_bars():
+            result: Any = module.run(job_options, launch, **inputs)
+            # Inside the block: `predict` generates rows while they are iterated.
+            return replace(result, rows=list(result.rows)) if job == "predict" else result
 
 
 def _prepare(job: str, words: Sequence[str], options: Mapping[str, object]) -> tuple[Job, Launch]:
@@ -196,8 +201,10 @@ def to_words(key: str, value: object) -> list[str]:
     Raises:
         UserError: the command line cannot express the value.
     """
+    if key == "metrics":
+        return _name_metrics(value)
     if isinstance(value, Mapping):
-        if key in keys_of():  # the option itself is a dict, to which names may be added
+        if key in keys_of() and key not in GROUPS:  # the option itself is a dict, which may get more names
             return [f"++{key}={_spell(key, value)}"]
         return [word for name, item in value.items() for word in to_words(f"{key}.{name}", item)]
     is_text = key in keys_of(str, str | None)
@@ -208,6 +215,15 @@ def to_words(key: str, value: object) -> list[str]:
     if key in _AS_WRITTEN or _is_name(key):
         return [f"{key}={value.value if isinstance(value, Enum) else value}"]
     return [f"{key}={_spell(key, value)}"]
+
+
+def _name_metrics(value: object) -> list[str]:
+    """Return the words for a list of metrics, or for a dict of metrics with their options."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return [f"metrics={value}"]
+    words = [f"metrics=[{','.join(map(str, value))}]"]
+    options = value.items() if isinstance(value, Mapping) else ()
+    return words + [word for name, items in options for word in to_words(f"metrics.{name}", items)]
 
 
 def _is_name(key: str) -> bool:
@@ -254,10 +270,15 @@ def _undisturbed() -> Iterator[None]:
 
     before = read_variables()
     restore_random_states = _keep_random_states()
+    kernels = logging.getLogger("bitsandbytes")  # warns of a CPU kernel that nobody needs
+    level = kernels.level
     try:
-        with unchanged_logging():
+        with unchanged_logging(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            kernels.setLevel(logging.ERROR)
             yield
     finally:
+        kernels.setLevel(level)
         restore_random_states()
         for name in read_variables().keys() - before.keys():
             del os.environ[name]
@@ -278,6 +299,20 @@ def _keep_random_states() -> Callable[[], None]:
             sys.modules["torch"].set_rng_state(torch)
 
     return restore
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep the bar over the weights that transformers loads off the caller's standard error meanwhile."""
+    library = sys.modules.get("transformers")  # `score` has not imported it
+    if library is None or not library.utils.logging.is_progress_bar_enabled():
+        yield
+        return
+    library.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.utils.logging.enable_progress_bar()
 
 
 @contextmanager

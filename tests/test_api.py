@@ -28,7 +28,7 @@ from finetune.command import read_line
 from finetune.config.compose import compose_words
 from finetune.errors import UserError
 from finetune.training.trainer import PaliGemmaTrainer
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, noise_image
 from tests.jobs.forked import at_call
 
 SMALL: dict[str, Any] = {
@@ -317,3 +317,34 @@ def test_a_callers_random_numbers_go_on_as_if_nothing_was_trained(inside: Path) 
     finetune.train(**SMALL, run_name="again")
     assert (random.random(), np.random.rand()) == expected[:2]
     assert torch.rand(1).item() == torch.rand(1, generator=expected[2]).item()
+
+
+def test_metrics_are_a_list_or_a_dict_with_their_options() -> None:
+    assert to_words("metrics", ["anls", "edit"]) == ["metrics=[anls,edit]"]
+    rows = [{"id": "1", "prediction": "neat", "references": ["net"]}]
+    scored = finetune.score(
+        metric="exact_match", metrics={"anls": {"convention": "paper"}}, predictions=rows
+    )
+    assert scored.scores["anls"] == pytest.approx(0.75)
+    plain = finetune.score(metric="exact_match", metrics=["anls"], predictions=rows)
+    assert list(plain.scores) == ["exact_match", "anls", "n"]
+
+
+def test_options_of_a_dataset_and_a_task_may_be_dicts(inside: Path) -> None:
+    noise_image(0, 20, 20).save(inside / "a.png")
+    row = {"image": "a.png", "prefix": "caption en", "suffix": "a dog"}
+    (inside / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    files = {"train": "rows.jsonl", "validation": "rows.jsonl", "validation_fraction": None}
+    plan = finetune.plan(
+        recipe="jsonl_qlora", model="tiny", dataset=files, task={"lower": True}, metric={"lower": True}
+    )
+    assert (plan.train_examples, plan.validation_examples) == (1, 1)
+
+
+def test_standard_error_has_neither_bars_nor_deprecations(
+    trained: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        finetune.load(run=trained)
+    assert capfd.readouterr() == ("", "")

@@ -1,7 +1,7 @@
 """The one place that calls a PaliGemma: to train on a batch, to generate from prompts.
 
-Everything that changes how the model is run (its attention, its cache, which positions get logits) is
-decided behind these functions, alike for training, evaluation and prediction.
+What changes how the model is called (its cache, packed rows, which positions get logits) is decided in these
+functions, alike for training, evaluation and prediction; the attention kernel is chosen in `load.py`.
 """
 
 from typing import TypeVar, cast

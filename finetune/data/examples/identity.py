@@ -4,7 +4,7 @@ import sys
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from enum import Enum
+from enum import Enum, ReprEnum, StrEnum
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Generic, Protocol
 _PACKAGE = Path(__file__).resolve().parents[2]
 _INSTALLED = {"site-packages", "dist-packages"}
 _PLAIN = {type(None), bool, int, float, str, bytes}
-_KNOWN: set[object] = {object, Protocol, Generic, ABC, Enum, int, str}
+_KNOWN: set[object] = {object, Protocol, Generic, ABC, Enum, ReprEnum, StrEnum, int, str}
 """Classes of Python that may be inherited from: they hide no state."""
 
 

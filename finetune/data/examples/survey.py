@@ -211,7 +211,7 @@ def _make_key(inspection: Inspection) -> str | None:
     try:
         identity = [identify(part) for part in parts]
     except UnidentifiedError as error:
-        log.info("What is found in the %s rows is not kept for the next time: %s.", examples.split, error)
+        log.info("The checks of the %s rows are not cached: %s.", examples.split, error)
         return None
     # The fingerprint follows from the files, their times, and how rows were selected or changed since.
     dependencies = (examples.rows._fingerprint, examples.split, identity, digest_code())

@@ -12,11 +12,14 @@ import pytest
 from datasets import Dataset
 from transformers import PaliGemmaProcessor
 
+from finetune.assembly.custom import instantiate
+from finetune.config.choices import GROUP_SCHEMAS
 from finetune.data import cache
 from finetune.data.batches.collator import Collator
 from finetune.data.examples import identity, inspection, survey
 from finetune.data.examples.augment import Augmentation
 from finetune.data.examples.dataset import ExampleDataset
+from finetune.data.examples.identity import identify
 from finetune.data.examples.options import AugmentationConfig
 from finetune.data.examples.survey import Survey, survey_rows
 from finetune.errors import UserError
@@ -259,3 +262,12 @@ def test_the_code_of_a_custom_part_and_of_its_neighbors_counts(
         else:
             with pytest.raises(identity.UnidentifiedError):
                 identity.identify(mine)
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [(group, name) for group in ("task", "metric") for name in GROUP_SCHEMAS[group]],
+)
+def test_every_shipped_task_and_metric_has_an_identity(group: str, name: str) -> None:
+    part = instantiate(GROUP_SCHEMAS[group][name](), group)
+    assert identify(part) == identify(instantiate(GROUP_SCHEMAS[group][name](), group))
