@@ -186,7 +186,9 @@ def _prepare(job: str, words: Sequence[str], options: Mapping[str, object]) -> t
             line = read_line(job, texts)
             overrides = [*line.overrides, *_without_names(options)]
             composed, choices = compose_words(overrides, job)
-            return prepare(line, composed, choices, line.words, overrides)
+            job_options, launch = prepare(line, composed, choices, line.words, overrides)
+            # The program may change its folder before it reads the result.
+            return job_options, replace(launch, folder=launch.folder.absolute())
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error)) from error
 

@@ -56,7 +56,7 @@ def read_line(job: str, words: list[str]) -> Line:
     overrides = [new for word in typed for new in rewrite(word, sweeping)]
     check_words(overrides)
     has_own_sweeper = any(word.startswith(("hydra/sweeper", "hydra.sweeper")) for word in overrides)
-    register(job)
+    register(job, overrides)
     members = expand(overrides) if sweeping and not has_own_sweeper else None
     return Line(job, typed, flags, overrides, members)
 

@@ -39,6 +39,7 @@ def check(config: Job, composed: DictConfig) -> None:
         *_values(config),
         *_run(config),
         *_parts(config.dataset),
+        *_metrics(config.metrics),
         *_across(config),
     ]
     if len(problems) == 1:
@@ -108,6 +109,15 @@ def _parts(dataset: Any) -> Iterator[str]:
             if node is not None and not is_dataclass(node) and not is_custom:
                 choose = f"'/{GROUP_OF_PART[key]}@{place}: NAME'"
                 yield f"{place}={node}: expected a choice, {choose} in a recipe's defaults."
+
+
+def _metrics(metrics: dict[str, Any]) -> Iterator[str]:
+    """Yield what should describe a metric, but is not a choice of the group."""
+    for name, node in metrics.items():
+        is_custom = isinstance(node, dict) and isinstance(node.get("_target_"), str)
+        if not is_dataclass(node) and not is_custom:
+            choose = f"metrics=[{name}], or '/metric@metrics.{name}: NAME' in a recipe's defaults"
+            yield f"metrics.{name}={node}: expected a choice, {choose}."
 
 
 def _across(config: RunConfig) -> Iterator[str]:

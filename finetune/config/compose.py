@@ -5,6 +5,7 @@ after its folder, so a config source maps `recipe=NAME` to `recipes/NAME.yaml`.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
@@ -36,6 +37,8 @@ _own_recipes: dict[str, Path] = {}
 
 _job: list[type[Job]] = [JOBS["train"]]
 """The job to compose for. A global: Hydra creates `RecipeSource` and passes it only a path."""
+_replaces_metrics = [False]
+"""Whether the command line gives `metrics`, which then are not those of a recipe."""
 _other_options = {name for job in JOBS for name in own_options(job)}
 
 
@@ -81,6 +84,10 @@ class RecipeSource(ConfigSource):
         # A recipe may contain another job's options: the output of `--cfg job` does.
         for name in _other_options - {field.name for field in fields(_job[0])}:
             config.pop(name, None)
+        if _replaces_metrics[0]:
+            config.pop("metrics", None)
+            kept = [entry for entry in config.get("defaults", []) if "/metric@metrics." not in str(entry)]
+            config.defaults = kept
         return ConfigResult(
             provider=self.provider,
             path=self.full_path(),
@@ -103,12 +110,13 @@ class RecipeSearchPath(SearchPathPlugin):
         search_path.append("finetune-recipes", f"recipes://{RECIPES_DIR}")
 
 
-def register(job: str) -> None:
+def register(job: str, overrides: Sequence[str]) -> None:
     """Register a job's schema and the recipes with Hydra; may be called repeatedly, for different jobs."""
     Plugins.instance().register(RecipeSource)
     Plugins.instance().register(RecipeSearchPath)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
     _job[0] = JOBS[job]
+    _replaces_metrics[0] = any(word.startswith(("+metric@metrics.", "metrics=")) for word in overrides)
     store = ConfigStore.instance()
     store.store(name="schema", node=JOBS[job])
     for group, choices in GROUP_SCHEMAS.items():
@@ -204,7 +212,7 @@ def compose_words(overrides: list[str], job: str = "train") -> tuple[DictConfig,
     Raises:
         UserError: a value is too long or too deeply nested for Python.
     """
-    register(job)
+    register(job, overrides)
     try:
         with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             composed = hydra.compose("config", overrides=overrides, return_hydra_config=True)

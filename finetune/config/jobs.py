@@ -85,7 +85,7 @@ class Evaluate(_InFolder):
     """Score a finished run (run=FOLDER), or model=ID adapter=ID_OR_FOLDER."""
 
     reads = (
-        f"runs_dir|check_images|{_PARTS}|{_MODEL}|{_ANSWERS}|evaluation[.](limit|loss|pictures)"
+        f"runs_dir|check_images|collator[.]max_text_length|{_PARTS}|{_MODEL}|{_ANSWERS}|evaluation[.](limit|loss|pictures)"
         "|trainer[.]dataloader_num_workers"
     )
 

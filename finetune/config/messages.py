@@ -17,6 +17,7 @@ from finetune.config.jobs import JOBS
 from finetune.config.recipe_file import find_line
 from finetune.config.schema import RunConfig
 from finetune.config.words import keys_of
+from finetune.data.options import Part
 from finetune.errors import suggest
 
 _ROOTS = {job.__name__ for job in JOBS.values()}
@@ -214,7 +215,7 @@ def _text_of(text: str, key: str) -> str:
 
 def all_schemas() -> list[Any]:
     """Return every dataclass of options: those of jobs and groups, and those nested in them."""
-    roots: list[type] = list(JOBS.values())
+    roots: list[type] = [*JOBS.values(), Part]
     roots += [schema for choices in GROUP_SCHEMAS.values() for schema in choices.values()]
     return list(dict.fromkeys(schema for root in roots for schema in _nested(root)))
 

@@ -235,7 +235,7 @@ def _model(value: str, is_sweep: bool) -> list[str]:
 
 
 def _metrics(value: str) -> list[str]:
-    """Add each metric of a list under its own name.
+    """Name each metric of a list by itself, in place of a recipe's; see `compose.register`.
 
     Raises:
         UserError: it is not a list of names.
@@ -244,7 +244,7 @@ def _metrics(value: str) -> list[str]:
     if names is None:
         raise UserError(f"metrics={value}: expected names in brackets, such as metrics=[exact_match,anls].")
     listed = re.findall(r"\w+", names[1] or names[2] or "")
-    return [f"+metric@metrics.{name}={name}" for name in listed]
+    return [f"+metric@metrics.{name}={name}" for name in listed] or ["metrics={}"]
 
 
 def _is_checkpoint(value: str) -> bool:

@@ -16,7 +16,15 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
-from finetune.data.cache import find_cache_dir, list_images, load_rows, lock_rows, make_key, store_rows
+from finetune.data.cache import (
+    find_cache_dir,
+    list_images,
+    load_rows,
+    lock_rows,
+    make_key,
+    stamp_images,
+    store_rows,
+)
 from finetune.data.reading.faults import Faults, UnusableError, reading
 from finetune.errors import UserError
 
@@ -216,13 +224,17 @@ def follow_links(splits: Splits) -> Splits:
             if rows.features.get(name) == kind and any(
                 os.path.realpath(path) != path for path in list_images(rows)
             ):
-                rows = rows.map(_follow_row, fn_kwargs={"name": name}, desc="Following links")
+                # The state names the rows anew where a link leads elsewhere than before.
+                state = stamp_images(list_images(rows))
+                rows = rows.map(
+                    _follow_row, fn_kwargs={"name": name, "state": state}, desc="Following links"
+                )
         return rows
 
     return splits._replace(train=follow(splits.train), validation=follow(splits.validation))
 
 
-def _follow_row(row: Mapping[str, str | list[str] | None], name: str) -> Row:
+def _follow_row(row: Mapping[str, str | list[str] | None], name: str, state: str) -> Row:
     value = row[name]
     if isinstance(value, list):
         return {name: [os.path.realpath(path) for path in value]}

@@ -18,7 +18,7 @@ class Several:
         others: name -> metric.
 
     Raises:
-        UserError: two fields have the same name even so.
+        UserError: two fields have the same name even so, or objects would be read in two ways.
     """
 
     main: Metric
@@ -30,6 +30,15 @@ class Several:
             if names.count(name) > 1:
                 raise UserError(
                     f"metrics: `{name}` is a field of several metrics. Give one of them another name."
+                )
+        readers = [part.reader for part in metrics_of(self) if isinstance(part, ObjectMetric)]
+        for option in ("divisor", "official", "mask_vae"):
+            values = {getattr(reader, option) for reader in readers} - {None}
+            if len(values) > 1:
+                name = "reading" if option == "official" else option
+                raise UserError(
+                    f"metrics: objects are read from text once for all metrics, but `{name}` differs. Give "
+                    "them the same one, or score them apart."
                 )
 
     @property
@@ -78,8 +87,11 @@ def metrics_of(metric: Metric) -> tuple[Metric, ...]:
 
 
 def find_object_metric(metric: Metric) -> ObjectMetric | None:
-    """Return the first of a run's metrics that compares objects; None where none does.
+    """Return the metric by which a run's objects are read from text, once for all; None: none compares any.
 
-    Objects are read from text once, as this one reads them.
+    One that compares masks reads what boxes need too.
     """
-    return next((part for part in metrics_of(metric) if isinstance(part, ObjectMetric)), None)
+    parts = [part for part in metrics_of(metric) if isinstance(part, ObjectMetric)]
+    return max(
+        parts, key=lambda part: (part.compared.masks, part.reader.mask_vae is not None), default=None
+    )

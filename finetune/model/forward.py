@@ -1,7 +1,7 @@
 """The one place that calls a PaliGemma: to train on a batch, to generate from prompts.
 
-What changes how the model is called (its cache, packed rows, which positions get logits) is decided in these
-functions, alike for training, evaluation and prediction; the attention kernel is chosen in `load.py`.
+What changes how the model is called (its cache, packed rows, which positions get logits) is decided in
+these functions, alike for training, evaluation and prediction; `load.py` chooses the attention kernel.
 """
 
 from typing import TypeVar, cast

@@ -80,6 +80,12 @@ def check_same_settings(
             f"{file}: expected the settings that the run was started with, but they cannot be read "
             f"({str(error).splitlines()[0]}). Restore the file, or start again with overwrite=true."
         ) from error
+    if (choices := _choices(before)) != _choices(after):
+        raise UserError(
+            f"resume=true continues with the settings of {file}, but another dataset, task or metric is "
+            f"chosen, or parts or metrics are in another order: it began with {', '.join(choices)}. Leave "
+            "them as they were, or start a new run_name=."
+        )
     changed = [
         key
         for key, value in _differences(before, after, "")
@@ -94,6 +100,19 @@ def check_same_settings(
         )
     if "trainer.max_steps" in changed:
         log.warning("trainer.max_steps differs from before: the learning rate follows the new schedule")
+
+
+def _choices(settings: object) -> list[str]:
+    """Return what the values do not show: who reads them, and the order of parts and metrics."""
+    values = settings if isinstance(settings, dict) else {}
+    chosen = [
+        f"{key.removeprefix('override /')}={choice}"
+        for entry in values.get("defaults") or ()
+        for key, choice in (entry.items() if isinstance(entry, dict) else ())
+        if key in {"override /dataset", "override /task", "override /metric"}
+    ]
+    groups = ((values.get("dataset") or {}).get("parts"), values.get("metrics"))
+    return [*sorted(chosen), *(name for group in groups for name in group or ())]
 
 
 def _differences(before: object, after: object, prefix: str) -> list[tuple[str, object]]:

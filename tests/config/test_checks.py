@@ -45,6 +45,7 @@ Command = Callable[..., tuple[int, str, str]]
         ("augmentation.flip_words=[left,'']", "holds an empty text"),
         ("tracker.report_to=excel", "expected none or wandb"),
         ("collator.max_text_length=2", "expected 4 to 1000000"),
+        ("+metrics.x=anls", "metrics.x=anls: expected a choice, metrics=[x]"),
         ("resume=true run=z", "recipe= with run=FOLDER has no effect"),
     ],
 )

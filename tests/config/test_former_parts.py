@@ -159,6 +159,9 @@ def test_a_former_run_has_the_settings_that_it_is_resumed_with(tmp_path: Path, t
     )
     file.write_text(OmegaConf.to_yaml(former))
     check_same_settings(file, OmegaConf.to_yaml(whole), RECORDED, load_recipe)
+    other = OmegaConf.to_yaml(whole).replace("/metric: exact_match", "/metric: any_match")
+    with pytest.raises(UserError, match="another dataset, task or metric is chosen.*metric=exact_match"):
+        check_same_settings(file, other, RECORDED, load_recipe)
     whole.seed = 1
     with pytest.raises(UserError, match="these differ: seed"):
         check_same_settings(file, OmegaConf.to_yaml(whole), RECORDED, load_recipe)

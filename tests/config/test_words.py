@@ -143,3 +143,6 @@ def test_more_metrics_keep_their_order_in_the_runs_own_recipe(tmp_path: Path) ->
     again = compose(rewrite(f"recipe={tmp_path}/config.yaml"))
     assert list(again.metrics) == ["edit", "anls"]
     assert again.metrics == compose(words).metrics
+    recipe = rewrite(f"recipe={tmp_path}/config.yaml")
+    assert list(compose([*recipe, *rewrite("metrics=[anls]")]).metrics) == ["anls"]
+    assert compose([*recipe, *rewrite("metrics=[]")]).metrics == {}

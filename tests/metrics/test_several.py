@@ -6,10 +6,11 @@ from finetune.errors import UserError
 from finetune.metrics.anls import Anls
 from finetune.metrics.choice import Choice
 from finetune.metrics.counting import Counting
-from finetune.metrics.detection import Detection
+from finetune.metrics.detection import Detection, DetectionOptions
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.metrics.referring import Referring
 from finetune.metrics.relaxed import RelaxedAccuracy
+from finetune.metrics.segmentation import Segmentation, SegmentationReading
 from finetune.metrics.several import Several, find_object_metric, metrics_of
 from finetune.metrics.text import ExactMatch
 
@@ -68,8 +69,18 @@ def test_names_that_make_two_fields_the_same_are_refused() -> None:
 
 
 def test_objects_are_read_as_the_first_metric_of_objects_reads_them() -> None:
-    several: Metric = Several(ExactMatch(), {"boxes": Referring(1024), "ap": Detection()})
-    assert find_object_metric(several) == Referring(1024)
+    several: Metric = Several(ExactMatch(), {"boxes": Referring(), "ap": Detection()})
+    assert find_object_metric(several) == Referring()
     assert find_object_metric(Detection()) == Detection()
     assert find_object_metric(ExactMatch()) is None
     assert [type(metric) for metric in metrics_of(several)] == [ExactMatch, Referring, Detection]
+
+
+def test_objects_are_read_as_the_metric_of_masks_reads_them_and_in_one_way() -> None:
+    masks = Segmentation(mask_vae="vae.npz")
+    several = Several(DetectionOptions().build(), {"segmentation": masks})
+    assert find_object_metric(several) is masks
+    with pytest.raises(UserError, match="`divisor` differs"):
+        Several(DetectionOptions().build(), {"referring": Referring(divisor=1024)})
+    with pytest.raises(UserError, match="`reading` differs"):
+        Several(Segmentation(), {"official": Segmentation(reading=SegmentationReading.official)})

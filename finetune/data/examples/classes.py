@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 
+from finetune.data.examples.identity import digest_code
 from finetune.errors import UserError
 from finetune.tasks.task import Row
 
@@ -46,7 +47,7 @@ def expand_per_class(rows: Dataset, ask: Callable[[Row], Sequence[str]]) -> Data
         Rows with ids `<id>/<class>`; groups are the classes.
     """
 
-    def divide(batch: dict[str, list[object]]) -> dict[str, list[object]]:
+    def divide(batch: dict[str, list[object]], code: str) -> dict[str, list[object]]:
         rows_out: dict[str, list[object]] = {name: [] for name in (*batch, "label")}
         for index, row_id in enumerate(batch["id"]):
             for label in ask({"id": row_id, "objects": batch["objects"][index]}):
@@ -59,5 +60,10 @@ def expand_per_class(rows: Dataset, ask: Callable[[Row], Sequence[str]]) -> Data
     features = Features({**rows.features, **dict.fromkeys(("group", "label"), Value("string"))})
     # AP stays the same: pycocotools matches each class of each image by itself (COCOeval.evaluateImg).
     return rows.map(
-        divide, batched=True, features=features, remove_columns=rows.column_names, desc="One class a row"
+        divide,
+        batched=True,
+        fn_kwargs={"code": digest_code()},  # `ask` alone does not show in the name that `datasets` caches
+        features=features,
+        remove_columns=rows.column_names,
+        desc="One class a row",
     )

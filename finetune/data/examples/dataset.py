@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -149,9 +149,10 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             for values in zip(*batch.values(), strict=True):
                 yield prefix_part(dict(zip(batch, values, strict=True)))
 
-    def read_row(self, index: int) -> Values:
-        """Return a row without its images."""
-        return prefix_part(self._without_pictures()[index])
+    def read_rows(self) -> Callable[[int], Values]:
+        """Return a function that reads a row by its index, without its images."""
+        rows = self._without_pictures()
+        return lambda index: prefix_part(rows[index])
 
     def _without_pictures(self) -> Dataset:
         return self.rows.select_columns([name for name in self.rows.column_names if name not in PICTURES])

@@ -12,7 +12,6 @@ from types import FunctionType, MethodType
 from typing import Generic, Protocol
 
 _PACKAGE = Path(__file__).resolve().parents[2]
-_INSTALLED = {"site-packages", "dist-packages"}
 _PLAIN = {type(None), bool, int, float, str, bytes}
 _KNOWN: set[object] = {object, Protocol, Generic, ABC, Enum, ReprEnum, StrEnum, int, str}
 """Classes of Python that may be inherited from: they hide no state."""
@@ -65,32 +64,11 @@ def _identify_code(code: type | FunctionType) -> str:
             raise UnidentifiedError(f"{each.__qualname__} has values of the function that defines it")
         if "<" in each.__qualname__ or module is None or each.__module__ == "__main__":
             raise UnidentifiedError(f"{each.__qualname__} is not defined at the top of a module")
-        source = _digest_module(each.__module__, getattr(module, "__file__", None))
-        sources.append(f"{each.__module__}.{each.__qualname__} {source}")
-    return f"<{' '.join(sources)}>"
-
-
-def _digest_module(name: str, file: str | None) -> str:
-    """Return a digest of a module's source and of what it may have imported from its own project.
-
-    Raises:
-        UnidentifiedError: the module is Python's own, or is not written in Python.
-    """
-    package, path = name.partition(".")[0], Path(file or "")
-    if package in sys.stdlib_module_names or path.suffix != ".py":
-        raise UnidentifiedError(f"{name} may hide state")
-    if package == _PACKAGE.name:
-        return digest_code()
-    is_installed = not _INSTALLED.isdisjoint(path.parts)
-    # The folder in which `import` has found the module; a helper of the user's is next to it.
-    top = path.parents[name.count(".") + (path.name == "__init__.py")]
-    files = set()
-    for other, module in list(sys.modules.items()):
-        source = Path(getattr(module, "__file__", None) or "")
-        same = other.partition(".")[0] == package if is_installed else source.is_relative_to(top)
-        if source.suffix == ".py" and same and is_installed != _INSTALLED.isdisjoint(source.parts):
-            files.add(source)
-    return _digest(sorted(files))
+        if each.__module__.partition(".")[0] != _PACKAGE.name:
+            # It may read files, and import helpers from anywhere, which nobody can compare.
+            raise UnidentifiedError(f"{each.__module__}.{each.__qualname__} is custom code")
+        sources.append(f"{each.__module__}.{each.__qualname__}")
+    return f"<{' '.join(sources)} {digest_code()}>"
 
 
 @cache

@@ -72,7 +72,9 @@ class Inspection(torch.utils.data.Dataset[pa.StructArray]):
         self.check = check
         texts = (Value("string"), List(Value("string")))
         features = examples.rows.features
-        self._compared = [name for name, kind in features.items() if kind in texts and name not in _NAMES]
+        self._compared = [
+            name for name, kind in sorted(features.items()) if kind in texts and name not in _NAMES
+        ]
         self._references = [name for name in PICTURES if name in self._compared]
         read = [name for name in features if name not in PICTURES or name in self._references]
         self._rows = examples.rows.select_columns(read)

@@ -84,9 +84,10 @@ class Survey:
             long = tokens > most_tokens
             # The first suffix of each: a text that is too long is reported before what the check refuses.
             first, places = np.unique(rows[long], return_index=True)
+            read_row = self.examples.read_rows()
             for index, count in zip(first.tolist(), tokens[long][places].tolist(), strict=True):
                 faults[index] = (
-                    f"Row `{self.examples.read_row(index)['id']}` is too long to be evaluated: prefix and "
+                    f"Row `{read_row(index)['id']}` is too long to be evaluated: prefix and "
                     f"suffix have {count:,} text tokens, the limit is {most_tokens:,}. Leave the row out "
                     "of the data, or raise collator.max_text_length."
                 )
@@ -108,11 +109,11 @@ class Survey:
             budget: the most tokens allowed, BOS and EOS included.
         """
         rows, tokens = self._count_text_tokens(collator, with_prefix=not collator.shorten_prefix)
-        overflow = Overflow({}, [])
+        overflow, read_row = Overflow({}, []), self.examples.read_rows()
         for index in np.unique(rows[tokens > budget]).tolist():
             # The rows are in order, and those of one example are together.
             counts = tokens[slice(*np.searchsorted(rows, [index, index + 1]))].tolist()
-            row = self.examples.read_row(index)
+            row = read_row(index)
             if min(counts) > budget:
                 reason = f"needs {min(counts)} text tokens of {budget}"
                 overflow.examples[index] = {"id": row["id"], "reason": reason}
