@@ -160,7 +160,7 @@ def load(*words: str, **options: object) -> "Predictor":
         job, launch = _prepare("predict", words, options)
         module = importlib.import_module("finetune.assembly.predictor")
         with _without_bars():
-            return cast("Predictor", module.Predictor(job, RunFolder(launch.folder)))
+            return cast("Predictor", module.Predictor(job, RunFolder(launch.folder.absolute())))
 
 
 def _run(job: str, words: Sequence[str], options: Mapping[str, object], **inputs: object) -> object:
@@ -171,7 +171,11 @@ def _run(job: str, words: Sequence[str], options: Mapping[str, object], **inputs
         with _without_bars():
             result: Any = module.run(job_options, launch, **inputs)
             # Inside the block: `predict` generates rows while they are iterated.
-            return replace(result, rows=list(result.rows)) if job == "predict" else result
+            if job == "predict":
+                return replace(result, rows=list(result.rows))
+        # The program may change its folder before it reads the rows.
+        paths = {name: path.absolute() for name, path in vars(result).items() if isinstance(path, Path)}
+        return replace(result, **paths)
 
 
 def _prepare(job: str, words: Sequence[str], options: Mapping[str, object]) -> tuple[Job, Launch]:
@@ -187,8 +191,7 @@ def _prepare(job: str, words: Sequence[str], options: Mapping[str, object]) -> t
             overrides = [*line.overrides, *_without_names(options)]
             composed, choices = compose_words(overrides, job)
             job_options, launch = prepare(line, composed, choices, line.words, overrides)
-            # The program may change its folder before it reads the result.
-            return job_options, replace(launch, folder=launch.folder.absolute())
+            return job_options, launch
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error)) from error
 

@@ -348,3 +348,13 @@ def test_standard_error_has_neither_bars_nor_deprecations(
         warnings.simplefilter("always")
         finetune.load(run=trained)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_result_is_read_after_the_program_changed_its_folder(
+    inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = finetune.train(**SMALL, run_name="moved")
+    (inside / "elsewhere").mkdir()
+    monkeypatch.chdir(inside / "elsewhere")
+    assert result.folder == inside / "runs/moved"
+    assert len(result.rows) == 4
