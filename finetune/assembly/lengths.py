@@ -1,7 +1,6 @@
 """Texts longer than the budget, and the length limit of generated answers."""
 
 import logging
-from dataclasses import replace
 from typing import NamedTuple
 
 from omegaconf import OmegaConf
@@ -121,5 +120,4 @@ def settle_longest_answer(
     options.max_new_tokens = max(AT_LEAST, longest + -(-longest // 4))
     recipe = OmegaConf.create(launch.recipe)
     OmegaConf.update(recipe, "evaluation.max_new_tokens", options.max_new_tokens)
-    comments = [line for line in launch.recipe.splitlines() if line.startswith("#")]
-    return replace(launch, recipe="\n".join([*comments, OmegaConf.to_yaml(recipe)]))
+    return launch.with_recipe(recipe)

@@ -214,5 +214,4 @@ def record_data(launch: Launch, task: Task) -> Launch:
         if part.options.labels is not None:
             node = recipe.dataset.parts[name].task if name else recipe.task
             node.labels = part.options.labels
-    comments = [line for line in launch.recipe.splitlines() if line.startswith("#")]
-    return replace(launch, recipe="\n".join([*comments, OmegaConf.to_yaml(recipe)]))
+    return launch.with_recipe(recipe)

@@ -90,8 +90,7 @@ def _columns(rows: dict[str, str]) -> list[str]:
 def _options(owner: type, prefix: str, indent: int, job: str | None = None) -> list[str]:
     lines: list[str] = []
     for field in fields(owner):
-        if field.name != "_target_":
-            lines += _option(owner, field, prefix, indent, job)
+        lines += _option(owner, field, prefix, indent, job)
     return lines
 
 

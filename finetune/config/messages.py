@@ -188,7 +188,7 @@ def _known_keys(schema_name: str) -> list[str]:
     """Return the field names of a dataclass, by the class name in OmegaConf's message."""
     for schema in all_schemas():
         if schema.__name__ == schema_name:
-            return [field.name for field in fields(schema) if field.name != "_target_"]
+            return [field.name for field in fields(schema)]
     return []
 
 

@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from finetune.errors import UserError
 from finetune.run.checkpoints import list_checkpoints
@@ -27,6 +29,15 @@ class Launch:
     """The composed config as a recipe: the text of `config.yaml`."""
     command: list[str]
     """The words of the command line, with `python -m finetune`."""
+
+    def with_recipe(self, recipe: DictConfig | ListConfig) -> "Launch":
+        """Return the launch with another recipe, under the comments of its own, which say how it is used.
+
+        Args:
+            recipe: the parsed text of `recipe`, with values that the data decided.
+        """
+        comments = [line for line in self.recipe.splitlines() if line.startswith("#")]
+        return replace(self, recipe="\n".join([*comments, OmegaConf.to_yaml(recipe)]))
 
 
 class RunFolder:
