@@ -8,6 +8,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
+from finetune.doctor.finding import Finding, Level, format_finding
 from finetune.errors import UserError, print_json, printable
 from finetune.example import PredictionRow
 from finetune.metrics.doubts import Doubt
@@ -136,6 +137,29 @@ class PlanResult(Result):
     def epochs(self) -> float:
         """Passes over the training split."""
         return self.steps * self.batch / self.train_examples
+
+
+@dataclass(frozen=True)
+class DoctorResult(Result):
+    """What works on this machine."""
+
+    findings: Iterable[Finding]
+    """Each is made while they are iterated."""
+
+    def show(self) -> None:
+        """Print each finding as soon as it is known.
+
+        Raises:
+            UserError: there is a problem.
+        """
+        problems = 0
+        for finding in self.findings:
+            print(printable(format_finding(finding)), flush=True)
+            problems += finding.level == Level.problem
+        if problems:
+            raise UserError(
+                f"{problems} problem{'s' if problems > 1 else ''} found; the remedies are above."
+            )
 
 
 def choose_objective(

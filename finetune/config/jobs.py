@@ -122,12 +122,21 @@ class Score(Job):
     needs_data = False
 
 
+@dataclass
+class Doctor(Job):
+    """Check this machine: versions, devices, kernels, the mask's leak test, disk, token."""
+
+    reads = "runs_dir"
+    needs_data = False
+
+
 JOBS: dict[str, type[Job]] = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
     "score": Score,
     "plan": Plan,
+    "doctor": Doctor,
 }
 """Job -> its options. `finetune/jobs/<name>.py` runs it; the class's docstring is its line in `--help`."""
 
