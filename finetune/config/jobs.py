@@ -116,7 +116,10 @@ class Score(Job):
     """Score predictions from any model (metric=NAME predictions=FILE), from a file or stdin."""
 
     predictions: str | None = None
-    """A JSONL file of prediction rows, or `-` for standard input."""
+    """Prediction rows, as JSON lines or a JSON list, or COCO's results; `-` for standard input."""
+    ground_truth: str | None = None
+    """What the predictions are compared with, if it is in a file of its own: COCO's annotations, or rows
+    that have the same `id`."""
 
     reads = "metrics?([.@].*)?"
     needs_data = False
