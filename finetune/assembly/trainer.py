@@ -15,7 +15,7 @@ from finetune.data.examples.mixture import count_parts
 from finetune.data.options import Mixture
 from finetune.errors import UserError
 from finetune.generation.options import EvaluateWhen, EvaluationConfig
-from finetune.metrics.metric import Metric
+from finetune.metrics.metric import Metric, directions
 from finetune.training.options import TrainerConfig
 
 _SAME_NAMES = (
@@ -46,7 +46,7 @@ def build_run_metric(config: RunConfig) -> Metric:
     """
     metric = build_metric(config)
     name = config.evaluation.metric_for_best_model
-    known = [*metric.higher_is_better, "confidence", *(["loss"] if config.evaluation.loss else [])]
+    known = [field for field in directions(metric) if field != "loss" or config.evaluation.loss]
     if name is not None and name not in known:
         raise UserError(
             f"evaluation.metric_for_best_model={name}: the evaluation computes {', '.join(known)}."
@@ -89,7 +89,6 @@ def build_arguments(
     best = evaluation.metric_for_best_model
     # Only a step that was both evaluated and saved can be the best checkpoint.
     save_every = evaluate_every if best else options.save_steps or per_epoch
-    better = {**metric.higher_is_better, "confidence": True, "loss": False}
     given = {"logging_first_step": True, **_read_extra(options)}
     try:
         arguments = TrainingArguments(
@@ -105,7 +104,7 @@ def build_arguments(
             save_steps=save_every,
             load_best_model_at_end=best is not None,
             metric_for_best_model=f"eval_{best}" if best else None,
-            greater_is_better=better[best] if best else None,
+            greater_is_better=directions(metric)[best] if best else None,
             report_to=[],  # see run/trackers.py: transformers' callback ends the run if its server fails
             remove_unused_columns=False,
             label_names=["labels"],

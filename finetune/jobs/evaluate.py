@@ -60,7 +60,7 @@ def run(options: Evaluate, launch: Launch) -> EvaluateResult:
                 log.warning("warning: %s", doubt.text)
         file = on_main(lambda: write(options, folder, launch.command, data, evaluation))
     best = options.evaluation.metric_for_best_model
-    objective = choose_objective(evaluation.scores, best, metric.higher_is_better)
+    objective = choose_objective(evaluation.scores, best, metric)
     return EvaluateResult(folder.root, file, evaluation.scores, objective=objective)
 
 

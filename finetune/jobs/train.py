@@ -104,7 +104,7 @@ def run(options: Train, launch: Launch) -> TrainResult:
             result = finish(options, folder, data, trainer, processor, evaluate, tracker)
             log.info("%.0f seconds in all; the run is in %s", time.monotonic() - started, folder.root)
         best = options.evaluation.metric_for_best_model
-        objective = choose_objective(result["final"], best, metric.higher_is_better)
+        objective = choose_objective(result["final"], best, metric)
         return TrainResult(folder.root, result["final"], result, list_history(trainer), objective=objective)
 
 

@@ -91,6 +91,11 @@ def compute_by_group(
     return result
 
 
+def directions(metric: Metric) -> dict[str, bool]:
+    """Return every number that an evaluation may report, and whether more of it is better."""
+    return {**metric.higher_is_better, "confidence": True, "loss": False}
+
+
 def mean_score(metric: Metric, rows: Sequence[Mapping[str, object]]) -> float:
     """Return the mean of the rows' scores, for metrics that are one."""
     return sum(metric.score(row) or 0.0 for row in rows) / len(rows)
