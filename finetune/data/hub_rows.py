@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -29,41 +30,34 @@ def holds_images(kind: object) -> bool:
     return isinstance(kind, dict) and {"bytes", "path"} <= kind.keys()
 
 
+@dataclass
 class Shaper:
     """Converts one row of a dataset to one of ours.
-
-    Args:
-        columns: our name -> the dataset's.
-        objects: where its boxes are.
-        theirs: the features of the dataset's columns.
-        where: dataset and split, for error messages.
-        folders: the folders of images that a row may name by path.
 
     Raises:
         UserError: a column of the dataset is of a type that cannot be converted.
     """
 
-    def __init__(
-        self,
-        columns: Mapping[str, str],
-        objects: HubObjects,
-        theirs: Features,
-        where: str,
-        folders: tuple[str, ...],
-    ) -> None:
-        self.columns = columns
-        self.objects = objects
-        self.theirs = theirs
-        self.where = where
-        self.folders = folders
+    columns: Mapping[str, str]
+    """Our name -> the dataset's."""
+    objects: HubObjects
+    """Where its boxes are."""
+    theirs: Features
+    """The features of the dataset's columns."""
+    where: str
+    """Dataset and split, for error messages."""
+    folders: tuple[str, ...]
+    """The folders of images that a row may name by path."""
+
+    def __post_init__(self) -> None:
         text, number = Value("string"), Value("int32")
         ours: dict[str, object] = {"id": text, "group": text}
-        for name, their in columns.items():
-            ours[name] = self._find_kind(name, theirs[their])
-        if objects.boxes is not None:
+        for name, their in self.columns.items():
+            ours[name] = self._find_kind(name, self.theirs[their])
+        if self.objects.boxes is not None:
             ours |= {"width": number, "height": number, "objects": OBJECTS}
         self.features = Features(ours)
-        self.labels = _label_names(theirs, objects.labels)
+        self.labels = _label_names(self.theirs, self.objects.labels)
 
     def _find_kind(self, name: str, kind: object) -> object:
         """Return the feature of one of our columns.

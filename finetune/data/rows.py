@@ -10,21 +10,14 @@ import random
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, suppress
+from functools import partial
 from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
-from finetune.data.cache import (
-    find_cache_dir,
-    list_images,
-    load_rows,
-    lock_rows,
-    make_key,
-    stamp_images,
-    store_rows,
-)
+from finetune.data.cache import find_cache_dir, list_images, load_or_store, make_key, stamp_images
 from finetune.data.reading.faults import Faults, UnusableError, reading
 from finetune.errors import UserError
 
@@ -96,21 +89,12 @@ def build_rows(
     """
     named = [arguments[name] for name in paths]
     sources = [str(path) for each in named for path in (each if isinstance(each, tuple) else (each,))]
-    skip = on_error == "skip"
-    folder = find_cache_dir() / make_key(read, sources, skip, str(features), arguments)
-    cached = load_rows(folder)
-    if isinstance(cached, str):
-        with lock_rows(folder):
-            cached = load_rows(folder)  # another process may have written them meanwhile
-            if isinstance(cached, str):
-                _log_reading(origin if sources else "", cached)
-                faults = Faults(skip, origin)
-                rows = _convert(read, faults, features, arguments)
-                store_rows(folder, features, rows, faults.found, faults.images)
-                cached = load_rows(folder)
-                if isinstance(cached, str):
-                    raise UserError(f"{origin} changes while it is read ({cached}). Start again.")
-    return Built(*cached)
+    faults = Faults(on_error == "skip", origin)
+    folder = find_cache_dir() / make_key(read, sources, faults.skip, str(features), arguments)
+    make = partial(_convert, read, features, arguments)
+    return Built(
+        *load_or_store(folder, features, make, faults, partial(_log_reading, origin if sources else ""))
+    )
 
 
 def _log_reading(origin: str, reason: str) -> None:
@@ -122,7 +106,7 @@ def _log_reading(origin: str, reason: str) -> None:
 
 
 def _convert(
-    read: Reader, faults: Faults, features: Features, arguments: Mapping[str, object]
+    read: Reader, features: Features, arguments: Mapping[str, object], faults: Faults
 ) -> Iterator[pa.StructArray]:
     """Yield the rows in batches; a value that does not fit is a fault in the reader.
 

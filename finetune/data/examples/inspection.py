@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from hashlib import blake2b
 from itertools import count
-from typing import TypedDict
 
 import pyarrow as pa
 import torch.utils.data
@@ -33,17 +32,6 @@ FINDINGS = Features(
 suffix, null where it has no usable text; whether a suffix that is compared as text has location tokens; a
 hash of its texts and image paths, null where images are inside the rows; and the image file that was read
 for its size, so that the cache notices another image."""
-
-
-class Finding(TypedDict, total=False):
-    """A row of `FINDINGS`; what is missing is null."""
-
-    fault: str
-    prefix: int
-    suffixes: list[int]
-    text_boxes: bool
-    content: int | None
-    image: str | None
 
 
 CHUNK = 1000
@@ -105,8 +93,9 @@ class Inspection(torch.utils.data.Dataset[pa.StructArray]):
             findings.append({**self._inspect(index, row), "content": content})
         return pa.array(findings, type=pa.struct(list(FINDINGS.arrow_schema)))
 
-    def _inspect(self, index: int, row: Row) -> Finding:
-        finding: Finding = {"text_boxes": False}
+    def _inspect(self, index: int, row: Row) -> dict[str, object]:
+        """Return the columns of `FINDINGS` that are known; what is missing is null."""
+        finding: dict[str, object] = {"text_boxes": False}
         try:
             text, target = measure_example(self.examples, index, row, finding)
             self._check_text(row, text, target)
@@ -160,7 +149,7 @@ class Inspection(torch.utils.data.Dataset[pa.StructArray]):
 
 
 def measure_example(
-    examples: ExampleDataset, index: int, row: Row, finding: Finding
+    examples: ExampleDataset, index: int, row: Row, finding: dict[str, object]
 ) -> tuple[Text, Target]:
     """Build the text and the target of a row without its images.
 
