@@ -210,5 +210,9 @@ def _digest_file(path: Path) -> str:
 def _digest_code(reader: str) -> str:
     """Return a digest of the code that makes rows, so that a new version reads them again."""
     package = Path(__file__).parent
-    files = sorted({*package.rglob("*.py"), *(package.parent / "codecs").glob("*.py"), Path(reader)})
-    return blake2b("".join(map(_digest_file, files)).encode(), digest_size=16).hexdigest()
+    return digest_files({*package.rglob("*.py"), *(package.parent / "codecs").glob("*.py"), Path(reader)})
+
+
+def digest_files(files: Iterable[Path]) -> str:
+    """Return a digest of the content of files, in the order of their paths."""
+    return blake2b("".join(map(_digest_file, sorted(files))).encode(), digest_size=16).hexdigest()

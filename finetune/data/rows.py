@@ -28,10 +28,13 @@ Row = Mapping[str, object]
 
 Reader = Callable[..., Iterator[Row]]
 """`(faults, **arguments)` to rows, as a generator; what `faults.skipping` catches is left out.
-A `UserError` names the file and the place in it."""
+A `UserError` names the file and the place in it. Of the arguments, `file` is what the source names for the
+split, `image_dir` the folder of its images (None: that of the file); others follow from the options."""
 
 PICTURE = {"bytes": Value("binary"), "path": Value("string")}
 """The column `image` if images are inside the rows."""
+PATHS = List(Value("string"))
+"""The column `images` if an example has several."""
 
 _BATCH_ROWS, _BATCH_BYTES = 1000, 64 << 20
 """Rows and bytes at which a batch is written."""
@@ -53,11 +56,17 @@ class Splits(NamedTuple):
     """What `on_error=skip` left out of both, with reasons."""
 
 
-def text_features(*columns: str, lists: tuple[str, ...] = (), image: object = Value("string")) -> Features:
-    """Columns of a text source: `id`, `group`, `image` (or lists in `images`), these, and `lists`."""
+def text_features(
+    *columns: str,
+    lists: tuple[str, ...] = (),
+    numbers: tuple[str, ...] = (),
+    image: object = Value("string"),
+) -> Features:
+    """Columns of a source: `id`, `group`, `image` (or lists in `images`), and those named here."""
     text, images = Value("string"), "images" if isinstance(image, List) else "image"
     head = {"id": text, "group": text, images: image}
-    return Features({**head, **dict.fromkeys(columns, text), **{name: List(text) for name in lists}})
+    kinds = ((columns, text), (lists, List(text)), (numbers, Value("int32")))
+    return Features(head | {name: kind for names, kind in kinds for name in names})
 
 
 def build_rows(
@@ -173,7 +182,8 @@ def _choose_check(kind: object) -> Callable[[object], bool]:
         return _is_short_text
     if kind == List(Value("string")):
         return _are_short_texts
-    return _is_small_integer if kind in (Value("int32"), Value("int64")) else _is_missing
+    is_integer = kind in (Value("int32"), Value("int64"))
+    return _is_small_integer if is_integer else lambda value: value is None
 
 
 def _is_short_text(value: object) -> bool:
@@ -188,10 +198,6 @@ def _are_short_texts(value: object) -> bool:
 
 def _is_small_integer(value: object) -> bool:
     return value is None or (type(value) is int and 0 <= value < 1 << 31)
-
-
-def _is_missing(value: object) -> bool:
-    return value is None
 
 
 def _write_number(value: object) -> object:

@@ -3,13 +3,13 @@
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 import numpy as np
 import torch.utils.data
 from datasets import Dataset
 from PIL import ExifTags, Image
 
+from finetune.data.examples.augment import Augmentation, Values
 from finetune.data.images import Picture, check_size
 from finetune.errors import UserError
 from finetune.example import Example
@@ -18,19 +18,6 @@ from finetune.tasks.task import Row, Task
 
 PICTURES = ("image", "images")
 """Columns with one image, and with several."""
-
-Values = dict[str, Any]
-"""One row by column, of which a changed one is made; the types of columns are those of the source."""
-
-
-class Augment(Protocol):
-    """Changes an image, and its row with it."""
-
-    def __call__(self, image: Image.Image, row: Values, draw: random.Random) -> tuple[Image.Image, Values]:
-        """Return the changed image and the row that describes it."""
-
-    def check_row(self, row: Row) -> None:
-        """Raise `UserError` if a row cannot be changed with its image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +37,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
     seed: int | None = None
     """For training: the task's random choices follow from (seed, epoch, id). None: for evaluation, the same
     in every epoch."""
-    augment: Augment | None = None
+    augment: Augmentation | None = None
     """Changes the images during training, all of one example alike; None: they are unchanged."""
     antialias: Mapping[str, bool] | None = None
     """For each part of a mixture, or for the one source under `""`, whether big_vision resizes its images

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count
 
@@ -45,27 +46,25 @@ _NAMES = {"id", "group"}
 """Text columns by which two examples may differ and still be the same."""
 
 
+@dataclass(eq=False)
 class Inspection(torch.utils.data.Dataset[pa.StructArray]):
-    """The findings about a split, in chunks of rows; read in this process or in a loader's workers.
+    """The findings about a split, in chunks of rows; read in this process or in a loader's workers."""
 
-    Args:
-        examples: the split.
-        collator: finds reserved tokens, and counts tokens.
-        check: an additional check of each row.
-    """
+    examples: ExampleDataset
+    collator: Collator
+    """Finds reserved tokens, and counts tokens."""
+    check: Check | None = None
+    """An additional check of each row."""
 
-    def __init__(self, examples: ExampleDataset, collator: Collator, check: Check | None = None) -> None:
-        self.examples = examples
-        self.collator = collator
-        self.check = check
+    def __post_init__(self) -> None:
         texts = (Value("string"), List(Value("string")))
-        features = examples.rows.features
+        features = self.examples.rows.features
         self._compared = [
             name for name, kind in sorted(features.items()) if kind in texts and name not in _NAMES
         ]
         self._references = [name for name in PICTURES if name in self._compared]
         read = [name for name in features if name not in PICTURES or name in self._references]
-        self._rows = examples.rows.select_columns(read)
+        self._rows = self.examples.rows.select_columns(read)
         self._lengths: dict[str, int] = {}
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeVar
 
@@ -38,19 +39,17 @@ def explain_error(error: Exception) -> str:
     return f"not whole JSON ({error}). Correct it, or copy the file again."
 
 
+@dataclass
 class JsonStream:
-    """Reads one JSON file from its beginning to its end, with only the current value in memory.
+    """Reads one JSON file from its beginning to its end, with only the current value in memory."""
 
-    Args:
-        stream: the file.
-        file: its name, for error messages.
-        what: the part that is read, for error messages.
-    """
+    stream: io.TextIOBase
+    file: Path
+    """Its name, for error messages."""
+    what: str
+    """The part that is read, for error messages."""
 
-    def __init__(self, stream: io.TextIOBase, file: Path, what: str) -> None:
-        self.stream = stream
-        self.file = file
-        self.what = what
+    def __post_init__(self) -> None:
         self.decoder = StrictDecoder()
         self.text = ""
         self.position = 0
