@@ -1,6 +1,5 @@
 """Check rows before training: build text and target of each as they will be used, and count tokens."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -13,7 +12,8 @@ from datasets import Features, List, Value
 from finetune.data.batches.collator import Collator
 from finetune.data.examples.dataset import PICTURES, ExampleDataset, prefix_part
 from finetune.data.images import Picture
-from finetune.errors import UserError
+from finetune.data.reading.record import describe_value
+from finetune.errors import UserError, is_debugged
 from finetune.tasks.task import Row, Target, Text
 
 Check = Callable[[Row, Target], None]
@@ -107,7 +107,7 @@ class Inspection(torch.utils.data.Dataset[pa.StructArray]):
         except UserError as error:
             fault = str(error)
         except _FAILURES as error:
-            if os.environ.get("FINETUNE_DEBUG") == "1":
+            if is_debugged():
                 raise
             fault = (
                 f"Row `{row['id']}` cannot be used: {type(error).__name__}: {error}. Are its columns of "
@@ -134,8 +134,8 @@ class Inspection(torch.utils.data.Dataset[pa.StructArray]):
             token = self.collator.find_reserved(written)
             if token is not None:
                 raise UserError(
-                    f"{name}: its text {_shorten(written)!r} contains the reserved token {token}. Leave it "
-                    "out: image tokens, BOS and EOS are added here."
+                    f"{name}: its text {describe_value(written)} contains the reserved token {token}. "
+                    "Leave it out: image tokens, BOS and EOS are added here."
                 )
 
     def _count_tokens(self, text: str) -> int:
@@ -182,7 +182,3 @@ def _hash(values: tuple[object, ...]) -> int:
     """Return a 64-bit hash of the texts and lists of texts of a row."""
     digest = blake2b(repr(values).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
-
-
-def _shorten(text: str, most: int = 80) -> str:
-    return text if len(text) <= most else f"{text[:most]}..."

@@ -26,6 +26,7 @@ from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.examples.identity import UnidentifiedError, digest_code, identify
 from finetune.data.examples.inspection import FINDINGS, Check, Inspection
 from finetune.data.reading.faults import Faults
+from finetune.errors import is_debugged
 from finetune.progress import track
 
 log = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ def remember(
     Raises:
         UserError: the cache cannot be written; or what `make` raises.
     """
-    if name is None or _is_debugged():
+    if name is None or is_debugged():
         batches = [pa.RecordBatch.from_struct_array(rows) for rows in make()]
         return pa.Table.from_batches(batches, features.arrow_schema)
     rows, _ = load_or_store(
@@ -212,7 +213,7 @@ def _digest(text: str) -> str:
 def _inspect(inspection: Inspection) -> Iterator[pa.StructArray]:
     """Yield the findings in the order of the rows, on as many processes as help."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = 0 if _is_debugged() else min(cores, len(inspection.examples) // _ROWS_A_PROCESS)
+    workers = 0 if is_debugged() else min(cores, len(inspection.examples) // _ROWS_A_PROCESS)
     loader = DataLoader(
         inspection,
         batch_size=None,
@@ -224,8 +225,3 @@ def _inspect(inspection: Inspection) -> Iterator[pa.StructArray]:
     yield from track(
         chunks, f"checking {inspection.examples.split} rows", "k rows", total=len(loader), leave=False
     )
-
-
-def _is_debugged() -> bool:
-    """Whether a failure is to end the pass, in this process, where it happens."""
-    return os.environ.get("FINETUNE_DEBUG") == "1"

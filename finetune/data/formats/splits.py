@@ -121,11 +121,10 @@ def find_inside(file: str | None, option: str, names: Sequence[str], advice: str
         return found
     present = [name for name in names if (folder / name).is_file()]
     if len(present) != 1:
-        wanted = f"one of {', '.join(names)}" if len(names) > 1 else names[0]
-        raise UserError(
-            f"{file} (dataset.{option}): expected {wanted} in the folder, got "
-            f"{' and '.join(present) or 'none'}. {describe_folder(folder)} {advice}".rstrip()
-        )
+        got = " and ".join(present) or "none"
+        several = f": expected one of {', '.join(names)}, got {got}"
+        problem = several if len(names) > 1 else f" has no {names[0]}"
+        raise UserError(f"{file} (dataset.{option}){problem}. {describe_folder(folder)} {advice}".rstrip())
     return str(folder / present[0])
 
 

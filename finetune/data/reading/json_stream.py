@@ -58,29 +58,28 @@ class JsonStream:
 
     def array(self, read: Callable[[], T]) -> Iterator[T]:
         """Yield the result of `read` at each item."""
-        self._take("[")
-        if self.peek() == "]":
-            self._take("]")
-            return
-        while True:
-            yield read()
-            if self._take(",]") == "]":
-                return
+        return self._items("[", read, "]")
 
     def object(self) -> Iterator[str]:
         """Yield each key; the caller reads or skips its value before the next one."""
-        self._take("{")
-        if self.peek() == "}":
-            self._take("}")
+        return self._items("{", self._key, "}")
+
+    def _items(self, opening: str, read: Callable[[], T], closing: str) -> Iterator[T]:
+        self._take(opening)
+        if self.peek() == closing:
+            self._take(closing)
             return
         while True:
-            if self.peek() != '"':
-                self._fail("expected a key in double quotes")
-            key = str(self.value().value)
-            self._take(":")
-            yield key
-            if self._take(",}") == "}":
+            yield read()
+            if self._take(f",{closing}") == closing:
                 return
+
+    def _key(self) -> str:
+        if self.peek() != '"':
+            self._fail("expected a key in double quotes")
+        key = str(self.value().value)
+        self._take(":")
+        return key
 
     def skip(self) -> None:
         """Skip a value."""
