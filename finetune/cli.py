@@ -26,7 +26,7 @@ from finetune.config.help import job_help, overview
 from finetune.config.jobs import JOBS
 from finetune.config.messages import explain
 from finetune.config.words import is_sweep
-from finetune.errors import UserError, guard_terminal, printable, suggest
+from finetune.errors import UserError, guard_terminal, is_debugged, printable, suggest
 from finetune.run.log import show_on_terminal, unchanged_logging
 from finetune.sweep import Sweep
 
@@ -64,7 +64,7 @@ def _answer(words: list[str]) -> int:
         _run(read_line(job or "train", words))
         sys.stdout.flush()
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        if os.environ.get("FINETUNE_DEBUG") == "1":
+        if is_debugged():
             print(printable(traceback.format_exc()), file=sys.stderr)
         message = str(error) if isinstance(error, UserError) else explain(error)
         _say(f"error: {message}")
@@ -177,7 +177,7 @@ def quiet_libraries() -> None:
     These are deprecations inside transformers and peft, bitsandbytes' report of an unused CPU kernel, and
     each retry of an unreachable Hub.
     """
-    if os.environ.get("FINETUNE_DEBUG") == "1":
+    if is_debugged():
         return
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its import sets the level of its logger
     for name in ("bitsandbytes", "httpx", "torch.distributed"):

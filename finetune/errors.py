@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 import traceback
@@ -33,6 +34,11 @@ class UserError(Exception):
         if message.startswith(_WORKER_PREFIX):
             message = message.rpartition("UserError: ")[2].strip()
         super().__init__(message)
+
+
+def is_debugged() -> bool:
+    """Whether the environment asks for tracebacks, and for failures to end a run where they happen."""
+    return os.environ.get("FINETUNE_DEBUG") == "1"
 
 
 def suggest(name: str, known: list[str], most: int = 1) -> str:

@@ -123,7 +123,7 @@ def build_train(
         antialias=choose_antialias(config, "train"),
     )
     train, skipped = _check_rows(config, examples, collator)
-    train, too_long = leave_out_overflow(train, collator, config.collator)
+    train, too_long = leave_out_overflow(train, config.collator)
     train, broken = _check_images(config, train)
     return train, [*skipped, *too_long, *broken]
 
@@ -167,7 +167,7 @@ def _check_rows(
     most_tokens: int | None = None,
 ) -> tuple[Survey, Skipped]:
     survey = main_first(lambda: survey_rows(examples, collator, check))
-    faults = survey.find_faults(collator, most_tokens)
+    faults = survey.find_faults(most_tokens)
     if text_boxes := survey.count_text_boxes(faults):
         log.warning(
             "warning: %d of %d %s examples have boxes (`<loc....>`) in an answer that is compared as text; "

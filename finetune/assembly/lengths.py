@@ -6,7 +6,6 @@ from typing import NamedTuple
 from omegaconf import OmegaConf
 
 from finetune.assembly.faults import Skipped
-from finetune.data.batches.collator import Collator
 from finetune.data.batches.options import CollatorConfig, Overflow
 from finetune.data.examples.survey import Survey
 from finetune.errors import UserError
@@ -19,14 +18,11 @@ AT_LEAST = 16
 log = logging.getLogger(__name__)
 
 
-def leave_out_overflow(
-    train: Survey, collator: Collator, options: CollatorConfig
-) -> tuple[Survey, Skipped]:
+def leave_out_overflow(train: Survey, options: CollatorConfig) -> tuple[Survey, Skipped]:
     """Remove the training examples without any suffix that fits; the collator omits single suffixes.
 
     Args:
         train: survey of the split.
-        collator: the collator that the survey was made with.
         options: the budget, and the treatment of longer texts.
 
     Returns:
@@ -37,7 +33,7 @@ def leave_out_overflow(
         UserError: a text is too long under `collator.overflow=error`, or every example is.
     """
     budget = options.max_text_length
-    overflow = train.find_overflow(collator, budget)
+    overflow = train.find_overflow(budget)
     records = [*overflow.examples.values(), *overflow.suffixes]
     if records and options.overflow == Overflow.error:
         reasons = "; ".join(f"`{record['id']}` {record['reason']}" for record in records[:3])
