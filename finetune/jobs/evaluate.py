@@ -53,7 +53,9 @@ def run(options: Evaluate, launch: Launch) -> EvaluateResult:
             launch = record_data(launch, data.task)
             on_main(lambda: open_folder(folder, options, launch))
         log.info("%s", describe_run(options, folder.root, None, data.validation))
-        evaluate = build_evaluator(options, data.validation, data.evaluation_collator, metric)
+        evaluate = build_evaluator(
+            options.evaluation, options.trainer, data.validation, data.evaluation_collator, metric
+        )
         evaluation = evaluate(model)
         for doubt in find_doubts(metric, evaluation.rows, evaluation.scores):
             if doubt.level != Level.note:

@@ -90,7 +90,9 @@ def run(options: Train, launch: Launch) -> TrainResult:
         launch = record_settings(options, folder, launch, data)
 
         learner = build_learner(options, checkpoint, processor)
-        evaluator = build_evaluator(options, data.validation, data.evaluation_collator, metric)
+        evaluator = build_evaluator(
+            options.evaluation, options.trainer, data.validation, data.evaluation_collator, metric
+        )
         evaluate = LastEvaluations(evaluator)
         trainer = build_trainer(options, learner.model, data, evaluate, metric)
         trainer.add_callback(ReportLogs(tracker.log))
@@ -175,7 +177,7 @@ def build_trainer(
         data.train,
         loss=options.trainer.loss,
         towers=options.trainer.towers,
-        parts=part_weights(options, data.train),
+        parts=part_weights(options.dataset, data.train),
         evaluate_split=evaluate_split if evaluation.strategy != EvaluateWhen.no else None,
     )
     for callback in (PrinterCallback, ProgressCallback):

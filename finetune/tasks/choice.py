@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 from string import ascii_uppercase
+from typing import ClassVar
 
 from finetune.errors import UserError
 from finetune.example import PredictionRow
@@ -25,6 +26,8 @@ from finetune.tasks.task import (
 @dataclass(frozen=True)
 class ChoiceTask:
     """Multiple choice."""
+
+    object_options: ClassVar[None] = None
 
     prompt: str = option("answer en {question} choose from: {choices}", MAY_BE_EMPTY)
     """The prefix: the row's columns in braces, and `{choices}` for all of them."""

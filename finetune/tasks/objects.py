@@ -73,6 +73,11 @@ class ObjectsOptions:
     divisor: int = option(1023, OneOf((1023, 1024)))
     """What location tokens are divided by when an answer is read: 1023, or 1024."""
 
+    @property
+    def object_options(self) -> "ObjectsOptions":
+        """These options."""
+        return self
+
     def problems(self, prefix: str) -> Iterator[str]:
         """Yield what is wrong in the templates."""
         yield from template_problems({"prompt": self.prompt}, prefix)
@@ -111,10 +116,12 @@ class ObjectsTask:
     Args:
         options: what is asked and written; its classes are filled in.
         reader: reads answers, and has the codec that masks are written with.
+        classes_found: whether the classes are those of the training split, because `labels` names none.
     """
 
     options: ObjectsOptions
     reader: ObjectReader
+    classes_found: bool = False
 
     def check_columns(self, columns: list[str]) -> None:
         """Raise if the rows lack a column that the task reads.

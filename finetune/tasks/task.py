@@ -4,9 +4,12 @@ from collections.abc import Iterator, Mapping
 from random import Random
 from string import Formatter
 from types import NoneType
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from finetune.errors import UserError
+
+if TYPE_CHECKING:
+    from finetune.tasks.objects import ObjectsOptions
 
 Row = Mapping[str, Any]
 """One row of a source, by column."""
@@ -37,6 +40,14 @@ class Answer(NamedTuple):
     """Of each of these tokens."""
     unfinished: bool = False
     """Whether it was cut at `evaluation.max_new_tokens`, before EOS."""
+
+
+class TaskOptions(Protocol):
+    """A task as a run's options have it, before rows are read."""
+
+    @property
+    def object_options(self) -> "ObjectsOptions | None":
+        """The options of boxes and masks; None for a task that writes none from a row's objects."""
 
 
 class Task(Protocol):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
+from typing import ClassVar
 
 from finetune.codecs.boxes import Reading, decode_boxes
 from finetune.codecs.objects import ObjectReader
@@ -25,6 +26,8 @@ from finetune.tasks.task import (
 @dataclass(frozen=True)
 class TextTask:
     """Text in, text out."""
+
+    object_options: ClassVar[None] = None
 
     prompt: str = option("{prefix}", MAY_BE_EMPTY)
     """The prefix, with the row's columns in braces, such as `answer en {question}`."""

@@ -6,8 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from finetune.assembly.custom import build_metric
 from finetune.assembly.mask_codec import keep_mask_vae, use_mask_vae
-from finetune.assembly.sources import build_task, load_splits, record_data
+from finetune.assembly.sources import build_task, load_splits, read_as_scored, record_data
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae
 from finetune.config.compose import add_recipe, compose, compose_words, to_options, write_recipe
@@ -184,9 +185,11 @@ def test_labels_stand_in_the_recipe_and_nothing_else_changes(tmp_path: Path) -> 
 def test_the_metrics_reading_reaches_the_task(recipe: str) -> None:
     words = [f"recipe={recipe}", "task.labels=[cat]"]
     splits = load_digits(56)
-    task = build_task(compose(words), splits, codec=False)
+    config = compose(words)
+    task = read_as_scored(build_task(config, splits, codec=False), build_metric(config))
     assert isinstance(task, ObjectsTask)
     assert task.reader.official
-    task = build_task(compose([*words, "metric.reading=lenient"]), splits, codec=False)
+    config = compose([*words, "metric.reading=lenient"])
+    task = read_as_scored(build_task(config, splits, codec=False), build_metric(config))
     assert isinstance(task, ObjectsTask)
     assert not task.reader.official
