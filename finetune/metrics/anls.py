@@ -87,11 +87,7 @@ class Anls:
         check_choices(self)
 
     def score(self, row: Mapping[str, object]) -> float:
-        """Score one row: 0 to 1.
-
-        Raises:
-            UserError: the row has no prediction or no references.
-        """
+        """Score one row: 0 to 1."""
         score_one = score_anls_rrc if self.convention == AnlsConvention.rrc else score_anls_paper
         return score_one(read_prediction(row), read_references(row))
 

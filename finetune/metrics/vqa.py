@@ -142,11 +142,7 @@ class VqaAccuracy:
         check_choices(self)
 
     def score(self, row: Mapping[str, object]) -> float:
-        """Score one row: 0 to 100.
-
-        Raises:
-            UserError: the row has no prediction or no references, or not ten where ten are needed.
-        """
+        """Score one row: 0 to 100."""
         prediction, references = read_prediction(row), read_references(row)
         if self.convention == VqaConvention.n_of_3:
             return score_n_of_3(prediction, references, lower=self.lower)
