@@ -17,6 +17,7 @@ from finetune.data.examples.mixture import part_ranges
 from finetune.data.options import Mixture, OnError, Part, Source
 from finetune.data.rows import Splits, follow_links
 from finetune.errors import UserError
+from finetune.generation.options import EvaluationConfig
 from finetune.metrics.metric import Metric
 from finetune.metrics.several import find_object_metric
 from finetune.processes import main_first
@@ -200,20 +201,23 @@ RECORDED = re.compile(r"(.*\.)?task\.labels|evaluation\.max_new_tokens")
 """Keys of a run's `config.yaml` with values from its data where the run was given `null`."""
 
 
-def record_data(launch: Launch, task: Task) -> Launch:
-    """Record the classes taken from the data in what becomes the run's `config.yaml`.
+def record_data(launch: Launch, task: Task, evaluation: EvaluationConfig) -> Launch:
+    """Record the values taken from the data in what becomes the run's `config.yaml`.
 
     An evaluation or repetition of the run then uses the same classes in the same order, even if its data
-    change.
+    change, and `predict` has the same longest answer without the data.
 
     Args:
         launch: has the recipe that becomes `config.yaml`.
         task: task of the run, or of its mixture.
+        evaluation: see `settle_longest_answer`.
 
     Returns:
-        The launch with `task.labels`, or those of each part's task, in its recipe.
+        The launch with `task.labels`, or those of each part's task, and `evaluation.max_new_tokens` in its
+        recipe.
     """
     recipe = OmegaConf.create(launch.recipe)
+    OmegaConf.update(recipe, "evaluation.max_new_tokens", evaluation.max_new_tokens)
     for name, part in object_tasks(task).items():
         if part.options.labels is not None:
             node = recipe.dataset.parts[name].task if name else recipe.task

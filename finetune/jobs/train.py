@@ -145,8 +145,8 @@ def record_settings(options: Train, folder: RunFolder, launch: Launch, data: Dat
     Raises:
         UserError: the data of a resumed run give other values than before.
     """
-    launch = record_data(launch, data.task)
-    launch = settle_longest_answer(options.evaluation, launch, data.answers, len(data.validation))
+    settle_longest_answer(options.evaluation, data.answers, len(data.validation))
+    launch = record_data(launch, data.task, options.evaluation)
     if options.resume:
         on_main(lambda: check_same_settings(folder.config, launch.recipe, RECORDED, load_recipe))
     return launch

@@ -138,7 +138,7 @@ def test_a_mixture_keeps_its_parts_classes_and_its_one_mask_codec(tmp_path: Path
     keep_mask_vae(task, tmp_path / "kept.npz")
     assert (tmp_path / "kept.npz").read_bytes() == (tmp_path / "vae.npz").read_bytes()
 
-    launch = record_data(Launch(tmp_path, write_recipe(composed, choices), []), task)
+    launch = record_data(Launch(tmp_path, write_recipe(composed, choices), []), task, config.evaluation)
     assert launch.recipe.startswith("# @package _global_\n")
     recorded: Any = OmegaConf.create(launch.recipe)
     parts = recorded.dataset.parts
@@ -174,7 +174,7 @@ def test_labels_stand_in_the_recipe_and_nothing_else_changes(tmp_path: Path) -> 
     config = compose(["recipe=coco_json_qlora", f"dataset.train={folder}", f"dataset.validation={folder}"])
     splits: Splits = load_splits(config)
     text = "\n".join(["# @package _global_", OmegaConf.to_yaml(OmegaConf.structured(config))])
-    launch = record_data(Launch(tmp_path, text, []), build_task(config, splits))
+    launch = record_data(Launch(tmp_path, text, []), build_task(config, splits), config.evaluation)
     before, after = (OmegaConf.to_container(OmegaConf.create(one)) for one in (text, launch.recipe))
     assert isinstance(before, dict)
     before["task"]["labels"] = ["1e-4", "no"]
