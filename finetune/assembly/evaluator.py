@@ -1,6 +1,7 @@
 """Scoring a model over the validation split, during and after training."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
@@ -32,19 +33,15 @@ def build_evaluator(
         collator: a collator without `max_text_length`.
         metric: scores the prediction rows.
     """
-
-    def run(model: nn.Module) -> Evaluation:
-        return evaluate(
-            model,
-            dataset,
-            collator,
-            metric,
-            options,
-            workers=trainer.dataloader_num_workers,
-            autocast=half_precision(trainer),
-        )
-
-    return run
+    return partial(
+        evaluate,
+        dataset=dataset,
+        collator=collator,
+        metric=metric,
+        options=options,
+        workers=trainer.dataloader_num_workers,
+        autocast=half_precision(trainer),
+    )
 
 
 class LastEvaluations:

@@ -19,12 +19,6 @@ def score_relaxed_accuracy(
     number, or the reference is zero, the strings must be equal. A number is what Python's `float` reads
     (no thousands separator, no currency), followed by `%` a hundredth.
 
-    Args:
-        prediction: the answer.
-        references: the accepted answers.
-        strip: ignore white space at both ends.
-        case_sensitive: compare strings as they are.
-
     Source: google-research/pix2struct metrics.py (`relaxed_correctness`).
     """
 

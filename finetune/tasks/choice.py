@@ -51,11 +51,7 @@ class ChoiceTask:
         )
 
     def check_columns(self, columns: list[str]) -> None:
-        """Raise if the rows lack a column that the task reads.
-
-        Raises:
-            UserError: a column is missing, or a template has a name that is not known.
-        """
+        """Raise if a column is missing, or a template has a name that is not known."""
         check_names(self.choice, ("letter", "text"), "task.choice")
         check_names(self.suffix, ("letter", "text"), "task.suffix")
         names = [name for name in template_columns(self.prompt) if name != "choices"]

@@ -22,11 +22,7 @@ class MixedTask:
     tasks: Mapping[str, Task]
 
     def check_columns(self, columns: list[str]) -> None:
-        """Raise if the rows lack a column that any of the tasks reads.
-
-        Raises:
-            UserError: names the part and the column.
-        """
+        """Raise if the rows lack a column that any of the tasks reads; the message names the part."""
         for name, task in self.tasks.items():
             try:
                 task.check_columns(columns)

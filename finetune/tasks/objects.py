@@ -124,11 +124,7 @@ class ObjectsTask:
     classes_found: bool = False
 
     def check_columns(self, columns: list[str]) -> None:
-        """Raise if the rows lack a column that the task reads.
-
-        Raises:
-            UserError: a column is missing; the message lists those there are.
-        """
+        """Raise if a column is missing; the message lists those there are."""
         names = [name for name in template_columns(self.options.prompt) if name != "labels"]
         wanted = dict.fromkeys(names, f"task.prompt={self.options.prompt!r}")
         from_source = dict.fromkeys(("objects", "width", "height"), "every source of boxes has it")
@@ -148,11 +144,7 @@ class ObjectsTask:
         return Text(self._prefix(row), (self._write(objects, row, codes),))
 
     def measure_text(self, row: Row) -> Text:
-        """Return text of the same length, with the same code for every mask.
-
-        Raises:
-            UserError: as in `build_text`.
-        """
+        """Return text of the same length, with the same code for every mask."""
         objects = self._wanted(row)
         codes = [[0] * CODES_PER_MASK] * len(objects) if self.options.masks else None
         text = Text(self._prefix(row), (self._write(objects, row, codes),))

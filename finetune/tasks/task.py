@@ -66,6 +66,9 @@ class Task(Protocol):
         Args:
             row: `width` and `height` are those of the image, pixels.
             draw: of this example in this epoch, to train on; None: as it is evaluated, always the same.
+
+        Raises:
+            UserError: the row cannot be worded, such as where a column that the prompt names is null.
         """
 
     def measure_text(self, row: Row) -> Text:
