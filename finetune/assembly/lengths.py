@@ -3,14 +3,11 @@
 import logging
 from typing import NamedTuple
 
-from omegaconf import OmegaConf
-
 from finetune.assembly.faults import Skipped
 from finetune.data.batches.options import CollatorConfig, Overflow
 from finetune.data.examples.survey import Survey
 from finetune.errors import UserError
 from finetune.generation.options import EvaluationConfig
-from finetune.run.folder import Launch
 
 AT_LEAST = 16
 """Tokens. Even if every reference is one word, a longer wrong answer is not cut."""
@@ -82,19 +79,13 @@ def measure_answers(validation: Survey, train: Survey | None, limit: int | None)
     return AnswerLengths(longest, cut, max(longest, other))
 
 
-def settle_longest_answer(
-    options: EvaluationConfig, launch: Launch, answers: AnswerLengths, examples: int
-) -> Launch:
+def settle_longest_answer(options: EvaluationConfig, answers: AnswerLengths, examples: int) -> None:
     """Set `evaluation.max_new_tokens` if it is None, else warn if it cuts references.
 
     Args:
         options: changed in place.
-        launch: has the recipe that becomes `config.yaml`.
         answers: lengths of the references.
         examples: number of validation examples.
-
-    Returns:
-        The launch with the value in its recipe, so that `predict` has the same limit without the data.
     """
     limit = options.max_new_tokens
     if limit is not None:
@@ -109,11 +100,8 @@ def settle_longest_answer(
                 answers.longest,
                 answers.longest,
             )
-        return launch
+        return
     # A quarter more than any reference: an answer to an image of neither split may be longer. A published
     # decode length is never changed, so that scores stay comparable.
     longest = answers.longest_of_all
     options.max_new_tokens = max(AT_LEAST, longest + -(-longest // 4))
-    recipe = OmegaConf.create(launch.recipe)
-    OmegaConf.update(recipe, "evaluation.max_new_tokens", options.max_new_tokens)
-    return launch.with_recipe(recipe)

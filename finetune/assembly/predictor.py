@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 from transformers import PaliGemmaProcessor
 
+from finetune.assembly.custom import object_options
 from finetune.assembly.finished import load_trained, resolve_finished_run
 from finetune.assembly.mask_codec import find_mask_vae
 from finetune.assembly.model import half_precision
@@ -24,7 +25,6 @@ from finetune.example import Example, PredictionRow
 from finetune.generation.generate import answer_batches
 from finetune.model.load import load_config, load_processor
 from finetune.run.folder import RunFolder
-from finetune.tasks.objects import ObjectsOptions
 from finetune.tasks.task import Answer
 
 ImageSource = Path | Image.Image
@@ -155,8 +155,8 @@ def _decode(source: ImageSource, name: str, as_stored: bool) -> Image.Image:
 
 def build_reader(options: Predict, folder: RunFolder) -> ObjectReader:
     """Return a reader of boxes, and of masks if the run or the task has weights for them."""
-    task = options.task
-    reader = task.build().reader if isinstance(task, ObjectsOptions) else ObjectReader()
+    objects = object_options(options.task)
+    reader = ObjectReader() if objects is None else objects.build().reader
     if options.run is not None and folder.mask_vae.is_file():
         return replace(reader, mask_vae=str(folder.mask_vae))
     return (

@@ -2,6 +2,7 @@
 
 import tempfile
 from dataclasses import fields
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -12,7 +13,7 @@ from finetune.config.schema import RunConfig
 from finetune.data.batches.order import count_steps, divide_batch
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.examples.mixture import count_parts
-from finetune.data.options import Mixture
+from finetune.data.options import Mixture, Source
 from finetune.errors import UserError
 from finetune.generation.options import EvaluateWhen, EvaluationConfig
 from finetune.metrics.metric import Metric, directions
@@ -134,16 +135,16 @@ def _read_extra(options: TrainerConfig) -> dict[str, object]:
     return options.extra
 
 
-def part_weights(config: RunConfig, train: ExampleDataset) -> dict[str, tuple[int, float]]:
+def part_weights(dataset: Source | dict[str, Any], train: ExampleDataset) -> dict[str, tuple[int, float]]:
     """Return size and weight of each part of a mixture; empty if the data is not a mixture.
 
     Raises:
         UserError: a part has no example to train on.
     """
-    if not isinstance(config.dataset, Mixture):
+    if not isinstance(dataset, Mixture):
         return {}
     sizes = count_parts(train.rows)
-    for name in config.dataset.parts:
+    for name in dataset.parts:
         if name not in sizes:
             raise UserError(f"Part `{name}` of the mixture has no example to train on.")
-    return {name: (size, config.dataset.parts[name].weight or size) for name, size in sizes.items()}
+    return {name: (size, dataset.parts[name].weight or size) for name, size in sizes.items()}
