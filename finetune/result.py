@@ -12,6 +12,7 @@ from finetune.doctor.finding import Finding, Level, format_finding
 from finetune.errors import UserError, print_json, printable
 from finetune.example import PredictionRow
 from finetune.metrics.doubts import Doubt
+from finetune.metrics.metric import Metric, directions
 
 
 @dataclass(frozen=True)
@@ -162,20 +163,18 @@ class DoctorResult(Result):
             )
 
 
-def choose_objective(
-    scores: Mapping[str, Any], field: str | None, higher_is_better: Mapping[str, bool]
-) -> Objective | None:
+def choose_objective(scores: Mapping[str, Any], field: str | None, metric: Metric) -> Objective | None:
     """Return the number that compares a run with others; None if it was not computed.
 
     Args:
         scores: scores of an evaluation.
         field: the field that chooses the best checkpoint; None for the metric's main field.
-        higher_is_better: direction of the metric's fields, the main field first.
+        metric: has the direction of its fields, the main field first.
     """
-    directions = {**higher_is_better, "confidence": True, "loss": False}
-    name = field or next(iter(directions))
+    better = directions(metric)
+    name = field or next(iter(better))
     value = scores.get(name)
-    return None if value is None else Objective(name, float(value), directions[name])
+    return None if value is None else Objective(name, float(value), better[name])
 
 
 def _read_rows(file: Path) -> list[PredictionRow]:

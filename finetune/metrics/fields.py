@@ -1,14 +1,16 @@
 """What the metrics read from a prediction row, and a message that names the row where it is missing."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
 from enum import StrEnum
 from numbers import Real
-from typing import Any, ClassVar, Protocol, TypeGuard
+from typing import Any, ClassVar, Protocol, TypeGuard, TypeVar
 
 from finetune.errors import UserError, describe, suggest
 from finetune.option import OneOf, limit_of
+
+T = TypeVar("T")
 
 
 class Options(Protocol):
@@ -87,6 +89,28 @@ def read_text(value: object) -> str | None:
     if isinstance(value, str):
         return value
     return json.dumps(value) if isinstance(value, int | float) and _is_number(value) else None
+
+
+def parse_references(row: Mapping[str, object], read: Callable[[str], T | None], expected: str) -> list[T]:
+    """Return what the references say.
+
+    Args:
+        row: the row.
+        read: returns what a text says; None where it says nothing that the metric can compare.
+        expected: for a message: what a reference must do, with an example.
+
+    Raises:
+        UserError: there are none, or one cannot be read.
+    """
+    values = []
+    for reference in read_references(row):
+        value = read(reference)
+        if value is None:
+            raise UserError(
+                f"{name_row(row)}: expected the reference to {expected}, but got {reference!r}."
+            )
+        values.append(value)
+    return values
 
 
 def read_group(row: Mapping[str, object]) -> str | None:

@@ -1,6 +1,7 @@
 """Decode every image of a split before training, and report those that cannot be used."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -40,13 +41,13 @@ def find_broken_images(
     return faults
 
 
+@dataclass(eq=False)
 class _ImageFaults(Dataset[tuple[int, str | None]]):
     """The faults in the images of each row; read in the loader's workers."""
 
-    def __init__(self, examples: ExampleDataset, indices: range) -> None:
-        self.examples = examples
-        self.indices = indices
-        self._decoded: dict[str, tuple[tuple[int, int] | None, str]] = {}
+    examples: ExampleDataset
+    indices: range
+    _decoded: dict[str, tuple[tuple[int, int] | None, str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.indices)
