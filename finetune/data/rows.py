@@ -101,9 +101,11 @@ def build_rows(
     faults = Faults(on_error == "skip", origin)
     folder = find_cache_dir() / make_key(read, sources, faults.skip, str(features), arguments)
     make = partial(_convert, read, features, arguments)
-    return Built(
-        *load_or_store(folder, features, make, faults, partial(_log_reading, origin if sources else ""))
-    )
+    report = partial(_log_reading, origin if sources else "")
+    rows, skipped, noted = load_or_store(folder, features, make, faults, report)
+    for what, (first, count) in noted.items():
+        log.info("%s: %s: %d; the first: %s", origin, what, count, first)
+    return Built(rows, skipped)
 
 
 def _log_reading(origin: str, reason: str) -> None:

@@ -1,0 +1,33 @@
+"""labelme: one JSON file per image, next to it."""
+
+from itertools import islice
+from pathlib import Path
+
+from finetune.data.layouts.peek import peek_json
+from finetune.data.layouts.splits import group_files, list_folder, split_folders
+
+_LOOKED_AT = 3
+"""JSON files of a folder that are opened; others may be in it too."""
+
+
+def find_splits(path: Path) -> dict[str, str]:
+    """Return split -> folder of JSON files; empty if they are not labelme's."""
+    if path.is_file():
+        return {"train": str(path)} if is_labelme(path) else {}
+    folders = [folder for folder in split_folders(path) if _holds_labelme(folder)]
+    if folders:
+        return group_files(folders, path)
+    return {"train": str(path)} if _holds_labelme(path) else {}
+
+
+def _holds_labelme(folder: Path) -> bool:
+    files = (file for file in list_folder(folder) if file.suffix.lower() == ".json")
+    return any(map(is_labelme, islice(files, _LOOKED_AT)))
+
+
+def is_labelme(file: Path) -> bool:
+    """Return whether a file has the shapes of one image."""
+    if file.suffix.lower() != ".json":
+        return False
+    peek = peek_json(file)
+    return peek is not None and peek.kind == "object" and {"version", "shapes"} <= peek.first.keys()
