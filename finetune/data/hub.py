@@ -14,7 +14,7 @@ from finetune.data.hub_turns import COLUMNS, expand_turns, find_turns
 from finetune.data.layouts.hub import SAVED_DATASET, SAVED_DATASETS
 from finetune.data.published import Hub, HubSource
 from finetune.data.release import select_split, split_names
-from finetune.data.rows import Splits, hold_out
+from finetune.data.rows import Splits, hold_out_rows
 from finetune.errors import UserError
 
 _NETWORK = {"httpx", "httpcore", "requests", "urllib3", "huggingface_hub", "aiohttp", "socket"}
@@ -31,13 +31,14 @@ def load_hub(source: HubSource) -> Splits:
     if source.path is None:
         raise UserError("Which dataset? dataset.path=HUB_ID_OR_FOLDER is missing.")
     fraction = source.validation_fraction if isinstance(source, Hub) else None
-    names = (source.train, None if fraction is not None else source.validation)
-    splits = [split for split in names if split is not None]
-    shaped = [
-        _shape(_load_split(source, source.path, split), source, source.path, split) for split in splits
-    ]
-    if fraction is not None:
-        return hold_out(shaped[0], fraction)
+    if fraction is not None and source.train is not None:
+        # Before a conversation becomes several rows, which have the same image.
+        parts = hold_out_rows(_load_split(source, source.path, source.train), fraction)
+        loaded = [(parts.train, source.train), (parts.validation, source.train)]
+    else:
+        splits = [split for split in (source.train, source.validation) if split is not None]
+        loaded = [(_load_split(source, source.path, split), split) for split in splits]
+    shaped = [_shape(rows, source, source.path, split) for rows, split in loaded]
     return Splits(shaped[0].select([]) if source.train is None else shaped[0], shaped[-1])
 
 

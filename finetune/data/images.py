@@ -304,8 +304,8 @@ def resolve_image(name: object, image_dir: Path | Sequence[Path], where: str) ->
     outside = None
     for spelled in spell_paths(name):
         for folder in folders:
-            path, root = _follow(folder, spelled, where)
-            absolute, exists = Path(spelled).is_absolute(), path.is_file()
+            path, root, exists = _follow(folder, spelled, where)
+            absolute = Path(spelled).is_absolute()
             if not path.is_relative_to(root) and not (absolute and path.suffix.lower() in IMAGE_SUFFIXES):
                 outside = outside or (str(folder) if exists or not absolute else None)
             elif exists:
@@ -334,8 +334,8 @@ def spell_paths(name: str) -> Iterator[str]:
         yield from ("/".join(parts[start:]) for start in range(len(parts)))
 
 
-def _follow(folder: Path, name: str, where: str) -> tuple[Path, Path]:
-    """Return the path of a name, and the folder, with links followed.
+def _follow(folder: Path, name: str, where: str) -> tuple[Path, Path, bool]:
+    """Return the path of a name and the folder, with links followed, and whether there is such a file.
 
     Raises:
         UserError: it cannot be looked up.
@@ -343,8 +343,7 @@ def _follow(folder: Path, name: str, where: str) -> tuple[Path, Path]:
     try:
         root = folder.resolve()
         path = (root / name).resolve()
-        path.is_file()
-        return path, root
+        return path, root, path.is_file()
     except (OSError, RuntimeError) as error:  # a link to itself, too long a name
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{where}: image `{name[:80]}` cannot be looked up ({reason}).") from error

@@ -54,6 +54,8 @@ def read_cvat(faults: Faults, file: str, image_dir: str | None, clip: bool) -> I
         where = f"{file}: image {image.get('id', '')} `{image.get('name', '')}`"
         with faults.skipping():
             subset = image.get("subset", "")
+            if subset:
+                faults.note(f"images of the subset {subset} were read with the others", where)
             places = [*folders, *(folder / subset for folder in folders if subset)]
             path, size = measure_image(image.get("name", ""), places, where)
             check_size((_read_side(image, "height", where), _read_side(image, "width", where)), size, where)

@@ -31,7 +31,8 @@ def load_label_studio(options: LabelStudio) -> Splits:
     """
     files = find_split_files(options, find_splits, "Label Studio's JSON")
     columns = {ours: theirs for ours, theirs in options.columns.items() if theirs is not None}
-    tags, has_objects = _survey(list_files(files))
+    image = columns.pop("image", None)
+    tags, has_objects = _survey(list_files(files), image)
     if has_objects:
         features = FEATURES
     else:
@@ -50,12 +51,13 @@ def load_label_studio(options: LabelStudio) -> Splits:
         options,
         files,
         columns=columns,
+        image=image,
         has_objects=has_objects,
         clip=options.clip,
     )
 
 
-def _survey(files: Sequence[str]) -> tuple[list[str], bool]:
+def _survey(files: Sequence[str], image: str | None) -> tuple[list[str], bool]:
     """Return the names of all tags and data, and whether there are boxes or masks."""
     tags: dict[str, None] = {}
     has_objects = False
@@ -64,7 +66,7 @@ def _survey(files: Sequence[str]) -> tuple[list[str], bool]:
             faults = Faults(skip=True)
             for _, task in read_json_rows(faults, file):
                 with faults.skipping():
-                    annotation = read_annotation(task)
+                    annotation = read_annotation(task, image)
                     if annotation is not None:
                         has_objects = has_objects or bool(annotation.regions)
                         tags |= dict.fromkeys(annotation.texts)
@@ -81,6 +83,7 @@ def read_label_studio(
     file: str,
     image_dir: str | None,
     columns: Mapping[str, str],
+    image: str | None,
     has_objects: bool,
     clip: bool,
 ) -> Iterator[Row]:
@@ -91,13 +94,14 @@ def read_label_studio(
         file: JSON or JSON-MIN.
         image_dir: folder of the images; None: next to the file, or in `images` there.
         columns: our name -> tag or data of the project, of tasks without boxes and masks.
+        image: key of the image in the data of the tasks; None: the first that names one.
         has_objects: rows have objects.
         clip: clip boxes that are partly outside their images.
     """
     folders = find_image_dirs(file, image_dir, find_image_folders)
     for number, task in read_json_rows(faults, file):
         with faults.skipping():
-            annotation = read_annotation(task)
+            annotation = read_annotation(task, image)
             if annotation is None:
                 faults.leave_out(f"{task.where}: the task has no annotation.")
                 continue

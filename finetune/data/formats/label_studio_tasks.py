@@ -31,14 +31,18 @@ class Annotation(NamedTuple):
     """Number of other annotations of the task."""
 
 
-def read_annotation(task: Record) -> Annotation | None:
+def read_annotation(task: Record, image: str | None = None) -> Annotation | None:
     """Return the first annotation of a task that was not cancelled; None without one.
+
+    Args:
+        task: of the full JSON, or a row of JSON-MIN.
+        image: key of the image in its data; None: `image`, or the first that names one.
 
     Raises:
         UserError: the task has no image, or a result is not as expected.
     """
     if not is_task(task):
-        return _read_minimal(task)
+        return _read_minimal(task, image)
     listed = task.get("annotations") or task.get("completions") or []
     if not isinstance(listed, list):
         raise UserError(f"{task.where}: `annotations` must be a list.")
@@ -51,7 +55,9 @@ def read_annotation(task: Record) -> Annotation | None:
         return None
     data = task.record("data")
     regions, texts = _read_results(kept[0])
-    return Annotation(_find_image(data), regions, {**_read_data(data), **texts}, len(kept) - 1)
+    name = _find_image(data, image)
+    about = {key: list(_read_texts(value)) for key, value in data.items() if value != name}
+    return Annotation(name, regions, {**about, **texts}, len(kept) - 1)
 
 
 def _read_results(annotation: Record) -> tuple[list[Record], dict[str, list[str]]]:
@@ -76,7 +82,7 @@ def _read_results(annotation: Record) -> tuple[list[Record], dict[str, list[str]
     return list(places.values()), texts
 
 
-def _read_minimal(task: Record) -> Annotation:
+def _read_minimal(task: Record, image: str | None) -> Annotation:
     regions: list[Record] = []
     texts: dict[str, list[str]] = {}
     for key, value in task.items():
@@ -89,8 +95,8 @@ def _read_minimal(task: Record) -> Annotation:
         ]
         if not placed:
             texts[key] = [text for item in items for text in _read_texts(item)]
-    image = _find_image(task)
-    return Annotation(image, regions, {key: each for key, each in texts.items() if task[key] != image}, 0)
+    name = _find_image(task, image)
+    return Annotation(name, regions, {key: each for key, each in texts.items() if task[key] != name}, 0)
 
 
 def _is_place(value: Mapping[str, object]) -> bool:
@@ -108,17 +114,14 @@ def _read_texts(value: object) -> Iterator[str]:
             yield str(item)
 
 
-def _read_data(data: Record) -> dict[str, list[str]]:
-    image = _find_image(data)
-    return {key: list(_read_texts(value)) for key, value in data.items() if value != image}
-
-
-def _find_image(data: Record) -> object:
-    """Return the name of the image: under `image`, or the first value that ends as one.
+def _find_image(data: Record, image: str | None) -> object:
+    """Return the name of the image: under its key, under `image`, or the first value that ends as one.
 
     Raises:
         UserError: there is none.
     """
+    if image is not None and image != "image":
+        return data[image]
     named = [value for key, value in data.items() if key == "image"]
     ends = [value for value in data.values() if isinstance(value, str) and _ends_as_image(value)]
     if not (named or ends):

@@ -3,11 +3,11 @@
 from itertools import islice
 from pathlib import Path
 
-from finetune.data.layouts.peek import peek_json
 from finetune.data.layouts.splits import group_files, list_folder, split_folders
 
 _LOOKED_AT = 3
 """JSON files of a folder that are opened; others may be in it too."""
+_HEAD = 1 << 16
 
 
 def find_splits(path: Path) -> dict[str, str]:
@@ -29,5 +29,9 @@ def is_labelme(file: Path) -> bool:
     """Return whether a file has the shapes of one image."""
     if file.suffix.lower() != ".json":
         return False
-    peek = peek_json(file)
-    return peek is not None and peek.kind == "object" and {"version", "shapes"} <= peek.first.keys()
+    try:
+        with file.open(encoding="utf-8-sig", errors="replace") as stream:
+            head = stream.read(_HEAD)  # not parsed: the image inside may be megabytes
+    except OSError:
+        return False
+    return head.lstrip().startswith("{") and all(f'"{key}"' in head for key in ("version", "shapes"))

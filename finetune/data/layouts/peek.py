@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,15 @@ class Peek(NamedTuple):
 
 def peek_json(file: Path) -> Peek | None:
     """Return what a JSON file begins with; None if it is not JSON, or does not begin with objects."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return _peek(file, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)  # every format looks at the same files
+def _peek(file: Path, size: int, time: int) -> Peek | None:
     try:
         with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
             text = stream.read(_CHARACTERS)

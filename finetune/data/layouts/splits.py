@@ -18,7 +18,8 @@ SPELLINGS = {
 """Split -> its names in exports, as whole words; digits after them do not matter (`train2017`)."""
 
 _SPLIT_OF = {spelling: split for split, spellings in SPELLINGS.items() for spelling in spellings}
-_MOST_FOLDERS = 50
+_MOST_FILES = 50
+"""Files of a folder; of more, which have one image each or are shards, two are looked at."""
 
 
 def name_split(name: str) -> str | None:
@@ -52,12 +53,11 @@ def find_files(folder: Path, *endings: str, below: tuple[str, ...] = ()) -> list
     """
     tops = [folder, *split_folders(folder)]
     places = [*tops, *(top / name for top in tops for name in below)]
-    return [
-        path
-        for place in places
-        for path in list_folder(place)
-        if path.suffix.lower() in endings and path.is_file()
-    ]
+    found: list[Path] = []
+    for place in places:
+        files = [file for file in list_folder(place) if file.suffix.lower() in endings and file.is_file()]
+        found += files if len(files) <= _MOST_FILES else files[:2]
+    return found
 
 
 def group_files(files: Iterable[Path], folder: Path) -> dict[str, str]:

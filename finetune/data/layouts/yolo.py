@@ -64,17 +64,21 @@ def _splits_of_yaml(file: Path) -> dict[str, str]:
     content = read_yaml(file)
     if "names" not in content:
         return {}
-    splits = {split: str(file) for split, key in _KEYS.items() if content.get(key)}
-    if "test" in splits:
-        entry = content["test"]
-        folders = [file.parent / str(content.get("path") or ""), file.parent]
-        name = str(entry).removeprefix("../") if isinstance(entry, str) else ""
-        tests = [folder / spelled for folder in folders for spelled in (str(entry), name) if name]
-        test = next((place for place in tests if place.exists()), None)
-        del splits["test"]
-        if test is not None:
-            splits["test"] = str(test)
+    splits = {}
+    for split, key in _KEYS.items():
+        entry = content.get(key)
+        # Roboflow names all three, also those that the export does not have.
+        place = _find_entry(entry, content, file) if isinstance(entry, str) and entry else None
+        if place is not None or (isinstance(entry, list) and split != "test"):
+            splits[split] = str(place if split == "test" else file)
     return splits
+
+
+def _find_entry(entry: str, content: dict[str, object], file: Path) -> Path | None:
+    """Return the folder or list of images that a data.yaml names, if there is one."""
+    roots = [file.parent / str(content.get("path") or ""), file.parent]
+    spelled = (entry, entry.removeprefix("../"))
+    return next((root / name for root in roots for name in spelled if (root / name).exists()), None)
 
 
 def _holds_labels(folder: Path) -> bool:
