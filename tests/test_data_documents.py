@@ -37,7 +37,7 @@ FILES = dict(re.findall(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL | 
 PICTURES = [
     *("img/1.jpg", "img/2.jpg", "photos/a.jpg", "photos/b.jpg", "birds/a.jpg", "birds/b.jpg"),
     *("cvat/images/a.jpg", "cvat/images/b.jpg", "labelme/a.jpg", "studio/a.jpg"),
-    *("captions/a.jpg", "captions/b.jpg"),
+    *("captions/a.jpg", "captions/b.jpg", "pets/cat/a.jpg", "pets/cat/b.jpg", "pets/dog/c.jpg"),
     *("export/a_jpg.rf.1.jpg", "export/b_jpg.rf.2.jpg"),
     *("train/a.jpg", "train/b.jpg", "VOC/JPEGImages/a.jpg"),
     *("flock/images/train/a.jpg", "flock/images/train/b.jpg", "flock/images/val/c.jpg"),

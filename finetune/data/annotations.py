@@ -9,7 +9,7 @@ from finetune.data.options import BoxFileOptions, Source, texts_in
 
 @dataclass
 class ImageFolder(BoxFileOptions):
-    """Images with a metadata.jsonl, .csv or .parquet: `file_name` and texts, a caption or `objects`."""
+    """Images with a metadata file (texts, captions or `objects`), or with a folder for each class."""
 
     loader = "finetune.data.formats.image_folder:load_image_folder"
 

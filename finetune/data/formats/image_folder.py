@@ -13,8 +13,8 @@ from finetune.data.formats.splits import (
     find_split_files,
     load_files,
 )
-from finetune.data.images import measure_image
-from finetune.data.layouts.image_folder import METADATA, find_metadata, find_splits
+from finetune.data.images import IMAGE_SUFFIXES, measure_image
+from finetune.data.layouts.image_folder import METADATA, find_class_folders, find_metadata, find_splits
 from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.record import Record
@@ -27,6 +27,7 @@ FEATURES = {
     "pairs": jsonl.FEATURES,
     "objects": object_features(),
     "captions": text_features(lists=("captions",)),
+    "classes": text_features(lists=("suffixes",), numbers=("width", "height")),
 }
 """The columns of the rows for each kind of metadata."""
 NEEDED = {"pairs": ("prefix", "suffix"), "objects": ("objects",), "captions": ("text",)}
@@ -38,13 +39,14 @@ def load_image_folder(options: ImageFolder) -> Splits:
 
     Besides `file_name`, the metadata has `prefix` and `suffix`; or `objects`, with the lists `bbox` (x, y,
     width, height in pixels) and `categories`; or `text`, the caption. The first row says which. Images
-    that it does not name are not used; other columns are read with dataset=table.
+    that it does not name are not used; other columns are read with dataset=table. Without metadata, the
+    name of an image's folder is its suffix.
     """
     folders = find_split_files(options, find_splits, f"one of {', '.join(METADATA)}")
     train = tuple(map(_find_metadata, folders.train))
     validation = folders.validation and tuple(map(_find_metadata, folders.validation))
     with reading(train[0]):
-        kind = _find_kind(train[0])
+        kind = "classes" if Path(train[0]).is_dir() else _find_kind(train[0])
     return load_files(
         read_image_folder,
         FEATURES[kind],
@@ -60,6 +62,8 @@ def _find_metadata(folder: str) -> str:
     if not Path(folder).is_dir():
         return folder
     present = find_metadata(Path(folder))
+    if not present and find_class_folders(Path(folder)):
+        return folder
     if len(present) != 1:
         got = " and ".join(present) or "none"
         raise UserError(
@@ -88,10 +92,13 @@ def read_image_folder(
         faults: what to do with a row or an object that cannot be used.
         file: the metadata.
         image_dir: folder of the images; None: the folder of the file.
-        kind: `pairs`, `objects` or `captions`.
+        kind: `pairs`, `objects`, `captions` or `classes`.
         names: as in `load_image_folder`.
         clip: clip boxes that are partly outside their images.
     """
+    if kind == "classes":
+        yield from _read_classes(faults, Path(file))
+        return
     folder = find_image_dir(file, image_dir)
     for number, row in read_records(faults, file):
         with faults.skipping():
@@ -105,6 +112,18 @@ def read_image_folder(
                 yield {"id": row_id, "group": None, "image": path, "captions": captions}
             else:
                 yield build_row(row_id, path, size, _read_objects(faults, row, size, names, clip))
+
+
+def _read_classes(faults: Faults, folder: Path) -> Iterator[Row]:
+    """Yield a row for every image of every class."""
+    for place in find_class_folders(folder):
+        for file in sorted(place.rglob("*")):
+            if file.suffix.lower() in IMAGE_SUFFIXES:
+                with faults.skipping():
+                    name = str(file.relative_to(folder))
+                    path, (height, width) = measure_image(name, folder, str(file))
+                    head = {"id": name, "group": None, "image": path, "suffixes": [place.name]}
+                    yield {**head, "width": width, "height": height}
 
 
 def _read_objects(

@@ -643,13 +643,33 @@ def excel_csv(folder: Path) -> None:
     (folder / "data.csv").write_bytes(text.encode("utf-8-sig"))
 
 
+def class_folders(folder: Path) -> None:
+    """A folder of images for each class, in a folder for each split."""
+    for split, scenes in SCENES.items():
+        for scene in scenes:
+            draw(scene, folder / split / "with things" / scene.name)
+            draw(scene, folder / split / "again" / scene.name)
+
+
+def image_folder(folder: Path) -> None:
+    """The Hub's image folder with objects."""
+    for split in ("train", "valid"):
+        rows = []
+        for scene in SCENES[split]:
+            draw(scene, folder / split / scene.name)
+            boxes = [[x, y, right - x, low - y] for _, x, y, right, low in scene.boxes]
+            labels = [label for label, *_ in scene.boxes]
+            rows.append({"file_name": scene.name, "objects": {"bbox": boxes, "categories": labels}})
+        write_lines(folder / split / "metadata.jsonl", rows)
+
+
 class Export(NamedTuple):
     """An export, and how it is read."""
 
     make: Callable[[Path], None]
     dataset: str
     kind: str
-    """`boxes`, `masks` (both), `pairs` (prefix and suffix) or `columns`."""
+    """`boxes`, `masks` (both), `pairs` (prefix and suffix), `classes` or `columns`."""
     splits: tuple[str, ...] = ("train",)
 
 
@@ -688,5 +708,7 @@ EXPORTS = {
     "openai_chat": Export(openai_chat, "conversations", "pairs"),
     "json_list": Export(json_list, "table", "columns"),
     "excel_csv": Export(excel_csv, "table", "columns"),
+    "image_folder": Export(image_folder, "image_folder", "boxes", _THREE[:2]),
+    "class_folders": Export(class_folders, "image_folder", "classes", _THREE),
 }
 """Every export by its name."""

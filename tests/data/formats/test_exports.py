@@ -206,3 +206,46 @@ def test_a_box_over_the_edge_is_clipped_and_counted(
     assert "were clipped (dataset.clip): 1; the first: " in reported()
     with pytest.raises(UserError, match="to lie inside the picture"):
         read_export(name, tmp_path, load, clip=False)
+
+
+def test_the_name_of_a_folder_is_the_answer(tmp_path: Path, load: Callable[..., Splits]) -> None:
+    rows = read_export("class_folders", tmp_path, load).train
+    assert sorted(zip(rows["id"], rows["suffixes"], strict=True)) == sorted(
+        (f"{name}/{scene.name}", [name]) for name in ("again", "with things") for scene in SCENES["train"]
+    )
+
+
+BROKEN = {
+    "empty.json": b"",
+    "half.json": b'{"images": [{"file_name": "a',
+    "list.json": b"[1, 2, 3]",
+    "empty_list.json": b"[]",
+    "text.json": b'"text"',
+    "deep.json": b"[" * 100_000,
+    "deep.yaml": b"[" * 10_000,
+    "bytes.json": bytes(range(256)),
+    "wide.csv": "image;text\n".encode("utf-16"),
+    "bad.csv": b'image,"q',
+    "bad.xml": b"<annotations><image",
+    "bad.yaml": b"names: [a, b\ntrain: {",
+    "bad.parquet": b"PAR1",
+    "data.yaml": b"names: 7\ntrain: [1]\nval: {a: b}\ntest: 3",
+    "metadata.jsonl": b"\xff\xfe",
+    "dataset_dict.json": b"[]",
+    "classes.txt": b"\xff",
+}
+
+
+@pytest.mark.parametrize("choice", FINDERS)
+def test_broken_files_are_no_export_and_no_crash(choice: str, tmp_path: Path) -> None:
+    find = FINDERS[choice]
+    for name, content in BROKEN.items():
+        folder = tmp_path / name.replace(".", "_")
+        folder.mkdir()
+        (folder / name).write_bytes(content)
+        (folder / "folder.json").mkdir()
+        (folder / "loop.json").symlink_to("loop.json")
+        for place in (folder, folder / name, folder / "nothing"):
+            splits = find(place)
+            assert all(isinstance(value, str) for value in splits.values()), place
+    assert find(tmp_path) == {} or choice == "hub"
