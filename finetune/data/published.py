@@ -84,10 +84,15 @@ class Hub(HubSource):
         return f"{self.path} {self.train if held_out or split == 'train' else self.validation}"
 
     def problems(self, prefix: str) -> Iterator[str]:
-        """Also yield a share of no split."""
+        """Also yield a share of no split, or next to another split."""
         yield from super().problems(prefix)
         if self.validation_fraction is not None and self.train is None:
             yield f"{prefix}validation_fraction is a share of {prefix}train, which is null."
+        if self.validation_fraction is not None and self.validation != Hub.validation:
+            yield (
+                f"{prefix}validation={self.validation} and {prefix}validation_fraction="
+                f"{self.validation_fraction} are both given: add {prefix}validation_fraction=null."
+            )
 
 
 @dataclass

@@ -310,6 +310,14 @@ def test_a_share_of_the_only_split_is_held_out(tmp_path: Path) -> None:
     assert len(splits.validation) == 2
 
 
+def test_a_share_and_another_split_exclude_each_other() -> None:
+    hub = Hub(path="x", validation="test", validation_fraction=0.1)
+    assert [text.partition(" are ")[2] for text in hub.problems("dataset.")] == [
+        "both given: add dataset.validation_fraction=null."
+    ]
+    assert not list(Hub(path="x", validation_fraction=0.1).problems("dataset."))
+
+
 TALK = [
     {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]},
     {"role": "assistant", "content": [{"type": "text", "text": "A cup."}]},
