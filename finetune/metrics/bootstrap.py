@@ -25,11 +25,15 @@ Samples = dict[str, np.ndarray]
 FEWEST = 100
 """Samples that an interval needs; a metric for which they take too long gets none."""
 
+FEWEST_UNITS = 10
+"""Units that an interval needs: a sample of fewer shows too little of how others would differ."""
+
 _COUNTS = (1000, 500, 200, FEWEST)
 """A slow metric is sampled one of these numbers of times, so that repetitions seldom differ."""
 
-_CHECKS = 4
-"""Samples by which a field is recognized as the mean of the rows' scores."""
+_CHECKS = 5
+_CHECKED = 2000
+"""Samples, and most units of each, by which a field is recognized as the mean of the rows' scores."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def bootstrap(
 
     Returns:
         Field -> interval, without the fields of which too few samples fit into the time, or have a value.
-        Empty if there are fewer than two units.
+        Empty if there are fewer than ten units.
     """
     samples = _sample(_Units(metric, rows), resamples, seconds, seed)
     whole = metric.compute(rows) if samples else {}
@@ -131,11 +135,11 @@ class _Units:
             members.setdefault(("row", index) if key is None else key, []).append(index)
         self.members = [np.array(one) for one in members.values()]
 
-    def draw(self, resamples: int, seed: int) -> Iterator[np.ndarray]:
-        """Yield samples: indices of units."""
-        generator = np.random.default_rng(seed)
+    def draw(self, resamples: int, seed: int, most: int | None = None) -> Iterator[np.ndarray]:
+        """Yield samples: indices of units, as many as there are, or at most `most`."""
+        generator, units = np.random.default_rng(seed), len(self.members)
         for _ in range(resamples):
-            yield generator.integers(0, len(self.members), len(self.members))
+            yield generator.integers(0, units, min(units, most or units))
 
     def prepare(self) -> Callable[[np.ndarray], Mapping[str, float]]:
         """Return a function that scores a sample."""
@@ -165,7 +169,7 @@ def _find_intervals(values: Mapping[str, float], samples: Samples) -> dict[str, 
 
 def _sample(units: _Units, resamples: int, seconds: float, seed: int) -> Samples:
     """Score samples; a field that is the mean of the rows' scores is computed from these alone."""
-    if len(units.members) < 2:
+    if len(units.members) < FEWEST_UNITS:
         return {}
     score = units.prepare()
     scores = [units.metric.score(row) for row in units.rows]
@@ -193,9 +197,10 @@ def _find_means(
     sums: np.ndarray,
     counts: np.ndarray,
 ) -> list[str]:
-    """Return the fields that are the mean of the rows' scores in the set and in some samples of it."""
+    """Return the fields that are the mean of the rows' scores, in the set and in some samples of it."""
     fields = list(units.metric.higher_is_better)
-    for sample in (np.arange(len(sums)), *units.draw(_CHECKS, seed=1)):
+    whole = np.random.default_rng(1).permutation(len(sums))[:_CHECKED]
+    for sample in (whole, *units.draw(_CHECKS, seed=1, most=_CHECKED)):
         mean, values = sums[sample].sum() / counts[sample].sum(), score(sample)
         fields = [one for one in fields if math.isclose(values.get(one, math.nan), mean, rel_tol=1e-9)]
     return fields

@@ -1,5 +1,6 @@
 """What a single answer is worth: credit between 0 and 1, and an order from the worst answer to the best."""
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ def order_rows(metric: Metric, rows: Sequence[Row]) -> Worth:
         UserError: a row lacks what the metric needs.
     """
     field, more_is_better = next(iter(metric.higher_is_better.items()), ("", True))
-    scores = [metric.score(row) for row in rows]
+    scores = _read_scores(metric, rows)
     known = [score for score in scores if score is not None]
     if len(known) == len(scores):
         return Worth([score if more_is_better else -score for score in known], field)
@@ -59,13 +60,41 @@ def find_credits(metric: Metric, rows: Sequence[Row]) -> list[float] | None:
     """
     if not next(iter(metric.higher_is_better.values()), False):
         return None
-    scores = [metric.score(row) for row in rows]
+    scores = _read_scores(metric, rows)
     known = [score for score in scores if score is not None]
     best = [score for row in rows[:_PERFECT] for score in _score_perfect(metric, row) if score is not None]
     most = max([*best, *known], default=0.0)
     if len(known) < len(scores) or most <= 0:
         return None
     return [min(1.0, max(0.0, score / most)) for score in known]
+
+
+def choose_rows(worth: Worth, confidences: Sequence[float], count: int) -> dict[str, list[int]]:
+    """Choose rows to look at.
+
+    Args:
+        worth: of each row.
+        confidences: of each row; of equally bad answers the most confident ones are chosen, of equally good
+            ones too.
+        count: most rows of each kind.
+
+    Returns:
+        `worst`, `random` and `best`: indices. No row is both among the worst and the best.
+    """
+    order = sorted(
+        range(len(worth.values)), key=lambda index: (worth.values[index], -confidences[index], index)
+    )
+    worst = order[: min(count, (len(order) + 1) // 2)]
+    rest = sorted(order[len(worst) :], key=lambda index: (-worth.values[index], -confidences[index], index))
+    drawn = random.Random(0).sample(range(len(order)), min(count, len(order)))
+    return {"worst": worst, "random": sorted(drawn), "best": rest[:count]}
+
+
+def _read_scores(metric: Metric, rows: Sequence[Row]) -> list[float | None]:
+    """Return the rows' scores: those that they were written with, or else new ones."""
+    written = [row.get("score") for row in rows]
+    numbers = [score for score in written if isinstance(score, float | int)]
+    return list(numbers) if len(numbers) == len(rows) else [metric.score(row) for row in rows]
 
 
 def _score_perfect(metric: Metric, row: Row) -> list[float | None]:

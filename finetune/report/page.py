@@ -4,6 +4,7 @@ The templates are in `templates/`; a page extends `base.html.j2`, which has the 
 cards from `parts.html.j2`.
 """
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,12 @@ def format_number(value: object) -> str:
     return f"{value:,.1f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
+def format_cell(value: object) -> str:
+    """Return a value on one line of Markdown, in which it is no markup; the filter `cell`."""
+    line = " ".join(printable(format_number(value)).split())
+    return re.sub(r"([\\`*<|\[\]])", r"\\\1", line)
+
+
 @cache
 def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -54,10 +61,12 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["number"] = format_number
+    environment.filters |= {"number": format_number, "cell": format_cell}
     return environment
 
 
 def _finalize(value: object) -> object:
     """Make every text that a template writes readable; markup has been read before."""
-    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+    if isinstance(value, str) and not hasattr(value, "__html__"):
+        return printable(value)
+    return format_number(None) if value is None else value

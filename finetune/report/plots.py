@@ -52,13 +52,17 @@ _STYLE: dict[Any, object] = {
 }
 
 
-def draw_svg(draw: Callable[["Axes"], object], label: str, height: float = 2.9) -> "Markup":
+def draw_svg(
+    draw: Callable[["Axes"], object], label: str, height: float = 2.9, *, fits: bool = True
+) -> "Markup":
     """Return a plot as an inline `<svg>`.
 
     Args:
         draw: draws into the axes that it is given; texts are taken as written, without mathematics.
         label: what the plot shows, for those who do not see it.
         height: inches; the width is `WIDTH`.
+        fits: measure all texts and make room for them, which takes twice the time. False: the usual room,
+            for numbers at both axes.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -70,8 +74,10 @@ def draw_svg(draw: Callable[["Axes"], object], label: str, height: float = 2.9) 
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         matplotlib.rcdefaults()  # not the user's own style
         matplotlib.rcParams.update(_STYLE)
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout="constrained" if fits else None)
         FigureCanvasSVG(figure)
+        if not fits:
+            figure.subplots_adjust(0.14, 0.5 / height, 0.97, 1 - 0.12 / height)
         axes = figure.add_subplot()
         axes.set_prop_cycle(color=COLORS)
         draw(axes)
@@ -99,7 +105,7 @@ def plot_lines(
             axes.legend()
         axes.set(xlabel=plain(x), ylabel=plain(y))
 
-    return draw_svg(draw, label)
+    return draw_svg(draw, label, fits=False)
 
 
 def plot_bars(names: Sequence[str], values: Sequence[float], x: str, label: str) -> "Markup":
@@ -146,7 +152,7 @@ def plot_histogram(values: Sequence[float], x: str, y: str, label: str, bins: in
         axes.grid(visible=False, axis="x")
         axes.set(xlabel=plain(x), ylabel=plain(y))
 
-    return draw_svg(draw, label, 2.2)
+    return draw_svg(draw, label, 2.2, fits=False)
 
 
 def plain(text: str, most: int = 32) -> str:

@@ -12,7 +12,7 @@ from finetune.metrics.metric import Metric
 from finetune.metrics.referring import Referring
 from finetune.metrics.text import ExactMatch
 from finetune.metrics.vqa import VqaAccuracy
-from finetune.metrics.worth import find_credits, order_rows
+from finetune.metrics.worth import Worth, choose_rows, find_credits, order_rows
 
 
 def build(prediction: str, *references: str) -> dict[str, Any]:
@@ -64,3 +64,12 @@ def test_the_better_answer_is_worth_more(metric: Metric, worse: Any, better: Any
     worth = order_rows(metric, [worse, better])
     assert worth.values[0] < worth.values[1]
     assert name in worth.name
+
+
+def test_the_worst_are_the_most_confident_and_no_row_is_best_and_worst() -> None:
+    worth = Worth([0, 100, 0, 100, 0], "exact_match")
+    chosen = choose_rows(worth, [0.2, 0.3, 0.9, 0.8, 0.5], 2)
+    assert (chosen["worst"], chosen["best"]) == ([2, 4], [3, 1])
+    assert len(set(chosen["random"])) == 2
+    few = choose_rows(Worth([1, 2], ""), [0.5, 0.5], 6)
+    assert (few["worst"], few["best"], few["random"]) == ([0], [1], [0, 1])
