@@ -40,7 +40,14 @@ from finetune.run.log import unchanged_logging
 
 if TYPE_CHECKING:
     from finetune.assembly.predictor import Given, Predictor
-    from finetune.result import EvaluateResult, PlanResult, PredictResult, ScoreResult, TrainResult
+    from finetune.result import (
+        EvaluateResult,
+        PlanResult,
+        PredictResult,
+        ReportResult,
+        ScoreResult,
+        TrainResult,
+    )
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +146,19 @@ def plan(*words: str, **options: object) -> "PlanResult":
         UserError: a mistake in the options or the data.
     """
     return cast("PlanResult", _run("plan", words, options))
+
+
+def write_report(*words: str, **options: object) -> "ReportResult":
+    """Write the page of a finished run (`run=FOLDER`) again; not `report`, which is the name of a part.
+
+    Args:
+        words: `key=value`, as on the command line.
+        options: values by key.
+
+    Raises:
+        UserError: the folder has no finished run.
+    """
+    return cast("ReportResult", _run("report", words, options))
 
 
 def load(*words: str, **options: object) -> "Predictor":

@@ -120,6 +120,16 @@ class ScoreResult(Result):
 
 
 @dataclass(frozen=True)
+class ReportResult(Result):
+    """The report of a run."""
+
+    page: Path
+    """`report.html`: one file, with its images and plots inside."""
+    text: Path
+    """`report.md`: the same without images and plots."""
+
+
+@dataclass(frozen=True)
 class PlanResult(Result):
     """The size of a training that has not started."""
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from finetune.assembly.custom import instantiate
+from finetune.assembly.custom import build_metric, instantiate
 from finetune.assembly.pixels import choose_antialias
 from finetune.config.compose import compose, known_recipes
 from finetune.config.schema import RunConfig
@@ -297,3 +297,31 @@ def test_an_adapter_of_a_quantised_base_is_put_on_one(recipe: str) -> None:
     text = known_recipes()[recipe].read_text(encoding="utf-8")
     for line in re.findall(r"^#   python .*adapter=runs/\w+_qlora/.*$", text, re.MULTILINE):
         assert compose(shlex.split(line)[5:]).peft.bits == 4
+
+
+PUBLISHED = {
+    name: scores
+    for name, file in known_recipes().items()
+    if (scores := yaml.safe_load(file.read_text(encoding="utf-8")).get("published"))
+}
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED)
+def test_published_scores_are_those_of_the_header(recipe: str) -> None:
+    told = "vqav2_qlora" if recipe == "vqav2_lora" else recipe  # whose header refers to the other's
+    header = known_recipes()[told].read_text(encoding="utf-8").split("\ndefaults:")[0]
+    text = re.sub(r"\s*\n#\s*", " ", header)
+    for score in PUBLISHED[recipe].values():
+        value = f"{score['value']:.3f}" if score["value"] < 2 else f"{score['value']:.1f}"
+        assert re.search(rf"(?<![\d.]){re.escape(value)}(?!\d)", text), value
+        assert score["source"].split(",")[0] in text
+        assert score["model"] in {"PaliGemma 3B", "PaliGemma 2 3B"}
+
+
+def test_every_benchmark_has_published_scores_of_its_metric() -> None:
+    full = {name for name in known_recipes() if name.endswith("_full")}
+    assert full - set(PUBLISHED) == {"quickstart_full"}
+    for recipe in ("chartqa_full", "rsvqa_hr_full", "cococap_qlora", "pope"):
+        config = compose([f"recipe={recipe}"])
+        fields = build_metric(config).higher_is_better
+        assert {score.field for score in config.published.values()} <= set(fields)

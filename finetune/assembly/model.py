@@ -17,7 +17,7 @@ from finetune.model.load import load_model
 from finetune.model.lora import Quantization, add_adapter
 from finetune.model.options import FreezePolicy, ModelConfig, PeftConfig, PeftMethod
 from finetune.model.surgery import operate
-from finetune.model.table import count_parameters, format_table
+from finetune.model.table import count_parameters, describe_counts, format_table
 from finetune.training.options import TrainerConfig
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ class Learner:
     """Processor of the checkpoint."""
     table: str
     """Learning, adapted and quantised parameters by tower, for the log."""
+    parameters: dict[str, dict[str, int | str]]
+    """The same for `metrics.json`."""
 
 
 def build_learner(config: RunConfig, checkpoint: PaliGemmaConfig, processor: PaliGemmaProcessor) -> Learner:
@@ -51,7 +53,8 @@ def build_learner(config: RunConfig, checkpoint: PaliGemmaConfig, processor: Pal
     base = load_base(checkpoint, options, freeze, peft, half)
     model = freeze_and_adapt(base, options, freeze, peft, half, config.adapter)
     operate(model, options.llm_dropout, config.trainer.activation_checkpointing)
-    return Learner(model, processor, format_table(count_parameters(model)))
+    counts = count_parameters(model)
+    return Learner(model, processor, format_table(counts), describe_counts(counts))
 
 
 def load_base(

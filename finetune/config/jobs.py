@@ -41,8 +41,8 @@ class _OfRun(Job):
     """Options of the jobs that may be given a run."""
 
     run: str | None = None
-    """Folder of a run: `evaluate` scores it, `predict` asks it, `plan` shows it, and `train` continues it
-    with `resume=true`."""
+    """Folder of a run: `evaluate` scores it, `predict` asks it, `plan` shows it, `report` writes its page,
+    and `train` continues it with `resume=true`."""
 
     def folder(self, name: str) -> Path:
         """Return the run's folder."""
@@ -92,8 +92,8 @@ class Evaluate(_InFolder):
     """Score a finished run (run=FOLDER), or model=ID adapter=ID_OR_FOLDER."""
 
     reads = (
-        f"runs_dir|check_images|collator[.]max_text_length|{_PARTS}|{_MODEL}|{_ANSWERS}|evaluation[.](limit|loss|pictures)"
-        "|trainer[.]dataloader_num_workers"
+        f"runs_dir|check_images|collator[.]max_text_length|{_PARTS}|{_MODEL}|{_ANSWERS}"
+        "|evaluation[.](limit|loss|pictures|blank_.*)|trainer[.]dataloader_num_workers|report[.].*|published.*"
     )
 
 
@@ -134,6 +134,14 @@ class Doctor(Job):
     needs_data = False
 
 
+@dataclass
+class Report(_OfRun):
+    """Write the page of a finished run again (run=FOLDER): report.html and report.md."""
+
+    reads = "report[.].*|published.*"
+    needs_data = False
+
+
 JOBS: dict[str, type[Job]] = {
     "train": Train,
     "evaluate": Evaluate,
@@ -141,6 +149,7 @@ JOBS: dict[str, type[Job]] = {
     "score": Score,
     "plan": Plan,
     "doctor": Doctor,
+    "report": Report,
 }
 """Job -> its options. `finetune/jobs/<name>.py` runs it; the class's docstring is its line in `--help`."""
 

@@ -15,6 +15,7 @@ from finetune.data.examples.options import AugmentationConfig
 from finetune.generation.options import EvaluationConfig
 from finetune.model.options import FreezePolicy, ModelConfig, PeftConfig
 from finetune.option import Range, option
+from finetune.report.options import PublishedScore, ReportConfig
 from finetune.training.options import TrainerConfig
 
 
@@ -62,3 +63,7 @@ class RunConfig:
     """More metrics by name, whose fields are reported too: `metrics=[exact_match,anls]`; their options are
     `metrics.anls.convention=paper` and so on."""
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    published: dict[str, PublishedScore] = field(default_factory=dict)
+    """Scores from papers, under any names, for the report: `field`, `value`, `model`, `resolution`, `split`
+    and `source`, and `group` for the score of a group."""

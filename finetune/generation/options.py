@@ -32,6 +32,14 @@ class GenerationOptions:
     """1 is greedy; more is beam search without length normalisation, as in the paper."""
 
 
+class BlankImages(StrEnum):
+    """When a split is also answered without its images."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
 @dataclass
 class EvaluationConfig(GenerationOptions):
     """Generation and scores over the validation split."""
@@ -44,6 +52,11 @@ class EvaluationConfig(GenerationOptions):
     """Evaluate on the first n examples only; with a mixture, the first n of each part."""
     pictures: int = option(10, Range(0, 1e6))
     """Number of predictions to draw into the run's `pictures/` (tasks with boxes or masks)."""
+    blank_images: BlankImages = BlankImages.auto
+    """Also answer examples with grey images, once, at the end: a model that scores as well without them
+    ignores them. `auto`: not where a model of over 10^9 parameters runs on a CPU."""
+    blank_limit: int = option(200, COUNT)
+    """Most examples to answer with grey images; the first ones."""
     loss: bool = True
     """Also compute the loss over the first accepted suffix."""
     metric_for_best_model: str | None = None

@@ -13,6 +13,7 @@ from finetune.assembly.custom import build_metric
 from finetune.assembly.data import Data, build_data
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import build_evaluator
+from finetune.assembly.evidence import complete_report
 from finetune.assembly.finished import load_trained, resolve_finished_run
 from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.sources import build_source, record_data
@@ -41,7 +42,7 @@ def run(options: Evaluate, launch: Launch) -> EvaluateResult:
     metric = build_metric(options)
     with RunFolder(launch.folder) as folder:
         on_main(lambda: check_folder(options, folder))
-        options = resolve_finished_run(options, folder)
+        asked, options = options, resolve_finished_run(options, folder)
         checkpoint = load_config(options.model.path, options.model.revision, options.model.resolution)
         processor = load_processor(options.model.path, options.model.revision)
         data = build_data(options, processor, metric, training=False)
@@ -61,6 +62,7 @@ def run(options: Evaluate, launch: Launch) -> EvaluateResult:
             if doubt.level != Level.note:
                 log.warning("warning: %s", doubt.text)
         file = on_main(lambda: write(options, folder, launch.command, data, evaluation))
+        complete_report(asked, folder, model, data, metric, evaluation, file)
     best = options.evaluation.metric_for_best_model
     objective = choose_objective(evaluation.scores, best, metric)
     return EvaluateResult(folder.root, file, evaluation.scores, objective=objective)

@@ -16,20 +16,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    PaliGemmaProcessor,
-    PrinterCallback,
-    ProgressCallback,
-)
+from transformers import PrinterCallback, ProgressCallback
 
 from finetune import signals
 from finetune.assembly.data import Data, build_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import LastEvaluations, build_evaluator
+from finetune.assembly.evidence import complete_report
 from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.mask_codec import keep_mask_vae
-from finetune.assembly.model import build_learner
-from finetune.assembly.sources import RECORDED, record_data
+from finetune.assembly.model import Learner, build_learner
+from finetune.assembly.sources import RECORDED, build_source, record_data
 from finetune.assembly.trainer import build_arguments, build_run_metric, part_weights
 from finetune.config.jobs import Train
 from finetune.config.recipe_file import load_recipe
@@ -103,7 +100,7 @@ def run(options: Train, launch: Launch) -> TrainResult:
             interrupted = train_or_stop(trainer, start, folder, launch.command)
             if interrupted is not None:
                 return TrainResult(folder.root, {}, {}, list_history(trainer), interrupted=interrupted)
-            result = finish(options, folder, data, trainer, processor, evaluate, tracker)
+            result = finish(options, folder, data, trainer, learner, evaluate, metric, tracker)
             log.info("%.0f seconds in all; the run is in %s", time.monotonic() - started, folder.root)
         best = options.evaluation.metric_for_best_model
         objective = choose_objective(result["final"], best, metric)
@@ -310,11 +307,12 @@ def finish(
     folder: RunFolder,
     data: Data,
     trainer: PaliGemmaTrainer,
-    processor: PaliGemmaProcessor,
+    learner: Learner,
     evaluate: LastEvaluations,
+    metric: Metric,
     tracker: Tracker,
 ) -> dict[str, Any]:
-    """Save and evaluate the final model, and write the results; collective.
+    """Save and evaluate the final model, and write the results and their report; collective.
 
     Returns:
         The content of `metrics.json`.
@@ -322,14 +320,17 @@ def finish(
     result = describe_result(trainer)
     log.info("the result is %s", result["why"])
     target = folder.model if options.peft.method == PeftMethod.none else folder.adapter
-    result["sha256"] = save_result(trainer, processor, target)
-    evaluation = evaluate(trainer.accelerator.unwrap_model(trainer.model), result["step"])
+    result["sha256"] = save_result(trainer, learner.processor, target)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    evaluation = evaluate(model, result["step"])
     before = on_main(lambda: read_metrics(folder))
     metrics = {
         "final": evaluation.scores,
         "result": result,
         "train": measure_training(trainer, before.get("train", {})),
         "evaluations": list_evaluations(trainer),
+        "dataset": build_source(options.dataset).describe("validation"),
+        "parameters": learner.parameters,
     }
     predictions = Predictions(
         evaluation.rows, lambda index: data.validation[index].images[0], options.evaluation.pictures
@@ -338,12 +339,14 @@ def finish(
     def write() -> dict[str, Any]:
         if trainer.before_save is not None:
             trainer.before_save()
-        return write_training(folder, predictions, metrics)
+        return write_training(folder, predictions, metrics, list_history(trainer))
 
-    metrics = on_main(write)
+    on_main(write)
     tracker.report(evaluation.scores, sorted(folder.pictures.glob("*.png")))
     log.info("final  validation  %s", format_scores(evaluation.scores))
-    return metrics
+    rows = folder.predictions / "validation.jsonl"
+    complete_report(options, folder, model, data, metric, evaluation, rows)
+    return on_main(lambda: read_metrics(folder))
 
 
 def list_history(trainer: PaliGemmaTrainer) -> list[dict[str, float]]:

@@ -1,9 +1,11 @@
 """Captions against several references: BLEU, ROUGE-L and CIDEr-D as COCO's evaluation has them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
+
+import numpy as np
 
 from finetune.metrics.bleu import compute_bleu
 from finetune.metrics.cider import compute_cider_d
@@ -63,15 +65,32 @@ class Caption:
 
     def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `cider_d`, `bleu_1` to `bleu_4` and `rouge_l`."""
+        return _score(*self._cut(rows))
+
+    def prepare(self, rows: Sequence[Mapping[str, object]]) -> Callable[[np.ndarray], Mapping[str, float]]:
+        """Return a function that scores samples; captions are cut into words once."""
+        predictions, references = self._cut(rows)
+
+        def score(sample: np.ndarray) -> dict[str, float]:
+            return _score([predictions[index] for index in sample], [references[index] for index in sample])
+
+        return score
+
+    def _cut(self, rows: Sequence[Mapping[str, object]]) -> tuple[list[list[str]], list[list[list[str]]]]:
+        """Return the words of each prediction and of its references."""
         texts = [[read_prediction(row), *read_references(row)] for row in rows]
         words = iter(tokenize([text for row in texts for text in row], self.tokenizer))
         cut = [[next(words) for _ in row] for row in texts]
-        predictions = [row[0] for row in cut]
-        references = [row[1:] for row in cut]
-        cider = compute_cider_d(predictions, references)
-        bleu = compute_bleu(predictions, references)
-        return {
-            "cider_d": sum(cider) / len(cider),
-            **{f"bleu_{length}": score for length, score in enumerate(bleu, 1)},
-            "rouge_l": compute_rouge_l(predictions, references),
-        }
+        return [row[0] for row in cut], [row[1:] for row in cut]
+
+
+def _score(
+    predictions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
+) -> dict[str, float]:
+    cider = compute_cider_d(predictions, references)
+    bleu = compute_bleu(predictions, references)
+    return {
+        "cider_d": sum(cider) / len(cider),
+        **{f"bleu_{length}": score for length, score in enumerate(bleu, 1)},
+        "rouge_l": compute_rouge_l(predictions, references),
+    }

@@ -1,18 +1,21 @@
 """Detection: average precision and recall of boxes or masks, by COCO's own evaluator."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
 
+import numpy as np
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from finetune.codecs.objects import ObjectReader
 from finetune.errors import UserError, describe
+from finetune.metrics.detection_samples import Samples
 from finetune.metrics.fields import check_choices, name_row, read_box, read_number, read_objects
 from finetune.metrics.mask import check_sizes, empty_mask, read_mask
 from finetune.metrics.metric import Compared
@@ -71,29 +74,46 @@ def compute_average_precision(
 
     Source: pycocotools COCOeval.
     """
-    truths: list[dict[str, Any]] = []
-    predictions: list[dict[str, Any]] = []
-    for image, row in enumerate(sorted(rows, key=_order), 1):
-        true = _read_truths(row, region)
-        truths += [{**obj, "image_id": image} for obj in true]
-        predicted = _read_predictions(row, true, region, score)
-        predictions += [{**obj, "image_id": image} for obj in predicted]
+    truths, predictions = _read_rows(sorted(rows, key=_order), score, region)
     if not truths:
         return dict.fromkeys(FIELDS, -1.0)
     if not predictions:
         return _score_nothing(truths)
+    evaluator = _match(len(rows), truths, predictions, region)
+    with redirect_stdout(io.StringIO()):
+        evaluator.accumulate()
+        evaluator.summarize()
+    return {field: float(value) for field, value in zip(FIELDS, evaluator.stats, strict=False)}
+
+
+def _read_rows(
+    rows: Sequence[Mapping[str, object]], score: DetectionScore, region: Region
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the true and the predicted objects of all rows, which are in the order of their images."""
+    truths: list[dict[str, Any]] = []
+    predictions: list[dict[str, Any]] = []
+    for image, row in enumerate(rows, 1):
+        true = _read_truths(row, region)
+        truths += [{**obj, "image_id": image} for obj in true]
+        predicted = _read_predictions(row, true, region, score)
+        predictions += [{**obj, "image_id": image} for obj in predicted]
+    return truths, predictions
+
+
+def _match(
+    images: int, truths: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], region: Region
+) -> Any:
+    """Return COCO's evaluator, after it has matched the objects of each image."""
     labels = sorted({obj["label"] for obj in truths})
     # The evaluator prints its progress to standard output, which is for the scores alone.
     with redirect_stdout(io.StringIO()):
         evaluator = COCOeval(
-            _build_dataset(len(rows), labels, truths),
-            _build_dataset(len(rows), labels, predictions),
+            _build_dataset(images, labels, truths),
+            _build_dataset(images, labels, predictions),
             "bbox" if region == Region.box else "segm",
         )
         evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    return {field: float(value) for field, value in zip(FIELDS, evaluator.stats, strict=False)}
+    return evaluator
 
 
 def _score_nothing(truths: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -259,3 +279,42 @@ class Detection:
     def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return the fields of `compute_average_precision`."""
         return compute_average_precision(rows, score=self.options.score, region=self.options.region)
+
+    def compute_by_label(self, rows: Sequence[Mapping[str, object]]) -> dict[str, dict[str, float | None]]:
+        """Return `objects`, `predicted`, `ap` and `ap50` of each label, sorted by name.
+
+        A label that is only predicted has no AP. Crowd regions are not counted.
+
+        Raises:
+            UserError: a row lacks what is needed.
+        """
+        truths, predictions = _read_rows(sorted(rows, key=_order), self.options.score, self.options.region)
+        result: dict[str, dict[str, float | None]] = {
+            label: {"objects": 0, "predicted": 0, "ap": None, "ap50": None}
+            for label in sorted({obj["label"] for obj in [*truths, *predictions]})
+        }
+        counted = [(obj, "predicted") for obj in predictions]
+        counted += [(obj, "objects") for obj in truths if not obj["iscrowd"]]
+        for (label, name), count in Counter((obj["label"], name) for obj, name in counted).items():
+            result[label][name] = count
+        evaluator = _match(len(rows), truths, predictions, self.options.region)
+        with redirect_stdout(io.StringIO()):
+            evaluator.accumulate()
+        # Thresholds of overlap, recalls, labels, areas, most predictions.
+        precision = evaluator.eval["precision"][:, :, :, 0, -1]
+        for index, label in enumerate(sorted({obj["label"] for obj in truths})):
+            if (precision[:, :, index] > -1).all():
+                ap, ap50 = precision[:, :, index].mean(), precision[0, :, index].mean()
+                result[label] |= {"ap": float(ap), "ap50": float(ap50)}
+        return result
+
+    def prepare(self, rows: Sequence[Mapping[str, object]]) -> Callable[[np.ndarray], Mapping[str, float]]:
+        """Return a function that scores samples; a field of which a sample has no object is left out."""
+        order = sorted(range(len(rows)), key=lambda index: _order(rows[index]))
+        truths, predictions = _read_rows(
+            [rows[index] for index in order], self.options.score, self.options.region
+        )
+        if not truths:
+            return lambda sample: {}
+        score = Samples(_match(len(rows), truths, predictions, self.options.region), len(rows))
+        return lambda sample: score(np.bincount(sample, minlength=len(rows))[order])

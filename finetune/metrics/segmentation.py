@@ -1,10 +1,11 @@
 """Referring segmentation: one phrase, one mask (RefCOCO)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+import numpy as np
 from pycocotools import mask as coco_mask
 
 from finetune.codecs.boxes import read_official
@@ -94,6 +95,11 @@ class Segmentation:
     def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return the fields of `compute_mask_scores`."""
         return compute_mask_scores([self._overlap(row) for row in rows])
+
+    def prepare(self, rows: Sequence[Mapping[str, object]]) -> Callable[[np.ndarray], Mapping[str, float]]:
+        """Return a function that scores samples; masks are compared once."""
+        overlaps = [self._overlap(row) for row in rows]
+        return lambda sample: compute_mask_scores([overlaps[index] for index in sample])
 
     def _overlap(self, row: Mapping[str, object]) -> tuple[int, int]:
         predicted = read_objects(row, "prediction_objects")

@@ -66,6 +66,21 @@ def _size(parameter: nn.Parameter) -> tuple[int, bool]:
     return parameter.numel(), parameter.dtype == torch.int8
 
 
+def describe_counts(counts: dict[str, TowerCount]) -> dict[str, dict[str, int | str]]:
+    """Return the counts of each tower, as `metrics.json` has them."""
+    return {
+        str(tower): {
+            "parameters": count.parameters,
+            "learning": count.learning,
+            "adapter": count.adapter,
+            "quantized": count.quantized,
+            "dtype": "+".join(sorted(count.dtypes)),
+            "learns in": "+".join(sorted(count.learning_dtypes)),
+        }
+        for tower, count in counts.items()
+    }
+
+
 def format_table(counts: dict[str, TowerCount]) -> str:
     """Lay the counts out as text."""
     rows: list[tuple[str, ...]] = [

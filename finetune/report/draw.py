@@ -42,6 +42,8 @@ class _Shape(NamedTuple):
     mask: np.ndarray | None
     """(height, width) bool."""
     color: Color
+    is_truth: bool = False
+    """Whether it was annotated: its box is dashed and its mask outlined in white."""
 
 
 def label_color(label: str) -> Color:
@@ -58,7 +60,8 @@ def draw_objects(
         image: of any mode.
         objects: as prediction rows have them: `box_xyxy` in the image's pixels and, where they are
             known, `label`, `score` and `mask_rle`. What is outside is drawn at the edge.
-        truth: annotated objects, whose boxes are drawn dashed in black and white.
+        truth: annotated objects, whose boxes are drawn dashed in black and white, with their labels in
+            black on white.
 
     Returns:
         RGB, of the same size.
@@ -66,7 +69,7 @@ def draw_objects(
     Raises:
         UserError: a box is not four finite numbers, or a mask cannot be read or is of another size.
     """
-    return _draw(image.convert("RGB"), objects, truth, 1)
+    return _draw(image.convert("RGB"), objects, truth, image.size)
 
 
 def draw_prediction(image: Image.Image, row: PredictionRow) -> Image.Image:
@@ -83,49 +86,75 @@ def draw_prediction(image: Image.Image, row: PredictionRow) -> Image.Image:
     Raises:
         UserError: as in `draw_objects`; the message names the row.
     """
+    drawn = draw_row(image, row, SMALLEST_SIDE, max(_LARGEST_SIDE, *image.size))
+    return _add_caption(drawn, row.get("prefix") or "", row.get("prediction") or "")
+
+
+def draw_row(image: Image.Image, row: PredictionRow, smallest: int, largest: int) -> Image.Image:
+    """Draw the objects of a prediction row onto a copy of its image in another size.
+
+    Args:
+        image: the row's image.
+        row: `prediction_objects` and `objects`, the truth, where it has them, in pixels of the image.
+        smallest: pixels of the short side; a smaller image is enlarged by a whole factor.
+        largest: pixels of the long side, at most.
+
+    Returns:
+        RGB.
+
+    Raises:
+        UserError: as in `draw_objects`; the message names the row.
+    """
     short, long = sorted(image.size)
-    factor = max(1, min(math.ceil(SMALLEST_SIDE / short), _LARGEST_SIDE // long))
-    enlarged = image.convert("RGB").resize(
-        (image.width * factor, image.height * factor), Image.Resampling.NEAREST
-    )
+    if long > largest:
+        shrunk = [max(1, round(side * largest / long)) for side in image.size]
+        resized = image.convert("RGB").resize((shrunk[0], shrunk[1]), Image.Resampling.LANCZOS)
+    else:
+        factor = max(1, min(math.ceil(smallest / short), largest // long))
+        resized = image.convert("RGB").resize(
+            (image.width * factor, image.height * factor), Image.Resampling.NEAREST
+        )
     try:
-        drawn = _draw(enlarged, row.get("prediction_objects") or (), row.get("objects") or (), factor)
+        return _draw(resized, row.get("prediction_objects") or (), row.get("objects") or (), image.size)
     except UserError as error:
         raise UserError(f"Row `{row.get('id')}`: {error}") from error
-    return _add_caption(drawn, row.get("prefix") or "", row.get("prediction") or "")
 
 
 def _draw(
     image: Image.Image,
     objects: Sequence[SceneObject],
     truth: Sequence[SceneObject],
-    factor: int,
+    original: tuple[int, int],
 ) -> Image.Image:
-    """Draw onto a copy of an enlarged image; boxes and masks are those of the original."""
-    shapes = [_read_shape(obj, image.size, factor) for obj in objects]
+    """Draw onto a copy of an image in another size; boxes and masks are those of the original."""
+    shapes = [_read_shape(obj, image.size, original) for obj in objects]
     # Small ones last, so that large ones do not hide them.
     shapes.sort(key=lambda shape: _area(shape.box), reverse=True)
+    truths = [_read_shape(obj, image.size, original, is_truth=True) for obj in truth]
     line = max(2, round(min(image.size) / 200))
-    canvas = _tint(image, shapes, line)
+    canvas = _tint(image, [*shapes, *truths], line)
     draw = ImageDraw.Draw(canvas)
     for shape in shapes:
         draw.rectangle(_inclusive(shape.box), outline=shape.color, width=line)
-    for obj in truth:
-        _draw_dashes(draw, _read_box(obj, image.size, factor), max(1, line // 2))
-    _draw_tags(draw, shapes, canvas.size, line)
+    for shape in truths:
+        _draw_dashes(draw, shape.box, max(1, line // 2))
+    _draw_tags(draw, [*shapes, *truths], canvas.size, line)
     return canvas
 
 
-def _read_shape(obj: SceneObject, size: tuple[int, int], factor: int) -> _Shape:
+def _read_shape(
+    obj: SceneObject, size: tuple[int, int], original: tuple[int, int], is_truth: bool = False
+) -> _Shape:
     label, score = obj.get("label") or "", obj.get("score")
     tag = " ".join(part for part in (_clean(label), "" if score is None else f"{score:.2f}") if part)
-    return _Shape(tag, _read_box(obj, size, factor), _read_mask(obj, size, factor), label_color(label))
+    color = _WHITE if is_truth else label_color(label)
+    return _Shape(tag, _read_box(obj, size, original), _read_mask(obj, size, original), color, is_truth)
 
 
-def _read_box(obj: SceneObject, size: tuple[int, int], factor: int) -> Box:
+def _read_box(obj: SceneObject, size: tuple[int, int], original: tuple[int, int]) -> Box:
     """Return a box in whole pixels, at least one wide and high, inside the image."""
     try:
-        corners = np.array(obj.get("box_xyxy"), dtype=np.float64).reshape(2, 2) * factor
+        corners = np.array(obj.get("box_xyxy"), dtype=np.float64).reshape(2, 2)
         if not np.isfinite(corners).all():
             raise ValueError
     except (TypeError, ValueError):
@@ -133,17 +162,18 @@ def _read_box(obj: SceneObject, size: tuple[int, int], factor: int) -> Box:
             f"Expected `box_xyxy` of object `{obj.get('label')}` to be four finite numbers, x_min, y_min, "
             f"x_max, y_max in pixels, but got {obj.get('box_xyxy')}."
         ) from None
+    corners *= np.array(size) / original
     first = np.clip(np.rint(corners.min(0)), 0, np.array(size) - 1)
     last = np.clip(np.rint(corners.max(0)), first + 1, size)
     x_min, y_min, x_max, y_max = (int(value) for value in (*first, *last))
     return x_min, y_min, x_max, y_max
 
 
-def _read_mask(obj: SceneObject, size: tuple[int, int], factor: int) -> np.ndarray | None:
+def _read_mask(obj: SceneObject, size: tuple[int, int], original: tuple[int, int]) -> np.ndarray | None:
     rle = obj.get("mask_rle")
     if rle is None:
         return None
-    width, height = size[0] // factor, size[1] // factor
+    width, height = original
     try:
         mask = decode_rle(rle, (height, width))
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
@@ -151,20 +181,20 @@ def _read_mask(obj: SceneObject, size: tuple[int, int], factor: int) -> np.ndarr
             f"Expected `mask_rle` of object `{obj.get('label')}` to be COCO's run lengths of size "
             f"{[height, width]} (height, width), but could not read it. {error}"
         ) from error
-    return np.kron(mask, np.ones((factor, factor), dtype=np.uint8)) != 0
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
 def _tint(image: Image.Image, shapes: Sequence[_Shape], line: int) -> Image.Image:
     """Fill the masks so that the image shows through, and outline them."""
     pixels = np.array(image)
     for shape in shapes:
-        if shape.mask is not None:
+        if shape.mask is not None and not shape.is_truth:
             pixels[shape.mask] = np.rint(
                 (1 - _FILL) * pixels[shape.mask] + _FILL * np.array(shape.color)
             ).astype(np.uint8)
     for shape in shapes:
         if shape.mask is not None:
-            pixels[_edge(shape.mask, line)] = shape.color
+            pixels[_edge(shape.mask, max(1, line // 2) if shape.is_truth else line)] = shape.color
     return Image.fromarray(pixels)
 
 
@@ -209,9 +239,11 @@ def _draw_tags(
             continue
         width = math.ceil(font.getlength(text)) + 2 * pad
         x_min, y_min, x_max, y_max = shape.box
+        # At an object that was found, its own label is above the box and the true one below.
+        heights = (y_min - height, y_min, y_max - height, y_max)
         places = [
             _push_inside((x, y, x + width, y + height), size)
-            for y in (y_min - height, y_min, y_max - height, y_max)
+            for y in (reversed(heights) if shape.is_truth else heights)
             for x in (x_min, x_max - width)
         ]
         place = next((one for one in places if not any(_overlap(one, tag) for tag in taken)), places[0])

@@ -124,13 +124,17 @@ CHECKPOINT_FILES = (
     "training_args.bin", "complete",
 )  # fmt: skip
 _PICTURES = "[0-9][0-9][0-9]*.png"
+_THUMBNAILS = ("[0-9]*.png", "[0-9]*.jpeg")
 _WRITTEN = {
     ".": (
         "config.yaml", "environment.json", "metrics.json", "mask_vae.npz", "train.log",
-        "skipped.jsonl", ".*.partial",
+        "skipped.jsonl", "history.jsonl", "report.html", "report.md", ".*.partial",
     ),
     "predictions": ("validation*.jsonl", ".*.partial"),
     "pictures": (_PICTURES, ".*.partial"),
+    "thumbnails": (".*.partial",),
+    "thumbnails/validation*": _THUMBNAILS,
+    "thumbnails/.validation*.partial": _THUMBNAILS,
     "adapter": _WEIGHTS,
     ".adapter.partial": _WEIGHTS,
     "model": _WEIGHTS,

@@ -3,19 +3,23 @@
 `metrics.json` is written last, so that the files it names are complete.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune.errors import UserError
 from finetune.example import PredictionRow
-from finetune.report.draw import draw_prediction
+from finetune.report.draw import draw_prediction, draw_row
+from finetune.report.thumbnail import write_thumbnail
 from finetune.run.files import read_json, write_folder, write_json, write_jsonl
 from finetune.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+
+_THUMBNAIL = 420
+"""Pixels of the long side: about as wide as a phone shows it, so that drawn labels can be read there."""
 
 Scores = Mapping[str, Any]
 """Scores by field and group, or an entry of `metrics.json` with them: JSON values."""
@@ -51,18 +55,22 @@ def read_metrics(folder: RunFolder) -> dict[str, Any]:
     return dict(metrics)
 
 
-def write_training(folder: RunFolder, predictions: Predictions, metrics: Scores) -> dict[str, Any]:
+def write_training(
+    folder: RunFolder, predictions: Predictions, metrics: Scores, history: Sequence[Scores]
+) -> dict[str, Any]:
     """Write the results of a training; evaluations that were added to `metrics.json` later are kept.
 
     Args:
         folder: folder of the run.
         predictions: predictions of the final model.
         metrics: `final`, `result`, `train` and `evaluations`.
+        history: what was logged during the training, in the order of the steps.
 
     Returns:
         The content of `metrics.json`.
     """
     kept = {name: value for name, value in read_metrics(folder).items() if name == "evaluate"}
+    write_jsonl(folder.history, history)
     return _write(folder, folder.predictions / "validation.jsonl", predictions, {**metrics, **kept})
 
 
@@ -85,6 +93,12 @@ def add_evaluation(folder: RunFolder, predictions: Predictions, entry: Scores, e
     if entries and file.is_file():
         numbered = file.with_name(f"validation{ending}.{len(entries)}.jsonl")
         file.rename(numbered)
+        for old, new in (
+            (folder.thumbnails / file.stem, folder.thumbnails / numbered.stem),
+            (file.with_suffix(".blank.jsonl"), numbered.with_suffix(".blank.jsonl")),
+        ):
+            if old.exists():
+                old.rename(new)
         entries[-1] = {**entries[-1], "rows": str(numbered.relative_to(folder.root))}
     entries = [*entries, {**entry, "rows": str(file.relative_to(folder.root))}]
     _write(folder, file, predictions, {**metrics, "evaluate": entries})
@@ -122,6 +136,51 @@ def write_pictures(folder: Path, predictions: Predictions) -> int:
     if chosen:
         write_folder(folder, draw)
     return len(chosen)
+
+
+def add_evidence(folder: RunFolder, file: Path, evidence: Scores, blank: Sequence[PredictionRow]) -> None:
+    """Add what stands next to the scores of the last training or evaluation to `metrics.json`.
+
+    Args:
+        folder: folder of the run.
+        file: the rows that were scored.
+        evidence: such as `intervals`.
+        blank: answers without images; written next to the rows if there are any.
+    """
+    if blank:
+        write_jsonl(file.with_name(f"{file.stem}.blank.jsonl"), blank)
+    metrics = read_metrics(folder)
+    entries: list[Scores] = metrics.get("evaluate", [])
+    if entries and entries[-1].get("rows") == str(file.relative_to(folder.root)):
+        metrics["evaluate"] = [*entries[:-1], {**entries[-1], **evidence}]
+    else:
+        metrics |= evidence
+    write_json(folder.metrics, metrics)
+
+
+def write_thumbnails(
+    folder: Path,
+    rows: Sequence[PredictionRow],
+    chosen: Iterable[int],
+    load_image: Callable[[int], "Image"],
+) -> None:
+    """Draw the predictions that the report shows, small; all of them or none.
+
+    A report that is made again later finds them here, wherever the images themselves are by then.
+
+    Args:
+        folder: for `<index>.png` or `.jpeg`; replaced.
+        rows: prediction rows.
+        chosen: indices of the rows to draw.
+        load_image: returns the image of a row by its index.
+    """
+
+    def draw(target: Path) -> None:
+        for index in sorted(set(chosen)):
+            drawing = draw_row(load_image(index), rows[index], _THUMBNAIL // 2, _THUMBNAIL)
+            write_thumbnail(drawing, target / f"{index:06d}", _THUMBNAIL)
+
+    write_folder(folder, draw)
 
 
 def format_scores(scores: Scores) -> str:

@@ -11,7 +11,7 @@ from transformers import PaliGemmaProcessor
 from finetune.processes import on_main
 from finetune.run.checkpoints import Checkpoint, digest_weights, read_state
 from finetune.run.files import write_folder
-from finetune.training.callbacks import StopWithoutImprovement
+from finetune.training.callbacks import StopWithoutImprovement, peak_memory_gib
 from finetune.training.trainer import PaliGemmaTrainer
 
 log = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ def measure_training(trainer: PaliGemmaTrainer, before: Mapping[str, Any]) -> di
         "loss": trainer.mean_loss,
         "examples_per_second": round(steps * trainer.global_batch / trainer.seconds, 3),
         "seconds": round(trainer.seconds, 1),
+        "peak_memory_gib": round(peak_memory_gib(), 2),
     }
     if before.get("steps") == steps:
         log.info("the run had taken all its steps already; it was evaluated again")

@@ -10,7 +10,7 @@ from PIL import Image
 from finetune.codecs.coco_mask import encode_rle
 from finetune.errors import UserError
 from finetune.example import PredictionRow, Rle, SceneObject
-from finetune.report.draw import PALETTE, draw_objects, draw_prediction, label_color
+from finetune.report.draw import PALETTE, draw_objects, draw_prediction, draw_row, label_color
 
 GREY = (128, 128, 128)
 
@@ -315,3 +315,33 @@ def test_no_text_breaks_the_drawing(text: str, label: str) -> None:
     drawn = draw_prediction(grey(320, 320), row)
     assert drawn.width == 320
     assert changed(drawn)[:320].any()
+
+
+def test_true_labels_are_black_on_white_below_the_box() -> None:
+    box = [100.0, 80.0, 300.0, 200.0]
+    plain = pixels(draw_objects(grey(), [], truth=[{"box_xyxy": box}]))
+    array = pixels(draw_objects(grey(), [], truth=[{"label": "cat", "box_xyxy": box}]))
+    rows = np.argwhere((array != plain).any(-1))[:, 0]
+    assert rows.min() >= 200
+    tag = array[200 : rows.max() + 1, 100:120]
+    assert (tag.max(), tag.min()) == (255, 0)
+
+
+def test_a_true_mask_is_outlined_and_not_filled() -> None:
+    truth: list[SceneObject] = [{"box_xyxy": [0, 0, 1, 1], "mask_rle": mask_of((100, 80, 300, 200))}]
+    array = pixels(draw_objects(grey(), [], truth=truth))
+    assert tuple(array[140, 200]) == GREY
+    assert tuple(array[80, 200]) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("size", [(1600, 1200), (640, 480), (40, 30)])
+def test_a_copy_of_another_size_has_its_objects_where_the_image_has_them(size: tuple[int, int]) -> None:
+    width, height = size
+    row: PredictionRow = {
+        "prediction_objects": [{"box_xyxy": [width / 4, height / 4, width / 2, height / 2]}]
+    }
+    drawn = draw_row(grey(*size), row, smallest=300, largest=400)
+    assert max(drawn.size) <= 400
+    painted = np.argwhere(changed(drawn))
+    found = np.array([painted.min(0), painted.max(0) + 1]) / np.array(drawn.size)[::-1]
+    assert np.allclose(found, [[0.25, 0.25], [0.5, 0.5]], atol=0.01)

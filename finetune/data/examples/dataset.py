@@ -19,6 +19,8 @@ from finetune.tasks.task import Row, Task
 PICTURES = ("image", "images")
 """Columns with one image, and with several."""
 
+_GREY = (128, 128, 128)
+
 
 @dataclass(frozen=True, eq=False)
 class ExampleDataset(torch.utils.data.Dataset[Example]):
@@ -42,6 +44,9 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
     antialias: Mapping[str, bool] | None = None
     """For each part of a mixture, or for the one source under `""`, whether big_vision resizes its images
     with antialiasing; images are then read as big_vision reads them. None: upright, on white."""
+
+    blank: bool = False
+    """Whether each image is replaced with a grey one of its size, to learn what is answered unseen."""
 
     def __post_init__(self) -> None:
         self.task.check_columns(self.rows.column_names)
@@ -70,6 +75,8 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             changed = [self.augment(image, row, random.Random(f"augment {mark}")) for image in images]
             images = [image for image, _ in changed]
             row = changed[0][1]
+        if self.blank:
+            images = [Image.new("RGB", image.size, _GREY) for image in images]
         text = self.task.build_text(row, draw)
         return Example(
             id=row["id"],
