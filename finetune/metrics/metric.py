@@ -4,11 +4,14 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from finetune.codecs.objects import ObjectReader
 from finetune.metrics.fields import read_group
 from finetune.metrics.jsonl import Selection
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Metric(Protocol):
@@ -59,6 +62,28 @@ class ObjectMetric(Metric, Protocol):
     @property
     def reader(self) -> ObjectReader:
         """Reads objects from text as the metric's options say."""
+
+
+@runtime_checkable
+class Resampled(Metric, Protocol):
+    """A metric that scores many samples of the same rows faster than each by itself."""
+
+    def prepare(
+        self, rows: Sequence[Mapping[str, object]]
+    ) -> "Callable[[np.ndarray], Mapping[str, float]]":
+        """Return a function that scores the rows of these indices, of which some may occur repeatedly.
+
+        A field is left out where the sample has no value for it.
+        """
+
+
+def prepare_samples(
+    metric: Metric, rows: Sequence[Mapping[str, object]]
+) -> "Callable[[np.ndarray], Mapping[str, float]]":
+    """Return a function that scores the rows of some indices, of which some may occur repeatedly."""
+    if isinstance(metric, Resampled):
+        return metric.prepare(rows)
+    return lambda sample: metric.compute([rows[index] for index in sample])
 
 
 def compute_by_group(
