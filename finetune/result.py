@@ -6,12 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from finetune.doctor.finding import Finding, Level, format_finding
 from finetune.errors import UserError, print_json, printable
 from finetune.example import PredictionRow
 from finetune.metrics.doubts import Doubt
 from finetune.metrics.metric import Metric, directions
+
+if TYPE_CHECKING:
+    from finetune.model.memory import StepMemory
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,8 @@ class PlanResult(Result):
     """Parameters that learn."""
     parameters: int
     """All parameters, with adapters."""
+    memory: "StepMemory"
+    """Bytes of a training step on one device, computed."""
     description: str = ""
     """Model, device, data, and the first prompt with its answer."""
     train_examples: int = 0
@@ -137,6 +143,29 @@ class PlanResult(Result):
     def epochs(self) -> float:
         """Passes over the training split."""
         return self.steps * self.batch / self.train_examples
+
+
+@dataclass(frozen=True)
+class DoctorResult(Result):
+    """What works on this machine."""
+
+    findings: Iterable[Finding]
+    """Each is made while they are iterated."""
+
+    def show(self) -> None:
+        """Print each finding as soon as it is known.
+
+        Raises:
+            UserError: there is a problem.
+        """
+        problems = 0
+        for finding in self.findings:
+            print(printable(format_finding(finding)), flush=True)
+            problems += finding.level == Level.problem
+        if problems:
+            raise UserError(
+                f"{problems} problem{'s' if problems > 1 else ''} found; the remedies are above."
+            )
 
 
 def choose_objective(scores: Mapping[str, Any], field: str | None, metric: Metric) -> Objective | None:

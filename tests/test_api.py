@@ -281,7 +281,7 @@ def test_rows_of_a_program_are_scored_as_those_of_a_file(inside: Path) -> None:
     scored = finetune.score(metric="exact_match", predictions=(row for row in rows))
     assert scored == finetune.score("metric=exact_match", predictions=inside / "rows.jsonl")
     assert scored.scores == {"exact_match": 50.0, "n": 4}
-    with pytest.raises(UserError, match="predictions line 2.*expected `prediction`"):
+    with pytest.raises(UserError, match="predictions item 2.*expected `prediction`"):
         finetune.score(metric="exact_match", predictions=[rows[0], {"id": "1", "references": ["a"]}])
     with pytest.raises(UserError, match="expected rows as JSON has them"):
         finetune.score(metric="exact_match", predictions=[{"prediction": object()}])

@@ -57,3 +57,13 @@ def encode_rle(mask: np.ndarray) -> Rle:
     """Write a mask of (height, width) as `size` and a compressed `counts` string, ready for JSON."""
     rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
+
+
+def find_box(rle: Rle) -> list[float]:
+    """Return the box around a mask: x_min, y_min, width and height in pixels, zeros for an empty mask.
+
+    Args:
+        rle: from `compress_rle`.
+    """
+    box: list[float] = coco.toBbox(rle).tolist()
+    return box

@@ -117,9 +117,20 @@ class Score(Job):
     """Score predictions from any model (metric=NAME predictions=FILE), from a file or stdin."""
 
     predictions: str | None = None
-    """A JSONL file of prediction rows, or `-` for standard input."""
+    """Prediction rows, as JSON lines or a JSON list, or COCO's results; `-` for standard input."""
+    ground_truth: str | None = None
+    """What the predictions are compared with, if it is in a file of its own: COCO's annotations, or rows
+    that have the same `id`."""
 
     reads = "metrics?([.@].*)?"
+    needs_data = False
+
+
+@dataclass
+class Doctor(Job):
+    """Check this machine: versions, devices, kernels, the mask's leak test, disk, token."""
+
+    reads = "runs_dir"
     needs_data = False
 
 
@@ -129,6 +140,7 @@ JOBS: dict[str, type[Job]] = {
     "predict": Predict,
     "score": Score,
     "plan": Plan,
+    "doctor": Doctor,
 }
 """Job -> its options. `finetune/jobs/<name>.py` runs it; the class's docstring is its line in `--help`."""
 

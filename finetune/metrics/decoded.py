@@ -51,9 +51,11 @@ class _DecodedRows(Sequence[Any]):
     def _decode(self, row: Mapping[str, object]) -> list[SceneObject]:
         name = name_row(row)
         if row.get("prediction") is None:
+            if {"prediction", "prediction_objects"} & set(row):  # null: an answer that is missing
+                return []
             raise UserError(
                 f"{name} has neither `prediction_objects` nor a `prediction` to read them from; it has: "
-                f'{list_keys(row)}. Write a missing answer as "prediction_objects": [].'
+                f"{list_keys(row)}."
             )
         text, size = read_prediction(row), read_size(row)
         if size is None:

@@ -67,6 +67,8 @@ class Progress(TrainerCallback):
         now = time.monotonic()
         self._since = (now, state.global_step)
         speed = (state.global_step - step) * self.global_batch / max(now - then, 1e-9)
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {logs['loss']:.4f}, peak {peak_memory_gib():.2f} GiB")
         log.info(
             "step %d/%d  epoch %.2f  train loss %.4f  lr %.2e  %.1f examples/s  peak memory %.2f GiB",
             state.global_step,
