@@ -13,7 +13,7 @@ Command = Callable[..., tuple[int, str, str]]
     ("job", "words", "message"),
     [
         ("train", "image=x", "image= has no effect on `train`. It is an option of `predict`."),
-        ("train", "prefix=x", "It is an option of `predict`, `compare`."),
+        ("train", "prefix=x", "It is an option of `predict`."),
         ("train", "out=x", "It is an option of `predict`, `compare`."),
         ("train", "predictions=x", "It is an option of `score`."),
         ("train", "run=x", "add resume=true"),

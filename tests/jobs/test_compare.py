@@ -69,6 +69,7 @@ def change(run: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 def test_two_runs_are_a_table_a_verdict_and_a_page(runs: Path, command: Command) -> None:
     answer(runs / "a", *["wrong"] * 12)
     answer(runs / "b", "<script>alert(1)</script>", "\x1b[2J", "wrong", *["right"] * 9)
+    change(runs / "b", lambda metrics: metrics["train"].update(seconds=5.0))
     code, out, err = command("compare", "runs/a", "runs/b")
     assert code == 0, err
     head, *lines = out.splitlines()
