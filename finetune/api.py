@@ -41,6 +41,7 @@ from finetune.run.log import unchanged_logging
 if TYPE_CHECKING:
     from finetune.assembly.predictor import Given, Predictor
     from finetune.result import (
+        CompareResult,
         EvaluateResult,
         PlanResult,
         PredictResult,
@@ -161,6 +162,19 @@ def write_report(*words: str, **options: object) -> "ReportResult":
     return cast("ReportResult", _run("report", words, options))
 
 
+def compare(*folders: str | Path, **options: object) -> "CompareResult":
+    """Compare finished runs, or those of a sweep: settings, scores with intervals, cost, and answers.
+
+    Args:
+        folders: of two runs or more, or of a sweep.
+        options: values by key.
+
+    Raises:
+        UserError: a folder holds no finished run.
+    """
+    return cast("CompareResult", _run("compare", list(map(str, folders)), options))
+
+
 def load(*words: str, **options: object) -> "Predictor":
     """Load the model of a finished run (`run=FOLDER`), or any checkpoint, with its processor.
 
@@ -224,6 +238,8 @@ def to_words(key: str, value: object) -> list[str]:
     """
     if key == "metrics":
         return _name_metrics(value)
+    if key == "tracker" and isinstance(value, list | tuple):
+        return [f"tracker=[{','.join(map(str, value))}]"]
     if isinstance(value, Mapping):
         if key in keys_of() and key not in GROUPS:  # the option itself is a dict, which may get more names
             return [f"++{key}={_spell(key, value)}"]

@@ -25,7 +25,15 @@ from finetune.config.jobs import JOBS, Job
 from finetune.config.messages import list_known
 from finetune.config.reads import check_options
 from finetune.config.secrets import find_secrets
-from finetune.config.words import check_words, expand, is_sweep, keys_of, rewrite, split_flags
+from finetune.config.words import (
+    check_words,
+    expand,
+    is_sweep,
+    keys_of,
+    name_bare_words,
+    rewrite,
+    split_flags,
+)
 from finetune.errors import UserError
 from finetune.run.folder import Launch
 
@@ -53,6 +61,7 @@ def read_line(job: str, words: list[str]) -> Line:
     """
     sweeping = is_sweep(words)
     typed, flags = split_flags(words)
+    typed = name_bare_words(job, typed)
     check_words(typed)
     check_options(job, typed)
     overrides = [new for word in typed for new in rewrite(word, sweeping)]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.doctor.finding import Finding, Level, format_finding
 from finetune.errors import UserError, print_json, printable
 from finetune.example import PredictionRow
+from finetune.metrics.bootstrap import Interval
 from finetune.metrics.doubts import Doubt
 from finetune.metrics.metric import Metric, directions
 
@@ -127,6 +128,24 @@ class ReportResult(Result):
     """`report.html`: one file, with its images and plots inside."""
     text: Path
     """`report.md`: the same without images and plots."""
+
+
+@dataclass(frozen=True)
+class CompareResult(Result):
+    """Runs side by side."""
+
+    table: str
+    """As the command line prints it."""
+    page: Path
+    """The page with all scores, plots and differing answers."""
+    rows: list[dict[str, Any]]
+    """For each run `run`, its folder; `settings`, those that differ; `scores`, `intervals` and `cost`."""
+    differences: Mapping[str, Interval]
+    """For two runs on the same rows: field -> the second's score less the first's, with its interval."""
+
+    def show(self) -> None:
+        """Print the table."""
+        print(self.table)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,13 @@
 """The runs of a sweep, one after the other."""
 
+import importlib
 import os
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 from finetune.command import Command, Line, compose_command, launcher
 from finetune.config.compose import sweep_name
@@ -26,7 +30,9 @@ class Sweep:
         self.line = line
         self.run_job = run_job
         self.process = os.getpid()
-        self.failed: list[int] = []
+        self.failed: dict[str, str] = {}
+        self._folder: Path | None = None
+        self._used: set[int] = set()
 
     def check(self) -> None:
         """Compose and check every run before the first one starts.
@@ -55,32 +61,77 @@ class Sweep:
         """
         words, number = member_words(self.line.words, command.overrides), command.member
         assert number is not None
+        name, done = self._name(number, command.overrides), None
         if not any(word.startswith("run=") for word in words):
-            folder = sweep_name(command.composed.get("run_name"), command.choices.get("recipe"))
+            sweep = sweep_name(command.composed.get("run_name"), command.choices.get("recipe"))
+            self._folder = Path(command.composed.runs_dir) / sweep
+            if self.line.job == "train":
+                number, done = self._choose_folder(command)
+                if number != command.member:
+                    name += f" in {self._folder}/{number}"
+                    with suppress(OSError):  # Hydra has made one for its own number
+                        (self._folder / str(command.member)).rmdir()
+                command = replace(command, member=number)
             words = [word for word in words if not word.startswith("run_name=")]
-            words.append(f"run_name={folder}/{number}")
-        stream = sys.stdout if JOBS[self.line.job].needs_data else sys.stderr
-        name = self._name(number, command.overrides)
-        if os.environ.get("RANK", "0") == "0":
-            print(name, file=stream, flush=True)
+            words.append(f"run_name={sweep}/{number}")
+        self._say(printable(name))
+        if done is not None:
+            self._say(f"skipped: {self._folder}/{number} has its result; overwrite=true trains it again")
+            return done
         try:
             return self.run_job(command, words)
         except UserError as error:
             if os.getpid() != self.process:
                 raise
-            self.failed.append(number)
+            self.failed[str(number)] = str(error)
             print(printable(f"error: {name}: {error}"), file=sys.stderr, flush=True)
             return None
 
+    def _choose_folder(self, command: Command) -> tuple[int, float | None]:
+        """Return the number of the folder for a run of the sweep, and the objective if it is done there.
+
+        A run that is in the sweep's folder keeps its number, whatever the order of the values is now; a new
+        one gets the first free number from its own on.
+        """
+        folder, own = self._folder, command.member
+        assert folder is not None
+        assert own is not None
+        composed = command.composed
+        runs = [file.parent for file in folder.glob("[0-9]*/config.yaml")]
+        taken = {int(run.name): run for run in runs if run.name.isdigit()}
+        if composed.overwrite or not taken:
+            self._used.add(own)
+            return own, None
+        compared = importlib.import_module("finetune.assembly.compared")
+        _, launch = command.prepare([])
+        for number, member in sorted(taken.items()):
+            if number not in self._used and compared.has_same_settings(member, launch.recipe):
+                self._used.add(number)
+                return number, compared.read_objective(member)
+        free = own
+        if not composed.resume or own in self._used:
+            while free in taken or free in self._used:
+                free += 1
+        self._used.add(free)
+        return free, None
+
     def report(self) -> None:
-        """Raise an error if a run failed.
+        """Show all runs of a sweep of trainings as a table, and raise an error if one failed.
 
         Raises:
             UserError: names the failed runs.
         """
+        if self.line.job == "train" and self._folder is not None and os.environ.get("RANK", "0") == "0":
+            importlib.import_module("finetune.jobs.compare").show_sweep(self._folder, self.failed)
         if self.failed:
-            numbers = ", ".join(map(str, self.failed))
+            numbers = ", ".join(self.failed)
             raise UserError(f"{len(self.failed)} of {self._count()} runs of the sweep failed: {numbers}.")
+
+    def _say(self, text: str) -> None:
+        """Print a line next to the job's own, from one process only."""
+        stream = sys.stdout if JOBS[self.line.job].needs_data else sys.stderr
+        if os.environ.get("RANK", "0") == "0":
+            print(text, file=stream, flush=True)
 
     def print_resume_command(self) -> None:
         """Print the command that continues the whole sweep."""

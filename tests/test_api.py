@@ -58,6 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_package_exports_its_commands_and_nothing_else() -> None:
     assert finetune.__all__ == [
         "UserError",
+        "compare",
         "evaluate",
         "load",
         "plan",

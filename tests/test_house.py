@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "config": {"data", "metrics", "tasks"},
     "metrics": {"codecs"},
     "doctor": {"data", "model"},
+    "comparison": {"metrics", "report", "run"},
     "model": set(),
     "report": {"codecs"},
     "tasks": {"codecs", "metrics"},
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     "training": {"data", "model", "evaluation", "processes", "run", "signals"},
     "assembly": {
         "codecs",
+        "comparison",
         "config",
         "data",
         "evaluation",
@@ -60,6 +62,7 @@ MAY_IMPORT = {
     "jobs": {
         "assembly",
         "codecs",
+        "comparison",
         "config",
         "data",
         "doctor",

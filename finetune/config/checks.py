@@ -82,10 +82,6 @@ def _nested_targets(node: Any, prefix: str) -> Iterator[str]:
 
 
 def _run(config: RunConfig) -> Iterator[str]:
-    if config.tracker.report_to not in {"none", "wandb"}:
-        yield f"tracker.report_to={config.tracker.report_to}: expected none or wandb."
-    if config.tracker.mode not in {None, "online", "offline", "disabled"}:
-        yield f"tracker.mode={config.tracker.mode}: expected online, offline or disabled."
     runs_dir = Path(config.runs_dir)
     if runs_dir.exists() and not runs_dir.is_dir():
         yield f"runs_dir={config.runs_dir} is a file. Expected a folder."

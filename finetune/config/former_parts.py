@@ -1,4 +1,4 @@
-"""Compatibility with runs whose `config.yaml` names every part by `_target_`.
+"""Compatibility with older runs, whose `config.yaml` names every part by `_target_`, and one tracker.
 
 The shipped choices are classes today; only a custom part is named by `_target_`.
 """
@@ -17,6 +17,18 @@ FORMER_TARGETS = {
     "ObjectsTask": ("task", "detection"),
 }
 """Former function or class of a shipped part, in whatever module it was -> its group and choice."""
+
+
+def rename_former_tracker(recipe: dict[str, Any]) -> None:
+    """Write `tracker.report_to`, which named one tracker or none, as `tracker.names`.
+
+    Args:
+        recipe: the recipe as read; changed in place.
+    """
+    tracker = _items(recipe.get("tracker"))
+    if "report_to" in tracker:
+        name = tracker.pop("report_to")
+        tracker.setdefault("names", [] if name in {None, "none"} else [name])
 
 
 def drop_former_targets(recipe: dict[str, Any]) -> None:

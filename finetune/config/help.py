@@ -60,7 +60,8 @@ def job_help(job: str, summary: str) -> str:
         summary: the job's docstring.
     """
     groups = [group for group in GROUPS if has_option(job, group)]
-    lines = [f"python -m finetune {job} [key=value ...]", "", summary]
+    bare = f"{JOBS[job].bare}/NAME ... " if JOBS[job].bare else ""
+    lines = [f"python -m finetune {job} {bare}[key=value ...]", "", summary]
     lines += _section("Groups", _columns({group: ", ".join(group_choices(group)) for group in groups}))
     names = own_options(job)
     of_job = [field for field in fields(JOBS[job]) if field.name in names]

@@ -5,7 +5,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,6 +24,8 @@ class Job(RunConfig):
 
     reads: ClassVar[str]
     """Regular expression of the recipe's keys that the job reads."""
+    bare: ClassVar[str | None] = None
+    """Option whose values may stand on the command line by themselves, such as `compare runs/a runs/b`."""
     needs_data: ClassVar[bool] = True
     """Whether a dataset must be named; a job without one prints data on standard output."""
 
@@ -142,6 +144,20 @@ class Report(_OfRun):
     needs_data = False
 
 
+@dataclass
+class Compare(Job):
+    """Compare runs, or the runs of a sweep, in a table and a page (compare runs/a runs/b)."""
+
+    runs: list[str] = field(default_factory=list)
+    """Folders of runs, or of sweeps; `runs=` may be left out: `compare runs/a runs/b`."""
+    out: str | None = None
+    """Folder for compare.html and compare.csv. `null`: that of the sweep, or else `compare` in runs_dir."""
+
+    reads = "runs_dir"
+    bare = "runs"
+    needs_data = False
+
+
 JOBS: dict[str, type[Job]] = {
     "train": Train,
     "evaluate": Evaluate,
@@ -150,6 +166,7 @@ JOBS: dict[str, type[Job]] = {
     "plan": Plan,
     "doctor": Doctor,
     "report": Report,
+    "compare": Compare,
 }
 """Job -> its options. `finetune/jobs/<name>.py` runs it; the class's docstring is its line in `--help`."""
 

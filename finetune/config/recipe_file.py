@@ -17,7 +17,7 @@ from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.config.choices import GROUP_SCHEMAS
-from finetune.config.former_parts import drop_former_targets
+from finetune.config.former_parts import drop_former_targets, rename_former_tracker
 from finetune.config.jobs import JOBS, own_options
 from finetune.config.schema import RunConfig
 from finetune.config.secrets import find_secret_variables
@@ -57,6 +57,7 @@ def load_recipe(file: Path) -> DictConfig:
     try:
         values = get_yaml_loader()("").construct_document(root)
         drop_former_targets(values)
+        rename_former_tracker(values)
         config = OmegaConf.create(values)
     except yaml.YAMLError as error:
         raise UserError(f"{file}{_where(error)}") from error

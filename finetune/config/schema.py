@@ -16,20 +16,8 @@ from finetune.generation.options import EvaluationConfig
 from finetune.model.options import FreezePolicy, ModelConfig, PeftConfig
 from finetune.option import Range, option
 from finetune.report.options import PublishedScore, ReportConfig
+from finetune.run.trackers.options import TrackerConfig
 from finetune.training.options import TrainerConfig
-
-
-@dataclass
-class TrackerConfig:
-    """A tracker that receives the curves, in addition to the run's folder."""
-
-    report_to: str = "none"
-    """`none` or `wandb`."""
-    project: str = "paligemma"
-    """Name of the project in the tracker."""
-    mode: str | None = None
-    """online, offline or disabled, as in wandb. `null`: as WANDB_MODE says."""
-
 
 SPELLINGS = {"image": "picture"}
 """Word of the command line -> field. `image=FILE` is `picture`, since the group `image` has that name."""

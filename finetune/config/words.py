@@ -88,6 +88,20 @@ def _check_flag(flag: str) -> bool:
     return key in _FLAGS_WITH_VALUE and not equals
 
 
+def name_bare_words(job: str, words: list[str]) -> list[str]:
+    """Gather words without a key under the option of the job that takes them, if there is one.
+
+    Args:
+        job: its name.
+        words: words as typed; an existing folder is one even if `=` is in its name.
+    """
+    option = JOBS[job].bare
+    bare = [word for word in words if "=" not in word or Path(word).is_dir()] if option else []
+    if not bare:
+        return words
+    return [word for word in words if word not in bare] + [f"{option}=[{','.join(map(quote, bare))}]"]
+
+
 def check_words(words: list[str]) -> None:
     """Refuse invalid words, before anything is composed.
 
@@ -187,6 +201,8 @@ def rewrite(word: str, is_sweep: bool = False) -> list[str]:
         return _model(value, is_sweep)
     if key == "metrics":
         return _metrics(value)
+    if key == "tracker" and value.startswith("["):
+        return _trackers(value)
     if key in GROUPS:
         # For a number or a list Hydra would report an error of its grammar, not of the choice.
         return [word if is_sweep and "," in value else f"{sign}{key}={quote(value)}"]
@@ -245,6 +261,20 @@ def _metrics(value: str) -> list[str]:
         raise UserError(f"metrics={value}: expected names in brackets, such as metrics=[exact_match,anls].")
     listed = re.findall(r"\w+", names[1] or names[2] or "")
     return [f"+metric@metrics.{name}={name}" for name in listed] or ["metrics={}"]
+
+
+def _trackers(value: str) -> list[str]:
+    """Name several trackers, in place of a choice of the group.
+
+    Raises:
+        UserError: it is not a list of names.
+    """
+    if not re.fullmatch(r"\[\s*(\w+(?:\s*,\s*\w+)*)?\s*\]", value):
+        raise UserError(
+            f"tracker={value}: expected names in brackets, such as tracker=[tensorboard,wandb]."
+        )
+    names = [name for name in re.findall(r"\w+", value) if name != "none"]
+    return [f"tracker.names=[{','.join(names)}]"]
 
 
 def _is_checkpoint(value: str) -> bool:

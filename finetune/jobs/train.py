@@ -31,6 +31,7 @@ from finetune.assembly.trainer import build_arguments, build_run_metric, part_we
 from finetune.config.jobs import Train
 from finetune.config.recipe_file import load_recipe
 from finetune.errors import UserError
+from finetune.evaluation.evaluate import Evaluation
 from finetune.generation.options import EvaluateWhen
 from finetune.metrics.metric import Metric
 from finetune.model.load import load_config, load_processor
@@ -44,7 +45,7 @@ from finetune.run.folder import Launch, RunFolder
 from finetune.run.log import logging_to
 from finetune.run.results import Predictions, format_scores, read_metrics, write_training
 from finetune.run.resume import check_same_settings, find_start, resume_command
-from finetune.run.trackers import Tracker
+from finetune.run.trackers.several import Trackers
 from finetune.training.callbacks import (
     Progress,
     ReportLogs,
@@ -75,9 +76,9 @@ def run(options: Train, launch: Launch) -> TrainResult:
     signals.advise("Nothing was trained yet: the same command starts again.")
     join_processes()
     with RunFolder(launch.folder) as folder:
-        tracker = Tracker(folder, Path(options.runs_dir), **vars(options.tracker))
+        trackers = Trackers(folder, Path(options.runs_dir), options.tracker)
         start = on_main(lambda: check_start(options, folder, launch.recipe))
-        on_main(tracker.check)
+        on_main(trackers.check)
         warn_of_idle_gpus(launch.command)
 
         metric = build_run_metric(options)
@@ -91,16 +92,17 @@ def run(options: Train, launch: Launch) -> TrainResult:
             options.evaluation, options.trainer, data.validation, data.evaluation_collator, metric
         )
         evaluate = LastEvaluations(evaluator)
-        trainer = build_trainer(options, learner.model, data, evaluate, metric)
-        trainer.add_callback(ReportLogs(tracker.log))
+        trainer = build_trainer(options, learner.model, data, evaluate, metric, trackers)
+        trainer.add_callback(ReportLogs(trackers.log))
         # Everything that may refuse its settings has read them: only now is an older run deleted.
         trainer.check_settings()
-        with opened(folder, options, launch, data, trainer), tracker.running():
+        first = 0 if start is None else start.step
+        with opened(folder, options, launch, data, trainer), trackers.running(first):
             log_beginning(options, folder, data, learner.table, trainer)
             interrupted = train_or_stop(trainer, start, folder, launch.command)
             if interrupted is not None:
                 return TrainResult(folder.root, {}, {}, list_history(trainer), interrupted=interrupted)
-            result = finish(options, folder, data, trainer, learner, evaluate, metric, tracker)
+            result = finish(options, folder, data, trainer, learner, evaluate, metric, trackers)
             log.info("%.0f seconds in all; the run is in %s", time.monotonic() - started, folder.root)
         best = options.evaluation.metric_for_best_model
         objective = choose_objective(result["final"], best, metric)
@@ -155,13 +157,16 @@ def build_trainer(
     data: Data,
     evaluate: LastEvaluations,
     metric: Metric,
+    trackers: Trackers,
 ) -> PaliGemmaTrainer:
     """Build the trainer, with finetune's log lines in place of transformers'."""
 
     def evaluate_split(learner: nn.Module, step: int) -> dict[str, float]:
         evaluate.best_step = trainer.state.best_global_step
-        scores = evaluate(learner, step).scores
+        evaluation = evaluate(learner, step)
+        scores = evaluation.scores
         log.info("step %d/%d  validation  %s", step, trainer.args.max_steps, format_scores(scores))
+        trackers.show(step, predictions_of(options, data, evaluation))
         return {name: value for name, value in scores.items() if not isinstance(value, dict)}
 
     assert data.train is not None, "this job has trained on something"
@@ -310,7 +315,7 @@ def finish(
     learner: Learner,
     evaluate: LastEvaluations,
     metric: Metric,
-    tracker: Tracker,
+    trackers: Trackers,
 ) -> dict[str, Any]:
     """Save and evaluate the final model, and write the results and their report; collective.
 
@@ -332,9 +337,7 @@ def finish(
         "dataset": build_source(options.dataset).describe("validation"),
         "parameters": learner.parameters,
     }
-    predictions = Predictions(
-        evaluation.rows, lambda index: data.validation[index].images[0], options.evaluation.pictures
-    )
+    predictions = predictions_of(options, data, evaluation)
 
     def write() -> dict[str, Any]:
         if trainer.before_save is not None:
@@ -342,11 +345,18 @@ def finish(
         return write_training(folder, predictions, metrics, list_history(trainer))
 
     on_main(write)
-    tracker.report(evaluation.scores, sorted(folder.pictures.glob("*.png")))
+    trackers.report(result["step"], evaluation.scores, predictions)
     log.info("final  validation  %s", format_scores(evaluation.scores))
     rows = folder.predictions / "validation.jsonl"
     complete_report(options, folder, model, data, metric, evaluation, rows)
     return on_main(lambda: read_metrics(folder))
+
+
+def predictions_of(options: Train, data: Data, evaluation: Evaluation) -> Predictions:
+    """Return the prediction rows of an evaluation with the images of the validation split."""
+    return Predictions(
+        evaluation.rows, lambda index: data.validation[index].images[0], options.evaluation.pictures
+    )
 
 
 def list_history(trainer: PaliGemmaTrainer) -> list[dict[str, float]]:

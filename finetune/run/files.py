@@ -146,7 +146,7 @@ _WRITTEN = {
 """Folder in a run's folder -> names of the files that a run writes into it. Nothing else is ever deleted:
 a user may keep notes or other results next to them."""
 
-_LIBRARIES = ("wandb",)
+_LIBRARIES = ("tensorboard", "wandb")
 """Folders that only a library writes into; deleted as a whole."""
 
 

@@ -86,12 +86,7 @@ def check_same_settings(
             f"chosen, or parts or metrics are in another order: it began with {', '.join(choices)}. Leave "
             "them as they were, or start a new run_name=."
         )
-    changed = [
-        key
-        for key, value in _differences(before, after, "")
-        # Of the defaults list the values are compared.
-        if key != "defaults" and (value is not None or not from_data.fullmatch(key))
-    ]
+    changed = _changed_keys(before, after, from_data)
     refused = [key for key in changed if not key.startswith(MAY_CHANGE)]
     if refused:
         raise UserError(
@@ -100,6 +95,34 @@ def check_same_settings(
         )
     if "trainer.max_steps" in changed:
         log.warning("trainer.max_steps differs from before: the learning rate follows the new schedule")
+
+
+def has_settings(
+    file: Path, recipe: str, from_data: re.Pattern[str], load: Callable[[Path], DictConfig]
+) -> bool:
+    """Return whether a run has exactly these settings, apart from its trackers.
+
+    Args:
+        file: settings of the run.
+        recipe: text of the settings.
+        from_data: keys that are `null` in `recipe` until the data is read.
+        load: reads the file, of an older version too.
+    """
+    try:
+        before, after = (OmegaConf.to_container(node) for node in (load(file), OmegaConf.create(recipe)))
+    except (UserError, OSError, ValueError, YAMLError, OmegaConfBaseException):
+        return False
+    changed = [key for key in _changed_keys(before, after, from_data) if not key.startswith("tracker")]
+    return not changed and _choices(before) == _choices(after)
+
+
+def _changed_keys(before: object, after: object, from_data: re.Pattern[str]) -> list[str]:
+    return [
+        key
+        for key, value in _differences(before, after, "")
+        # Of the defaults list the values are compared.
+        if key != "defaults" and (value is not None or not from_data.fullmatch(key))
+    ]
 
 
 def _choices(settings: object) -> list[str]:

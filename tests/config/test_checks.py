@@ -43,7 +43,7 @@ Command = Callable[..., tuple[int, str, str]]
         ("augmentation.resize=[1.2,0.8]", "expected [smallest,largest]"),
         ("augmentation.resize=[0.8]", "expected [smallest,largest]"),
         ("augmentation.flip_words=[left,'']", "holds an empty text"),
-        ("tracker.report_to=excel", "expected none or wandb"),
+        ("tracker.names=[excel]", "`excel` is not a tracker; expected tensorboard, trackio or wandb"),
         ("collator.max_text_length=2", "expected 4 to 1000000"),
         ("+metrics.x=anls", "metrics.x=anls: expected a choice, metrics=[x]"),
         ("resume=true run=z", "recipe= with run=FOLDER has no effect"),

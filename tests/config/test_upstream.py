@@ -60,7 +60,7 @@ def test_a_target_is_found_by_its_name() -> None:
 
 def test_a_structured_config_refuses_an_unknown_key() -> None:
     """Else a misspelt option is taken without a word."""
-    from finetune.config.schema import TrackerConfig
+    from finetune.run.trackers.options import TrackerConfig
 
     with pytest.raises(Exception, match="not in 'TrackerConfig'"):
         OmegaConf.merge(OmegaConf.structured(TrackerConfig), {"projekt": "mine"})

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import signal
-import struct
 import subprocess
 import threading
 import time
@@ -20,10 +19,14 @@ import pytest
 from PIL import Image
 
 from finetune.errors import UserError
-from finetune.run import trackers as module
 from finetune.run.folder import RunFolder
 from finetune.run.lock import MARKER
-from finetune.run.trackers import Tracker
+from finetune.run.results import Predictions
+from finetune.run.trackers import several
+from finetune.run.trackers import wandb as module
+from finetune.run.trackers.options import TrackerConfig
+from finetune.run.trackers.several import Trackers
+from tests.run.trackers.readers import read_records, read_wandb
 
 wandb = pytest.importorskip("wandb")
 
@@ -56,50 +59,14 @@ def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     wandb.teardown()
 
 
-def build(folder: Path = Path("runs/mine"), **options: Any) -> Tracker:
+def build(folder: Path = Path("runs/mine"), **options: Any) -> Trackers:
     """A tracker for a folder that is ready to be trained in."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text("seed: 3\npeft: {r: 16}\ndataset: {train: mine.jsonl}\n")
     (folder / "environment.json").write_text(
         json.dumps({"commit": "abc", "command": ["--token=hf_secret"]})
     )
-    return Tracker(RunFolder(folder), Path("runs"), report_to="wandb", **options)
-
-
-def records(folder: Path) -> list[Any]:
-    """Read what wandb wrote: records of a leveldb log, each a protobuf message."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    (file,) = folder.glob("wandb/*run-*/run-*.wandb")
-    content, found, position, parts = file.read_bytes(), [], 7, b""
-    while position + 7 <= len(content):
-        if (1 << 15) - position % (1 << 15) < 7:
-            position += (1 << 15) - position % (1 << 15)
-            continue
-        length, kind = struct.unpack("<HB", content[position + 4 : position + 7])
-        parts += content[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in {1, 4}:  # whole, or the last part
-            found.append(Record.FromString(parts))
-            parts = b""
-    return found
-
-
-def items(updates: Any) -> dict[str, Any]:
-    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates}
-
-
-def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    """Return the config, the summary and the curves of the one run in a folder."""
-    config: dict[str, Any] = {}
-    summary: dict[str, Any] = {}
-    curves = []
-    for record in records(folder):
-        config |= items(record.run.config.update) | items(record.config.update)
-        summary |= items(record.summary.update)
-        if record.HasField("history"):
-            curves.append(items(record.history.item))
-    return config, summary, curves
+    return Trackers(RunFolder(folder), Path("runs"), TrackerConfig(["wandb"], **options))
 
 
 def test_a_run_can_be_told_apart_and_has_its_final_score(tmp_path: Path, command: Command) -> None:
@@ -109,16 +76,17 @@ def test_a_run_can_be_told_apart_and_has_its_final_score(tmp_path: Path, command
     assert "wandb sync runs/quickstart/wandb/offline-run-" in out
     assert "wandb:" not in out + err
     folder = tmp_path / "runs/quickstart"
-    config, summary, curves = read_run(folder)
+    config, scalars, tables = read_wandb(folder)
     for group in ("dataset", "task", "collator", "metric", "peft", "freeze", "trainer", "model"):
         assert isinstance(config[group], dict), group
     assert config["seed"] == 0
     assert config["environment"]["packages"]["torch"]
     final = json.loads((folder / "metrics.json").read_text())["final"]
-    scalars = {name: value for name, value in final.items() if not isinstance(value, dict)}
-    assert {name: summary[f"final/{name}"] for name in scalars} == pytest.approx(scalars)
-    losses = [line["train/loss"] for line in curves if "train/loss" in line]
-    assert len(losses) == 2
+    numbers = {name: value for name, value in final.items() if not isinstance(value, dict)}
+    assert {name: scalars[f"final/{name}"][-1][1] for name in numbers} == pytest.approx(numbers)
+    assert [step for step, _ in scalars["train/loss"] if step > 0] == [1, 2]
+    ((rows, images),) = tables["final/predictions"]
+    assert len(rows) == len(images) == 6
     assert not list(tmp_path.glob("wandb"))
     first = (folder / "wandb/id").read_text()
 
@@ -128,33 +96,7 @@ def test_a_run_can_be_told_apart_and_has_its_final_score(tmp_path: Path, command
     assert {path.name.rpartition("-")[2] for path in runs} == {first}
 
 
-def test_evaluations_on_the_way_are_curves(tmp_path: Path) -> None:
-    tracker = build(mode="offline")
-    tracker.check()
-    with tracker.running():
-        for step in (1, 2):
-            tracker.log(step, {"eval_exact_match": step / 2, "epoch": 0.5})
-        tracker.log(2, {"train_runtime": 1.5})
-        tracker.report({"exact_match": 0.5, "by_group": {"a": 1.0}})
-    config, summary, curves = read_run(tmp_path / "runs/mine")
-    assert [(line["train/global_step"], line["eval/exact_match"]) for line in curves[:2]] == [
-        (1, 0.5),
-        (2, 1),
-    ]
-    assert summary["final/exact_match"] == 0.5
-    assert summary["train_runtime"] == 1.5
-    assert config["peft"] == {"r": 16}
-    assert not any("by_group" in name for name in summary)
-
-
-def test_drawn_predictions_are_shown_with_the_final_evaluation(tmp_path: Path) -> None:
-    Image.new("RGB", (4, 3), "red").save(tmp_path / "007.png")
-    tracker = build(mode="offline")
-    tracker.check()
-    with tracker.running():
-        tracker.report({"ap": 0.5}, [tmp_path / "007.png"])
-    (picture,) = (tmp_path / "runs/mine/wandb").rglob("media/images/*.png")
-    assert picture.read_bytes() == (tmp_path / "007.png").read_bytes()
+NOTHING = Predictions([], lambda index: Image.new("RGB", (4, 3)), 0)
 
 
 def test_members_of_a_sweep_are_runs_of_their_own(tmp_path: Path) -> None:
@@ -165,10 +107,9 @@ def test_members_of_a_sweep_are_runs_of_their_own(tmp_path: Path) -> None:
         tracker.check()
         with tracker.running():
             tracker.log(1, {"loss": float(number)})
-        (run,) = [record.run for record in records(folder) if record.run.run_id][:1]
+        (run,) = [record.run for record in read_records(folder) if record.run.run_id][:1]
         assert (run.display_name, run.run_group) == (f"sweep/{number}", "sweep")
-        _, _, curves = read_run(folder)
-        assert [line["train/loss"] for line in curves] == [float(number)]
+        assert (1, float(number)) in read_wandb(folder).scalars["train/loss"]
         names.add(run.run_id)
     assert len(names) == 2
 
@@ -198,8 +139,12 @@ def git_with_a_token(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "variables", "message"),
     [
-        pytest.param([], {}, "wandb login.*WANDB_API_KEY.*tracker.mode=offline", id="nobody is logged in"),
-        pytest.param(["tracker.mode=online"], {"WANDB_MODE": "offline"}, "nobody is logged in", id="asked"),
+        pytest.param(
+            ["tracker.mode=online"],
+            {"WANDB_MODE": "offline"},
+            "nobody is logged in.*wandb login",
+            id="asked",
+        ),
         pytest.param(
             ["tracker.mode=sideways"],
             {},
@@ -249,10 +194,18 @@ def test_where_wandb_is_missing_only_its_users_hear_of_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"pip install 'finetune-paligemma\[wandb\]'"):
         tracker.check()
-    unused = Tracker(RunFolder(Path("runs/mine")), Path("runs"))
+    unused = Trackers(RunFolder(Path("runs/mine")), Path("runs"), TrackerConfig())
     unused.check()
     with unused.running():
-        unused.report({"exact_match": 1.0})
+        unused.report(1, {"exact_match": 1.0}, NOTHING)
+
+
+def test_where_nobody_is_logged_in_the_curves_stay_in_the_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_one_step(build())
+    assert "wandb login" in only_warning(caplog)
+    assert (1, 2.5) in read_wandb(tmp_path / "runs/mine").scalars["train/loss"]
 
 
 class Server(BaseHTTPRequestHandler):
@@ -316,11 +269,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
     server.server_close()
 
 
-def run_one_step(tracker: Tracker) -> None:
+def run_one_step(tracker: Trackers) -> None:
     tracker.check()
     with tracker.running():
         tracker.log(1, {"loss": 2.5})
-        tracker.report({"exact_match": 75.0})
+        tracker.report(1, {"exact_match": 75.0}, NOTHING)
 
 
 def test_a_server_that_answers_gets_curves_and_scores(server: type[Server], tmp_path: Path) -> None:
@@ -359,7 +312,7 @@ def test_without_a_network_the_curves_stay_in_the_folder(
     with caplog.at_level("INFO", logger="finetune"):
         run_one_step(build())
     assert time.monotonic() - started < 15
-    ours = [record for record in caplog.records if record.name == module.__name__]
+    ours = [record for record in caplog.records if record.name in {module.__name__, several.__name__}]
     (offline,) = (tmp_path / "runs/mine/wandb").glob("offline-run-*")
     assert f"wandb sync runs/mine/wandb/{offline.name}" in ours[-1].message
     only_warning(caplog)
@@ -393,12 +346,12 @@ def test_a_tracker_that_is_killed_costs_one_warning(
         os.waitpid(int(found.stdout), 0)
         for step in (2, 3):
             tracker.log(step, {"loss": 2.5})
-        tracker.report({"exact_match": 75.0})
+        tracker.report(1, {"exact_match": 75.0}, NOTHING)
     assert "wandb sync runs/mine/wandb/offline-run-" in only_warning(caplog)
 
 
 def only_warning(caplog: pytest.LogCaptureFixture) -> str:
-    ours = [record for record in caplog.records if record.name == module.__name__]
+    ours = [record for record in caplog.records if record.name in {module.__name__, several.__name__}]
     (warning,) = [record.message for record in ours if record.levelname == "WARNING"]
     return warning
 
@@ -408,5 +361,5 @@ def test_only_the_main_process_tracks(tmp_path: Path) -> None:
     tracker = build(mode="offline")
     with tracker.running():
         tracker.log(1, {"loss": 2.5})
-        tracker.report({"exact_match": 1.0})
+        tracker.report(1, {"exact_match": 1.0}, NOTHING)
     assert not (tmp_path / "runs/mine/wandb").exists()
