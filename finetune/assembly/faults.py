@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from accelerate import PartialState
 
+from finetune.data.cache import find_place
 from finetune.data.examples.broken import find_broken_images
 from finetune.data.examples.classes import find_labels
 from finetune.data.examples.dataset import ExampleDataset
@@ -44,7 +45,8 @@ def leave_out_faults(
     skips = {index: _skips(source, examples, index) for index in faults}
     fatal = [index for index in faults if not skips[index]]
     index = fatal[0] if fatal else next(iter(faults))
-    first = f"{examples.split} ({source.describe(examples.split)}): {faults[index].removesuffix('.')}."
+    place = find_place(examples.rows, examples.rows[index]["id"]) or source.describe(examples.split)
+    first = f"{examples.split} ({place}): {faults[index].removesuffix('.')}."
     if fatal:
         more = f" {len(fatal) - 1} more {examples.split} rows have faults." if len(fatal) > 1 else ""
         remedy = "" if skips[index] is None else " Or leave out what is wrong: dataset.on_error=skip."

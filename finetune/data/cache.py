@@ -24,6 +24,9 @@ from finetune.data.images import IMAGE_SUFFIXES
 from finetune.errors import UserError
 
 _ROWS, _NOTES = "rows.arrow", "rows.json"
+PLACE = "_place"
+"""Key of the file and the place in it that a row was read from; a column of the cached file only."""
+
 _CHUNK = 1 << 20
 _WHOLE = 64 * _CHUNK
 """Bytes up to which a file is compared by its whole content; larger ones (shards of images) are compared by
@@ -71,11 +74,34 @@ def load_rows(folder: Path) -> tuple[Dataset, list[str]] | str:
         rows = Dataset.from_file(str(folder / _ROWS))
         if stamp_images([*list_images(rows), *notes["refused"]]) != notes["images"]:
             return "images changed"
+        # Not a column of the rows: no task, template or comparison of rows is to see it.
+        rows = rows.remove_columns([name for name in rows.column_names if name == PLACE])
         return rows, [str(fault) for fault in notes["skipped"]]
     except FileNotFoundError:
         return "they are incomplete" if (folder / _ROWS).exists() else ""
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return "they are damaged"
+
+
+def find_place(rows: Dataset, row_id: str) -> str | None:
+    """Return the file and the place in it that a row was read from; None where its reader does not say.
+
+    Args:
+        rows: of a source or a mixture, or a part of them.
+        row_id: the row's `id`; under `task.classes=one` with the class.
+    """
+    # What `datasets` derives from cached rows is next to them.
+    files = {Path(entry["filename"]).with_name(_ROWS) for entry in rows.cache_files}
+    for name in (row_id, row_id.rpartition("/")[0]):
+        places: list[str | None] = []
+        for file in filter(Path.is_file, files):
+            with pa.memory_map(str(file)) as source:
+                table = pa.ipc.open_stream(source).read_all()
+                if PLACE in table.column_names:
+                    places += table.filter(pc.equal(table["id"], name))[PLACE].to_pylist()
+        if len(places) == 1:  # parts of a mixture may have the same ids
+            return places[0]
+    return None
 
 
 def store_rows(

@@ -17,6 +17,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
 from finetune.data.cache import (
+    PLACE,
     find_cache_dir,
     list_images,
     load_rows,
@@ -34,8 +35,8 @@ Row = Mapping[str, object]
 """One row of a source, by column."""
 
 Reader = Callable[..., Iterator[Row]]
-"""`(faults, **arguments)` to rows, as a generator; what `faults.skipping` catches is left out.
-A `UserError` names the file and the place in it."""
+"""`(faults, **arguments)` to rows, as a generator; what `faults.skipping` catches is left out. A row may say
+under `PLACE` where it comes from, such as `train.jsonl line 7`. A `UserError` names the file and the place in it."""
 
 PICTURE = {"bytes": Value("binary"), "path": Value("string")}
 """The column `image` if images are inside the rows."""
@@ -105,8 +106,9 @@ def build_rows(
             if isinstance(cached, str):
                 _log_reading(origin if sources else "", cached)
                 faults = Faults(skip, origin)
-                rows = _convert(read, faults, features, arguments)
-                store_rows(folder, features, rows, faults.found, faults.images)
+                stored = Features({**features, PLACE: Value("string")})
+                rows = _convert(read, faults, stored, arguments)
+                store_rows(folder, stored, rows, faults.found, faults.images)
                 cached = load_rows(folder)
                 if isinstance(cached, str):
                     raise UserError(f"{origin} changes while it is read ({cached}). Start again.")
@@ -136,6 +138,7 @@ def _convert(
 
     def convert(row: Row) -> tuple[Row, int]:
         """Return the values of a row, and its bytes where it may be a large one."""
+        row = {PLACE: None, **row}
         for name in lists:
             if isinstance(row[name], str | Mapping):  # Arrow would take its letters or keys
                 raise UnusableError(f"`{name}` must be a list, got {str(row[name])[:80]!r}.")

@@ -85,7 +85,8 @@ def read_instances(faults: Faults, file: str, image_dir: Path) -> Iterator[Row]:
             path = resolve_image(image["file_name"], image_dir, image.where)
             size = Picture(path, image.where).size()
             check_size((image.get("height"), image.get("width")), size, image.where)
-            yield build_row(str(key), path, size, _read_objects(faults, annotations[key], names, size))
+            objects = _read_objects(faults, annotations[key], names, size)
+            yield build_row(str(key), path, size, objects, image.where)
 
 
 def _index(faults: Faults, content: Record, kind: str, name: str) -> dict[Key, Record]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from finetune.data.cache import PLACE
 from finetune.data.formats.jsonl import (
     FEATURES,
     FEATURES_OF_SEVERAL,
@@ -96,6 +97,7 @@ def _convert(record: Record, number: int, folder: Path, ignore_system: bool, sev
             **head,
             "prefix": question,
             "suffixes": check_texts([answer], f"answer {turn}", where),
+            PLACE: where,
         }
         for turn, (question, answer) in enumerate(_pair(turns, where), 1)
     ]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from finetune.data.cache import PLACE
 from finetune.data.formats import jsonl
 from finetune.data.formats.jsonl import place_images, read_accepted, read_name, read_texts
 from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_files
@@ -88,15 +89,18 @@ def read_image_folder(
         with faults.skipping():
             row_id, image = read_name(row, "id") or str(number), row["file_name"]
             if kind == "pairs":
-                yield {**read_texts(row, number), **place_images(image, folder, False, row.where)}
+                texts = read_texts(row, number)
+                yield {**texts, **place_images(image, folder, False, row.where), PLACE: row.where}
             elif kind == "captions":
                 path, captions = resolve_image(image, folder, row.where), read_accepted(row, "text")
                 Picture(path, row.where).size()  # only to find out what is wrong with it
-                yield {"id": row_id, "group": None, "image": path, "captions": captions}
+                head = {"id": row_id, "group": None, "image": path, PLACE: row.where}
+                yield {**head, "captions": captions}
             else:
                 path = resolve_image(image, folder, row.where)
                 size = Picture(path, row.where).size()
-                yield build_row(row_id, path, size, _read_objects(faults, row, size, names))
+                objects = _read_objects(faults, row, size, names)
+                yield build_row(row_id, path, size, objects, row.where)
 
 
 def _read_objects(

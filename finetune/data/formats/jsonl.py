@@ -6,6 +6,7 @@ from typing import TypeGuard
 
 from datasets import Features, List, Value
 
+from finetune.data.cache import PLACE
 from finetune.data.formats.splits import find_file, find_image_dir, load_files
 from finetune.data.images import Picture, resolve_image
 from finetune.data.options import Jsonl
@@ -53,7 +54,7 @@ def read_jsonl(faults: Faults, file: str, image_dir: str | None, several: bool) 
                 if len(placed) >= _REMEMBERED:
                     placed.clear()
                 placed[image] = place_images(row["image"], folder, several, row.where)
-            yield {**texts, **placed[image]}
+            yield {**texts, **placed[image], PLACE: row.where}
 
 
 def read_texts(row: Record, number: int | str) -> dict[str, object]:

@@ -136,7 +136,7 @@ def _read_image(faults: Faults, where: str, images: Path, one_based: bool) -> Ro
     for number, element in enumerate(root.findall("object"), 1):
         with faults.skipping():
             objects.append(_read_object(element, size, f"{where} object {number}", one_based))
-    return build_row(Path(where).stem, path, size, objects)
+    return build_row(Path(where).stem, path, size, objects, where)
 
 
 def _parse(file: Path) -> ET.Element:
