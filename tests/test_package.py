@@ -24,6 +24,7 @@ def test_the_wheel_finds_its_recipes_and_base_from_another_folder(tmp_path: Path
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"finetune/recipes/{name}.yaml" for name in known_recipes()} <= names
     assert {"finetune/conf/config.yaml", "finetune/assets/tiny/model.safetensors"} <= names
+    assert {"finetune/report/templates/base.html.j2"} <= names
     assert not any("__pycache__" in name or name.startswith("tests") for name in names)
 
     environment = tmp_path / "environment"
