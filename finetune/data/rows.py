@@ -35,8 +35,8 @@ Row = Mapping[str, object]
 """One row of a source, by column."""
 
 Reader = Callable[..., Iterator[Row]]
-"""`(faults, **arguments)` to rows, as a generator; what `faults.skipping` catches is left out. A row may say
-under `PLACE` where it comes from, such as `train.jsonl line 7`. A `UserError` names the file and the place in it."""
+"""`(faults, **arguments)` to rows, as a generator; what `faults.skipping` catches is left out. A row may
+have the file and the place in it under `PLACE`, such as `train.jsonl line 7`. A `UserError` names both."""
 
 PICTURE = {"bytes": Value("binary"), "path": Value("string")}
 """The column `image` if images are inside the rows."""
