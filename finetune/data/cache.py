@@ -83,25 +83,31 @@ def load_rows(folder: Path) -> tuple[Dataset, list[str]] | str:
         return "they are damaged"
 
 
-def find_place(rows: Dataset, row_id: str) -> str | None:
-    """Return the file and the place in it that a row was read from; None where its reader does not say.
+def find_places(rows: Dataset, row_ids: Iterable[str]) -> dict[str, str]:
+    """Return the file and the place in it that rows were read from, of those whose reader says it.
 
     Args:
         rows: of a source or a mixture, or a part of them.
-        row_id: the row's `id`; under `task.classes=one` with the class.
+        row_ids: `id` of rows; under `task.classes=one` with the class.
     """
+    # The row itself, or the one that it was made from.
+    origins = {name: (name, name.rpartition("/")[0]) for name in row_ids}
+    wanted = pa.array(sorted({name for names in origins.values() for name in names}), type=pa.string())
+    found: dict[str, list[str]] = {}
     # What `datasets` derives from cached rows is next to them.
-    files = {Path(entry["filename"]).with_name(_ROWS) for entry in rows.cache_files}
-    for name in (row_id, row_id.rpartition("/")[0]):
-        places: list[str | None] = []
-        for file in filter(Path.is_file, files):
-            with pa.memory_map(str(file)) as source:
-                table = pa.ipc.open_stream(source).read_all()
-                if PLACE in table.column_names:
-                    places += table.filter(pc.equal(table["id"], name))[PLACE].to_pylist()
-        if len(places) == 1:  # parts of a mixture may have the same ids
-            return places[0]
-    return None
+    for file in {Path(entry["filename"]).with_name(_ROWS) for entry in rows.cache_files}:
+        if not file.is_file():
+            continue
+        with pa.memory_map(str(file)) as source:
+            table = pa.ipc.open_stream(source).read_all()
+            if PLACE in table.column_names:
+                part = table.select(["id", PLACE]).filter(pc.is_in(table["id"], value_set=wanted))
+                for name, place in zip(part["id"].to_pylist(), part[PLACE].to_pylist(), strict=True):
+                    if place is not None:
+                        found.setdefault(name, []).append(place)
+    places = {name: found.get(names[0]) or found.get(names[1]) or [] for name, names in origins.items()}
+    # Parts of a mixture may have the same ids.
+    return {name: one[0] for name, one in places.items() if len(one) == 1}
 
 
 def store_rows(

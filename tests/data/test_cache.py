@@ -15,7 +15,7 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from finetune.data.cache import PLACE, find_cache_dir, find_place
+from finetune.data.cache import PLACE, find_cache_dir, find_places
 from finetune.data.images import resolve_image
 from finetune.data.options import Jsonl, OnError
 from finetune.data.reading.faults import Faults
@@ -352,9 +352,9 @@ def test_a_row_knows_its_line_and_no_task_sees_it(tmp_path: Path) -> None:
     rows = build_rows(read_placed, text_features(), paths=("file",), file=str(file)).rows
     assert PLACE not in rows.column_names
     splits = hold_out(rows.add_column("n", list(range(4))).select([3, 1]), 0.5)
+    lines = {word: f"{file} line {number}" for number, word in enumerate("abcd", 1)}
     for part in (rows, *splits[:2]):
-        for row_id in part["id"][:]:
-            assert find_place(part, row_id) == f"{file} line {'abcd'.index(row_id) + 1}"
-    assert find_place(rows, "b/cat") == f"{file} line 2", "one of the rows that task.classes=one makes of b"
-    assert find_place(rows, "e") is None
-    assert find_place(Dataset.from_dict({"id": ["a"]}), "a") is None
+        assert find_places(part, part["id"][:]) == {name: lines[name] for name in part["id"][:]}
+    # The second is one of the rows that task.classes=one makes of b.
+    assert find_places(rows, ["a", "b/cat", "e"]) == {"a": lines["a"], "b/cat": lines["b"]}
+    assert find_places(Dataset.from_dict({"id": ["a"]}), ["a"]) == {}

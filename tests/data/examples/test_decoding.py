@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from finetune.data.examples.broken import find_broken_images
 from finetune.data.examples.dataset import ExampleDataset
+from finetune.data.examples.decoding import find_broken_images
 from finetune.tasks.text import TextTask
 from tests.conftest import noise_image
 
