@@ -10,10 +10,10 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # as in `typing`, which takes longer to import than all the rest
 if TYPE_CHECKING:
-    from finetune.api import evaluate, load, plan, predict, score, train
+    from finetune.api import evaluate, load, plan, predict, preview, score, train
     from finetune.errors import UserError
 
-__all__ = ["UserError", "evaluate", "load", "plan", "predict", "score", "train"]
+__all__ = ["UserError", "evaluate", "load", "plan", "predict", "preview", "score", "train"]
 
 
 def __getattr__(name: str) -> object:

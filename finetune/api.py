@@ -42,7 +42,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from finetune.assembly.predictor import Predictor
-    from finetune.result import EvaluateResult, PlanResult, PredictResult, ScoreResult, TrainResult
+    from finetune.result import (
+        EvaluateResult,
+        PlanResult,
+        PredictResult,
+        PreviewResult,
+        ScoreResult,
+        TrainResult,
+    )
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +148,19 @@ def plan(*words: str, **options: object) -> "PlanResult":
         UserError: a mistake in the options or the data.
     """
     return cast("PlanResult", _run("plan", words, options))
+
+
+def preview(*words: str, **options: object) -> "PreviewResult":
+    """Write a page with examples as the model will see them, and check the data (`validate=True`: all).
+
+    Args:
+        words: `key=value`, as on the command line.
+        options: values by key.
+
+    Raises:
+        UserError: a mistake in the options, or a file cannot be read at all.
+    """
+    return cast("PreviewResult", _run("preview", words, options))
 
 
 def load(*words: str, **options: object) -> "Predictor":

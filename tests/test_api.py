@@ -56,7 +56,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_package_exports_its_commands_and_nothing_else() -> None:
-    assert finetune.__all__ == ["UserError", "evaluate", "load", "plan", "predict", "score", "train"]
+    assert finetune.__all__ == [
+        "UserError",
+        "evaluate",
+        "load",
+        "plan",
+        "predict",
+        "preview",
+        "score",
+        "train",
+    ]
     assert all(callable(getattr(finetune, name)) for name in finetune.__all__)
     with pytest.raises(AttributeError, match="no attribute `trian`"):
         finetune.trian  # noqa: B018

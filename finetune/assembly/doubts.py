@@ -59,8 +59,8 @@ def _find_cut_answers(config: RunConfig, train: Reviewed, validation: Reviewed) 
     if limit is not None and answers.cut:
         yield (
             f"evaluation.max_new_tokens={limit} cuts the answers of {answers.cut:,} of "
-            f"{len(validation.survey):,} validation examples: their references have up to {answers.longest} "
-            f"tokens with EOS. evaluation.max_new_tokens=null has room for them."
+            f"{len(validation.survey):,} validation examples: their references have up to "
+            f"{answers.longest} tokens with EOS. evaluation.max_new_tokens=null has room for them."
         )
     budget = config.collator.max_text_length
     if train.collator.shorten_prefix:
@@ -77,8 +77,8 @@ def _find_equal_answers(summary: Summary) -> Iterator[str]:
     answer, count = next(iter(summary.answers.most_common(1)), ("", 0))
     if total >= _FEW and count >= _SAME * total:
         yield (
-            f"{count:,} of {total:,} answers are {_quote(answer)}: a model that ignores its images is right "
-            "nearly always."
+            f"{count:,} of {total:,} answers are {_quote(answer)}: a model that ignores its images is "
+            "right nearly always."
         )
     if len(summary.objects) >= _FEW and not any(summary.objects):
         yield f"None of {len(summary.objects):,} images has an object."
@@ -90,8 +90,8 @@ def _find_long_images(split: Reviewed) -> Iterator[str]:
     if long:
         height, width = max(long, key=lambda size: max(size) / min(size))
         yield (
-            f"{len(long):,} of {len(sizes):,} images are at least twice as wide as high, or as high as wide: "
-            f"the model sees them squashed into a square (the most: {width} x {height})."
+            f"{len(long):,} of {len(sizes):,} images are at least twice as wide as high, or as high as "
+            f"wide: the model sees them squashed into a square (the most: {width} x {height})."
         )
 
 
@@ -99,8 +99,8 @@ def _find_boxes(summary: Summary, side: int) -> Iterator[str]:
     small = sum(min(box) * side < _SMALL for box in summary.boxes)
     if small:
         yield (
-            f"{small:,} of {len(summary.boxes):,} boxes are less than {_SMALL:g} pixels wide or high in the "
-            f"{side} x {side} pixels that the model sees."
+            f"{small:,} of {len(summary.boxes):,} boxes are less than {_SMALL:g} pixels wide or high in "
+            f"the {side} x {side} pixels that the model sees."
         )
     if summary.not_asked:
         names = [name for name, _ in summary.not_asked.most_common()]

@@ -44,8 +44,8 @@ class PreviewFolder:
             raise UserError(f"{self.root} cannot be read ({error.strerror}). {choose}") from error
         if not (self.root / MARKER).is_file():
             raise UserError(
-                f"{self.root} is not empty, and no preview wrote what is in it (there is no {MARKER}): nothing "
-                f"in it is touched. {choose}"
+                f"{self.root} is not empty, and no preview wrote what is in it (there is no {MARKER}): "
+                f"nothing in it is touched. {choose}"
             )
         if not overwrite:
             raise UserError(

@@ -139,8 +139,10 @@ def test_a_class_that_validation_alone_has_is_named_with_the_list_to_give(
     )
     splits = load_splits(config)
     validation = build_validation(config, splits, build_task(config, splits))
-    message = r"validation \(.*/b/_annotations.coco.json: image 1\): Row `1`"
+    message = (
+        r"validation \(.*/b/_annotations.coco.json: image 1\): Row `1`"
         r".*only the validation split has cow.*task.labels=\[cat,dog,cow\]"
+    )
     with pytest.raises(UserError, match=message):
         check_validation(config, validation, Collator(processor), instantiate(config.metric))
 

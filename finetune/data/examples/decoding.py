@@ -100,8 +100,8 @@ def find_broken_images(
 def hash_outline(image: Image.Image) -> bytes:
     """Return 256 bits that hardly change with an image's size, quality and brightness.
 
-    It is the difference hash: each bit says whether a cell of a 16 x 16 grid is brighter than the one left of
-    it. The packages for it depend on SciPy and PyWavelets, for other hashes than this one.
+    It is the difference hash: each bit says whether a cell of a 16 x 16 grid is brighter than the one left
+    of it. The packages for it depend on SciPy and PyWavelets, for other hashes than this one.
     Source: https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html
     """
     gray = image.convert("L")
