@@ -91,17 +91,13 @@ def render_preview(
         "preview.html.j2",
         title=title,
         facts=facts,
-        faults=_tabulate(faults),
+        faults=faults[:_MOST_FINDINGS],
         count_of_faults=len(faults),
-        doubts=_tabulate(doubts),
+        doubts=doubts[:_MOST_FINDINGS],
         count_of_doubts=len(doubts),
         examples=examples,
         plots=[(split, _plot(split)) for split in splits],
     )
-
-
-def _tabulate(findings: Sequence[Finding]) -> list[list[str]]:
-    return [[one.split, one.place, one.reason] for one in findings[:_MOST_FINDINGS]]
 
 
 def _plot(split: PageSplit) -> list[tuple[str, object]]:
