@@ -28,20 +28,18 @@ from hydra.errors import HydraException
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
-from finetune.command import prepare, read_line
-from finetune.config.compose import compose_words, forget_own_recipes
+from finetune.command import compose_command, read_line
+from finetune.config.compose import forget_own_recipes
 from finetune.config.help import GROUPS
 from finetune.config.jobs import Job
 from finetune.config.messages import explain
-from finetune.config.words import keys_of, quote
+from finetune.config.words import is_name, keys_of, quote
 from finetune.errors import UserError, describe
 from finetune.run.folder import Launch, RunFolder
 from finetune.run.log import unchanged_logging
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from finetune.assembly.predictor import Predictor
+    from finetune.assembly.predictor import Given, Predictor
     from finetune.result import (
         EvaluateResult,
         PlanResult,
@@ -53,7 +51,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_AS_WRITTEN = {"recipe", "run", "model", *GROUPS}
+_AS_WRITTEN = {"recipe", "image", "model", *GROUPS}
 """Keys whose values are names, which the command line quotes."""
 
 _OF_LIBRARIES = ("ACCELERATE_", "KMP_", "TORCHINDUCTOR_")
@@ -89,13 +87,13 @@ def evaluate(*words: str, **options: object) -> "EvaluateResult":
 
 
 def predict(
-    *words: str, image: "str | Path | Image | Sequence[str | Path | Image] | None" = None, **options: object
+    *words: str, image: "Given | Sequence[Given] | None" = None, **options: object
 ) -> "PredictResult":
     """Answer the prompt `prefix=` about images.
 
     Args:
         words: `key=value`, as on the command line.
-        image: a file, a folder, an open image, or a list of files and open images.
+        image: a file, a folder, an open image, an array of uint8 (height, width, 3), or a list of these.
         options: values by key.
 
     Returns:
@@ -208,10 +206,8 @@ def _prepare(job: str, words: Sequence[str], options: Mapping[str, object]) -> t
         try:
             forget_own_recipes()
             line = read_line(job, texts)
-            overrides = [*line.overrides, *_without_names(options)]
-            composed, choices = compose_words(overrides, job)
-            job_options, launch = prepare(line, composed, choices, line.words, overrides)
-            return job_options, launch
+            names = [f"{key}=null" for key, value in options.items() if value is None and is_name(key)]
+            return compose_command(job, [*line.overrides, *names]).prepare(line.words)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error)) from error
 
@@ -233,11 +229,11 @@ def to_words(key: str, value: object) -> list[str]:
             return [f"++{key}={_spell(key, value)}"]
         return [word for name, item in value.items() for word in to_words(f"{key}.{name}", item)]
     is_text = key in keys_of(str, str | None)
-    if value is None and _is_name(key):
+    if value is None and (is_name(key) or key in {"recipe", "image"}):
         return []
     if is_text and isinstance(value, list | tuple | set):
         raise UserError(f"{key}: expected a text, but got {describe(value)}.")
-    if key in _AS_WRITTEN or _is_name(key):
+    if key in _AS_WRITTEN or is_name(key):
         return [f"{key}={value.value if isinstance(value, Enum) else value}"]
     return [f"{key}={_spell(key, value)}"]
 
@@ -249,20 +245,6 @@ def _name_metrics(value: object) -> list[str]:
     words = [f"metrics=[{','.join(map(str, value))}]"]
     options = value.items() if isinstance(value, Mapping) else ()
     return words + [word for name, items in options for word in to_words(f"metrics.{name}", items)]
-
-
-def _is_name(key: str) -> bool:
-    """Whether the command line takes a value literally: names of files and folders."""
-    return "." not in key and key != "prefix" and key in {*keys_of(str, str | None), "image", "recipe"}
-
-
-def _without_names(options: Mapping[str, object]) -> list[str]:
-    """Return Hydra's words for names that are None, which the command line cannot express."""
-    return [
-        f"{key}=null"
-        for key, value in options.items()
-        if value is None and key in keys_of() and _is_name(key)
-    ]
 
 
 def _spell(key: str, value: object) -> str:

@@ -20,13 +20,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune import progress, signals
-from finetune.command import Line, prepare, read_line
-from finetune.config.compose import CONF_DIR, chosen, compose_words, forget_own_recipes, known_recipes
+from finetune.command import Command, Line, compose_command, read_line
+from finetune.config.compose import CONF_DIR, chosen, forget_own_recipes, known_recipes
 from finetune.config.help import job_help, overview
 from finetune.config.jobs import JOBS
 from finetune.config.messages import explain
 from finetune.config.words import is_sweep
-from finetune.errors import UserError, guard_terminal, printable, suggest
+from finetune.errors import UserError, guard_terminal, is_debugged, printable, suggest
 from finetune.run.log import show_on_terminal, unchanged_logging
 from finetune.sweep import Sweep
 
@@ -64,7 +64,7 @@ def _answer(words: list[str]) -> int:
         _run(read_line(job or "train", words))
         sys.stdout.flush()
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        if os.environ.get("FINETUNE_DEBUG") == "1":
+        if is_debugged():
             print(printable(traceback.format_exc()), file=sys.stderr)
         message = str(error) if isinstance(error, UserError) else explain(error)
         _say(f"error: {message}")
@@ -113,27 +113,15 @@ def _run(line: Line) -> None:
     if line.flags:
         _run_hydra(line)
         return
-    composed, choices = compose_words(line.overrides, line.job)
-    run_job(line, composed, choices, line.words, line.overrides)
+    run_job(compose_command(line.job, line.overrides), line.words)
 
 
-def run_job(
-    line: Line,
-    composed: DictConfig,
-    choices: dict[str, str],
-    words: list[str],
-    overrides: list[str],
-    member: int | None = None,
-) -> float | None:
+def run_job(command: Command, words: list[str]) -> float | None:
     """Check one composed config, run its job and print the result.
 
     Args:
-        line: names the job.
-        composed: the config.
-        choices: chosen file of each group.
+        command: the job and its config.
         words: words that repeat the run.
-        overrides: words that the config was composed from.
-        member: number of the run in a sweep.
 
     Returns:
         The objective, for a sweeper that searches; None if the job has none.
@@ -142,11 +130,11 @@ def run_job(
         UserError: a mistake in the options or the data.
         SystemExit: a signal stopped the training; a checkpoint was saved, and the next command logged.
     """
-    options, launch = prepare(line, composed, choices, words, overrides, member)
+    options, launch = command.prepare(words)
     importlib.import_module("finetune.assembly.custom").check_targets(options)
     quiet_libraries()
-    job = importlib.import_module(f"finetune.jobs.{line.job}")
-    show_on_terminal("stdout" if JOBS[line.job].needs_data else "stderr")
+    job = importlib.import_module(f"finetune.jobs.{command.job}")
+    show_on_terminal("stdout" if JOBS[command.job].needs_data else "stderr")
     result: Result = job.run(options, launch)
     result.show()
     if result.interrupted is not None:
@@ -167,10 +155,9 @@ def _run_hydra(line: Line) -> None:
     @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
     def run(composed: DictConfig) -> float | None:
         runtime = HydraConfig.get()
-        overrides = list(runtime.overrides.task)
-        if sweep is None:
-            return run_job(line, composed, chosen(runtime), line.words, overrides)
-        return sweep.run(composed, chosen(runtime), overrides, int(runtime.job.num))
+        member = None if sweep is None else int(runtime.job.num)
+        command = Command(line.job, composed, chosen(runtime), list(runtime.overrides.task), member)
+        return run_job(command, line.words) if sweep is None else sweep.run(command)
 
     before = sys.argv
     sys.argv = [before[0], *line.overrides, *line.flags]
@@ -192,7 +179,7 @@ def quiet_libraries() -> None:
     These are deprecations inside transformers and peft, bitsandbytes' report of an unused CPU kernel, and
     each retry of an unreachable Hub.
     """
-    if os.environ.get("FINETUNE_DEBUG") == "1":
+    if is_debugged():
         return
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its import sets the level of its logger
     for name in ("bitsandbytes", "httpx", "torch.distributed"):

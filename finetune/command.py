@@ -10,8 +10,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.config.checks import check, check_name
+from finetune.config.checks import check
 from finetune.config.compose import (
+    compose_words,
     known_recipes,
     prefer_command_line,
     recipe_label,
@@ -21,6 +22,7 @@ from finetune.config.compose import (
     write_recipe,
 )
 from finetune.config.jobs import JOBS, Job
+from finetune.config.messages import list_known
 from finetune.config.reads import check_options
 from finetune.config.secrets import find_secrets
 from finetune.config.words import check_words, expand, is_sweep, keys_of, rewrite, split_flags
@@ -61,74 +63,83 @@ def read_line(job: str, words: list[str]) -> Line:
     return Line(job, typed, flags, overrides, members)
 
 
-def check_command(
-    job: str, composed: DictConfig, choices: dict[str, str], overrides: list[str], member: int | None
-) -> tuple[Job, Path]:
-    """Check one composed config, and return its options and the folder of its run.
+@dataclass(frozen=True)
+class Command:
+    """One composed config, with what it was composed from."""
+
+    job: str
+    composed: DictConfig
+    """The config from Hydra; `check` changes it in place."""
+    choices: dict[str, str]
+    """Chosen file of each group."""
+    overrides: list[str]
+    """Words that the config was composed from, in Hydra's grammar."""
+    member: int | None = None
+    """Number of the run in a sweep."""
+
+    def check(self) -> tuple[Job, Path]:
+        """Check the config, and return the job's options and the folder of its run.
+
+        Raises:
+            UserError: lists the invalid settings.
+        """
+        composed, run = self.composed, self.composed.get("run")
+        if not JOBS[self.job].needs_data and run is None:
+            composed.dataset = None
+        elif OmegaConf.is_missing(composed, "dataset") or composed.dataset is None:
+            names = list_known("recipe", [*known_recipes()])
+            raise UserError(f"No dataset: give recipe=NAME or dataset=NAME. {names}")
+        if OmegaConf.is_missing(composed.model, "path"):
+            raise UserError(
+                "Which checkpoint? model=HUB_ID, such as model=google/paligemma-3b-pt-224, model=FOLDER, "
+                "or a choice such as model=tiny."
+            )
+        prefer_command_line(composed, self.overrides)
+        options = to_options(composed)
+        if run is not None and self.job in {"evaluate", "predict"}:
+            options.adapter = None  # the one that its training continued; the result has its own
+        name = self._name()
+        check(options, composed, name if run is None else None)
+        values = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+        for problem in find_secrets(values, keys_of()):
+            raise UserError(problem)
+        return options, options.folder(name)
+
+    def _name(self) -> str:
+        """Return the name of the run's folder in `runs_dir`."""
+        recipe, run_name = self.choices.get("recipe"), self.composed.get("run_name")
+        if self.member is not None:
+            return f"{sweep_name(run_name, recipe)}/{self.member}"
+        # An evaluation without run= gets its own folder, so that it never replaces a training's score.
+        suffix = "_evaluate" if self.job == "evaluate" else ""
+        return f"{recipe_label(recipe) or 'run'}{suffix}" if run_name is None else run_name
+
+    def prepare(self, words: list[str]) -> tuple[Job, Launch]:
+        """Check the config, and return the job's options and its `Launch`.
+
+        Args:
+            words: words that repeat the run.
+
+        Raises:
+            UserError: lists the invalid settings.
+        """
+        options, folder = self.check()
+        command = [*launcher(), "-m", "finetune", self.job, *words]
+        return options, Launch(folder, write_recipe(self.composed, self.choices), command)
+
+
+def compose_command(job: str, overrides: list[str], member: int | None = None) -> Command:
+    """Compose the config of one command.
 
     Args:
-        job: name of the job.
-        composed: the config from Hydra; changed in place.
-        choices: chosen file of each group.
-        overrides: words that the config was composed from.
+        job: its name.
+        overrides: `key=value` words in Hydra's grammar.
         member: number of the run in a sweep.
 
     Raises:
-        UserError: lists the invalid settings.
+        UserError: see `compose_words`.
     """
-    run = composed.get("run")
-    if not JOBS[job].needs_data and run is None:
-        composed.dataset = None
-    elif OmegaConf.is_missing(composed, "dataset") or composed.dataset is None:
-        raise UserError(
-            f"No dataset: give recipe=NAME or dataset=NAME. Known recipes: {', '.join(known_recipes())}."
-        )
-    if OmegaConf.is_missing(composed.model, "path"):
-        raise UserError("Which checkpoint? model=HUB_ID, model=FOLDER, or a choice such as model=tiny.")
-    prefer_command_line(composed, overrides)
-    options = to_options(composed)
-    if run is not None and job in {"evaluate", "predict"}:
-        options.adapter = None  # the one that its training continued; the result has its own
-    check(options, composed)
-    recipe = choices.get("recipe")
-    # An evaluation without run= gets its own folder, so that it never replaces a training's score.
-    suffix = f"_{job}" if job == "evaluate" else ""
-    run_name = composed.get("run_name")
-    name = run_name or f"{recipe_label(recipe) or 'run'}{suffix}"
-    if member is not None:
-        name = f"{sweep_name(run_name, recipe)}/{member}"
-    if run is None:
-        check_name(name)
-    values = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-    for problem in find_secrets(values, keys_of()):
-        raise UserError(problem)
-    return options, options.folder(name)
-
-
-def prepare(
-    line: Line,
-    composed: DictConfig,
-    choices: dict[str, str],
-    words: list[str],
-    overrides: list[str],
-    member: int | None = None,
-) -> tuple[Job, Launch]:
-    """Check one composed config, and return the job's options and its `Launch`.
-
-    Args:
-        line: names the job.
-        composed: the config from Hydra; changed in place.
-        choices: chosen file of each group.
-        words: words that repeat the run.
-        overrides: words that the config was composed from.
-        member: number of the run in a sweep.
-
-    Raises:
-        UserError: lists the invalid settings.
-    """
-    options, folder = check_command(line.job, composed, choices, overrides, member)
-    command = [*launcher(), "-m", "finetune", line.job, *words]
-    return options, Launch(folder, write_recipe(composed, choices), command)
+    return Command(job, *compose_words(overrides, job), overrides, member)
 
 
 def launcher() -> list[str]:

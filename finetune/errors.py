@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 import traceback
@@ -35,12 +36,17 @@ class UserError(Exception):
         super().__init__(message)
 
 
-def suggest(name: str, known: list[str]) -> str:
-    """Return `" Did you mean `x`?"` for the nearest known name, or an empty string."""
+def is_debugged() -> bool:
+    """Whether the environment asks for tracebacks, and for failures to end a run where they happen."""
+    return os.environ.get("FINETUNE_DEBUG") == "1"
+
+
+def suggest(name: str, known: list[str], most: int = 1) -> str:
+    """Return `" Did you mean `x`?"` for the nearest known names, or an empty string."""
     from difflib import get_close_matches
 
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean `{near[0]}`?" if near else ""
+    near = [f"`{match}`" for match in get_close_matches(name, known, n=most, cutoff=0.5)]
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def describe(value: object) -> str:

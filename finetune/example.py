@@ -41,7 +41,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Finding:
+class RowFinding:
     """What is wrong with a row, or doubtful."""
 
     reason: str

@@ -6,8 +6,10 @@ options. The string under a field is the option's only documentation, and `optio
 """
 
 import math
-from dataclasses import Field, dataclass, field
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from types import NoneType, UnionType
+from typing import Any, Protocol, TypeVar, get_args, get_origin, runtime_checkable
 
 T = TypeVar("T")
 
@@ -90,6 +92,35 @@ def limit_of(declared: Field[Any]) -> Limit | None:
     """Return the declared limit of a field; None for any number from 0, or any text that is not empty."""
     limit: Limit | None = declared.metadata.get("limit")
     return limit
+
+
+def describe_values(declared: Field[Any]) -> str:
+    """Return which values a field accepts, such as `a whole number, 1 to 65536, or null`."""
+    kinds = get_args(declared.type) if isinstance(declared.type, UnionType) else (declared.type,)
+    text = " or ".join(_describe_kind(kind) for kind in kinds if kind is not NoneType)
+    limit = limit_of(declared)
+    if not {int, float}.isdisjoint(kinds) and not isinstance(limit, str):
+        text += f", {limit or ANY_NUMBER}"
+    return f"{text}, or null" if NoneType in kinds else text
+
+
+def _describe_kind(kind: Any) -> str:
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return f"one of {', '.join(kind)}"
+    if is_dataclass(kind):
+        return f"options in braces, whose keys are {', '.join(field.name for field in fields(kind))}"
+    return KIND_NAMES[get_origin(kind) or kind]
+
+
+KIND_NAMES: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list, such as [a,b]",
+    dict: "options in braces, {key: value}",
+    Any: "any value",
+}
 
 
 @runtime_checkable

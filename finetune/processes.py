@@ -5,7 +5,8 @@ that none waits for a process that has ended, and the main process reports it on
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -66,14 +67,31 @@ def raise_together(mistake: str | None) -> None:
         raise UserError(mistakes[0])
 
 
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Raise a mistake that any process makes in the block in all of them, when all have left it.
+
+    Raises:
+        UserError: see `raise_together`.
+    """
+    mistake = None
+    try:
+        yield
+    except UserError as error:
+        mistake = str(error)
+    raise_together(mistake)
+
+
 def on_main(action: Callable[[], T]) -> T:
     """Run an action in the main process only, and return its result in all processes.
 
     Raises:
         UserError: the action's, in every process.
     """
-    result, mistake = _attempt(action) if is_main_process() else (None, None)
-    raise_together(mistake)
+    result: T | None = None
+    with failing_together():
+        if is_main_process():
+            result = action()
     return share(result)[0]  # type: ignore[return-value]  # rank 0 is the main process
 
 
@@ -85,15 +103,7 @@ def main_first(action: Callable[[], T]) -> T:
     """
     result: T | None = None
     for turn in (True, False):
-        mistake = None
-        if is_main_process() is turn:
-            result, mistake = _attempt(action)
-        raise_together(mistake)
+        with failing_together():
+            if is_main_process() is turn:
+                result = action()
     return result  # type: ignore[return-value]  # every process had its turn
-
-
-def _attempt(action: Callable[[], T]) -> tuple[T | None, str | None]:
-    try:
-        return action(), None
-    except UserError as error:
-        return None, str(error)

@@ -9,9 +9,11 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
+from finetune.doctor.finding import Finding, Level, format_finding
 from finetune.errors import UserError, print_json, printable
-from finetune.example import Finding, PredictionRow
+from finetune.example import PredictionRow, RowFinding
 from finetune.metrics.doubts import Doubt
+from finetune.metrics.metric import Metric, directions
 
 _MOST_SHOWN = 5
 """Findings of a kind that are printed."""
@@ -156,7 +158,7 @@ class PreviewResult(Result):
 
     folder: Path
     """Has `preview.html`, `pictures/` and `findings.jsonl`."""
-    findings: list[Finding]
+    findings: list[RowFinding]
     """Faults and doubts."""
     rows: int
     """Rows that were checked."""
@@ -168,7 +170,7 @@ class PreviewResult(Result):
     """Whether all images were decoded, and faults are an exit code."""
 
     @property
-    def faults(self) -> list[Finding]:
+    def faults(self) -> list[RowFinding]:
         """The findings that training refuses, or that make its score wrong."""
         return [finding for finding in self.findings if finding.is_fault]
 
@@ -193,29 +195,50 @@ class PreviewResult(Result):
         print(printable(f"{self.folder}/preview.html shows the data"), flush=True)
 
 
-def group_findings(findings: Iterable[Finding]) -> list[list[Finding]]:
+def group_findings(findings: Iterable[RowFinding]) -> list[list[RowFinding]]:
     """Return findings that differ only in names and numbers together, faults first."""
-    groups: dict[tuple[bool, str, str], list[Finding]] = {}
+    groups: dict[tuple[bool, str, str], list[RowFinding]] = {}
     for finding in findings:
         kind = _NAMES.sub("", finding.reason)
         groups.setdefault((not finding.is_fault, finding.split, kind), []).append(finding)
     return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
 
 
-def choose_objective(
-    scores: Mapping[str, Any], field: str | None, higher_is_better: Mapping[str, bool]
-) -> Objective | None:
+@dataclass(frozen=True)
+class DoctorResult(Result):
+    """What works on this machine."""
+
+    findings: Iterable[Finding]
+    """Each is made while they are iterated."""
+
+    def show(self) -> None:
+        """Print each finding as soon as it is known.
+
+        Raises:
+            UserError: there is a problem.
+        """
+        problems = 0
+        for finding in self.findings:
+            print(printable(format_finding(finding)), flush=True)
+            problems += finding.level == Level.problem
+        if problems:
+            raise UserError(
+                f"{problems} problem{'s' if problems > 1 else ''} found; the remedies are above."
+            )
+
+
+def choose_objective(scores: Mapping[str, Any], field: str | None, metric: Metric) -> Objective | None:
     """Return the number that compares a run with others; None if it was not computed.
 
     Args:
         scores: scores of an evaluation.
         field: the field that chooses the best checkpoint; None for the metric's main field.
-        higher_is_better: direction of the metric's fields, the main field first.
+        metric: has the direction of its fields, the main field first.
     """
-    directions = {**higher_is_better, "confidence": True, "loss": False}
-    name = field or next(iter(directions))
+    better = directions(metric)
+    name = field or next(iter(better))
     value = scores.get(name)
-    return None if value is None else Objective(name, float(value), directions[name])
+    return None if value is None else Objective(name, float(value), better[name])
 
 
 def _read_rows(file: Path) -> list[PredictionRow]:

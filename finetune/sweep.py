@@ -5,18 +5,13 @@ import shlex
 import sys
 from collections.abc import Callable
 
-from omegaconf import DictConfig
-
-from finetune.command import Line, check_command, launcher
-from finetune.config.compose import compose_words, sweep_name
+from finetune.command import Command, Line, compose_command, launcher
+from finetune.config.compose import sweep_name
 from finetune.config.jobs import JOBS
 from finetune.config.words import member_words, swept_values
 from finetune.errors import UserError, printable
 
 _MOST_PROBLEMS = 5
-
-RunJob = Callable[[Line, DictConfig, dict[str, str], list[str], list[str], int | None], float | None]
-"""(line, composed config, choices, words, overrides, number) -> the objective; see `cli.run_job`."""
 
 
 class Sweep:
@@ -24,10 +19,10 @@ class Sweep:
 
     Args:
         line: the command line, with the runs in `members`.
-        run_job: runs one of them.
+        run_job: runs one of them, see `cli.run_job`.
     """
 
-    def __init__(self, line: Line, run_job: RunJob) -> None:
+    def __init__(self, line: Line, run_job: Callable[[Command, list[str]], float | None]) -> None:
         self.line = line
         self.run_job = run_job
         self.process = os.getpid()
@@ -41,17 +36,15 @@ class Sweep:
         """
         problems = []
         for number, member in enumerate(self.line.members or []):
-            composed, choices = compose_words(member, self.line.job)
+            command = compose_command(self.line.job, member, number)
             try:
-                check_command(self.line.job, composed, choices, member, number)
+                command.check()
             except UserError as error:
                 problems.append(f"{self._name(number, member)}: {error}")
         if problems:
             raise UserError("\n".join(["No run of the sweep was started.", *problems[:_MOST_PROBLEMS]]))
 
-    def run(
-        self, composed: DictConfig, choices: dict[str, str], overrides: list[str], number: int
-    ) -> float | None:
+    def run(self, command: Command) -> float | None:
         """Run one of them; an error in it is reported and does not stop the others.
 
         Returns:
@@ -60,23 +53,23 @@ class Sweep:
         Raises:
             UserError: the run failed in another process, which a launcher started.
         """
-        words = member_words(self.line.words, overrides)
+        words, number = member_words(self.line.words, command.overrides), command.member
+        assert number is not None
         if not any(word.startswith("run=") for word in words):
-            folder = sweep_name(composed.get("run_name"), choices.get("recipe"))
+            folder = sweep_name(command.composed.get("run_name"), command.choices.get("recipe"))
             words = [word for word in words if not word.startswith("run_name=")]
             words.append(f"run_name={folder}/{number}")
         stream = sys.stdout if JOBS[self.line.job].needs_data else sys.stderr
+        name = self._name(number, command.overrides)
         if os.environ.get("RANK", "0") == "0":
-            print(self._name(number, overrides), file=stream, flush=True)
+            print(name, file=stream, flush=True)
         try:
-            return self.run_job(self.line, composed, choices, words, overrides, number)
+            return self.run_job(command, words)
         except UserError as error:
             if os.getpid() != self.process:
                 raise
             self.failed.append(number)
-            print(
-                printable(f"error: {self._name(number, overrides)}: {error}"), file=sys.stderr, flush=True
-            )
+            print(printable(f"error: {name}: {error}"), file=sys.stderr, flush=True)
             return None
 
     def report(self) -> None:

@@ -195,7 +195,7 @@ def test_a_mistake_is_an_exception_and_the_next_call_works(
     for options, message in (
         ({"recipe": "quickstrt"}, "Did you mean `quickstart`"),
         ({**SMALL, "sead": 1}, "Did you mean `seed`"),
-        ({**SMALL, "peft": {"r": "many"}}, "could not be converted"),
+        ({**SMALL, "peft": {"r": "many"}}, "peft.r=many: expected a whole number, 1 to 65536"),
         ({**SMALL, "peft": {"r": object()}}, "peft.r: expected a number, a text"),
         ({**SMALL, "trainer": {"optim": "adamw_fast"}}, "adamw_fast"),
     ):
@@ -266,6 +266,19 @@ def test_an_image_may_be_open_or_a_file(trained: Path, inside: Path) -> None:
     assert of_file == of_path
     [row], [other] = of_file, of_image
     assert row == other | {"image": "noise.png"}
+    pixels = np.asarray(image.convert("RGB"))
+    assert finetune.predict(**options, image=pixels).rows == [other]
+    assert next(iter(finetune.predict(**options, image=[pixels, "noise.png"]).rows)) == other
+    model = finetune.load(run=trained)
+    assert model.ask(pixels, options["prefix"]) == other
+    unusable: list[Any] = [pixels / 255, pixels[..., 0], 5, None, [image]]
+    for wrong in unusable:
+        with pytest.raises(
+            UserError, match=r"image: expected a file, an image opened with PIL, or an array"
+        ):
+            model.ask(wrong, options["prefix"])
+    with pytest.raises(UserError, match="prefix: expected a text, but got nothing"):
+        model.ask(image, None)  # type: ignore[arg-type]
     (inside / "broken.png").write_bytes((inside / "noise.png").read_bytes()[:-900])
     with pytest.raises(UserError, match="broken.png"):
         finetune.predict(**options, image="broken.png")
@@ -277,7 +290,7 @@ def test_rows_of_a_program_are_scored_as_those_of_a_file(inside: Path) -> None:
     scored = finetune.score(metric="exact_match", predictions=(row for row in rows))
     assert scored == finetune.score("metric=exact_match", predictions=inside / "rows.jsonl")
     assert scored.scores == {"exact_match": 50.0, "n": 4}
-    with pytest.raises(UserError, match="predictions line 2.*expected `prediction`"):
+    with pytest.raises(UserError, match="predictions item 2.*expected `prediction`"):
         finetune.score(metric="exact_match", predictions=[rows[0], {"id": "1", "references": ["a"]}])
     with pytest.raises(UserError, match="expected rows as JSON has them"):
         finetune.score(metric="exact_match", predictions=[{"prediction": object()}])

@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from finetune.errors import describe, guard_terminal, print_json, printable
 from finetune.run.files import write_json, write_jsonl
 from finetune.run.log import logging_to, show_on_terminal, unchanged_logging
 
+TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 HOSTILE = "a\x1b[31m\x07\x9b2J\r\x7f\u202etxt\u2066\u200b\ud800-\udcffz"
 SHOWN = r"a\x1b[31m\x07\x9b2J\x0d\x7f\u202etxt\u2066\u200b\ud800-\udcffz"
 
@@ -86,8 +88,16 @@ def test_log_lines_and_their_file_are_printable(tmp_path: Path, capsys: pytest.C
         show_on_terminal()
         with logging_to(tmp_path / "train.log"):
             logging.getLogger("finetune").warning("warning: %s", HOSTILE)
-    assert (tmp_path / "train.log").read_text(encoding="utf-8") == f"warning: {SHOWN}\n"
+    logged = (tmp_path / "train.log").read_text(encoding="utf-8")
+    assert re.sub(f"^{TIME}  ", "", logged) == f"warning: {SHOWN}\n"
     assert capsys.readouterr().out == f"warning: {SHOWN}\n"
+
+
+def test_every_line_of_the_log_file_has_its_time(tmp_path: Path) -> None:
+    with unchanged_logging(), logging_to(tmp_path / "train.log"):
+        logging.getLogger("finetune").info("a table\n  of two columns\n")
+    lines = (tmp_path / "train.log").read_text(encoding="utf-8").splitlines()
+    assert [re.sub(f"^{TIME}", "", line) for line in lines] == ["  a table", "    of two columns", ""]
 
 
 def test_warnings_tracebacks_and_other_encodings_are_guarded(

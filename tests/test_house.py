@@ -13,7 +13,8 @@ from transformers import TrainingArguments
 from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.extra import ALLOWED, OWNED, find_owner
 from finetune.config.help import field_texts
-from finetune.config.messages import all_schemas
+from finetune.config.jobs import JOBS
+from finetune.data.options import Part
 from finetune.training.options import TrainerConfig
 from tests.conftest import REPOSITORY
 
@@ -33,6 +34,7 @@ MAY_IMPORT = {
     "codecs": set(),
     "config": {"data", "metrics", "tasks"},
     "metrics": {"codecs"},
+    "doctor": {"data", "model"},
     "model": set(),
     "report": {"codecs"},
     "tasks": {"codecs", "metrics"},
@@ -54,12 +56,13 @@ MAY_IMPORT = {
         "tasks",
         "training",
     },
-    "result": {"metrics"},
+    "result": {"doctor", "metrics"},
     "jobs": {
         "assembly",
         "codecs",
         "config",
         "data",
+        "doctor",
         "evaluation",
         "generation",
         "metrics",
@@ -232,6 +235,23 @@ def test_folders_have_one_line_and_no_file_is_a_drawer() -> None:
         assert file.stem not in drawers
         if file.name == "__init__.py" and file.parent != PACKAGE:  # the package's own exports the API
             assert len(file.read_text(encoding="utf-8").splitlines()) == 1
+
+
+def all_schemas() -> list[type]:
+    """Every dataclass of options: those of jobs and groups, and those nested in them."""
+    found: list[type] = []
+    todo = [
+        *JOBS.values(),
+        Part,
+        *(schema for choices in GROUP_SCHEMAS.values() for schema in choices.values()),
+    ]
+    while todo:
+        schema = todo.pop()
+        found.append(schema)
+        todo += [
+            kind for field in fields(schema) if is_dataclass(kind := field.type) and isinstance(kind, type)
+        ]
+    return found
 
 
 def test_every_option_is_documented_under_its_field() -> None:

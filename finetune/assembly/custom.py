@@ -19,6 +19,8 @@ from finetune.errors import UserError
 from finetune.metrics.metric import Metric
 from finetune.metrics.several import Several
 from finetune.option import Builder
+from finetune.tasks.objects import ObjectsOptions
+from finetune.tasks.task import TaskOptions
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _IMPORTS_FINETUNE = re.compile(r"^\s*(from|import)\s+finetune\b", re.MULTILINE)
@@ -59,6 +61,11 @@ def instantiate(node: Any, kind: str | None = None) -> Any:
             f"finetune/{kind}s/{kind}.py describes what a {kind} has."
         )
     return part
+
+
+def object_options(node: TaskOptions | dict[str, Any]) -> ObjectsOptions | None:
+    """Return the options of boxes and masks that a task in the config has; a custom task has none."""
+    return None if isinstance(node, dict) else node.object_options
 
 
 def _call(target: Any, values: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from finetune.assembly.empty_answers import EmptyAnswer, check_together
 from finetune.assembly.faults import Skipped, leave_out_broken_images, leave_out_faults
 from finetune.assembly.lengths import AnswerLengths, leave_out_overflow, measure_answers
 from finetune.assembly.pixels import choose_antialias
-from finetune.assembly.sources import build_source, build_task, load_splits
+from finetune.assembly.sources import build_source, build_task, load_splits, read_as_scored
 from finetune.config.schema import RunConfig
 from finetune.data.batches.collator import Collator
 from finetune.data.batches.options import Overflow, Resize
@@ -73,7 +73,7 @@ def build_data(
     Args:
         config: options of the run.
         processor: processor of the checkpoint.
-        metric: checked by scoring an empty answer to each validation example.
+        metric: says how masks are read; checked by scoring an empty answer to each validation example.
         training: False omits the training split.
         codec: False builds a task that can neither write nor read masks; see `build_task`.
 
@@ -82,7 +82,7 @@ def build_data(
     """
     collators = build_collators(config, processor)
     splits = load_splits(config, training)
-    task = build_task(config, splits, codec)
+    task = read_as_scored(build_task(config, splits, codec), metric)
     dropped: Skipped = [{"reason": fault} for fault in splits.skipped]
     train = None
     if training:
@@ -115,7 +115,7 @@ def build_train(
             `collator.overflow=error`.
     """
     train, skipped = _check_rows(config, build_train_examples(config, splits, task), collator)
-    train, too_long = leave_out_overflow(train, collator, config.collator)
+    train, too_long = leave_out_overflow(train, config.collator)
     train, broken = _check_images(config, train)
     return train, [*skipped, *too_long, *broken]
 
@@ -175,7 +175,7 @@ def _check_rows(
     most_tokens: int | None = None,
 ) -> tuple[Survey, Skipped]:
     survey = main_first(lambda: survey_rows(examples, collator, check))
-    faults = survey.find_faults(collator, most_tokens)
+    faults = survey.find_faults(most_tokens)
     if text_boxes := survey.count_text_boxes(faults):
         log.warning(
             "warning: %d of %d %s examples have boxes (`<loc....>`) in an answer that is compared as text; "
@@ -184,14 +184,14 @@ def _check_rows(
             len(examples),
             examples.split,
         )
-    return leave_out_faults(survey, faults, build_source(config.dataset), config.task)
+    return leave_out_faults(survey, faults, build_source(config.dataset))
 
 
 def _check_images(config: RunConfig, survey: Survey) -> tuple[Survey, Skipped]:
     if not config.check_images:
         return survey, []
     workers = config.trainer.dataloader_num_workers
-    return leave_out_broken_images(survey, build_source(config.dataset), config.task, workers)
+    return leave_out_broken_images(survey, build_source(config.dataset), workers)
 
 
 def _arrange_rows(rows: Dataset, task: Task, training: bool) -> Dataset:

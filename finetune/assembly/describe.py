@@ -12,18 +12,17 @@ from finetune.tasks.task import Task
 
 
 def describe_run(
-    config: RunConfig, folder: Path | None, train: ExampleDataset | None, validation: ExampleDataset
+    config: RunConfig, folder: Path, train: ExampleDataset | None, validation: ExampleDataset
 ) -> str:
     """Return a few lines: model, device, run folder, rows, classes, and the first prompt and answer.
 
     Args:
         config: options of the run.
-        folder: folder of the run; None if nothing is written.
+        folder: folder of the run.
         train: the training examples; None for a job that does not train.
         validation: the validation examples.
     """
-    place = "" if folder is None else f"; run folder {folder}"
-    lines = [f"model {config.model.path} on {PartialState().device}{place}"]
+    lines = [f"model {config.model.path} on {PartialState().device}; run folder {folder}"]
     splits = [split for split in (train, validation) if split is not None]
     sizes = [
         f"{len(split):,} {split.split} rows ({build_source(config.dataset).describe(split.split)})"

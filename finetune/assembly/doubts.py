@@ -6,7 +6,7 @@ from finetune.assembly.lengths import measure_answers
 from finetune.assembly.review import Review, Reviewed, name_rows, place_findings
 from finetune.config.schema import RunConfig
 from finetune.data.examples.summary import Summary
-from finetune.example import Finding
+from finetune.example import RowFinding
 from finetune.tasks.objects import list_names
 
 _FEW = 10
@@ -23,7 +23,7 @@ _SMALL = 4.0
 
 def find_doubts(
     config: RunConfig, review: Review, summaries: Mapping[str, Summary], side: int
-) -> list[Finding]:
+) -> list[RowFinding]:
     """Return what is doubtful, and rows that lack the prompt which the others have, a fault.
 
     Args:
@@ -33,7 +33,8 @@ def find_doubts(
         side: of the images that the model sees, pixels.
     """
     train, validation = review.splits["train"], review.splits["validation"]
-    findings = [_doubt(reason) for reason in _find_cut_answers(config, train, validation)]
+    tokens = summaries["train"].tokens
+    findings = [_doubt(reason) for reason in _find_cut_answers(config, train, validation, tokens)]
     for name, split in review.splits.items():
         summary = summaries[name]
         findings += [
@@ -49,11 +50,13 @@ def find_doubts(
     return [*findings, *_compare_classes(summaries)]
 
 
-def _doubt(reason: str, split: str = "") -> Finding:
-    return Finding(reason, is_fault=False, split=split)
+def _doubt(reason: str, split: str = "") -> RowFinding:
+    return RowFinding(reason, is_fault=False, split=split)
 
 
-def _find_cut_answers(config: RunConfig, train: Reviewed, validation: Reviewed) -> Iterator[str]:
+def _find_cut_answers(
+    config: RunConfig, train: Reviewed, validation: Reviewed, tokens: list[int]
+) -> Iterator[str]:
     limit = config.evaluation.max_new_tokens
     answers = measure_answers(validation.survey, train.survey, limit)
     if limit is not None and answers.cut:
@@ -63,13 +66,12 @@ def _find_cut_answers(config: RunConfig, train: Reviewed, validation: Reviewed) 
             f"{answers.longest} tokens with EOS. evaluation.max_new_tokens=null has room for them."
         )
     budget = config.collator.max_text_length
-    if train.collator.shorten_prefix:
-        lengths = train.survey.find_overflow(validation.collator, budget).examples
-        if lengths:
-            yield (
-                f"The prompts of {len(lengths):,} of {len(train.survey):,} train examples are shortened to "
-                f"collator.max_text_length={budget}."
-            )
+    long = sum(count > budget for count in tokens)
+    if train.collator.shorten_prefix and long:
+        yield (
+            f"The prompts of {long:,} of {len(tokens):,} train examples are shortened to "
+            f"collator.max_text_length={budget}."
+        )
 
 
 def _find_equal_answers(summary: Summary) -> Iterator[str]:
@@ -107,7 +109,7 @@ def _find_boxes(summary: Summary, side: int) -> Iterator[str]:
         yield f"Answers have classes that their own prompts do not name: {list_names(names)}."
 
 
-def _find_odd_texts(split: Reviewed, summary: Summary) -> list[Finding]:
+def _find_odd_texts(split: Reviewed, summary: Summary) -> list[RowFinding]:
     findings = []
     for kind, indices in summary.places.items():
         if len(indices) >= _ODD * summary.read:
@@ -125,7 +127,7 @@ def _find_odd_texts(split: Reviewed, summary: Summary) -> list[Finding]:
     return findings
 
 
-def _compare_classes(summaries: Mapping[str, Summary]) -> Iterator[Finding]:
+def _compare_classes(summaries: Mapping[str, Summary]) -> Iterator[RowFinding]:
     """Yield the classes that are in one split only."""
     for name, other in (("train", "validation"), ("validation", "train")):
         missing = sorted(summaries[other].classes.keys() - summaries[name].classes.keys())

@@ -5,7 +5,7 @@ import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any
 
 import pyarrow as pa
 from datasets import Features, Value
@@ -14,6 +14,7 @@ from finetune.data.cache import find_cache_dir
 from finetune.data.examples.inspection import measure_example
 from finetune.data.examples.survey import Survey, remember
 from finetune.errors import UserError
+from finetune.metrics.jsonl import Selection
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.run.files import explain_disk_errors
 from finetune.tasks.task import Answer, Row, Target, Task
@@ -70,7 +71,7 @@ def check_together(survey: Survey, empty: EmptyAnswer) -> None:
         raise UserError(fault)
 
 
-class _Stored(Sequence[Row]):
+class _Stored(Sequence[Any]):
     """Rows on disk, at eight bytes of memory each: a metric reads them several times."""
 
     def __init__(self) -> None:
@@ -91,15 +92,8 @@ class _Stored(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._starts)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+            return Selection(self, range(len(self))[index])
         self._file.seek(self._starts[index])
-        row: Row = pickle.load(self._file)
-        return row
+        return pickle.load(self._file)

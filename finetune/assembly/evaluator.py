@@ -1,44 +1,47 @@
 """Scoring a model over the validation split, during and after training."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
 from finetune.assembly.model import half_precision
-from finetune.config.schema import RunConfig
 from finetune.data.batches.collator import Collator
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.evaluation.evaluate import Evaluation, evaluate
+from finetune.generation.options import EvaluationConfig
 from finetune.metrics.metric import Metric
+from finetune.training.options import TrainerConfig
 
 EvaluateSplit = Callable[[nn.Module], Evaluation]
 """Scores a model over the validation split."""
 
 
 def build_evaluator(
-    config: RunConfig, dataset: ExampleDataset, collator: Collator, metric: Metric
+    options: EvaluationConfig,
+    trainer: TrainerConfig,
+    dataset: ExampleDataset,
+    collator: Collator,
+    metric: Metric,
 ) -> EvaluateSplit:
     """Return a function that evaluates a model on this split.
 
     Args:
-        config: `evaluation`, and the precision and workers of `trainer`, are read.
+        options: see `evaluate`.
+        trainer: its precision and workers are read.
         dataset: the validation split.
         collator: a collator without `max_text_length`.
         metric: scores the prediction rows.
     """
-
-    def run(model: nn.Module) -> Evaluation:
-        return evaluate(
-            model,
-            dataset,
-            collator,
-            metric,
-            config.evaluation,
-            workers=config.trainer.dataloader_num_workers,
-            autocast=half_precision(config.trainer),
-        )
-
-    return run
+    return partial(
+        evaluate,
+        dataset=dataset,
+        collator=collator,
+        metric=metric,
+        options=options,
+        workers=trainer.dataloader_num_workers,
+        autocast=half_precision(trainer),
+    )
 
 
 class LastEvaluations:

@@ -14,7 +14,7 @@ from finetune.data.options import Source
 from finetune.errors import UserError
 from finetune.processes import share
 from finetune.tasks.mixture import PART
-from finetune.tasks.objects import ObjectsOptions, list_names, object_tasks
+from finetune.tasks.objects import list_names, object_tasks
 
 log = logging.getLogger(__name__)
 
@@ -22,16 +22,13 @@ Skipped = list[dict[str, str]]
 """Lines of `skipped.jsonl`."""
 
 
-def leave_out_faults(
-    survey: Survey, faults: Mapping[int, str], source: Source, task: object
-) -> tuple[Survey, Skipped]:
+def leave_out_faults(survey: Survey, faults: Mapping[int, str], source: Source) -> tuple[Survey, Skipped]:
     """Report faults: an error, or a warning where all of them may be skipped.
 
     Args:
         survey: survey of the split.
         faults: index of a row -> its fault.
         source: source of its rows.
-        task: options of its task.
 
     Returns:
         The split without these rows, and a line for each.
@@ -51,7 +48,7 @@ def leave_out_faults(
     if fatal:
         more = f" {len(fatal) - 1} more {examples.split} rows have faults." if len(fatal) > 1 else ""
         remedy = "" if skips[index] is None else " Or leave out what is wrong: dataset.on_error=skip."
-        raise UserError(f"{first}{_explain_classes(examples, task)}{more}{remedy}")
+        raise UserError(f"{first}{_explain_classes(examples)}{more}{remedy}")
     if len(faults) == len(examples):
         raise UserError(f"All {len(examples)} {examples.split} rows have faults; the first: {first}")
     log.warning(
@@ -68,15 +65,12 @@ def leave_out_faults(
     return survey.leave_out(list(faults)), lines
 
 
-def leave_out_broken_images(
-    survey: Survey, source: Source, task: object, workers: int
-) -> tuple[Survey, Skipped]:
+def leave_out_broken_images(survey: Survey, source: Source, workers: int) -> tuple[Survey, Skipped]:
     """Decode every image of a split, and report those that cannot be decoded; processes share the work.
 
     Args:
         survey: survey of the split.
         source: source of its rows.
-        task: options of its task.
         workers: number of data workers of each process.
 
     Raises:
@@ -86,7 +80,7 @@ def leave_out_broken_images(
     indices = range(state.process_index, len(survey), state.num_processes)
     by_process = share(find_broken_images(survey.examples, workers, indices))
     faults = dict(sorted(pair for broken in by_process for pair in broken.items()))
-    return leave_out_faults(survey, faults, source, task)
+    return leave_out_faults(survey, faults, source)
 
 
 def _skips(source: Source, examples: ExampleDataset, index: int) -> bool | None:
@@ -96,11 +90,10 @@ def _skips(source: Source, examples: ExampleDataset, index: int) -> bool | None:
     return skips
 
 
-def _explain_classes(examples: ExampleDataset, options: object) -> str:
+def _explain_classes(examples: ExampleDataset) -> str:
     """Return a remedy for classes that are missing in the training split, whose classes the task uses."""
     task = object_tasks(examples.task).get("")
-    is_given = isinstance(options, ObjectsOptions) and options.labels is not None
-    if task is None or not task.options.write_label or is_given:
+    if task is None or not task.classes_found or not task.options.write_label:
         return ""
     labels = task.options.labels or []
     unseen = [label for label in find_labels(examples.rows) if label not in labels]

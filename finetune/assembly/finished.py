@@ -15,8 +15,8 @@ from finetune.errors import UserError
 from finetune.model.adapter import load_adapter
 from finetune.model.learning import check_one_format
 from finetune.run.checkpoints import check_weights
-from finetune.run.files import read_json
 from finetune.run.folder import RunFolder
+from finetune.run.results import read_metrics
 
 FinishedJob = TypeVar("FinishedJob", Evaluate, Predict)
 
@@ -35,9 +35,7 @@ def resolve_finished_run(config: FinishedJob, folder: RunFolder) -> FinishedJob:
         return config
     if folder.mask_vae.is_file():
         config = use_mask_vae(config, folder.mask_vae)
-    digests = (
-        read_json(folder.metrics).get("result", {}).get("sha256") if folder.metrics.is_file() else None
-    )
+    digests = read_metrics(folder).get("result", {}).get("sha256")
     for result in (folder.adapter, folder.model):
         if digests is not None and result.is_dir():
             check_weights(result, digests)

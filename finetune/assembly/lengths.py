@@ -3,15 +3,11 @@
 import logging
 from typing import NamedTuple
 
-from omegaconf import OmegaConf
-
 from finetune.assembly.faults import Skipped
-from finetune.data.batches.collator import Collator
 from finetune.data.batches.options import CollatorConfig, Overflow
 from finetune.data.examples.survey import Survey
 from finetune.errors import UserError
 from finetune.generation.options import EvaluationConfig
-from finetune.run.folder import Launch
 
 AT_LEAST = 16
 """Tokens. Even if every reference is one word, a longer wrong answer is not cut."""
@@ -19,14 +15,11 @@ AT_LEAST = 16
 log = logging.getLogger(__name__)
 
 
-def leave_out_overflow(
-    train: Survey, collator: Collator, options: CollatorConfig
-) -> tuple[Survey, Skipped]:
+def leave_out_overflow(train: Survey, options: CollatorConfig) -> tuple[Survey, Skipped]:
     """Remove the training examples without any suffix that fits; the collator omits single suffixes.
 
     Args:
         train: survey of the split.
-        collator: the collator that the survey was made with.
         options: the budget, and the treatment of longer texts.
 
     Returns:
@@ -37,7 +30,7 @@ def leave_out_overflow(
         UserError: a text is too long under `collator.overflow=error`, or every example is.
     """
     budget = options.max_text_length
-    overflow = train.find_overflow(collator, budget)
+    overflow = train.find_overflow(budget)
     records = [*overflow.examples.values(), *overflow.suffixes]
     if records and options.overflow == Overflow.error:
         reasons = "; ".join(f"`{record['id']}` {record['reason']}" for record in records[:3])
@@ -86,19 +79,13 @@ def measure_answers(validation: Survey, train: Survey | None, limit: int | None)
     return AnswerLengths(longest, cut, max(longest, other))
 
 
-def settle_longest_answer(
-    options: EvaluationConfig, launch: Launch, answers: AnswerLengths, examples: int
-) -> Launch:
+def settle_longest_answer(options: EvaluationConfig, answers: AnswerLengths, examples: int) -> None:
     """Set `evaluation.max_new_tokens` if it is None, else warn if it cuts references.
 
     Args:
         options: changed in place.
-        launch: has the recipe that becomes `config.yaml`.
         answers: lengths of the references.
         examples: number of validation examples.
-
-    Returns:
-        The launch with the value in its recipe, so that `predict` has the same limit without the data.
     """
     limit = options.max_new_tokens
     if limit is not None:
@@ -113,11 +100,8 @@ def settle_longest_answer(
                 answers.longest,
                 answers.longest,
             )
-        return launch
+        return
     # A quarter more than any reference: an answer to an image of neither split may be longer. A published
     # decode length is never changed, so that scores stay comparable.
     longest = answers.longest_of_all
     options.max_new_tokens = max(AT_LEAST, longest + -(-longest // 4))
-    recipe = OmegaConf.create(launch.recipe)
-    OmegaConf.update(recipe, "evaluation.max_new_tokens", options.max_new_tokens)
-    return launch.with_recipe(recipe)

@@ -5,18 +5,19 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from datasets import Dataset
 
+from finetune.assembly.custom import object_options
 from finetune.codecs.mask_vae import cache_folder, find_weights, load_mask_vae
 from finetune.codecs.train_mask_vae import crop_objects, save_mask_vae, train_mask_vae
 from finetune.config.schema import RunConfig
 from finetune.data.options import Mixture
 from finetune.errors import UserError
-from finetune.tasks.objects import ObjectsOptions, object_tasks
-from finetune.tasks.task import Task
+from finetune.tasks.objects import object_tasks
+from finetune.tasks.task import Task, TaskOptions
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,6 @@ def use_mask_vae(config: RunOptions, file: Path) -> RunOptions:
     return replace(config, dataset=replace(config.dataset, parts=parts))
 
 
-def _with_mask_vae(task: object, file: Path) -> object:
-    if isinstance(task, ObjectsOptions) and task.masks:
-        return replace(task, mask_vae=str(file))
-    return task
+def _with_mask_vae(task: TaskOptions | dict[str, Any], file: Path) -> TaskOptions | dict[str, Any]:
+    options = object_options(task)
+    return task if options is None or not options.masks else replace(options, mask_vae=str(file))

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 from torch import nn
 from transformers import PaliGemmaProcessor
 
+from finetune.assembly.custom import object_options
 from finetune.assembly.finished import load_trained, resolve_finished_run
 from finetune.assembly.mask_codec import find_mask_vae
 from finetune.assembly.model import half_precision
@@ -16,15 +20,16 @@ from finetune.codecs.objects import ObjectReader
 from finetune.config.jobs import Predict
 from finetune.data.batches.collator import Collator
 from finetune.data.images import Picture, convert_image
-from finetune.errors import UserError
+from finetune.errors import UserError, describe
 from finetune.example import Example, PredictionRow
 from finetune.generation.generate import answer_batches
 from finetune.model.load import load_config, load_processor
 from finetune.run.folder import RunFolder
-from finetune.tasks.objects import ObjectsOptions
 from finetune.tasks.task import Answer
 
 ImageSource = Path | Image.Image
+Given = str | ImageSource | np.ndarray[Any, Any]
+"""A file, an image opened with PIL, or an array of uint8 (height, width, 3)."""
 
 
 class Predictor:
@@ -55,19 +60,21 @@ class Predictor:
         """Number of images in one batch."""
         return self._options.evaluation.batch_size
 
-    def ask(self, image: str | ImageSource, prefix: str) -> PredictionRow:
+    def ask(self, image: Given, prefix: str) -> PredictionRow:
         """Answer a prompt about an image.
 
         Args:
-            image: a file, or an open image.
+            image: a file, an open image, or an array of uint8 (height, width, 3).
             prefix: the prompt, such as `detect cat`.
 
         Returns:
             A prediction row: `prediction`, `confidence`, and boxes and masks in `prediction_objects`.
 
         Raises:
-            UserError: the image cannot be decoded.
+            UserError: the image cannot be decoded, or the prompt is not a text.
         """
+        if not isinstance(prefix, str):
+            raise UserError(f"prefix: expected a text, but got {describe(prefix)}.")
         faults: list[str] = []
         examples = self.build_examples(name_images([image]), prefix, faults)
         if faults:
@@ -107,12 +114,34 @@ class Predictor:
         ]
 
 
-def name_images(sources: Sequence[str | ImageSource]) -> list[tuple[str, ImageSource]]:
-    """Return images with their names: a file's path, or an open image's position in the list."""
+def name_images(sources: Sequence[Given]) -> list[tuple[str, ImageSource]]:
+    """Return images with their names: a file's path, or an open image's position in the list.
+
+    Raises:
+        UserError: one of them is neither a file nor an image.
+    """
+    images = map(_open, sources)
     return [
-        (str(number), source) if isinstance(source, Image.Image) else (str(source), Path(source))
-        for number, source in enumerate(sources)
+        (str(image) if isinstance(image, Path) else str(number), image)
+        for number, image in enumerate(images)
     ]
+
+
+def _open(source: object) -> ImageSource:
+    if isinstance(source, str | PathLike):
+        return Path(source)
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, np.ndarray):
+        if source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3 and source.size:
+            return Image.fromarray(source)
+        got = f"an array of {source.dtype} {source.shape}"
+    else:
+        got = describe(source)
+    raise UserError(
+        "image: expected a file, an image opened with PIL, or an array of uint8 with the shape (height, "
+        f"width, 3), but got {got}."
+    )
 
 
 def _decode(source: ImageSource, name: str, as_stored: bool) -> Image.Image:
@@ -126,8 +155,8 @@ def _decode(source: ImageSource, name: str, as_stored: bool) -> Image.Image:
 
 def build_reader(options: Predict, folder: RunFolder) -> ObjectReader:
     """Return a reader of boxes, and of masks if the run or the task has weights for them."""
-    task = options.task
-    reader = task.build().reader if isinstance(task, ObjectsOptions) else ObjectReader()
+    objects = object_options(options.task)
+    reader = ObjectReader() if objects is None else objects.build().reader
     if options.run is not None and folder.mask_vae.is_file():
         return replace(reader, mask_vae=str(folder.mask_vae))
     return (

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from finetune.assembly.review import Reviewed, name_rows
+from finetune.assembly.sources import build_source
 from finetune.assembly.trainer import divide_run_batch, part_weights
 from finetune.codecs.objects import ObjectReader
 from finetune.config.schema import RunConfig
@@ -74,7 +75,7 @@ def _draw(config: RunConfig, split: Reviewed, count: int) -> Iterator[tuple[int,
 
 
 def _stream(config: RunConfig, split: Reviewed, draws: int) -> ExampleStream:
-    parts = part_weights(config, split.examples)
+    parts = part_weights(build_source(config.dataset), split.examples)
     sizes = [size for size, _ in parts.values()] or [len(split.examples)]
     return ExampleStream(sizes, draws, config.seed, [weight for _, weight in parts.values()] or None)
 

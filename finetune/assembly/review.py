@@ -26,7 +26,7 @@ from finetune.data.examples.inspection import Check
 from finetune.data.examples.survey import Survey, survey_rows
 from finetune.data.options import Mixture, OnError
 from finetune.errors import UserError
-from finetune.example import Finding
+from finetune.example import RowFinding
 from finetune.metrics.metric import Metric
 from finetune.tasks.task import Task
 
@@ -62,7 +62,7 @@ class Review:
 
     splits: Mapping[str, Reviewed]
     task: Task
-    findings: list[Finding]
+    findings: list[RowFinding]
     rows: int
     """Number of rows that were checked."""
     images: int
@@ -87,7 +87,7 @@ def review_data(
     train_collator, collator = build_collators(config, processor)
     splits = read_splits(config)
     task = build_task(config, splits)
-    findings = [Finding(reason) for reason in splits.skipped]
+    findings = [RowFinding(reason) for reason in splits.skipped]
     train = _review_rows(build_train_examples(config, splits, task), train_collator, findings)
     train = _review_lengths(config, train, train_collator, findings)
     empty = EmptyAnswer(task, metric)
@@ -98,7 +98,7 @@ def review_data(
     try:
         check_together(validation, empty)
     except UserError as error:
-        findings.append(Finding(str(error), split="validation"))
+        findings.append(RowFinding(str(error), split="validation"))
     reviewed = {
         survey.examples.split: Reviewed(survey, _decode(survey.examples, every_image, findings), used)
         for survey, used in ((train, train_collator), (validation, collator))
@@ -126,7 +126,7 @@ def _leave_out(dataset: Any) -> Any:
 
 def place_findings(
     examples: ExampleDataset, reasons: Mapping[int, str], *, is_fault: bool = True
-) -> list[Finding]:
+) -> list[RowFinding]:
     """Return findings about rows, with the places that they were read from.
 
     Args:
@@ -137,7 +137,7 @@ def place_findings(
     ids = name_rows(examples, reasons)
     places = find_places(examples.rows, ids.values())
     return [
-        Finding(reason, is_fault, examples.split, places.get(ids[index], ""), ids[index])
+        RowFinding(reason, is_fault, examples.split, places.get(ids[index], ""), ids[index])
         for index, reason in reasons.items()
     ]
 
@@ -152,22 +152,22 @@ def name_rows(examples: ExampleDataset, indices: Iterable[int]) -> dict[int, str
 def _review_rows(
     examples: ExampleDataset,
     collator: Collator,
-    findings: list[Finding],
+    findings: list[RowFinding],
     *,
     check: Check | None = None,
     most_tokens: int | None = None,
 ) -> Survey:
     """Return the survey of the rows without faults, and add the faults to the findings."""
     survey = survey_rows(examples, collator, check)
-    faults = survey.find_faults(collator, most_tokens)
+    faults = survey.find_faults(most_tokens)
     return _leave_rows_out(survey, faults, findings)
 
 
 def _review_lengths(
-    config: RunConfig, train: Survey, collator: Collator, findings: list[Finding]
+    config: RunConfig, train: Survey, collator: Collator, findings: list[RowFinding]
 ) -> Survey:
     """Return the survey without texts that do not fit, and add them to the findings."""
-    overflow = train.find_overflow(collator, config.collator.max_text_length)
+    overflow = train.find_overflow(config.collator.max_text_length)
     is_fault = config.collator.overflow == Overflow.error
     remedy = "Raise collator.max_text_length, or shorten it." if is_fault else "It is left out."
     reasons = {
@@ -175,7 +175,7 @@ def _review_lengths(
         for index, record in overflow.examples.items()
     }
     findings += [
-        Finding(
+        RowFinding(
             f"Row `{record['id']}`: answer {record['suffix']!r} is too long: {record['reason']}. {remedy}",
             is_fault,
             "train",
@@ -187,7 +187,7 @@ def _review_lengths(
 
 
 def _leave_rows_out(
-    survey: Survey, reasons: Mapping[int, str], findings: list[Finding], *, is_fault: bool = True
+    survey: Survey, reasons: Mapping[int, str], findings: list[RowFinding], *, is_fault: bool = True
 ) -> Survey:
     found = place_findings(survey.examples, reasons, is_fault=is_fault)
     if found and len(found) == len(survey):
@@ -197,7 +197,7 @@ def _leave_rows_out(
     return survey.leave_out(list(reasons))
 
 
-def _decode(examples: ExampleDataset, every_image: bool, findings: list[Finding]) -> dict[int, Decoded]:
+def _decode(examples: ExampleDataset, every_image: bool, findings: list[RowFinding]) -> dict[int, Decoded]:
     """Return the decoded images of a split, or of some of its rows, and add those that cannot be used."""
     count = len(examples)
     indices: Sequence[int] = range(count)
@@ -211,7 +211,7 @@ def _decode(examples: ExampleDataset, every_image: bool, findings: list[Finding]
     return decoded
 
 
-def _find_overlap(validation: Reviewed, train: Reviewed) -> list[Finding]:
+def _find_overlap(validation: Reviewed, train: Reviewed) -> list[RowFinding]:
     """Return the validation rows whose image is also in the training split."""
     shared = set(validation.survey.find_shared(train.survey).tolist())
     same = "is also in train: the same image and texts. The score will be too high."

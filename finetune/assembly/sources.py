@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 from omegaconf import OmegaConf
 
-from finetune.assembly.custom import build_metric, instantiate
+from finetune.assembly.custom import instantiate, object_options
 from finetune.assembly.mask_codec import find_mask_vae
 from finetune.config.schema import RunConfig
 from finetune.data.examples.classes import find_labels
@@ -17,12 +17,14 @@ from finetune.data.examples.mixture import part_ranges
 from finetune.data.options import Mixture, OnError, Part, Source
 from finetune.data.rows import Splits, follow_links
 from finetune.errors import UserError
+from finetune.generation.options import EvaluationConfig
+from finetune.metrics.metric import Metric
 from finetune.metrics.several import find_object_metric
 from finetune.processes import main_first
 from finetune.run.folder import Launch
-from finetune.tasks.mixture import MixedTask
-from finetune.tasks.objects import ObjectsOptions, ObjectsTask, PromptClasses, list_names, object_tasks
-from finetune.tasks.task import Task
+from finetune.tasks.mixture import MixedTask, replace_parts
+from finetune.tasks.objects import ObjectsTask, PromptClasses, list_names, object_tasks
+from finetune.tasks.task import Task, TaskOptions
 
 log = logging.getLogger(__name__)
 
@@ -110,13 +112,11 @@ def read_splits(config: RunConfig, training: bool = True) -> Splits:
     return splits
 
 
-def _needs_train(source: Source, task: object) -> bool:
+def _needs_train(source: Source, task: TaskOptions | dict[str, Any]) -> bool:
     """Return whether a task needs the classes or masks of the training split."""
     parts = source.mixed_parts().values() or [Part(source, task)]
-    return any(
-        isinstance(part.task, ObjectsOptions) and part.task.needs_training_rows and part.source.has_train
-        for part in parts
-    )
+    with_train = (object_options(part.task) for part in parts if part.source.has_train)
+    return any(options is not None and options.needs_training_rows for options in with_train)
 
 
 def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
@@ -139,13 +139,18 @@ def build_task(config: RunConfig, splits: Splits, codec: bool = True) -> Task:
         task = MixedTask({name: instantiate(part.task, "task") for name, part in parts.items()})
         rows = {name: _part_rows(splits, name) for name in parts}
     tasks = {name: _take_classes(part, rows[name]) for name, part in object_tasks(task).items()}
-    tasks = _find_codec(tasks, splits.train, codec)
-    # How masks are read is the metric's option, because it changes the score.
-    metric = find_object_metric(build_metric(config))
-    if metric is not None and metric.reader.official:
-        for name, part in tasks.items():
-            tasks[name] = replace(part, reader=replace(part.reader, official=True))
-    return MixedTask({**task.tasks, **tasks}) if isinstance(task, MixedTask) else tasks.get("", task)
+    return replace_parts(task, _find_codec(tasks, splits.train, codec))
+
+
+def read_as_scored(task: Task, metric: Metric) -> Task:
+    """Return the task with masks read as the metric's option says, because that changes the score."""
+    compared = find_object_metric(metric)
+    if compared is None or not compared.reader.official:
+        return task
+    parts = object_tasks(task).items()
+    return replace_parts(
+        task, {name: replace(part, reader=replace(part.reader, official=True)) for name, part in parts}
+    )
 
 
 def _part_rows(splits: Splits, part: str) -> Dataset:
@@ -172,7 +177,7 @@ def _take_classes(task: ObjectsTask, rows: Dataset) -> ObjectsTask:
             "The classes are those of the training split, and no row of it has an object. Name them: "
             "task.labels=[cat,dog]."
         )
-    return replace(task, options=replace(options, labels=list(labels)))
+    return replace(task, options=replace(options, labels=list(labels)), classes_found=True)
 
 
 def _find_codec(tasks: Mapping[str, ObjectsTask], train: Dataset, codec: bool) -> dict[str, ObjectsTask]:
@@ -202,20 +207,23 @@ RECORDED = re.compile(r"(.*\.)?task\.labels|evaluation\.max_new_tokens")
 """Keys of a run's `config.yaml` with values from its data where the run was given `null`."""
 
 
-def record_data(launch: Launch, task: Task) -> Launch:
-    """Record the classes taken from the data in what becomes the run's `config.yaml`.
+def record_data(launch: Launch, task: Task, evaluation: EvaluationConfig) -> Launch:
+    """Record the values taken from the data in what becomes the run's `config.yaml`.
 
     An evaluation or repetition of the run then uses the same classes in the same order, even if its data
-    change.
+    change, and `predict` has the same longest answer without the data.
 
     Args:
         launch: has the recipe that becomes `config.yaml`.
         task: task of the run, or of its mixture.
+        evaluation: see `settle_longest_answer`.
 
     Returns:
-        The launch with `task.labels`, or those of each part's task, in its recipe.
+        The launch with `task.labels`, or those of each part's task, and `evaluation.max_new_tokens` in its
+        recipe.
     """
     recipe = OmegaConf.create(launch.recipe)
+    OmegaConf.update(recipe, "evaluation.max_new_tokens", evaluation.max_new_tokens)
     for name, part in object_tasks(task).items():
         if part.options.labels is not None:
             node = recipe.dataset.parts[name].task if name else recipe.task

@@ -2,6 +2,7 @@
 
 import tempfile
 from dataclasses import fields
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -12,10 +13,10 @@ from finetune.config.schema import RunConfig
 from finetune.data.batches.order import count_steps, divide_batch
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.examples.mixture import count_parts
-from finetune.data.options import Mixture
+from finetune.data.options import Mixture, Source
 from finetune.errors import UserError
 from finetune.generation.options import EvaluateWhen, EvaluationConfig
-from finetune.metrics.metric import Metric
+from finetune.metrics.metric import Metric, directions
 from finetune.training.options import TrainerConfig
 
 _SAME_NAMES = (
@@ -46,7 +47,7 @@ def build_run_metric(config: RunConfig) -> Metric:
     """
     metric = build_metric(config)
     name = config.evaluation.metric_for_best_model
-    known = [*metric.higher_is_better, "confidence", *(["loss"] if config.evaluation.loss else [])]
+    known = [field for field in directions(metric) if field != "loss" or config.evaluation.loss]
     if name is not None and name not in known:
         raise UserError(
             f"evaluation.metric_for_best_model={name}: the evaluation computes {', '.join(known)}."
@@ -89,7 +90,6 @@ def build_arguments(
     best = evaluation.metric_for_best_model
     # Only a step that was both evaluated and saved can be the best checkpoint.
     save_every = evaluate_every if best else options.save_steps or per_epoch
-    better = {**metric.higher_is_better, "confidence": True, "loss": False}
     given = {"logging_first_step": True, **_read_extra(options)}
     try:
         arguments = TrainingArguments(
@@ -105,7 +105,7 @@ def build_arguments(
             save_steps=save_every,
             load_best_model_at_end=best is not None,
             metric_for_best_model=f"eval_{best}" if best else None,
-            greater_is_better=better[best] if best else None,
+            greater_is_better=directions(metric)[best] if best else None,
             report_to=[],  # see run/trackers.py: transformers' callback ends the run if its server fails
             remove_unused_columns=False,
             label_names=["labels"],
@@ -135,16 +135,16 @@ def _read_extra(options: TrainerConfig) -> dict[str, object]:
     return options.extra
 
 
-def part_weights(config: RunConfig, train: ExampleDataset) -> dict[str, tuple[int, float]]:
+def part_weights(dataset: Source | dict[str, Any], train: ExampleDataset) -> dict[str, tuple[int, float]]:
     """Return size and weight of each part of a mixture; empty if the data is not a mixture.
 
     Raises:
         UserError: a part has no example to train on.
     """
-    if not isinstance(config.dataset, Mixture):
+    if not isinstance(dataset, Mixture):
         return {}
     sizes = count_parts(train.rows)
-    for name in config.dataset.parts:
+    for name in dataset.parts:
         if name not in sizes:
             raise UserError(f"Part `{name}` of the mixture has no example to train on.")
-    return {name: (size, config.dataset.parts[name].weight or size) for name, size in sizes.items()}
+    return {name: (size, dataset.parts[name].weight or size) for name, size in sizes.items()}

@@ -5,25 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools import mask as coco
 
-from finetune.codecs.rle import decode_rle, parse_rle
+from finetune.codecs.rle import parse_rle
 from finetune.example import Rle
-
-
-def decode_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> np.ndarray:
-    """Draw the union of polygons.
-
-    Args:
-        polygons: each x, y, x, y, ... in pixels, as in COCO's `segmentation`.
-        size: image height and width, pixels.
-
-    Returns:
-        (height, width) bool.
-
-    Raises:
-        ValueError: there is no polygon, or one has fewer than three points, half a point or a number
-            that is not finite.
-    """
-    return decode_rle(encode_polygons(polygons, size), size)
 
 
 def encode_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
@@ -34,7 +17,8 @@ def encode_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) 
         size: image height and width, pixels.
 
     Raises:
-        ValueError: as in `decode_polygons`.
+        ValueError: there is no polygon, or one has fewer than three points, half a point or a number
+            that is not finite.
     """
     if not polygons:
         raise ValueError("Expected `polygons` to have at least one polygon, but got none.")
@@ -73,3 +57,13 @@ def encode_rle(mask: np.ndarray) -> Rle:
     """Write a mask of (height, width) as `size` and a compressed `counts` string, ready for JSON."""
     rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
+
+
+def find_box(rle: Rle) -> list[float]:
+    """Return the box around a mask: x_min, y_min, width and height in pixels, zeros for an empty mask.
+
+    Args:
+        rle: from `compress_rle`.
+    """
+    box: list[float] = coco.toBbox(rle).tolist()
+    return box

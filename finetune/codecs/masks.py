@@ -13,44 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from finetune.codecs.boxes import (
-    DIVISOR,
-    Reading,
-    check_boxes,
-    decode_boxes,
-    decode_official,
-    encode_boxes,
-)
+from finetune.codecs.boxes import DIVISOR, Reading, check_boxes, decode_boxes, decode_official
 from finetune.codecs.mask_vae import SIDE, MaskVae
 from finetune.codecs.rle import read_runs
-
-
-def encode_masks(
-    masks: np.ndarray | Sequence[np.ndarray],
-    boxes_xyxy: np.ndarray,
-    vae: MaskVae,
-    labels: Sequence[str] | None = None,
-) -> str:
-    """Write masks as one PaliGemma suffix.
-
-    Args:
-        masks: (N, height, width), bool or 0 and anything else.
-        boxes_xyxy: (N, 4) floats, pixels: x_min, y_min, x_max, y_max.
-        vae: gives a mask its codes.
-        labels: N class names; None leaves them out, as in referring segmentation.
-
-    Returns:
-        The objects joined by `" ; "`; an empty string when N is 0.
-
-    Raises:
-        ValueError: a box or a label cannot be written, or a mask has no pixel in its box.
-    """
-    if len(masks) == 0:
-        return ""
-    size = masks[0].shape
-    codes = encode_mask_codes(masks, boxes_xyxy, vae).tolist()
-    names = [""] * len(masks) if labels is None else labels
-    return encode_boxes(boxes_xyxy, names, (size[0], size[1]), codes)
 
 
 def encode_mask_codes(

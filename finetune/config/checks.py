@@ -24,12 +24,13 @@ _PART = re.compile(r"(dataset|task|metric|metrics\.[^.]+|dataset\.parts\.[^.]+\.
 """Prefixes under which a part of a run is described."""
 
 
-def check(config: Job, composed: DictConfig) -> None:
+def check(config: Job, composed: DictConfig, name: str | None = None) -> None:
     """Raise one error that lists every invalid setting.
 
     Args:
         config: the config as dataclasses.
         composed: the same as Hydra composed it, for keys that were added with `+`.
+        name: name of the run's new folder; None for a run that there is.
 
     Raises:
         UserError: at least one setting is invalid.
@@ -41,6 +42,7 @@ def check(config: Job, composed: DictConfig) -> None:
         *_parts(config.dataset),
         *_metrics(config.metrics),
         *_across(config),
+        *([] if name is None else name_problems(name)),
     ]
     if len(problems) == 1:
         raise UserError(problems[0])
@@ -48,17 +50,6 @@ def check(config: Job, composed: DictConfig) -> None:
         raise UserError(
             "\n".join([f"{len(problems)} invalid settings:", *(f"  - {line}" for line in problems)])
         )
-
-
-def check_name(name: str) -> None:
-    """Check the name of a run's folder in `runs_dir`.
-
-    Raises:
-        UserError: the path leads out of `runs_dir`, or no file system accepts the name.
-    """
-    problem = next(name_problems(name), None)
-    if problem is not None:
-        raise UserError(f"run_name={name[:80]!r}: {problem}")
 
 
 def _unknown_keys(composed: DictConfig, config: Any, prefix: str) -> Iterator[str]:
@@ -105,8 +96,7 @@ def _parts(dataset: Any) -> Iterator[str]:
     for name, part in dataset.mixed_parts().items() if isinstance(dataset, Source) else ():
         for key, node in (("source", part.source), ("task", part.task)):
             place = f"dataset.parts.{name}.{key}"
-            is_custom = isinstance(node, dict) and isinstance(node.get("_target_"), str)
-            if node is not None and not is_dataclass(node) and not is_custom:
+            if node is not None and not _is_part(node):
                 choose = f"'/{GROUP_OF_PART[key]}@{place}: NAME'"
                 yield f"{place}={node}: expected a choice, {choose} in a recipe's defaults."
 
@@ -114,10 +104,14 @@ def _parts(dataset: Any) -> Iterator[str]:
 def _metrics(metrics: dict[str, Any]) -> Iterator[str]:
     """Yield what should describe a metric, but is not a choice of the group."""
     for name, node in metrics.items():
-        is_custom = isinstance(node, dict) and isinstance(node.get("_target_"), str)
-        if not is_dataclass(node) and not is_custom:
+        if not _is_part(node):
             choose = f"metrics=[{name}], or '/metric@metrics.{name}: NAME' in a recipe's defaults"
             yield f"metrics.{name}={node}: expected a choice, {choose}."
+
+
+def _is_part(node: Any) -> bool:
+    """Whether a node is a choice of its group, or a custom part."""
+    return is_dataclass(node) or (isinstance(node, dict) and isinstance(node.get("_target_"), str))
 
 
 def _across(config: RunConfig) -> Iterator[str]:

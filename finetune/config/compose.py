@@ -133,7 +133,7 @@ def sweep_name(run_name: str | None, recipe: str | None) -> str:
         run_name: the one that was given, if any.
         recipe: the choice of the group `recipe`, if any.
     """
-    return run_name or f"{recipe_label(recipe) or 'recipes'}_sweep"
+    return f"{recipe_label(recipe) or 'recipes'}_sweep" if run_name is None else run_name
 
 
 def known_recipes() -> dict[str, Path]:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from finetune.errors import suggest
+from finetune.option import KIND_NAMES
 from finetune.training.options import TrainerConfig
 
 ALLOWED: dict[str, tuple[type, ...]] = {
@@ -134,7 +135,7 @@ def _check_value(name: str, value: Any) -> str | None:
     kinds = ALLOWED[name]
     is_kind = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
     if not is_kind:
-        return f"expected {' or '.join(_KIND_NAMES[kind] for kind in kinds)}."
+        return f"expected {' or '.join(KIND_NAMES[kind] for kind in kinds)}."
     if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < 1e9:
         return "expected more than 0, and less than 1e9."
     if name in _CHOICES and value not in _CHOICES[name]:
@@ -145,12 +146,3 @@ def _check_value(name: str, value: Any) -> str | None:
     if package is not None and find_spec(package) is None:
         return f"the package {package} is not installed: pip install {package}."
     return None
-
-
-_KIND_NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    dict: "options in braces, {key: value}",
-}

@@ -60,13 +60,12 @@ def job_help(job: str, summary: str) -> str:
         summary: the job's docstring.
     """
     groups = [group for group in GROUPS if has_option(job, group)]
-    lines = [f"python -m finetune {job} [key=value ...]", "", summary, "", "Groups"]
-    lines += _columns({group: ", ".join(group_choices(group)) for group in groups})
+    lines = [f"python -m finetune {job} [key=value ...]", "", summary]
+    lines += _section("Groups", _columns({group: ", ".join(group_choices(group)) for group in groups}))
     names = own_options(job)
     of_job = [field for field in fields(JOBS[job]) if field.name in names]
-    lines += ["", f"Options of {job}"]
-    for field in of_job:
-        lines += _option(JOBS[job], field, "", indent=2)
+    added = [line for field in of_job for line in _option(JOBS[job], field, "", indent=2)]
+    lines += _section(f"Options of {job}", added)
     lines += ["", "Options of the run, from recipe= or by themselves"]
     lines += [line for field in fields(RunConfig) for line in _of_run(job, field)]
     return "\n".join(lines)
@@ -82,8 +81,13 @@ def _of_run(job: str, field: Field[Any]) -> Iterator[str]:
             yield from _options(choice_schema, f"{field.name}.", indent=4)
 
 
+def _section(title: str, lines: list[str]) -> list[str]:
+    """Return lines below a title; nothing if there are none."""
+    return ["", title, *lines] if lines else []
+
+
 def _columns(rows: dict[str, str]) -> list[str]:
-    width = max(map(len, rows))
+    width = max(map(len, rows), default=0)
     return [f"  {name:<{width}}  {text}" for name, text in rows.items()]
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from finetune.config.schema import RunConfig
-from finetune.config.values import name_problems
 from finetune.generation.options import GenerationOptions
 from finetune.option import MAY_BE_EMPTY, Range, option
 
@@ -38,25 +37,39 @@ class Job(RunConfig):
 
 
 @dataclass
-class _InFolder(Job):
-    """Options of the jobs that write into a run's folder."""
+class _OfRun(Job):
+    """Options of the jobs that may be given a run."""
 
-    run_name: str | None = option(None, MAY_BE_EMPTY)
-    """Name of the run's folder. `null`: the recipe's name (for `evaluate` with `_evaluate`)."""
-    overwrite: bool = False
-    """Delete the run in its folder first."""
     run: str | None = None
-    """Folder of a run: `evaluate` scores it, `train` continues it with `resume=true`."""
+    """Folder of a run: `evaluate` scores it, `predict` asks it, `plan` shows it, and `train` continues it
+    with `resume=true`."""
 
     def folder(self, name: str) -> Path:
         """Return the run's folder."""
         return super().folder(name) if self.run is None else Path(self.run)
 
-    def problems(self, prefix: str) -> Iterator[str]:
-        """Yield a message if `run_name` cannot name a folder."""
-        if self.run_name is not None:
-            for problem in list(name_problems(self.run_name))[:1]:
-                yield f"run_name={self.run_name[:80]!r}: {problem}"
+
+@dataclass
+class _Named(_OfRun):
+    """Options of the jobs that name a run's folder."""
+
+    run_name: str | None = option(None, MAY_BE_EMPTY)
+    """Name of the run's folder. `null`: the recipe's name (for `evaluate` with `_evaluate`)."""
+
+
+@dataclass
+class Plan(_Named):
+    """Show what learns and how many steps there will be, without reading any weights."""
+
+    reads = ".*"
+
+
+@dataclass
+class _InFolder(_Named):
+    """Options of the jobs that write into a run's folder."""
+
+    overwrite: bool = False
+    """Delete the run in its folder first."""
 
 
 @dataclass
@@ -72,12 +85,6 @@ class Train(_InFolder):
         """Yield options that exclude each other."""
         if self.resume and self.overwrite:
             yield "resume=true keeps the run in the folder, overwrite=true deletes it: choose one."
-        yield from super().problems(prefix)
-
-
-@dataclass
-class Plan(Train):
-    """Show what learns and how many steps there will be, without reading any weights."""
 
 
 @dataclass
@@ -113,11 +120,9 @@ class Evaluate(_InFolder):
 
 
 @dataclass
-class Predict(Job):
+class Predict(_OfRun):
     """Ask about your images (run=FOLDER image=FILE prefix=PROMPT)."""
 
-    run: str | None = None
-    """Folder of a finished run."""
     picture: str | None = None
     """An image file, or a folder of images."""
     prefix: str | None = option(None, MAY_BE_EMPTY)
@@ -128,19 +133,26 @@ class Predict(Job):
     reads = f"task([.@].*)?|{_MODEL}|{_ANSWERS}"
     needs_data = False
 
-    def folder(self, name: str) -> Path:
-        """Return the run's folder."""
-        return super().folder(name) if self.run is None else Path(self.run)
-
 
 @dataclass
 class Score(Job):
     """Score predictions from any model (metric=NAME predictions=FILE), from a file or stdin."""
 
     predictions: str | None = None
-    """A JSONL file of prediction rows, or `-` for standard input."""
+    """Prediction rows, as JSON lines or a JSON list, or COCO's results; `-` for standard input."""
+    ground_truth: str | None = None
+    """What the predictions are compared with, if it is in a file of its own: COCO's annotations, or rows
+    that have the same `id`."""
 
     reads = "metrics?([.@].*)?"
+    needs_data = False
+
+
+@dataclass
+class Doctor(Job):
+    """Check this machine: versions, devices, kernels, the mask's leak test, disk, token."""
+
+    reads = "runs_dir"
     needs_data = False
 
 
@@ -151,6 +163,7 @@ JOBS: dict[str, type[Job]] = {
     "score": Score,
     "plan": Plan,
     "preview": Preview,
+    "doctor": Doctor,
 }
 """Job -> its options. `finetune/jobs/<name>.py` runs it; the class's docstring is its line in `--help`."""
 

@@ -1,26 +1,27 @@
 """Hydra's and OmegaConf's errors in one sentence a user can act on."""
 
+import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.compose import group_choices, known_recipes, own_recipes, recipe_file
 from finetune.config.help import field_texts
-from finetune.config.jobs import JOBS
 from finetune.config.recipe_file import find_line
-from finetune.config.schema import RunConfig
 from finetune.config.words import keys_of
-from finetune.data.options import Part
 from finetune.errors import suggest
+from finetune.option import describe_values
 
-_ROOTS = {job.__name__ for job in JOBS.values()}
+_MOST_NAMED = 20
+"""More names than this are not listed in a message; `--help` lists them."""
 
 ALIASES = {
     "lr": "learning_rate",
@@ -57,6 +58,9 @@ ALIASES = {
     "quantization": "peft.bits",
     "load_in_4bit": "peft.bits",
     "image_size": "model.resolution",
+    "name_or_path": "path",
+    "model_name_or_path": "model.path",
+    "model_id": "model.path",
     "name": "run_name",
     "output_dir": "runs_dir",
     "output": "runs_dir",
@@ -71,71 +75,85 @@ ALIASES = {
 def explain(error: HydraException | OmegaConfBaseException) -> str:
     """Return a message for a composition error that names the key and the remedy."""
     if isinstance(error, MissingConfigException):
-        return _explain_missing(str(error))
+        return _explain_missing(str(error.missing_cfg_file))
     if isinstance(error, OverrideParseException):
         return _explain_unreadable(error)
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    text = str(cause)
-    where = re.match(r"In 'recipe/([^']+)': .*raised while composing config:\n", text)
-    body = text[where.end() :] if where else re.sub(r"^In '[^']+': .*\n", "", text)
-    full_key = re.search(r"full_key: (\S+)", body)
-    key = full_key.group(1) if full_key else ""
-    message = _explain_body(body, key)
-    if not where:
-        return message
-    place = _place(where.group(1), key)
-    lacks = re.match(r"Key '[^']+' (?:is )?not in '(\w+)'", body)
-    return (lacks and _explain_choice(place, key, lacks[1])) or f"{place}: {message}"
+    causes = (error, error.__cause__, error.__context__)
+    cause = next((cause for cause in causes if isinstance(cause, OmegaConfBaseException)), None)
+    key = str(cause.full_key or "") if cause is not None else ""
+    message = _explain_word(str(error)) if cause is None or not key else _explain_option(cause, key)
+    recipe = re.match(r"In 'recipe/([^']+)'", str(error))
+    return f"{_place(recipe[1], key)}: {message}" if recipe else message
 
 
-def _explain_body(text: str, key: str) -> str:
-    first = text.splitlines()[0].rstrip(".")
+def _explain_word(text: str) -> str:
+    """Report a word that is wrong whatever its option is."""
+    first = re.sub(r"^In '[^']+': .*\n", "", text).splitlines()[0].rstrip(".")
     if first.startswith("Ambiguous value"):
         return f"{first}. Several values are a sweep: add `-m`; a list is written `key=[a,b]`."
-    if unknown := re.match(r"Key '([^']+)' (?:is )?not in '(\w+)'", first):
-        return _explain_unknown(first, key, *unknown.groups())
     if appended := re.search(r"already at '([^']+)'", first):
         return f"{appended[1]} is an option already: leave the `+` out."
     if deleted := re.search(r"Could not delete from config\. '([^']+)'", first):
         return f"~{deleted[1]}: no such option to remove."
-    if merged := re.match(r"Merge error: (\w+) is not a subclass of (\w+)", first):
-        return f"expected options, `key: value`, for {_group_of(merged[2])}, but got a {merged[1]}."
-    if missing := re.search(r"missing mandatory value: (\w+)", first):
-        return f"{key or missing[1]} is missing: {key or missing[1]}=VALUE. {_text_of(text, key)}".strip()
-    if key:
-        return f"{key}: {first}. {_text_of(text, key)}".strip()
     return f"{first}."
 
 
-def _explain_unknown(first: str, key: str, name: str, schema: str) -> str:
+def _explain_option(error: OmegaConfBaseException, key: str) -> str:
+    """Report an unknown option, or a value of the wrong type."""
+    schema: Any = error.object_type
+    name = str(error.key)
+    options = {field.name: field for field in fields(schema)} if is_dataclass(schema) else {}
+    if name not in options and isinstance(error, AttributeError | KeyError):
+        return _explain_unknown(key, name, schema, [*options])
+    text = " ".join(field_texts(schema).get(name, "").split()) if options else ""
+    if isinstance(error, ValidationError) and name in options:
+        value = error.value
+        members = [str(member) for member in getattr(options[name].type, "__members__", ())]
+        remedy = f"expected {describe_values(options[name])}.{suggest(str(value), members)}"
+        return f"{key}={spell(value)}: {remedy} {text}".rstrip()
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key} is missing: {key}=VALUE. {text}".rstrip()
+    first = str(error).splitlines()[0].rstrip(".")
+    if first.startswith("Cannot merge"):
+        first = "expected another kind of value: a list is [a,b], options in braces are {key: value}"
+    elif "is not a subclass of Part" in first:
+        first = f"the mixture has no part `{name}`. Add it in a recipe, with its source"
+    return f"{key}: {first}. {text}".rstrip()
+
+
+def spell(value: object) -> str:
+    """Return a value as YAML has it, in at most 80 characters."""
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    text = json.dumps(plain, ensure_ascii=False, default=str).strip('"')
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _explain_unknown(key: str, name: str, schema: Any, known: list[str]) -> str:
     """Suggest an option: one of the same group, or of the same name in another."""
-    known = _known_keys(schema)
+    group = key.rpartition(".")[0]
     if name == "_target_":
         return f"{key}: the choice sets it. For a custom part choose `custom`."
+    if group == "metrics":
+        return f"{key}: the run has no metric of that name. Add it by metrics=[{name}]."
     target = ALIASES.get(name, name)
-    if schema in _ROOTS:
-        first = f"No option `{name}`"
-        options = [*keys_of(), *GROUP_SCHEMAS]
-        places = [path for path in options if path == target or path.endswith(f".{target}")]
-        if places:
-            return f"{first}. Did you mean `{min(places, key=lambda path: (path.count('.'), path))}`?"
-    if target.rpartition(".")[2] in known:
-        return f"{first} ({key}). Did you mean `{target.rpartition('.')[2]}`?"
-    near = suggest(name, known) or f" Its keys are: {', '.join(known)}."
-    return f"{first} ({key}).{near}" if "." in key else f"{first}.{near}"
-
-
-def _explain_choice(where: str, key: str, schema: str) -> str | None:
-    """Report a recipe's option that the chosen dataset, task or metric lacks but another has."""
-    group, _, name = key.partition(".")
-    for choice, known in GROUP_SCHEMAS.get(group, {}).items():
-        if known.__name__ == schema and key in keys_of():
-            keys = ", ".join(_known_keys(schema))
-            return (
-                f"{where}: `{key}` is set, but {group}={choice} has no `{name}` (its keys are: {keys}). "
-                f"Choose another {group}, or a copy of the recipe without that line."
-            )
-    return None
+    leaf = target.rpartition(".")[2]
+    choices = GROUP_SCHEMAS.get(group, {})
+    if key in keys_of() and (chosen := next((c for c, known in choices.items() if known is schema), None)):
+        owners = [
+            f"{group}={c}"
+            for c, other in choices.items()
+            if name in [field.name for field in fields(other)]
+        ]
+        return (
+            f"`{key}` is set, but {group}={chosen} has no `{name}` (its keys are: {', '.join(known)}). It "
+            f"is an option of {', '.join(owners)}. Choose another {group} or leave it out; of a recipe use "
+            "a copy without that line."
+        )
+    paths = [path for path in [*keys_of(), *GROUP_SCHEMAS] if path == target or path.endswith(f".{target}")]
+    near = f" Did you mean `{leaf}`?" if leaf in known else suggest(name, known)
+    if paths and not (near and group):
+        near = f" Did you mean `{min(paths, key=lambda path: (path.count('.'), path))}`?"
+    return f"No option `{key}`.{near or ' The options there are: ' + ', '.join(known) + '.'}"
 
 
 def _place(choice: str, key: str) -> str:
@@ -158,70 +176,27 @@ def _explain_unreadable(error: OverrideParseException) -> str:
     return f"{message} A text with brackets, braces or colons needs quotes of its own: {quoted}"
 
 
-def _explain_missing(text: str) -> str:
-    """Report a missing choice (`Could not find 'group/choice'`) with the known ones."""
-    missing = re.search(r"Could not (?:find|load) '([\w@:.]+)/([^']+)'", text)
-    if not missing:
-        return text.splitlines()[0]
-    group, name = missing.groups()
-    known = sorted(known_recipes()) if group == "recipe" else group_choices(group)
+def _explain_missing(choice: str) -> str:
+    """Report a missing choice with the known ones."""
+    group, _, name = choice.partition("/")
+    group = group.partition("@")[0]
+    known = [*known_recipes()] if group == "recipe" else group_choices(group)
+    names = list_known(group, known)
+    if not name:
+        return f"{group}= is empty. {names}"
     kind = "recipe" if group == "recipe" else f"choice of `{group}`"
-    known_kind = "recipes" if group == "recipe" else "choices"
     no_file = f" There is no file {name} either." if Path(name).suffix in {".yaml", ".yml"} else ""
     chosen = re.compile(rf"/{group}\b.*:\s*{re.escape(name)}\b")
     files = [file for file in own_recipes() if chosen.search(file.read_text(encoding="utf-8"))]
     place = f"{files[0]}: " if files else ""
-    return (
-        f"{place}No {kind} `{name}`.{no_file}{suggest(name, known)} Known {known_kind}: {', '.join(known)}."
-    )
+    near = suggest(name, known, 3 if len(known) > _MOST_NAMED else 1)
+    return f"{place}No {kind} `{name}`.{no_file}{near} {names}"
 
 
-def _paths(schema: type, prefix: str) -> Iterator[str]:
-    """Yield the key of every field below a dataclass, groups included."""
-    for field in fields(schema):
-        yield f"{prefix}{field.name}"
-        if isinstance(field.type, type) and is_dataclass(field.type):
-            yield from _paths(field.type, f"{prefix}{field.name}.")
-
-
-def _known_keys(schema_name: str) -> list[str]:
-    """Return the field names of a dataclass, by the class name in OmegaConf's message."""
-    for schema in all_schemas():
-        if schema.__name__ == schema_name:
-            return [field.name for field in fields(schema)]
-    return []
-
-
-def _group_of(schema_name: str) -> str:
-    """Return the key of the group that a dataclass of the schema describes."""
-    for path in _paths(RunConfig, ""):
-        kind: Any = RunConfig
-        for name in path.split("."):
-            kind = {field.name: field.type for field in fields(kind)}[name]
-        if getattr(kind, "__name__", "") == schema_name:
-            return path
-    return schema_name
-
-
-def _text_of(text: str, key: str) -> str:
-    """Return the documentation of an option with an invalid value."""
-    owner = re.search(r"object_type=(\w+)", text)
-    name = key.rpartition(".")[2]
-    for schema in all_schemas():
-        if owner and schema.__name__ == owner.group(1):
-            return " ".join(field_texts(schema).get(name, "").split())
-    return ""
-
-
-def all_schemas() -> list[Any]:
-    """Return every dataclass of options: those of jobs and groups, and those nested in them."""
-    roots: list[type] = [*JOBS.values(), Part]
-    roots += [schema for choices in GROUP_SCHEMAS.values() for schema in choices.values()]
-    return list(dict.fromkeys(schema for root in roots for schema in _nested(root)))
-
-
-def _nested(schema: type) -> Iterator[type]:
-    yield schema
-    for field in fields(schema):
-        if isinstance(field.type, type) and is_dataclass(field.type):
-            yield from _nested(field.type)
+def list_known(group: str, known: Sequence[str]) -> str:
+    """Return the names that there are, or the command that lists them if they are many."""
+    kind = "recipes" if group == "recipe" else "choices"
+    if len(known) <= _MOST_NAMED:
+        return f"Known {kind}: {', '.join(known)}."
+    job = "" if group == "recipe" else "train "
+    return f"`python -m finetune {job}--help` lists the {len(known)} {kind}."

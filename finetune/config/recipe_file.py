@@ -157,6 +157,24 @@ def _check_keys(file: Path, root: yaml.MappingNode) -> None:
         if name in seen:
             raise UserError(f"{file} line {line}: `{name}` is also set in line {seen[name]}. Keep one.")
         seen[name] = line
+    _check_groups(file, root, RunConfig, "")
+
+
+def _check_groups(file: Path, node: yaml.MappingNode, schema: Any, prefix: str) -> None:
+    """Check that each group of options is a mapping, also one inside another."""
+    schemas = {field.name: field.type for field in fields(schema)}
+    for key, value in node.value:
+        name = str(key.value)
+        is_group = is_dataclass(schemas.get(name)) or (not prefix and name in GROUP_SCHEMAS)
+        if not is_group or value.tag == "tag:yaml.org,2002:null":
+            continue
+        if not isinstance(value, yaml.MappingNode):
+            choose = "" if prefix else f" A choice is `- override /{name}: NAME` in defaults."
+            raise UserError(
+                f"{file} line {_line(key)}: expected options, `key: value`, under `{prefix}{name}`.{choose}"
+            )
+        if is_dataclass(schemas[name]):
+            _check_groups(file, value, schemas[name], f"{prefix}{name}.")
 
 
 def _check_defaults(file: Path, node: yaml.Node) -> None:

@@ -73,14 +73,16 @@ def _check_number(key: str, value: float, limit: Limit | None) -> Iterator[str]:
 
 def name_problems(name: str) -> Iterator[str]:
     """Yield why a run's folder below `runs_dir` cannot have a name."""
-    segments = name.split("/")
+    segments, problem = name.split("/"), None
     if not name.strip():
-        yield "expected a name that is not empty."
-    if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in name):
-        yield "expected a name without control characters."
-    if name.startswith("/") or Path(name).is_absolute():
-        yield "expected a name below runs_dir, not an absolute path: runs_dir=FOLDER run_name=NAME."
+        problem = "expected a name that is not empty."
+    elif any(ord(character) < 32 or 127 <= ord(character) < 160 for character in name):
+        problem = "expected a name without control characters."
+    elif name.startswith("/") or Path(name).is_absolute():
+        problem = "expected a name below runs_dir, not an absolute path: runs_dir=FOLDER run_name=NAME."
     elif any(segment in {"", ".", ".."} for segment in segments):
-        yield "expected a name below runs_dir, without empty, `.` or `..` parts."
-    if any(len(os.fsencode(segment)) > _LONGEST_NAME for segment in segments):
-        yield f"too long: a file system accepts names of at most {_LONGEST_NAME} bytes."
+        problem = "expected a name below runs_dir, without empty, `.` or `..` parts."
+    elif any(len(os.fsencode(segment)) > _LONGEST_NAME for segment in segments):
+        problem = f"too long: a file system accepts names of at most {_LONGEST_NAME} bytes."
+    if problem is not None:
+        yield f"run_name={name[:80]!r}: {problem}"

@@ -103,7 +103,7 @@ def check_words(words: list[str]) -> None:
         if any("\ud800" <= character <= "\udfff" for character in word):
             raise UserError(f"{word!a} is not valid UTF-8. Rename the file, or set a UTF-8 locale.")
         key, _ = split_word(word)
-        if "=" not in word and not word.startswith("~"):
+        if not key or ("=" not in word and not word.startswith("~")):
             raise UserError(f"Cannot read `{word}`. Expected `key=value`.")
         if key.split(".")[0] == "hydra" and not key.startswith(("hydra.launcher.", "hydra.sweeper.")):
             raise UserError(
@@ -150,8 +150,8 @@ def _is_text(key: str) -> bool:
     return key in keys_of(*_TEXT) or ".columns." in key
 
 
-def _is_name(key: str) -> bool:
-    """Whether a key without a group names a run, a file or a folder: always taken literally."""
+def is_name(key: str) -> bool:
+    """Whether a key without a group names a run, a file or a folder: which is always taken literally."""
     return "." not in key and key != _PROMPT and key in keys_of(*_TEXT)
 
 
@@ -190,7 +190,7 @@ def rewrite(word: str, is_sweep: bool = False) -> list[str]:
     if key in GROUPS:
         # For a number or a list Hydra would report an error of its grammar, not of the choice.
         return [word if is_sweep and "," in value else f"{sign}{key}={quote(value)}"]
-    if _is_name(key) or (_is_text(key) and not _is_hydras(value, is_sweep)):
+    if is_name(key) or (_is_text(key) and not _is_hydras(value, is_sweep)):
         return [f"{sign}{key}={quote(value)}"]
     return [word]
 
@@ -240,7 +240,7 @@ def _metrics(value: str) -> list[str]:
     Raises:
         UserError: it is not a list of names.
     """
-    names = re.fullmatch(r"\[\s*(\w+(?:\s*,\s*\w+)*)?\s*\]|(\w+)", value)
+    names = re.fullmatch(r"\[\s*([^\W\d]\w*(?:\s*,\s*[^\W\d]\w*)*)?\s*\]|([^\W\d]\w*)", value)
     if names is None:
         raise UserError(f"metrics={value}: expected names in brackets, such as metrics=[exact_match,anls].")
     listed = re.findall(r"\w+", names[1] or names[2] or "")

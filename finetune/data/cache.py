@@ -7,8 +7,8 @@ image that they name are unchanged; otherwise they are read again. A damaged fil
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
 from inspect import getsourcefile
@@ -21,6 +21,7 @@ from datasets import Dataset, Features
 from filelock import FileLock
 
 from finetune.data.images import IMAGE_SUFFIXES
+from finetune.data.reading.faults import Faults
 from finetune.errors import UserError
 
 _ROWS, _NOTES = "rows.arrow", "rows.json"
@@ -58,15 +59,54 @@ def make_key(read: Callable[..., object], paths: Iterable[str], *options: object
     ).hexdigest()
 
 
-def load_rows(folder: Path) -> tuple[Dataset, list[str]] | str:
-    """Return the rows in a folder of the cache, or the reason why they cannot be used.
+def load_or_store(
+    folder: Path,
+    features: Features,
+    make: Callable[[Faults], Iterable[pa.StructArray]],
+    faults: Faults,
+    report: Callable[[str], None] = lambda _: None,
+) -> tuple[Dataset, list[str]]:
+    """Return the rows in a folder of the cache; where they cannot be used, make and store them first.
+
+    Only one process of this machine at a time writes a set of rows.
 
     Args:
         folder: one set of rows.
+        features: their columns.
+        make: returns arrays of rows, which are iterated while they are written.
+        faults: passed to `make`, which adds what it leaves out.
+        report: called before rows are made, with the reason why cached ones are not used, empty if there
+            are none.
 
     Returns:
-        The rows and the faults left out of them; or a reason, empty if there is nothing yet.
+        The rows, and the faults left out of them.
+
+    Raises:
+        UserError: the folder cannot be written, or the data change meanwhile; or what `make` raises.
     """
+    cached = _load(folder)
+    if not isinstance(cached, str):
+        return cached
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            cached = _load(folder)  # another process may have written them meanwhile
+            if isinstance(cached, str):
+                report(cached)
+                _store(folder, features, make(faults), faults)
+                cached = _load(folder)
+    except OSError as error:
+        raise UserError(
+            f"The rows cannot be cached in {find_cache_dir()} ({error.strerror or error}). Make room "
+            "there, or name a folder that can be written: HF_DATASETS_CACHE=FOLDER in the environment."
+        ) from error
+    if isinstance(cached, str):
+        raise UserError(f"{faults.origin} changes while it is read ({cached}). Start again.")
+    return cached
+
+
+def _load(folder: Path) -> tuple[Dataset, list[str]] | str:
+    """Return the rows and the faults left out of them, or the reason why they cannot be used."""
     try:
         notes = json.loads((folder / _NOTES).read_text(encoding="utf-8"))
         if _digest_path(folder / _ROWS) != notes["digest"]:
@@ -110,21 +150,8 @@ def find_places(rows: Dataset, row_ids: Iterable[str]) -> dict[str, str]:
     return {name: one[0] for name, one in places.items() if len(one) == 1}
 
 
-def store_rows(
-    folder: Path, features: Features, rows: Iterable[pa.StructArray], skipped: list[str], refused: list[str]
-) -> None:
-    """Write rows to a folder of the cache; the notes last, to mark the rows as complete.
-
-    Args:
-        folder: one set of rows.
-        features: their columns.
-        rows: arrays of rows; iterated while they are written.
-        skipped: faults, complete after the last row.
-        refused: paths of the images of rows that were left out, complete after the last row.
-
-    Raises:
-        UserError: the folder cannot be written. Exceptions of `rows` pass through.
-    """
+def _store(folder: Path, features: Features, rows: Iterable[pa.StructArray], faults: Faults) -> None:
+    """Write rows to a folder of the cache; the notes last, to mark the rows as complete."""
     partial, final = folder / f"{_ROWS}.partial", folder / _ROWS
     try:
         (folder / _NOTES).unlink(missing_ok=True)
@@ -132,46 +159,18 @@ def store_rows(
             for array in rows:
                 writer.write_batch(pa.RecordBatch.from_struct_array(array))
         partial.replace(final)
-        notes = {
-            "digest": _digest_path(final),
-            "images": stamp_images([*list_images(Dataset.from_file(str(final))), *refused]),
-            "refused": refused,
-            "skipped": skipped,
-        }
-        part = folder / f"{_NOTES}.partial"
-        part.write_text(json.dumps(notes), encoding="utf-8")
-        part.replace(folder / _NOTES)
-    except OSError as error:
-        raise _cannot_write(error) from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def lock_rows(folder: Path) -> Iterator[None]:
-    """Let only one process of this machine at a time write a set of rows.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")
-        lock.acquire()
-    except OSError as error:
-        raise _cannot_write(error) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _cannot_write(error: OSError) -> UserError:
-    return UserError(
-        f"The rows cannot be cached in {find_cache_dir()} ({error.strerror or error}). Make room there, "
-        "or name a folder that can be written: HF_DATASETS_CACHE=FOLDER in the environment."
-    )
+    notes = {
+        "digest": _digest_path(final),
+        "images": stamp_images([*list_images(Dataset.from_file(str(final))), *faults.images]),
+        "refused": faults.images,
+        "skipped": faults.found,
+    }
+    part = folder / f"{_NOTES}.partial"
+    part.write_text(json.dumps(notes), encoding="utf-8")
+    part.replace(folder / _NOTES)
 
 
 def list_images(rows: Dataset) -> list[str]:
@@ -243,5 +242,9 @@ def _digest_file(path: Path) -> str:
 def _digest_code(reader: str) -> str:
     """Return a digest of the code that makes rows, so that a new version reads them again."""
     package = Path(__file__).parent
-    files = sorted({*package.rglob("*.py"), *(package.parent / "codecs").glob("*.py"), Path(reader)})
-    return blake2b("".join(map(_digest_file, files)).encode(), digest_size=16).hexdigest()
+    return digest_files({*package.rglob("*.py"), *(package.parent / "codecs").glob("*.py"), Path(reader)})
+
+
+def digest_files(files: Iterable[Path]) -> str:
+    """Return a digest of the content of files, in the order of their paths."""
+    return blake2b("".join(map(_digest_file, sorted(files))).encode(), digest_size=16).hexdigest()

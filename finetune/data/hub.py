@@ -1,7 +1,6 @@
 """A dataset in parquet, on the Hub or in a folder, by the names of its columns."""
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +10,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 
 from finetune.data.hub_rows import Shaper, holds_images
-from finetune.data.published import HubObjects, HubSource
+from finetune.data.published import HubSource
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 
@@ -31,26 +30,20 @@ def load_hub(source: HubSource) -> Splits:
     if source.path is None:
         raise UserError("Which dataset? dataset.path=HUB_ID_OR_FOLDER is missing.")
     splits = [split for split in (source.train, source.validation) if split is not None]
-    loaded = [
-        _load_split(source.path, source.name, source.revision, split, source.data_files) for split in splits
-    ]
-    shaped = [
-        _shape(rows, source.columns, source.objects, source.path, split)
-        for rows, split in zip(loaded, splits, strict=True)
-    ]
+    loaded = [_load_split(source, source.path, split) for split in splits]
+    shaped = [_shape(rows, source, source.path, split) for rows, split in zip(loaded, splits, strict=True)]
     return Splits(shaped[0].select([]) if source.train is None else shaped[0], shaped[-1])
 
 
-def _load_split(
-    path: str, name: str | None, revision: str | None, split: str, files: Mapping[str, object]
-) -> Dataset:
+def _load_split(source: HubSource, path: str, split: str) -> Dataset:
     if any((Path(path) / saved).is_file() for saved in (config.DATASET_STATE_JSON_FILENAME, _SAVED)):
         raise UserError(
             f"The folder {path} was written by `save_to_disk`. Write it again as parquet: "
             "`datasets.load_from_disk(FOLDER)` and then `to_parquet`, or `push_to_hub`."
         )
     try:
-        return load_dataset(path, name, revision=revision, split=split, data_files=dict(files) or None)
+        files = dict(source.data_files) or None
+        return load_dataset(path, source.name, revision=source.revision, split=split, data_files=files)
     except Exception as error:  # foreign files and the network raise anything
         raise UserError(_explain(path, split, error)) from error
 
@@ -81,15 +74,10 @@ def _explain(path: str, split: str, error: Exception) -> str:
     )
 
 
-def _shape(
-    rows: Dataset,
-    columns: Mapping[str, str | None],
-    objects: HubObjects,
-    path: str,
-    split: str,
-) -> Dataset:
+def _shape(rows: Dataset, source: HubSource, path: str, split: str) -> Dataset:
     """Rename the named columns, drop the others, and convert ids, groups, lists and boxes."""
-    wanted = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
+    objects = source.objects
+    wanted = {ours: theirs for ours, theirs in source.columns.items() if theirs is not None}
     for ours in ("image", "images"):
         if ours in rows.column_names and not {"image", "images"} & wanted.keys():
             wanted[ours] = ours

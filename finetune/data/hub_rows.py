@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -10,7 +11,7 @@ from datasets import ClassLabel, Features, Image, List, Value
 from finetune.data.images import Picture
 from finetune.data.objects import OBJECTS, build_object
 from finetune.data.published import HubObjects
-from finetune.data.reading.record import Record, describe_value, is_integer, is_text
+from finetune.data.reading.record import Record, describe_value, is_integer, is_number, is_text
 from finetune.data.rows import PICTURE, Row
 from finetune.errors import UserError
 
@@ -24,60 +25,44 @@ _TEXTS = ("string", "large_string", "string_view")
 
 def holds_images(kind: object) -> bool:
     """Return whether a column has images inside the rows, or paths in the folder of the dataset."""
-    if isinstance(kind, Image):
-        return True
-    return isinstance(kind, dict) and {"bytes", "path"} <= kind.keys()
+    return isinstance(kind, Image) or (isinstance(kind, dict) and {"bytes", "path"} <= kind.keys())
 
 
+@dataclass
 class Shaper:
     """Converts one row of a dataset to one of ours.
-
-    Args:
-        columns: our name -> the dataset's.
-        objects: where its boxes are.
-        theirs: the features of the dataset's columns.
-        where: dataset and split, for error messages.
-        folders: the folders of images that a row may name by path.
 
     Raises:
         UserError: a column of the dataset is of a type that cannot be converted.
     """
 
-    def __init__(
-        self,
-        columns: Mapping[str, str],
-        objects: HubObjects,
-        theirs: Features,
-        where: str,
-        folders: tuple[str, ...],
-    ) -> None:
-        self.columns = columns
-        self.objects = objects
-        self.theirs = theirs
-        self.where = where
-        self.folders = folders
+    columns: Mapping[str, str]
+    """Our name -> the dataset's."""
+    objects: HubObjects
+    """Where its boxes are."""
+    theirs: Features
+    """The features of the dataset's columns."""
+    where: str
+    """Dataset and split, for error messages."""
+    folders: tuple[str, ...]
+    """The folders of images that a row may name by path."""
+
+    def __post_init__(self) -> None:
         text, number = Value("string"), Value("int32")
         ours: dict[str, object] = {"id": text, "group": text}
-        for name, their in columns.items():
-            ours[name] = self._find_kind(name, theirs[their])
-        if objects.boxes is not None:
+        for name, their in self.columns.items():
+            ours[name] = self._find_kind(name, self.theirs[their])
+        if self.objects.boxes is not None:
             ours |= {"width": number, "height": number, "objects": OBJECTS}
         self.features = Features(ours)
-        self.labels = _label_names(theirs, objects.labels)
+        self.labels = _label_names(self.theirs, self.objects.labels)
 
     def _find_kind(self, name: str, kind: object) -> object:
-        """Return the feature of one of our columns.
-
-        Raises:
-            UserError: the dataset's column is of another type.
-        """
+        """Return the feature of one of our columns."""
         text = Value("string")
-        if name in LISTS:
-            return List(text)
-        if name in {"id", "group"}:
-            return text
-        if name == "answer":
-            return Value("int32")
+        fixed = {"id": text, "group": text, "answer": Value("int32"), **dict.fromkeys(LISTS, List(text))}
+        if name in fixed:
+            return fixed[name]
         if name == "image" and not holds_images(kind):
             raise UserError(
                 f"{self.where}: column `{self.columns[name]}`: expected images inside the rows, got {kind}."
@@ -205,12 +190,9 @@ def _reach(row: Row, path: str, where: str) -> list[object]:
     """Return the values of `objects.bbox`; for a list of structs, the list of their fields."""
     value: object = row
     for name in path.split("."):
-        listed = isinstance(value, list)
-        fields = [
-            struct.get(name) if isinstance(struct, Mapping) else None
-            for struct in (value if isinstance(value, list) else [value])
-        ]
-        value = fields if listed else fields[0]
+        structs = value if isinstance(value, list) else [value]
+        fields = [struct.get(name) if isinstance(struct, Mapping) else None for struct in structs]
+        value = fields if isinstance(value, list) else fields[0]
     if not isinstance(value, list):
         shown = describe_value(value)
         raise UserError(f"{where}: `{path}`: expected a list, empty where there is nothing, got {shown}.")
@@ -242,16 +224,12 @@ def _texts(value: object, where: str, all_needed: bool) -> list[str]:
         value = _read_list(value)
     items = value if isinstance(value, list) else [value]
     items = [item.get("answer") if isinstance(item, dict) else item for item in items]
-    texts = [str(item) if _is_plain_number(item) else item for item in items]
+    texts = [str(item) if is_number(item) else item for item in items]
     wrong = [text for text in texts if not is_text(text) and (all_needed or text is None or text != "")]
     kept = [text for text in texts if is_text(text)]
     if wrong or (texts and not kept):
         raise UserError(f"{where}: expected texts, got {describe_value(wrong[0] if wrong else texts[0])}.")
     return kept
-
-
-def _is_plain_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
 def _read_list(text: str) -> object:

@@ -293,14 +293,19 @@ def resolve_image(name: object, image_dir: Path, where: str) -> str:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{where}: image `{name[:80]}` cannot be looked up ({reason}).") from error
     if not path.is_relative_to(root):
-        raise ImageError(
-            f"{where}: image `{name}` is outside {image_dir}. Move it inside, or pass a "
-            "dataset.image_dir= that has all images.",
-            str(root / name),
-        )
+        remedy = "Move it inside, or pass a dataset.image_dir= that has all images."
+        raise ImageError(f"{where}: image `{name}` is outside {image_dir}. {remedy}", str(root / name))
     if not exists:
-        raise ImageError(
-            f"{where}: no image `{name}` under {image_dir}; pass dataset.image_dir=FOLDER.",
-            str(root / name),
-        )
+        text = f"{where}: no image `{name}` under {image_dir}; pass dataset.image_dir=FOLDER."
+        raise ImageError(text, str(root / name))
     return str(path)
+
+
+def measure_image(name: object, image_dir: Path, where: str) -> tuple[str, tuple[int, int]]:
+    """Return the path of an image that must be inside a folder, and its height and width, pixels.
+
+    Raises:
+        UserError: as in `resolve_image` and `Picture.size`.
+    """
+    path = resolve_image(name, image_dir, where)
+    return path, Picture(path, where).size()

@@ -34,8 +34,7 @@ _LISTED = 30
 
 def object_features(*columns: str) -> Features:
     """Columns of a source of boxes: `id`, `group`, `image`, `width`, `height`, `objects`, and these."""
-    sizes = {"width": Value("int32"), "height": Value("int32")}
-    return Features({**text_features(*columns), **sizes, "objects": OBJECTS})
+    return Features({**text_features(*columns, numbers=("width", "height")), "objects": OBJECTS})
 
 
 def build_row(
@@ -216,12 +215,7 @@ def _encode_mask(segmentation: object, size: tuple[int, int], corners: Sequence[
         raise ValueError(f"Expected its mask to be polygons or run lengths, but got {segmentation!r}.")
     x_min, y_min, x_max, y_max = corners
     if ends is not None and (
-        ends[0] > x_max
-        or ends[1] > y_max
-        or ends[2] < x_min
-        or ends[3] < y_min
-        or ends[2] < 0
-        or ends[3] < 0
+        ends[0] > x_max or ends[1] > y_max or ends[2] < max(x_min, 0) or ends[3] < max(y_min, 0)
     ):
         spans = [round(float(end), 2) for end in ends]
         raise ValueError(f"Expected its mask to be in its box {[*corners]}, but it spans {spans}.")

@@ -1,13 +1,14 @@
 """The sources of rows with their options: `dataset=NAME` chooses one, and `load` reads it.
 
-Reading needs `datasets` and pyarrow. They are imported only in `load`, so that help and error messages
-appear at once.
+Reading needs `datasets` and pyarrow. A source therefore names its `loader`, which is imported only in
+`load`, so that help and error messages appear at once.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import UserError
@@ -28,13 +29,16 @@ class OnError(StrEnum):
 class Source:
     """A source of rows; a custom source is a function that returns `Splits`."""
 
+    loader = ""
+    """Module and name of the function that reads both splits, given these options; it raises as `load`."""
+
     def load(self) -> "Splits":
         """Read the rows of both splits.
 
         Raises:
             UserError: names the file and the place in it.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no `load`")
+        return resolve_name(self.loader)(self)
 
     def for_validation(self) -> "Source":
         """Return the source with as little of its training split as possible."""
@@ -103,6 +107,11 @@ class FileOptions(Source):
             )
         return self
 
+    def files(self) -> list[tuple[str, str | None]]:
+        """Return option and file of the training split, and of the validation split if it has its own."""
+        own = [] if self.validation is None else [("validation", self.validation)]
+        return [("train", self.train), *own]
+
     def describe(self, split: str) -> str:
         """Return the file of a split."""
         return str((self.train if split == "train" else self.validation) or self.train)
@@ -147,41 +156,29 @@ class ImageFileOptions(FileOptions):
 class Jsonl(ImageFileOptions):
     """One JSON object per line: `image` (or a list), `prefix`, `suffix`, and optionally `id`, `group`."""
 
-    def load(self) -> "Splits":
-        """Read the rows of both splits."""
-        from finetune.data.formats.jsonl import load_jsonl
-
-        return load_jsonl(self)
+    loader = "finetune.data.formats.jsonl:load_jsonl"
 
 
 @dataclass
 class Conversations(ImageFileOptions):
     """LLaVA's JSON, ShareGPT or chat messages: each question with its answer is an example."""
 
+    loader = "finetune.data.formats.conversations:load_conversations"
+
     ignore_system: bool = False
     """Omit system turns, which PaliGemma does not support; otherwise they are faults."""
-
-    def load(self) -> "Splits":
-        """Read the rows of both splits."""
-        from finetune.data.formats.conversations import load_conversations
-
-        return load_conversations(self)
 
 
 @dataclass
 class Table(ImageFileOptions):
     """CSV, TSV or parquet, by the names of the columns; every value stays a text."""
 
+    loader = "finetune.data.formats.table:load_table"
+
     columns: dict[str, Any] = field(default_factory=dict)
     """Column name here -> name in the file, if they differ, such as `{image: path, answers: label}`."""
     separator: str | None = None
     """Text such as `|` that splits `answers`, `captions`, `suffix` and `choices` into several texts."""
-
-    def load(self) -> "Splits":
-        """Read the rows of both splits."""
-        from finetune.data.formats.table import load_table
-
-        return load_table(self)
 
     def problems(self, prefix: str) -> Iterator[str]:
         """Also yield invalid names of columns."""
@@ -193,67 +190,47 @@ class Table(ImageFileOptions):
 class ImageFolder(ImageFileOptions):
     """Images with a metadata.jsonl, .csv or .parquet: `file_name` and texts, a caption or `objects`."""
 
+    loader = "finetune.data.formats.image_folder:load_image_folder"
+
     names: list[str] | None = None
     """The classes in order, if `objects.categories` are numbers from 0."""
-
-    def load(self) -> "Splits":
-        """Read the rows of both splits."""
-        from finetune.data.formats.image_folder import load_image_folder
-
-        return load_image_folder(self)
 
 
 @dataclass
 class Webdataset(FileOptions):
     """Tar shards: KEY.jpg with KEY.json (`prefix`, `suffix`) or with KEY.txt (a caption)."""
 
-    def load(self) -> "Splits":
-        """Read the rows of both splits."""
-        from finetune.data.formats.webdataset import load_webdataset
-
-        return load_webdataset(self)
+    loader = "finetune.data.formats.webdataset:load_webdataset"
 
 
 @dataclass
 class Coco(ImageFileOptions):
     """COCO's JSON with boxes, polygons or run lengths."""
 
-    def load(self) -> "Splits":
-        """Read the rows of both splits."""
-        from finetune.data.formats.coco import load_coco
-
-        return load_coco(self)
+    loader = "finetune.data.formats.coco:load_coco"
 
 
 @dataclass
 class Voc(ImageFileOptions):
     """Pascal VOC: `Annotations/*.xml` and `JPEGImages/`, or XML files next to the images."""
 
+    loader = "finetune.data.formats.voc:load_voc"
+
     one_based: bool = False
     """The first pixel is 1 and the last belongs to the box, as in VOC's own releases; most tools count
     from 0."""
-
-    def load(self) -> "Splits":
-        """Read the rows of both splits."""
-        from finetune.data.formats.voc import load_voc
-
-        return load_voc(self)
 
 
 @dataclass
 class Yolo(ImageFileOptions):
     """YOLO's data.yaml with boxes or polygons."""
 
+    loader = "finetune.data.formats.yolo:load_yolo"
+
     validation: str | None = None
     """The data.yaml whose `val` to evaluate on. `null`: that of `train`, unless `validation_fraction`."""
     image_dir: str | None = None
     """Folder that replaces the file's `path`, such as one of another machine."""
-
-    def load(self) -> "Splits":
-        """Read the rows of both splits."""
-        from finetune.data.formats.yolo import load_yolo
-
-        return load_yolo(self)
 
     def for_validation(self) -> "Source":
         """Return the source without `train`, or unchanged if it holds out a share."""
@@ -283,6 +260,8 @@ class Digits(Source):
 class Canvas(Source):
     """Handwritten digits composed on a canvas, with exact boxes and masks."""
 
+    loader = "finetune.data.shipped.canvas:load_canvases"
+
     train: int = option(4000, Range(1, 1e6))
     """Canvases to train on, from the scans that `digits` trains on."""
     validation: int = option(200, Range(1, 1e6))
@@ -291,12 +270,6 @@ class Canvas(Source):
     """Side of a canvas, pixels."""
     digits: int = option(2, Range(1, 100))
     """Most digits on one canvas."""
-
-    def load(self) -> "Splits":
-        """Compose the canvases."""
-        from finetune.data.shipped.canvas import load_canvases
-
-        return load_canvases(self)
 
 
 @dataclass
@@ -321,15 +294,11 @@ GROUP_OF_PART = {"source": "dataset", "task": "task"}
 class Mixture(Source):
     """Several sources in one run, each with its own task."""
 
+    loader = "finetune.data.examples.mixture:load_parts"
+
     parts: dict[str, Part] = field(default_factory=dict)
     """Name -> `source` (a dataset), `task`, and optionally `weight` (its share of the examples drawn;
     default: its number of examples) and `limit` (train on its first n). The parts are scored as groups."""
-
-    def load(self) -> "Splits":
-        """Read every part."""
-        from finetune.data.examples.mixture import load_parts
-
-        return load_parts(self.parts)
 
     def for_validation(self) -> "Source":
         """Return the mixture of its parts' validation splits."""

@@ -2,12 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetune.data.options import OnError, Source, texts_in
-
-if TYPE_CHECKING:
-    from finetune.data.rows import Splits
 
 
 @dataclass
@@ -29,6 +26,8 @@ class HubObjects:
 class HubSource(Source):
     """A dataset in parquet on the Hub, or a folder of parquet files."""
 
+    loader = "finetune.data.hub:load_hub"
+
     path: str | None = None
     """Hub id or local folder."""
     name: str | None = None
@@ -47,12 +46,6 @@ class HubSource(Source):
     data_files: dict[str, Any] = field(default_factory=dict)
     """Split -> files, if its card does not list them."""
     objects: HubObjects = field(default_factory=HubObjects)
-
-    def load(self) -> "Splits":
-        """Read the rows of both splits."""
-        from finetune.data.hub import load_hub
-
-        return load_hub(self)
 
     def for_validation(self) -> "HubSource":
         """Return the source without `train`."""
@@ -82,6 +75,8 @@ class Hub(HubSource):
 class Release(Source):
     """A published benchmark: its official files under `root`, or a copy on the Hub."""
 
+    loader = "finetune.data.release:load_release"
+
     release: str | None = None
     """Name of a file in `finetune/data/releases/`."""
     root: str | None = None
@@ -98,12 +93,6 @@ class Release(Source):
     """A fault in the data is an `error`; or `skip`: it is left out, counted, and listed in the run's
     `skipped.jsonl`."""
     hub: HubSource = field(default_factory=HubSource)
-
-    def load(self) -> "Splits":
-        """Read the rows of both splits."""
-        from finetune.data.release import load_release
-
-        return load_release(self)
 
     def for_validation(self) -> "Source":
         """Return the benchmark without a training split."""
@@ -145,6 +134,8 @@ class Vqav2Files:
 class Vqav2(Source):
     """VQAv2: the official files (`root=`, or file by file), or a copy on the Hub."""
 
+    loader = "finetune.data.release:load_vqav2"
+
     root: str | None = None
     """Folder with the release's own file names: questions, annotations, `train2014/`, `val2014/`."""
     train: Vqav2Files = field(default_factory=Vqav2Files)
@@ -153,12 +144,6 @@ class Vqav2(Source):
     """A fault in the data is an `error`; or `skip`: it is left out, counted, and listed in the run's
     `skipped.jsonl`."""
     hub: HubSource = field(default_factory=HubSource)
-
-    def load(self) -> "Splits":
-        """Read the rows of both splits."""
-        from finetune.data.release import load_vqav2
-
-        return load_vqav2(self)
 
     def for_validation(self) -> "Source":
         """Return the benchmark without its training split."""

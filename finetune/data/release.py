@@ -14,7 +14,7 @@ from datasets import Dataset, Features, ReadInstruction, concatenate_datasets
 from finetune.data import releases
 from finetune.data.published import Release, Vqav2
 from finetune.data.releases import vqav2
-from finetune.data.rows import Reader, Splits, build_rows
+from finetune.data.rows import Built, Reader, Splits, build_rows
 from finetune.errors import UserError, suggest
 
 
@@ -62,13 +62,7 @@ def load_release(source: Release) -> Splits:
     for spec in specs:
         if not any(len(built[name].rows) or built[name].skipped for name in split_names(spec)):
             raise UserError(f"{release} in {root}: the split `{spec}` has no rows.")
-    rows = {name: each.rows for name, each in built.items()}
-    nothing = Dataset.from_dict({name: [] for name in module.FEATURES}, features=module.FEATURES)
-    return Splits(
-        select_split(rows, train) if train else nothing,
-        select_split(rows, validation),
-        tuple(fault for each in built.values() for fault in each.skipped),
-    )
+    return _select(built, train, validation)
 
 
 def _check_request(
@@ -90,9 +84,6 @@ def load_vqav2(source: Vqav2) -> Splits:
     """Load VQAv2 as any other release, or from files given one by one.
 
     A separate function, because `dataset.train` names files here, not a split.
-
-    Raises:
-        UserError: names the file, the question and the remedy.
     """
     if source.root is not None or source.validation.questions is None:
         return source.as_release().load()
@@ -113,12 +104,15 @@ def load_vqav2(source: Vqav2) -> Splits:
         )
         for name, split in named.items()
     }
-    rows = built["validation"].rows
-    return Splits(
-        built["train"].rows if "train" in built else rows.select([]),
-        rows,
-        tuple(fault for each in built.values() for fault in each.skipped),
-    )
+    return _select(built, "train" if "train" in built else None, "validation")
+
+
+def _select(built: Mapping[str, Built], train: str | None, validation: str) -> Splits:
+    """Return the rows that two specifications such as `train+val[:90%]` name."""
+    rows = {name: each.rows for name, each in built.items()}
+    skipped = tuple(fault for each in built.values() for fault in each.skipped)
+    evaluated = select_split(rows, validation)
+    return Splits(select_split(rows, train) if train else evaluated.select([]), evaluated, skipped)
 
 
 def split_names(spec: str) -> list[str]:

@@ -10,22 +10,14 @@ import random
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, suppress
+from functools import partial
 from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
-from finetune.data.cache import (
-    PLACE,
-    find_cache_dir,
-    list_images,
-    load_rows,
-    lock_rows,
-    make_key,
-    stamp_images,
-    store_rows,
-)
+from finetune.data.cache import PLACE, find_cache_dir, list_images, load_or_store, make_key, stamp_images
 from finetune.data.reading.faults import Faults, UnusableError, reading
 from finetune.errors import UserError
 
@@ -36,10 +28,14 @@ Row = Mapping[str, object]
 
 Reader = Callable[..., Iterator[Row]]
 """`(faults, **arguments)` to rows, as a generator; what `faults.skipping` catches is left out. A row may
-have the file and the place in it under `PLACE`, such as `train.jsonl line 7`. A `UserError` names both."""
+have the file and the place in it under `PLACE`, such as `train.jsonl line 7`. A `UserError` names both. Of
+the arguments, `file` is what the source names for the split, `image_dir` the folder of its images (None: that
+of the file); others follow from the options."""
 
 PICTURE = {"bytes": Value("binary"), "path": Value("string")}
 """The column `image` if images are inside the rows."""
+PATHS = List(Value("string"))
+"""The column `images` if an example has several."""
 
 _BATCH_ROWS, _BATCH_BYTES = 1000, 64 << 20
 """Rows and bytes at which a batch is written."""
@@ -61,11 +57,17 @@ class Splits(NamedTuple):
     """What `on_error=skip` left out of both, with reasons."""
 
 
-def text_features(*columns: str, lists: tuple[str, ...] = (), image: object = Value("string")) -> Features:
-    """Columns of a text source: `id`, `group`, `image` (or lists in `images`), these, and `lists`."""
+def text_features(
+    *columns: str,
+    lists: tuple[str, ...] = (),
+    numbers: tuple[str, ...] = (),
+    image: object = Value("string"),
+) -> Features:
+    """Columns of a source: `id`, `group`, `image` (or lists in `images`), and those named here."""
     text, images = Value("string"), "images" if isinstance(image, List) else "image"
     head = {"id": text, "group": text, images: image}
-    return Features({**head, **dict.fromkeys(columns, text), **{name: List(text) for name in lists}})
+    kinds = ((columns, text), (lists, List(text)), (numbers, Value("int32")))
+    return Features(head | {name: kind for names, kind in kinds for name in names})
 
 
 def build_rows(
@@ -97,22 +99,13 @@ def build_rows(
     """
     named = [arguments[name] for name in paths]
     sources = [str(path) for each in named for path in (each if isinstance(each, tuple) else (each,))]
-    skip = on_error == "skip"
-    folder = find_cache_dir() / make_key(read, sources, skip, str(features), arguments)
-    cached = load_rows(folder)
-    if isinstance(cached, str):
-        with lock_rows(folder):
-            cached = load_rows(folder)  # another process may have written them meanwhile
-            if isinstance(cached, str):
-                _log_reading(origin if sources else "", cached)
-                faults = Faults(skip, origin)
-                stored = Features({**features, PLACE: Value("string")})
-                rows = _convert(read, faults, stored, arguments)
-                store_rows(folder, stored, rows, faults.found, faults.images)
-                cached = load_rows(folder)
-                if isinstance(cached, str):
-                    raise UserError(f"{origin} changes while it is read ({cached}). Start again.")
-    return Built(*cached)
+    faults = Faults(on_error == "skip", origin)
+    folder = find_cache_dir() / make_key(read, sources, faults.skip, str(features), arguments)
+    stored = Features({**features, PLACE: Value("string")})
+    make = partial(_convert, read, stored, arguments)
+    return Built(
+        *load_or_store(folder, stored, make, faults, partial(_log_reading, origin if sources else ""))
+    )
 
 
 def _log_reading(origin: str, reason: str) -> None:
@@ -124,7 +117,7 @@ def _log_reading(origin: str, reason: str) -> None:
 
 
 def _convert(
-    read: Reader, faults: Faults, features: Features, arguments: Mapping[str, object]
+    read: Reader, features: Features, arguments: Mapping[str, object], faults: Faults
 ) -> Iterator[pa.StructArray]:
     """Yield the rows in batches; a value that does not fit is a fault in the reader.
 
@@ -192,7 +185,8 @@ def _choose_check(kind: object) -> Callable[[object], bool]:
         return _is_short_text
     if kind == List(Value("string")):
         return _are_short_texts
-    return _is_small_integer if kind in (Value("int32"), Value("int64")) else _is_missing
+    is_integer = kind in (Value("int32"), Value("int64"))
+    return _is_small_integer if is_integer else lambda value: value is None
 
 
 def _is_short_text(value: object) -> bool:
@@ -207,10 +201,6 @@ def _are_short_texts(value: object) -> bool:
 
 def _is_small_integer(value: object) -> bool:
     return value is None or (type(value) is int and 0 <= value < 1 << 31)
-
-
-def _is_missing(value: object) -> bool:
-    return value is None
 
 
 def _write_number(value: object) -> object:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -20,7 +20,7 @@ from finetune.generation.generate import answer_batches
 from finetune.generation.options import EvaluationConfig
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.model.forward import compute_losses, to_device
-from finetune.processes import is_main_process, raise_together, share
+from finetune.processes import failing_together, is_main_process, share
 from finetune.progress import track
 from finetune.tasks.task import Answer, Task
 
@@ -98,24 +98,18 @@ def evaluate(
     collate = _EvaluationCollator(collator, options.loss)
     batches = _load_batches(dataset, share_of_rows, collate, options.batch_size, workers)
     autocast = autocast or nullcontext()
-    training = model.training
-    model.eval()
     device = next(model.parameters()).device
     rows: list[PredictionRow] = []
     losses: list[float] = []
-    mistake: str | None = None
-    try:
+    with failing_together(), ExitStack() as stack:
+        stack.callback(model.train, model.training)
+        model.eval()
         for labelled, answers in answer_batches(model, batches, collator.tokenizer, options, autocast):
             pairs = zip(labelled.rows, answers, strict=True)
             rows += [_finish_row(row, answer, dataset.task, metric) for row, answer in pairs]
             if labelled.batch is not None:
                 with autocast:
                     losses += compute_losses(model, to_device(labelled.batch, device)).tolist()
-    except UserError as error:
-        mistake = str(error)
-    finally:
-        model.train(training)
-    raise_together(mistake)
     rows = _gather(list(zip(share_of_rows, rows, strict=True)))
     scores = compute_by_group(metric, rows)
     scores["confidence"] = sum(row["confidence"] for row in rows) / len(rows)

@@ -45,22 +45,24 @@ def run(options: Evaluate, launch: Launch) -> EvaluateResult:
         checkpoint = load_config(options.model.path, options.model.revision, options.model.resolution)
         processor = load_processor(options.model.path, options.model.revision)
         data = build_data(options, processor, metric, training=False)
-        launch = settle_longest_answer(options.evaluation, launch, data.answers, len(data.validation))
+        settle_longest_answer(options.evaluation, data.answers, len(data.validation))
         if options.run is not None:
             on_main(folder.lock)
         model = load_trained(options, checkpoint)
         if options.run is None:
-            launch = record_data(launch, data.task)
+            launch = record_data(launch, data.task, options.evaluation)
             on_main(lambda: open_folder(folder, options, launch))
         log.info("%s", describe_run(options, folder.root, None, data.validation))
-        evaluate = build_evaluator(options, data.validation, data.evaluation_collator, metric)
+        evaluate = build_evaluator(
+            options.evaluation, options.trainer, data.validation, data.evaluation_collator, metric
+        )
         evaluation = evaluate(model)
         for doubt in find_doubts(metric, evaluation.rows, evaluation.scores):
             if doubt.level != Level.note:
                 log.warning("warning: %s", doubt.text)
         file = on_main(lambda: write(options, folder, launch.command, data, evaluation))
     best = options.evaluation.metric_for_best_model
-    objective = choose_objective(evaluation.scores, best, metric.higher_is_better)
+    objective = choose_objective(evaluation.scores, best, metric)
     return EvaluateResult(folder.root, file, evaluation.scores, objective=objective)
 
 

@@ -8,15 +8,15 @@ included, so that they need no network.
 import logging
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from finetune.assembly.custom import build_metric
 from finetune.assembly.data import build_data
 from finetune.assembly.describe import describe_run
 from finetune.assembly.model import freeze_and_adapt, half_dtype
-from finetune.assembly.trainer import divide_run_batch
+from finetune.assembly.trainer import build_run_metric, divide_run_batch
 from finetune.config.jobs import Plan
 from finetune.data.batches.order import count_steps
 from finetune.model.load import build_meta_model, load_config, load_processor
@@ -53,6 +53,7 @@ def run(options: Plan, launch: Launch) -> PlanResult:
             learning=sum(count.learning for count in counts.values()),
             parameters=sum(count.parameters + count.adapter for count in counts.values()),
         ),
+        launch.folder,
     )
     log.info("%s", plan.description)
     log.info(
@@ -62,14 +63,14 @@ def run(options: Plan, launch: Launch) -> PlanResult:
     return plan
 
 
-def plan_data(options: Plan, plan: PlanResult) -> PlanResult:
+def plan_data(options: Plan, plan: PlanResult, folder: Path) -> PlanResult:
     """Read and check the rows; add examples, batch and steps to a plan."""
     path, revision = options.model.path, options.model.revision
     note = ""
     if published_config(path) and not try_to_load_from_cache(path, "tokenizer.json", revision=revision):
         note = f"\ntext lengths are not checked: the tokenizer of {path} is not on this machine"
         path, revision, options.collator.max_text_length = "tiny", None, sys.maxsize
-    metric = build_metric(options)
+    metric = build_run_metric(options)
     data = build_data(options, load_processor(path, revision), metric, codec=False)
     assert data.train is not None
     trainer, processes, examples = options.trainer, count_processes(), len(data.train)
@@ -77,7 +78,7 @@ def plan_data(options: Plan, plan: PlanResult) -> PlanResult:
     batch = size * accumulation * processes
     return replace(
         plan,
-        description=describe_run(options, None, data.train, data.validation) + note,
+        description=describe_run(options, folder, data.train, data.validation) + note,
         train_examples=examples,
         validation_examples=len(data.validation),
         batch=batch,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from finetune.assembly.predictor import ImageSource, Predictor, name_images
+from finetune.assembly.predictor import Given, ImageSource, Predictor, name_images
 from finetune.config.jobs import Predict
 from finetune.data.images import IMAGE_SUFFIXES, Picture
 from finetune.errors import UserError
@@ -22,15 +22,13 @@ from finetune.run.files import explain_disk_errors
 from finetune.run.folder import Launch, RunFolder
 
 
-def run(
-    options: Predict, launch: Launch, images: Sequence[str | ImageSource] | None = None
-) -> PredictResult:
+def run(options: Predict, launch: Launch, images: Sequence[Given] | None = None) -> PredictResult:
     """Answer the prompt about each image.
 
     Args:
         options: name the model and, without `images`, a file or a folder.
         launch: how the job was started.
-        images: files or open images.
+        images: files, open images or arrays.
 
     Returns:
         The rows, generated one batch at a time while they are iterated.

@@ -23,7 +23,7 @@ from finetune.assembly.sources import build_source
 from finetune.assembly.trainer import build_run_metric
 from finetune.config.jobs import Preview
 from finetune.data.examples.summary import Summary, summarize
-from finetune.example import Finding
+from finetune.example import RowFinding
 from finetune.model.load import load_processor
 from finetune.processes import join_processes
 from finetune.report.preview import render_preview
@@ -63,7 +63,7 @@ def _render(
     launch: Launch,
     review: Review,
     summaries: dict[str, Summary],
-    findings: list[Finding],
+    findings: list[RowFinding],
     shown: dict[str, list[Shown]],
     side: int,
 ) -> str:
@@ -87,7 +87,7 @@ def write(
     folder: PreviewFolder,
     page: str,
     shown: dict[str, list[Shown]],
-    findings: list[Finding],
+    findings: list[RowFinding],
     *,
     overwrite: bool,
 ) -> None:

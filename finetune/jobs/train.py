@@ -90,7 +90,9 @@ def run(options: Train, launch: Launch) -> TrainResult:
         launch = record_settings(options, folder, launch, data)
 
         learner = build_learner(options, checkpoint, processor)
-        evaluator = build_evaluator(options, data.validation, data.evaluation_collator, metric)
+        evaluator = build_evaluator(
+            options.evaluation, options.trainer, data.validation, data.evaluation_collator, metric
+        )
         evaluate = LastEvaluations(evaluator)
         trainer = build_trainer(options, learner.model, data, evaluate, metric)
         trainer.add_callback(ReportLogs(tracker.log))
@@ -104,7 +106,7 @@ def run(options: Train, launch: Launch) -> TrainResult:
             result = finish(options, folder, data, trainer, processor, evaluate, tracker)
             log.info("%.0f seconds in all; the run is in %s", time.monotonic() - started, folder.root)
         best = options.evaluation.metric_for_best_model
-        objective = choose_objective(result["final"], best, metric.higher_is_better)
+        objective = choose_objective(result["final"], best, metric)
         return TrainResult(folder.root, result["final"], result, list_history(trainer), objective=objective)
 
 
@@ -143,8 +145,8 @@ def record_settings(options: Train, folder: RunFolder, launch: Launch, data: Dat
     Raises:
         UserError: the data of a resumed run give other values than before.
     """
-    launch = record_data(launch, data.task)
-    launch = settle_longest_answer(options.evaluation, launch, data.answers, len(data.validation))
+    settle_longest_answer(options.evaluation, data.answers, len(data.validation))
+    launch = record_data(launch, data.task, options.evaluation)
     if options.resume:
         on_main(lambda: check_same_settings(folder.config, launch.recipe, RECORDED, load_recipe))
     return launch
@@ -175,7 +177,7 @@ def build_trainer(
         data.train,
         loss=options.trainer.loss,
         towers=options.trainer.towers,
-        parts=part_weights(options, data.train),
+        parts=part_weights(options.dataset, data.train),
         evaluate_split=evaluate_split if evaluation.strategy != EvaluateWhen.no else None,
     )
     for callback in (PrinterCallback, ProgressCallback):

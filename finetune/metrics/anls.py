@@ -14,17 +14,11 @@ THRESHOLD = 0.5
 
 
 def score_anls_rrc(prediction: str, references: Sequence[str]) -> float:
-    """Score one prediction as the Robust Reading Competition's server does.
+    """Score one prediction as the Robust Reading Competition's server does: 0, or 0.5 to 1.
 
     The distance is between the lower-cased strings with white space collapsed, the length that divides
-    it is of the strings as they came, and a similarity of exactly 0.5 is kept.
-
-    Args:
-        prediction: the answer.
-        references: the accepted answers; the nearest counts.
-
-    Returns:
-        0, or 0.5 to 1.
+    it is of the strings as they came, and a similarity of exactly 0.5 is kept. The nearest
+    reference counts.
 
     Source: the script of the DocVQA and InfographicVQA challenges, as in QwenLM/Qwen-VL
         eval_mm/infographicsvqa_eval.py.
@@ -42,12 +36,7 @@ def score_anls_rrc(prediction: str, references: Sequence[str]) -> float:
 def score_anls_paper(prediction: str, references: Sequence[str]) -> float:
     """Score one prediction as the definition has it: case is ignored, white space counts, 0.5 does not.
 
-    Args:
-        prediction: the answer.
-        references: the accepted answers; the nearest counts.
-
-    Returns:
-        0, or more than 0.5 and at most 1.
+    The nearest reference counts. The score is 0, or more than 0.5 and at most 1.
 
     Source: Biten et al. 2019, https://arxiv.org/abs/1907.00490, equation 1; big_vision
         evaluators/proj/paligemma/transfers/vqa.py (`anls`), also for an empty reference.
@@ -87,11 +76,7 @@ class Anls:
         check_choices(self)
 
     def score(self, row: Mapping[str, object]) -> float:
-        """Score one row: 0 to 1.
-
-        Raises:
-            UserError: the row has no prediction or no references.
-        """
+        """Score one row: 0 to 1."""
         score_one = score_anls_rrc if self.convention == AnlsConvention.rrc else score_anls_paper
         return score_one(read_prediction(row), read_references(row))
 

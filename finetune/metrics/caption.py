@@ -57,20 +57,12 @@ class Caption:
         check_choices(self)
 
     def score(self, row: Mapping[str, object]) -> None:
-        """Return nothing: CIDEr-D of one caption depends on the whole set.
-
-        Raises:
-            UserError: the row has no prediction or no references.
-        """
+        """Return nothing: CIDEr-D of one caption depends on the whole set."""
         read_prediction(row)
         read_references(row)
 
     def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
-        """Return `cider_d`, `bleu_1` to `bleu_4` and `rouge_l`.
-
-        Raises:
-            UserError: a row has no prediction or no references, or the tokenizer lacks what it needs.
-        """
+        """Return `cider_d`, `bleu_1` to `bleu_4` and `rouge_l`."""
         texts = [[read_prediction(row), *read_references(row)] for row in rows]
         words = iter(tokenize([text for row in texts for text in row], self.tokenizer))
         cut = [[next(words) for _ in row] for row in texts]

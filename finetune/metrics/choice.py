@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from finetune.errors import UserError
-from finetune.metrics.fields import check_choices, name_row, read_prediction, read_references
+from finetune.metrics.fields import check_choices, parse_references, read_prediction
 from finetune.metrics.metric import mean_score
 
 _SENTENCE = re.compile(r"the answer is ([a-z])\.")
@@ -69,26 +68,11 @@ class Choice:
         check_choices(self)
 
     def score(self, row: Mapping[str, object]) -> float:
-        """Score one row: 0 or 100.
-
-        Raises:
-            UserError: the row has no prediction, or a reference names no letter.
-        """
-        return 100.0 * (read_choice(read_prediction(row), self.reading) in self._letters(row))
+        """Score one row: 0 or 100."""
+        letters = parse_references(row, read_choice, "name a choice, such as `B` or `The answer is B.`")
+        return 100.0 * (read_choice(read_prediction(row), self.reading) in letters)
 
     def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `accuracy` and `unreadable`."""
         unreadable = sum(read_choice(read_prediction(row), self.reading) is None for row in rows)
         return {"accuracy": mean_score(self, rows), "unreadable": 100.0 * unreadable / len(rows)}
-
-    def _letters(self, row: Mapping[str, object]) -> set[str]:
-        letters = set()
-        for reference in read_references(row):
-            letter = read_choice(reference)
-            if letter is None:
-                raise UserError(
-                    f"{name_row(row)}: expected the reference to name a choice, such as `B` or "
-                    f"`The answer is B.`, but got {reference!r}."
-                )
-            letters.add(letter)
-        return letters

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from finetune.errors import UserError
-from finetune.metrics.fields import name_row, read_prediction, read_references
+from finetune.metrics.fields import parse_references, read_prediction, read_references
 from finetune.metrics.metric import mean_score
 
 _WORDS = (
@@ -60,31 +59,19 @@ class Counting:
     higher_is_better: ClassVar[Mapping[str, bool]] = {"accuracy": True, "mae": False, "within_1": True}
 
     def score(self, row: Mapping[str, object]) -> float:
-        """Score one row: 0 or 100.
-
-        Raises:
-            UserError: the row has no prediction, or a reference is not a number.
-        """
-        self._counts(row)
+        """Score one row: 0 or 100."""
+        _read_counts(row)
         return score_count(read_prediction(row), read_references(row))
 
     def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `accuracy`, `mae` and `within_1`."""
-        errors = [count_error(read_prediction(row), self._counts(row)) for row in rows]
+        errors = [count_error(read_prediction(row), _read_counts(row)) for row in rows]
         return {
             "accuracy": mean_score(self, rows),
             "mae": sum(errors) / len(errors),
             "within_1": 100.0 * sum(error <= 1 for error in errors) / len(errors),
         }
 
-    def _counts(self, row: Mapping[str, object]) -> list[int]:
-        counts = []
-        for reference in read_references(row):
-            count = read_count(reference)
-            if count is None:
-                raise UserError(
-                    f"{name_row(row)}: expected the reference to be a number, such as `3` or `three`, but "
-                    f"got {reference!r}."
-                )
-            counts.append(count)
-        return counts
+
+def _read_counts(row: Mapping[str, object]) -> list[int]:
+    return parse_references(row, read_count, "be a number, such as `3` or `three`")

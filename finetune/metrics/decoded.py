@@ -23,19 +23,11 @@ def decode_rows(metric: Metric, rows: Sequence[Row]) -> Sequence[Row]:
         UserError: the weights that read masks cannot be read.
     """
     compares = find_object_metric(metric)
-    return rows if compares is None else DecodedRows(rows, compares)
+    return rows if compares is None else _DecodedRows(rows, compares)
 
 
-class DecodedRows(Sequence[Any]):
-    """Rows with the objects of their predicted text, where they bring none, or were read in another way.
-
-    Args:
-        rows: the rows; each is read anew, and may be changed.
-        metric: compares the objects, and reads them.
-
-    Raises:
-        UserError: the weights that read masks cannot be read.
-    """
+class _DecodedRows(Sequence[Any]):
+    """Rows with the objects of their predicted text, where they bring none, or were read in another way."""
 
     def __init__(self, rows: Sequence[Row], metric: ObjectMetric) -> None:
         self.rows = rows
@@ -59,9 +51,11 @@ class DecodedRows(Sequence[Any]):
     def _decode(self, row: Mapping[str, object]) -> list[SceneObject]:
         name = name_row(row)
         if row.get("prediction") is None:
+            if {"prediction", "prediction_objects"} & set(row):  # null: an answer that is missing
+                return []
             raise UserError(
                 f"{name} has neither `prediction_objects` nor a `prediction` to read them from; it has: "
-                f'{list_keys(row)}. Write a missing answer as "prediction_objects": [].'
+                f"{list_keys(row)}."
             )
         text, size = read_prediction(row), read_size(row)
         if size is None:

@@ -252,11 +252,7 @@ class Detection:
         return ObjectReader(self.options.divisor, self.options.mask_vae)
 
     def score(self, row: Mapping[str, object]) -> None:
-        """Return None: only a set has an average precision.
-
-        Raises:
-            UserError: the row lacks what is needed.
-        """
+        """Return None: only a set has an average precision."""
         region = self.options.region
         _read_predictions(row, _read_truths(row, region), region, self.options.score)
 

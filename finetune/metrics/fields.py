@@ -1,13 +1,16 @@
 """What the metrics read from a prediction row, and a message that names the row where it is missing."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
 from enum import StrEnum
 from numbers import Real
-from typing import Any, ClassVar, Protocol, TypeGuard
+from typing import Any, ClassVar, Protocol, TypeGuard, TypeVar
 
 from finetune.errors import UserError, describe, suggest
 from finetune.option import OneOf, limit_of
+
+T = TypeVar("T")
 
 
 class Options(Protocol):
@@ -37,43 +40,77 @@ def name_row(row: Mapping[str, object]) -> str:
 
 
 def read_prediction(row: Mapping[str, object]) -> str:
-    """Return the predicted text.
+    """Return the predicted text; null is an empty one, a number is its text.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is of another kind.
     """
-    prediction = row.get("prediction")
-    if isinstance(prediction, str):
-        if len(prediction) > MOST_TEXT:
-            raise _too_long(row, "prediction", prediction)
-        return prediction
     if "prediction" not in row:
         raise UserError(
             f"{name_row(row)}: expected `prediction` to be a string, but got nothing; the row has: "
             f"{list_keys(row)}."
         )
-    missing = ' Write a missing answer as "".' if prediction is None else _quote_number(prediction)
-    raise UserError(
-        f"{name_row(row)}: expected `prediction` to be a string, but got {_describe_json(prediction)}."
-        f"{missing}"
-    )
+    value = row["prediction"]
+    prediction = "" if value is None else read_text(value)
+    if prediction is None:
+        raise UserError(
+            f"{name_row(row)}: expected `prediction` to be a string, but got {_describe_json(value)}."
+        )
+    if len(prediction) > MOST_TEXT:
+        raise _too_long(row, "prediction", prediction)
+    return prediction
 
 
 def read_references(row: Mapping[str, object]) -> list[str]:
-    """Return the accepted texts: at least one.
+    """Return the accepted texts: at least one. A single one needs no list; a number is its text.
 
     Raises:
-        UserError: there are none, or they are not a list of strings.
+        UserError: there are none, or one is of another kind.
     """
     references = row.get("references")
-    if not isinstance(references, Sequence) or isinstance(references, str) or not references:
+    single = read_text(references)
+    if single is not None:
+        references = [single]
+    if not isinstance(references, Sequence) or not references:
         raise _no_references(row, references)
+    texts = []
     for reference in references:
-        if not isinstance(reference, str):
+        text = read_text(reference)
+        if text is None:
             raise _no_references(row, references)
-        if len(reference) > MOST_TEXT:
-            raise _too_long(row, "references", reference)
-    return list(references)
+        if len(text) > MOST_TEXT:
+            raise _too_long(row, "references", text)
+        texts.append(text)
+    return texts
+
+
+def read_text(value: object) -> str | None:
+    """Return a text; of a number its JSON, as many programs write the answer 3; None for others."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value) if isinstance(value, int | float) and _is_number(value) else None
+
+
+def parse_references(row: Mapping[str, object], read: Callable[[str], T | None], expected: str) -> list[T]:
+    """Return what the references say.
+
+    Args:
+        row: the row.
+        read: returns what a text says; None where it says nothing that the metric can compare.
+        expected: for a message: what a reference must do, with an example.
+
+    Raises:
+        UserError: there are none, or one cannot be read.
+    """
+    values = []
+    for reference in read_references(row):
+        value = read(reference)
+        if value is None:
+            raise UserError(
+                f"{name_row(row)}: expected the reference to {expected}, but got {reference!r}."
+            )
+        values.append(value)
+    return values
 
 
 def read_group(row: Mapping[str, object]) -> str | None:
@@ -123,26 +160,36 @@ def read_objects(row: Mapping[str, object], key: str) -> list[Mapping[str, objec
 
 
 def read_box(row: Mapping[str, object], one: Mapping[str, object]) -> tuple[float, float, float, float]:
-    """Return an object's box, pixels: x_min, y_min, x_max, y_max.
+    """Return an object's box, pixels: x_min, y_min, x_max, y_max; COCO's `bbox` in place of `box_xyxy`.
 
     Raises:
         UserError: there is no box, or it is not four finite numbers.
     """
     box = one.get("box_xyxy")
+    if box is None and (coco := one.get("bbox")) is not None:
+        x, y, width, height = _read_numbers(row, coco, "`bbox` to be COCO's x, y, width, height in pixels")
+        return x, y, x + width, y + height
     expected = "`box_xyxy` to be four numbers, x_min, y_min, x_max, y_max in pixels"
     if box is None and one:
-        other = ": x_max is x + width where `bbox` is COCO's x, y, width, height" if "bbox" in one else ""
         raise UserError(
-            f"{name_row(row)}: expected {expected}, but got nothing; the object has: "
-            f"{list_keys(one)}{other}."
+            f"{name_row(row)}: expected {expected}, but got nothing; the object has: {list_keys(one)}."
         )
+    return _read_numbers(row, box, expected)
+
+
+def _read_numbers(
+    row: Mapping[str, object], box: object, expected: str
+) -> tuple[float, float, float, float]:
     if not isinstance(box, Sequence) or len(box) != 4 or not all(map(_is_number, box)):
         raise UserError(f"{name_row(row)}: expected {expected}, but got {describe(box)}.")
     # NaN is refused too; an integer that is too large for a float can be compared all the same.
     if not all(abs(value) <= MOST_COORDINATE for value in box):
-        raise UserError(f"{name_row(row)}: `box_xyxy` is not finite or beyond any image: {describe(box)}.")
-    x0, y0, x1, y1 = map(float, box)
-    return x0, y0, x1, y1
+        raise UserError(
+            f"{name_row(row)}: expected {expected}, but it is not finite or beyond any image: "
+            f"{describe(box)}."
+        )
+    a, b, c, d = map(float, box)
+    return a, b, c, d
 
 
 def read_size(row: Mapping[str, object]) -> tuple[int, int] | None:
@@ -204,15 +251,9 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _no_references(row: Mapping[str, object], references: object) -> UserError:
-    got, hint = _describe_json(references), ""
-    if "references" not in row:
-        got = f"nothing; the row has: {list_keys(row)}"
-    elif isinstance(references, str):
-        hint = ' Put it in brackets: ["..."].'
-    elif isinstance(references, Sequence):
-        hint = next((_quote_number(one) for one in references if not isinstance(one, str)), "")
+    got = _describe_json(references) if "references" in row else f"nothing; the row has: {list_keys(row)}"
     return UserError(
-        f"{name_row(row)}: expected `references` to be a list of one string or more, but got {got}.{hint}"
+        f"{name_row(row)}: expected `references` to be a string or a list of them, but got {got}."
     )
 
 
@@ -227,16 +268,13 @@ def list_keys(row: Mapping[str, object]) -> str:
     """Return what a row or an object has instead of what is missing, for a message."""
     names = [f"`{describe(name)[1:-1]}`" for name in list(row)[:12]]
     listed = ", ".join([*names, "..."] if len(row) > 12 else names) or "nothing"
-    is_coco = {"images", "annotations"} <= set(row) or {"image_id", "bbox"} <= set(row)
-    coco = (
-        " (COCO's format; a row is one image, with `objects` and `prediction_objects`)" if is_coco else ""
-    )
+    coco = ""
+    if {"images", "annotations"} <= set(row):
+        coco = " (COCO's ground truth: name it with ground_truth=FILE, and its results with predictions=)"
+    elif {"image_id", "bbox"} <= set(row):
+        coco = " (COCO's results: name their ground truth with ground_truth=FILE)"
     return f"{listed}{coco}"
 
 
 def _describe_json(value: object) -> str:
     return "null" if value is None else describe(value)
-
-
-def _quote_number(value: object) -> str:
-    return f' Write it as text: "{value}".' if _is_number(value) and len(describe(value)) < 20 else ""

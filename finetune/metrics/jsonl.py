@@ -37,13 +37,15 @@ class JsonlRows(Sequence[Row]):
     Args:
         file: one JSON object a line; blank lines are left out.
         name: what messages call the file; None: its path.
+        unit: what messages call a row's place, followed by its number.
 
     Raises:
         UserError: there is no such file, no row in it, or a line is too long to be one row.
     """
 
-    def __init__(self, file: Path, name: str | None = None) -> None:
+    def __init__(self, file: Path, name: str | None = None, unit: str = "line") -> None:
         self.name = str(file) if name is None else name
+        self.unit = unit
         self._starts = array("q")
         # For each blank line the number of rows before it: from these follow the rows' line numbers.
         self._blanks = array("q")
@@ -112,7 +114,7 @@ class JsonlRows(Sequence[Row]):
 
     def name_place(self, index: int) -> str:
         """Return file and line of a row, counted from 1."""
-        return f"{self.name} line {index + 1 + bisect_right(self._blanks, index)}"
+        return f"{self.name} {self.unit} {index + 1 + bisect_right(self._blanks, index)}"
 
     def close(self) -> None:
         """Close the file."""
@@ -120,13 +122,7 @@ class JsonlRows(Sequence[Row]):
 
     def _explain(self, line: str) -> str:
         """Return what kind of JSON file the row's line hints at, as the end of a message."""
-        start = line.strip()[:1]
-        if start == "[":
-            return (
-                " This looks like a JSON list, as COCO's results are. Write each row on a line of its own, "
-                "without brackets and commas around them."
-            )
-        if line.strip() in {"{", "}", "},"} or (start == '"' and len(self) > 1):
+        if line.strip() in {"{", "}", "},"} or (line.strip()[:1] == '"' and len(self) > 1):
             return f" This looks like one JSON document over many lines. {_EXPECTED}."
         return ""
 

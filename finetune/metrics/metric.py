@@ -1,7 +1,7 @@
 """What a metric is, and a score over a whole set and each of its groups."""
 
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -31,7 +31,11 @@ class Metric(Protocol):
         """
 
     def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
-        """Score a set of rows, which is not empty."""
+        """Score a set of rows, which is not empty.
+
+        Raises:
+            UserError: a row, or the set, lacks what the metric needs.
+        """
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,39 @@ def compute_by_group(
     return result
 
 
+def directions(metric: Metric) -> dict[str, bool]:
+    """Return every number that an evaluation may report, and whether more of it is better."""
+    return {**metric.higher_is_better, "confidence": True, "loss": False}
+
+
 def mean_score(metric: Metric, rows: Sequence[Mapping[str, object]]) -> float:
     """Return the mean of the rows' scores, for metrics that are one."""
     return sum(metric.score(row) or 0.0 for row in rows) / len(rows)
+
+
+def mean_of_groups(
+    metric: Metric,
+    rows: Sequence[Mapping[str, object]],
+    read: Callable[[Mapping[str, object]], str | None] = read_group,
+) -> tuple[float, float | None]:
+    """Return the mean of the rows' scores, and the mean over groups, which all have one weight.
+
+    Args:
+        metric: scores the rows.
+        rows: at least one.
+        read: returns a row's group; a row without one counts in the first mean alone.
+
+    Returns:
+        The second one is None where no row has a group.
+    """
+    overall = 0.0
+    sums: dict[str, float] = defaultdict(float)
+    counts: Counter[str] = Counter()
+    for row in rows:
+        score = metric.score(row) or 0.0
+        overall += score
+        if (group := read(row)) is not None:
+            sums[group] += score
+            counts[group] += 1
+    means = [sums[group] / count for group, count in counts.items()]
+    return overall / len(rows), sum(means) / len(means) if means else None

@@ -21,19 +21,11 @@ class PairAccuracy:
     higher_is_better: ClassVar[Mapping[str, bool]] = {"pair_accuracy": True}
 
     def score(self, row: Mapping[str, object]) -> float:
-        """Score one row by itself: 0 or 100.
-
-        Raises:
-            UserError: the row has no prediction or no references.
-        """
+        """Score one row by itself: 0 or 100."""
         return score_exact_match(read_prediction(row), read_references(row))
 
     def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
-        """Return `pair_accuracy`.
-
-        Raises:
-            UserError: a row has no group, or a group has not two rows.
-        """
+        """Return `pair_accuracy`."""
         pairs: dict[str, list[Mapping[str, object]]] = defaultdict(list)
         for row in rows:
             pairs[require_group(row)].append(row)

@@ -51,6 +51,8 @@ class Referring:
         "unreadable": False,
     }
 
+    compared: ClassVar[Compared] = Compared(boxes=True, masks=False, labels=False)
+
     divisor: int = option(1023, OneOf((1023, 1024)))
     """What location tokens are divided by where objects are read from text: 1023, or 1024."""
 
@@ -58,21 +60,12 @@ class Referring:
         check_choices(self)
 
     @property
-    def compared(self) -> Compared:
-        """Boxes alone."""
-        return Compared(boxes=True, masks=False, labels=False)
-
-    @property
     def reader(self) -> ObjectReader:
         """Reads boxes from text."""
         return ObjectReader(self.divisor)
 
     def score(self, row: Mapping[str, object]) -> float:
-        """Return the row's IoU, 0 to 100.
-
-        Raises:
-            UserError: the row has not one object with a box, or no `prediction_objects`.
-        """
+        """Return the row's IoU, 0 to 100."""
         return 100.0 * _row_iou(row)
 
     def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:

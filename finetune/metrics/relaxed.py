@@ -1,11 +1,11 @@
 """Relaxed accuracy: numbers may be five percent off (ChartQA)."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from finetune.metrics.fields import read_group, read_prediction, read_references
+from finetune.metrics.fields import read_prediction, read_references
+from finetune.metrics.metric import mean_of_groups
 
 TOLERANCE = 0.05
 
@@ -18,12 +18,6 @@ def score_relaxed_accuracy(
     Two numbers match when they differ by at most 5 % of the reference; where one of the two is not a
     number, or the reference is zero, the strings must be equal. A number is what Python's `float` reads
     (no thousands separator, no currency), followed by `%` a hundredth.
-
-    Args:
-        prediction: the answer.
-        references: the accepted answers.
-        strip: ignore white space at both ends.
-        case_sensitive: compare strings as they are.
 
     Source: google-research/pix2struct metrics.py (`relaxed_correctness`).
     """
@@ -65,11 +59,7 @@ class RelaxedAccuracy:
     """Compare strings with their case."""
 
     def score(self, row: Mapping[str, object]) -> float:
-        """Score one row: 0 or 100.
-
-        Raises:
-            UserError: the row has no prediction or no references.
-        """
+        """Score one row: 0 or 100."""
         return score_relaxed_accuracy(
             read_prediction(row),
             read_references(row),
@@ -79,18 +69,5 @@ class RelaxedAccuracy:
 
     def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         """Return `relaxed_accuracy` and, where rows have groups, `mean_of_groups`, all of one weight."""
-        overall = 0.0
-        totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-        for row in rows:
-            score = self.score(row)
-            overall += score
-            group = read_group(row)
-            if group is not None:
-                total = totals[group]
-                total[0] += score
-                total[1] += 1
-        fields = {"relaxed_accuracy": overall / len(rows)}
-        if totals:
-            means = [total / count for total, count in totals.values()]
-            fields["mean_of_groups"] = sum(means) / len(means)
-        return fields
+        overall, groups = mean_of_groups(self, rows)
+        return {"relaxed_accuracy": overall, **({} if groups is None else {"mean_of_groups": groups})}

@@ -66,6 +66,8 @@ class Segmentation:
         **{f"precision_{mark}": True for mark in THRESHOLDS},
     }
 
+    compared: ClassVar[Compared] = Compared(boxes=False, masks=True, labels=False)
+
     divisor: int = option(1023, OneOf((1023, 1024)))
     """What location tokens are divided by where objects are read from text: 1023, or 1024."""
     mask_vae: str | None = None
@@ -79,22 +81,13 @@ class Segmentation:
         check_choices(self)
 
     @property
-    def compared(self) -> Compared:
-        """Masks alone."""
-        return Compared(boxes=False, masks=True, labels=False)
-
-    @property
     def reader(self) -> ObjectReader:
         """Reads masks from text."""
         official = self.reading == SegmentationReading.official
         return ObjectReader(self.divisor, self.mask_vae, official)
 
     def score(self, row: Mapping[str, object]) -> float:
-        """Return the row's IoU, 0 to 100.
-
-        Raises:
-            UserError: an object has no mask, or there is none, or `prediction_objects` is missing.
-        """
+        """Return the row's IoU, 0 to 100."""
         shared, either = self._overlap(row)
         return 100.0 * shared / either if either else 0.0
 

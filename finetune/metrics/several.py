@@ -51,11 +51,7 @@ class Several:
         }
 
     def score(self, row: Mapping[str, object]) -> float | None:
-        """Score one row with the main metric.
-
-        Raises:
-            UserError: the row lacks what any of the metrics needs.
-        """
+        """Score one row with the main metric."""
         for metric in self.others.values():
             metric.score(row)
         return self.main.score(row)

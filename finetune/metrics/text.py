@@ -32,11 +32,7 @@ class ExactMatch:
     """Ignore white space at both ends."""
 
     def score(self, row: Mapping[str, object]) -> float:
-        """Score one row: 0 or 100.
-
-        Raises:
-            UserError: the row has no prediction or no references.
-        """
+        """Score one row: 0 or 100."""
         prediction, references = read_prediction(row), read_references(row)
         return score_exact_match(prediction, references, lower=self.lower, strip=self.strip)
 
@@ -58,11 +54,7 @@ class AnyMatch:
     """Compare in lower case."""
 
     def score(self, row: Mapping[str, object]) -> float:
-        """Score one row: 0 or 100.
-
-        Raises:
-            UserError: the row has no prediction or no references.
-        """
+        """Score one row: 0 or 100."""
         return score_exact_match(read_prediction(row), read_references(row), lower=self.lower)
 
     def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:

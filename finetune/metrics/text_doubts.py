@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from finetune.metrics.doubts import Doubt, Tally
+from finetune.metrics.doubts import Doubt, Level, Tally
+from finetune.metrics.fields import read_text
 
 _SAMPLE = 100
 """Rows that are looked at closely."""
@@ -21,20 +22,25 @@ class TextDoubts:
         self._blank = 0
         self._written_boxes = Tally()
         self._nearly_equal = Tally()
+        self._missing = Tally()
         self._first = Tally()
 
     def see(self, row: Mapping[str, object]) -> None:
         """Look at one row."""
         self._seen += 1
-        prediction = row.get("prediction")
-        if not isinstance(prediction, str):
+        value = row.get("prediction")
+        if value is None and "prediction" in row:
+            self._missing.add(row, value)
+        prediction = "" if value is None else read_text(value)
+        if prediction is None:
             return
         self._blank += not prediction or prediction.isspace()
         references = row.get("references")
         # A custom metric may have references of another kind.
-        if self._seen > _SAMPLE or not isinstance(references, list):
+        if self._seen > _SAMPLE:
             return
-        accepted = [one for one in references if isinstance(one, str)]
+        texts = map(read_text, references if isinstance(references, list) else [references])
+        accepted = [text for text in texts if text is not None]
         if not accepted:
             return
         pair = {"prediction": prediction, "references": accepted}
@@ -46,6 +52,15 @@ class TextDoubts:
 
     def conclude(self, scores: Mapping[str, object]) -> list[Doubt]:
         """Return the doubts about the whole set."""
+        return [*self._doubt_missing(), *self._doubt_texts(scores)]
+
+    def _doubt_missing(self) -> list[Doubt]:
+        if not (missing := self._missing).count:
+            return []
+        text = f"{missing.count} predictions are null and are scored as empty answers; the first is "
+        return [Doubt(f"{text}{missing.example}.", Level.note)]
+
+    def _doubt_texts(self, scores: Mapping[str, object]) -> list[Doubt]:
         sample = min(self._seen, _SAMPLE)
         if self._blank == self._seen:
             return [Doubt(f"all {self._seen} predictions are empty.")]

@@ -69,18 +69,11 @@ def normalize_answer(answer: str) -> str:
 def score_vqa_accuracy(
     prediction: str, references: Sequence[str], *, always_normalize: bool = False
 ) -> float:
-    """Score one prediction against ten annotators.
+    """Score one prediction against ten annotators: 0 to 100.
 
-    The mean, over the ten ways to leave one annotator out, of min(1, agreeing / 3).
-
-    Args:
-        prediction: the answer.
-        references: the ten annotators' answers.
-        always_normalize: normalise even where all ten agree to the letter; the official evaluator
-            then compares the strings as they are, case and all.
-
-    Returns:
-        0 to 100.
+    The mean, over the ten ways to leave one annotator out, of min(1, agreeing / 3). Where all ten agree to
+    the letter, the official evaluator compares the strings as they are, case and all; `always_normalize`
+    normalises them too.
     """
     answers = [_one_line(reference) for reference in references]
     answer = _one_line(prediction)
@@ -98,17 +91,9 @@ def _one_line(text: str) -> str:
 
 
 def score_n_of_3(prediction: str, references: Sequence[str], *, lower: bool = False) -> float:
-    """Score one prediction by the number of annotators who gave it: min(1, n / 3).
+    """Score one prediction by the number of annotators who gave it: min(1, n / 3), times 100.
 
     The rule of OK-VQA, A-OKVQA's direct answers and VizWiz: nobody is left out, nothing is normalised.
-
-    Args:
-        prediction: the answer.
-        references: the annotators' answers, however many.
-        lower: compare in lower case.
-
-    Returns:
-        0 to 100.
 
     Source: big_vision evaluators/proj/paligemma/transfers/vqa.py (`acc`).
     """
@@ -142,11 +127,7 @@ class VqaAccuracy:
         check_choices(self)
 
     def score(self, row: Mapping[str, object]) -> float:
-        """Score one row: 0 to 100.
-
-        Raises:
-            UserError: the row has no prediction or no references, or not ten where ten are needed.
-        """
+        """Score one row: 0 to 100."""
         prediction, references = read_prediction(row), read_references(row)
         if self.convention == VqaConvention.n_of_3:
             return score_n_of_3(prediction, references, lower=self.lower)

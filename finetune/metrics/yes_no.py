@@ -82,11 +82,7 @@ class YesNo:
         check_choices(self)
 
     def score(self, row: Mapping[str, object]) -> float:
-        """Score one row: 0 or 100.
-
-        Raises:
-            UserError: the row has no prediction, or its reference is neither yes nor no.
-        """
+        """Score one row: 0 or 100."""
         return score_yes_no(row, self.reading)
 
     def compute(self, rows: Sequence[Mapping[str, object]]) -> dict[str, float]:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from peft.utils.save_and_load import set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -16,6 +15,7 @@ from transformers import PaliGemmaForConditionalGeneration
 
 from finetune.errors import UserError
 from finetune.model.load import find_file, list_differences, read_object
+from finetune.model.weights import copy_weights, name_weights
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ def _fill(model: PeftModel, adapter: TrainedAdapter) -> None:
     weights = convert_peft_adapter_state_dict_for_transformers(
         model, adapter.config, adapter.weights, _NAME
     )
-    expected = _read_back(model)
+    expected = name_weights(model)
     shapes = [
         f"{name} ({list(weights[name].shape)} for {list(expected[name].shape)})"
         for name in weights.keys() & expected.keys()
@@ -226,24 +226,4 @@ def _fill(model: PeftModel, adapter: TrainedAdapter) -> None:
         stored = weights.get(name.replace(f".modules_to_save.{_NAME}", ""))
         if ".modules_to_save." in name and stored is not None:
             parameter.data = parameter.data.to(stored.dtype)
-    set_peft_model_state_dict(model, weights, _NAME)
-    differing = [name for name, value in _read_back(model).items() if not _same(value, weights[name])]
-    if differing:
-        raise UserError(
-            f"The adapter `{adapter.path}` was not loaded as it is: "
-            f"{list_differences(different=differing)}."
-        )
-
-
-def _same(first: Tensor, second: Tensor) -> bool:
-    """Return whether two weights hold the same numbers."""
-    wider = torch.promote_types(first.dtype, second.dtype)
-    return torch.equal(first.cpu().to(wider), second.to(wider))
-
-
-def _read_back(model: PeftModel) -> dict[str, Tensor]:
-    """Return the adapter's weights and copied modules under the names of its file."""
-    state: dict[str, Tensor] = get_peft_model_state_dict(
-        model, adapter_name=_NAME, save_embedding_layers=False
-    )
-    return state
+    copy_weights(model, weights, adapter.path)

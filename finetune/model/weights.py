@@ -41,17 +41,34 @@ def load_weights(model: nn.Module, folder: Path) -> None:
             f"The weights in {folder} are not this model's. In the model alone: {_list(missing)}; in the "
             f"files alone: {_list(unexpected)}. Start again with the settings they were trained with."
         )
-    with torch.no_grad():
-        for name, tensor in saved.items():
-            if tensor.shape != live[name].shape:
-                raise UserError(
-                    f"{folder}: expected `{name}` to be {tuple(live[name].shape)}, but got "
-                    f"{tuple(tensor.shape)}."
-                )
-            live[name].copy_(tensor)
+    for name, tensor in saved.items():
+        if tensor.shape != live[name].shape:
+            raise UserError(
+                f"{folder}: expected `{name}` to be {tuple(live[name].shape)}, got {tuple(tensor.shape)}."
+            )
+    copy_weights(model, saved, folder)
+
+
+@torch.no_grad()
+def copy_weights(model: nn.Module, saved: Mapping[str, Tensor], origin: str | Path) -> None:
+    """Copy tensors into a model, and read them back.
+
+    Args:
+        model: has weights of these names and shapes.
+        saved: tensors under the names that the model's checkpoint has.
+        origin: their file or folder, for a message.
+
+    Raises:
+        RuntimeError: the model does not hold them afterwards.
+    """
+    live = name_weights(model)
+    for name, tensor in saved.items():
+        live[name].copy_(tensor)
     for name, tensor in name_weights(model).items():
-        if name in saved and not torch.equal(tensor.cpu(), saved[name].to(tensor.dtype)):
-            raise RuntimeError(f"`{name}` does not hold what {folder} has")
+        if name in saved:
+            wider = torch.promote_types(tensor.dtype, saved[name].dtype)
+            if not torch.equal(tensor.cpu().to(wider), saved[name].to(wider)):
+                raise RuntimeError(f"`{name}` does not hold what {origin} has")
 
 
 def name_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from finetune.example import Finding
+from finetune.example import RowFinding
 from finetune.report.page import render
 from finetune.report.plots import plot_bars, plot_histogram
 
@@ -72,7 +72,7 @@ class PageSplit:
 def render_preview(
     title: str,
     facts: Mapping[str, object],
-    findings: Sequence[Finding],
+    findings: Sequence[RowFinding],
     examples: Sequence[PageExample],
     splits: Sequence[PageSplit],
 ) -> str:

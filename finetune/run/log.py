@@ -38,6 +38,14 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
+class _Timed(_Printable):
+    """Puts the local time before every line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = self.formatTime(record, "%Y-%m-%d %H:%M:%S")
+        return "\n".join(f"{time}  {line}".rstrip() for line in super().format(record).split("\n"))
+
+
 class _LogFile(logging.FileHandler):
     """The run's log. If it cannot be written, this is reported once, and the run continues."""
 
@@ -90,6 +98,8 @@ def show_on_terminal(name: str = "stdout") -> None:
     if (transformers := sys.modules.get("transformers")) is not None:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
+        # Which also hides the bars of downloads; these show themselves on a terminal only.
+        sys.modules["huggingface_hub"].utils.enable_progress_bars()
     if (datasets := sys.modules.get("datasets")) is not None:
         datasets.utils.logging.set_verbosity_error()
         datasets.disable_progress_bars()
@@ -110,7 +120,7 @@ def unchanged_logging() -> Iterator[None]:
 
 @contextmanager
 def logging_to(file: Path) -> Iterator[None]:
-    """Also write finetune's log, from INFO on, to a file while the block runs.
+    """Also write finetune's log, from INFO on, to a file while the block runs, each line with its time.
 
     A higher level set by the calling program is lowered meanwhile, but its handlers get no more lines than
     before.
@@ -126,7 +136,7 @@ def logging_to(file: Path) -> Iterator[None]:
             logger.propagate = False
             logger.setLevel(logging.INFO)
         handler = _LogFile(file, encoding="utf-8")
-        handler.setFormatter(_Printable("%(message)s"))
+        handler.setFormatter(_Timed("%(message)s"))
         logger.addHandler(handler)
         try:
             yield

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 from string import ascii_uppercase
+from typing import ClassVar
 
 from finetune.errors import UserError
 from finetune.example import PredictionRow
@@ -25,6 +26,8 @@ from finetune.tasks.task import (
 @dataclass(frozen=True)
 class ChoiceTask:
     """Multiple choice."""
+
+    object_options: ClassVar[None] = None
 
     prompt: str = option("answer en {question} choose from: {choices}", MAY_BE_EMPTY)
     """The prefix: the row's columns in braces, and `{choices}` for all of them."""
@@ -48,11 +51,7 @@ class ChoiceTask:
         )
 
     def check_columns(self, columns: list[str]) -> None:
-        """Raise if the rows lack a column that the task reads.
-
-        Raises:
-            UserError: a column is missing, or a template has a name that is not known.
-        """
+        """Raise if a column is missing, or a template has a name that is not known."""
         check_names(self.choice, ("letter", "text"), "task.choice")
         check_names(self.suffix, ("letter", "text"), "task.suffix")
         names = [name for name in template_columns(self.prompt) if name != "choices"]

@@ -22,11 +22,7 @@ class MixedTask:
     tasks: Mapping[str, Task]
 
     def check_columns(self, columns: list[str]) -> None:
-        """Raise if the rows lack a column that any of the tasks reads.
-
-        Raises:
-            UserError: names the part and the column.
-        """
+        """Raise if the rows lack a column that any of the tasks reads; the message names the part."""
         for name, task in self.tasks.items():
             try:
                 task.check_columns(columns)
@@ -53,3 +49,8 @@ class MixedTask:
 def parts_of(task: Task) -> Mapping[str, Task]:
     """Return the tasks of a run by the names of its parts; one that is not mixed has the empty name."""
     return task.tasks if isinstance(task, MixedTask) else {"": task}
+
+
+def replace_parts(task: Task, parts: Mapping[str, Task]) -> Task:
+    """Return a run's task with others for some of its parts, which are named as in `parts_of`."""
+    return MixedTask({**task.tasks, **parts}) if isinstance(task, MixedTask) else parts.get("", task)

@@ -73,6 +73,11 @@ class ObjectsOptions:
     divisor: int = option(1023, OneOf((1023, 1024)))
     """What location tokens are divided by when an answer is read: 1023, or 1024."""
 
+    @property
+    def object_options(self) -> "ObjectsOptions":
+        """These options."""
+        return self
+
     def problems(self, prefix: str) -> Iterator[str]:
         """Yield what is wrong in the templates."""
         yield from template_problems({"prompt": self.prompt}, prefix)
@@ -111,17 +116,15 @@ class ObjectsTask:
     Args:
         options: what is asked and written; its classes are filled in.
         reader: reads answers, and has the codec that masks are written with.
+        classes_found: whether the classes are those of the training split, because `labels` names none.
     """
 
     options: ObjectsOptions
     reader: ObjectReader
+    classes_found: bool = False
 
     def check_columns(self, columns: list[str]) -> None:
-        """Raise if the rows lack a column that the task reads.
-
-        Raises:
-            UserError: a column is missing; the message lists those there are.
-        """
+        """Raise if a column is missing; the message lists those there are."""
         names = [name for name in template_columns(self.options.prompt) if name != "labels"]
         wanted = dict.fromkeys(names, f"task.prompt={self.options.prompt!r}")
         from_source = dict.fromkeys(("objects", "width", "height"), "every source of boxes has it")
@@ -141,11 +144,7 @@ class ObjectsTask:
         return Text(self._prefix(row), (self._write(objects, row, codes),))
 
     def measure_text(self, row: Row) -> Text:
-        """Return text of the same length, with the same code for every mask.
-
-        Raises:
-            UserError: as in `build_text`.
-        """
+        """Return text of the same length, with the same code for every mask."""
         objects = self._wanted(row)
         codes = [[0] * CODES_PER_MASK] * len(objects) if self.options.masks else None
         text = Text(self._prefix(row), (self._write(objects, row, codes),))

@@ -4,9 +4,12 @@ from collections.abc import Iterator, Mapping
 from random import Random
 from string import Formatter
 from types import NoneType
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from finetune.errors import UserError
+
+if TYPE_CHECKING:
+    from finetune.tasks.objects import ObjectsOptions
 
 Row = Mapping[str, Any]
 """One row of a source, by column."""
@@ -39,6 +42,14 @@ class Answer(NamedTuple):
     """Whether it was cut at `evaluation.max_new_tokens`, before EOS."""
 
 
+class TaskOptions(Protocol):
+    """A task as a run's options have it, before rows are read."""
+
+    @property
+    def object_options(self) -> "ObjectsOptions | None":
+        """The options of boxes and masks; None for a task that writes none from a row's objects."""
+
+
 class Task(Protocol):
     """How a row is asked, what an answer is scored against, and how it is read.
 
@@ -55,6 +66,9 @@ class Task(Protocol):
         Args:
             row: `width` and `height` are those of the image, pixels.
             draw: of this example in this epoch, to train on; None: as it is evaluated, always the same.
+
+        Raises:
+            UserError: the row cannot be worded, such as where a column that the prompt names is null.
         """
 
     def measure_text(self, row: Row) -> Text:

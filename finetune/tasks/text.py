@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
+from typing import ClassVar
 
 from finetune.codecs.boxes import Reading, decode_boxes
 from finetune.codecs.objects import ObjectReader
@@ -26,6 +27,8 @@ from finetune.tasks.task import (
 class TextTask:
     """Text in, text out."""
 
+    object_options: ClassVar[None] = None
+
     prompt: str = option("{prefix}", MAY_BE_EMPTY)
     """The prefix, with the row's columns in braces, such as `answer en {question}`."""
     answers: str = "suffixes"
@@ -40,22 +43,14 @@ class TextTask:
         yield from template_problems({"prompt": self.prompt}, prefix)
 
     def check_columns(self, columns: list[str]) -> None:
-        """Raise if the rows lack a column that the task reads.
-
-        Raises:
-            UserError: a column is missing; the message lists those there are.
-        """
+        """Raise if a column is missing; the message lists those there are."""
         wanted = dict.fromkeys(template_columns(self.prompt), f"task.prompt={self.prompt!r}")
         if self.objects:
             wanted |= dict.fromkeys(("width", "height"), "task.objects=true: boxes in a row's one picture")
         check_columns({**wanted, self.answers: f"task.answers={self.answers}"}, columns)
 
     def build_text(self, row: Row, draw: Random | None = None) -> Text:
-        """Return prompt and accepted answers of one row; no answer where it has none.
-
-        Raises:
-            UserError: a column that the prompt names, or one of several answers, is null.
-        """
+        """Return prompt and accepted answers of one row; no answer where it has none."""
         return Text(fill_template(self.prompt, row), self._answers(row))
 
     measure_text = build_text

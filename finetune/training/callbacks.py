@@ -13,7 +13,7 @@ from typing import Never
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from finetune import signals
 from finetune.processes import share
@@ -43,24 +43,14 @@ class Progress(TrainerCallback):
         self._since = (time.monotonic(), 0)
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
+        self, args: object, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Open the bar at the step where the run starts or resumes; no bar if standard error is a file."""
         self._since = (time.monotonic(), state.global_step)
         if state.is_world_process_zero:
             self._bar = track((), "train", "step", total=state.max_steps, done=state.global_step)
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
-    ) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Update the bar, and log the last step whatever `logging_steps` is."""
         if state.global_step >= state.max_steps:
             control.should_log = True
@@ -68,20 +58,17 @@ class Progress(TrainerCallback):
             self._bar.update(state.global_step - self._bar.n)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: object,
+        self, args: object, state: TrainerState, control: object, logs: dict[str, float], **_: object
     ) -> None:
         """Write one line: loss, learning rate, speed, memory."""
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
+        if not state.is_world_process_zero or "loss" not in logs:
             return
         then, step = self._since
         now = time.monotonic()
         self._since = (now, state.global_step)
         speed = (state.global_step - step) * self.global_batch / max(now - then, 1e-9)
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {logs['loss']:.4f}, peak {peak_memory_gib():.2f} GiB")
         log.info(
             "step %d/%d  epoch %.2f  train loss %.4f  lr %.2e  %.1f examples/s  peak memory %.2f GiB",
             state.global_step,
@@ -93,13 +80,7 @@ class Progress(TrainerCallback):
             peak_memory_gib(),
         )
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
-    ) -> None:
+    def on_evaluate(self, args: object, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Exclude the evaluation's time from the speed in the next line."""
         self._since = (time.monotonic(), state.global_step)
 
@@ -133,13 +114,7 @@ class StopOnSignal(TrainerCallback):
         ):
             yield
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
-    ) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Save after this step; its evaluation, if there is one, comes first."""
         if self._agree():
             control.should_save = True
@@ -147,13 +122,7 @@ class StopOnSignal(TrainerCallback):
 
     on_evaluate = on_step_end
 
-    def on_save(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
-    ) -> None:
+    def on_save(self, args: object, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Stop: the checkpoint has just been saved."""
         if self._agree():
             control.should_training_stop = True
@@ -175,15 +144,10 @@ class ReportLogs(TrainerCallback):
         self.send = send
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: object,
+        self, args: object, state: TrainerState, control: object, logs: dict[str, float], **_: object
     ) -> None:
         """Send the line."""
-        self.send(state.global_step, logs or {})
+        self.send(state.global_step, logs)
 
 
 class WholeSteps(TrainerCallback):
@@ -198,22 +162,12 @@ class WholeSteps(TrainerCallback):
         self._restore: Callable[[], None] | None = None
 
     def on_pre_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
+        self, args: object, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Note that the weights begin to change."""
         self.is_whole = False
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
-    ) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Note that the step is whole, and the random state after it."""
         of_python, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
         of_gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
@@ -258,13 +212,7 @@ class StopWithoutImprovement(TrainerCallback):
             best, waited = (value, 0) if value > best else (best, waited + 1)
         return waited >= self.patience
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
-    ) -> None:
+    def on_evaluate(self, args: object, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Stop if the patience is exhausted."""
         if self.is_exhausted(state.log_history):
             control.should_training_stop = True

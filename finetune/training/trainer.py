@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from finetune.example import Batch
 from finetune.model.forward import compute_losses
 from finetune.model.loss import count_items
 from finetune.model.weights import load_weights
-from finetune.processes import raise_together, share
+from finetune.processes import failing_together, raise_together, share
 from finetune.run.checkpoints import Checkpoint, find_damage, rotate, seal
 from finetune.training.optimizer import build_parameter_groups
 from finetune.training.options import LossAverage, LossConfig, TowerOptimizers
@@ -118,13 +119,9 @@ class PaliGemmaTrainer(Trainer):
                 f"trainer.lr_scheduler_type ({self.args.lr_scheduler_type}), trainer.adam_* and "
                 "trainer.dataloader_*."
             ) from error
-        mistake: str | None = None
-        try:
+        with failing_together():
             first = islice(self._get_train_sampler(), self._train_batch_size)
             self.data_collator([self.train_dataset[key] for key in first])
-        except UserError as error:
-            mistake = str(error)
-        raise_together(mistake)
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """Return Trainer's loader, with workers that leave signals to this process."""
@@ -149,16 +146,10 @@ class PaliGemmaTrainer(Trainer):
             UserError: an example of any process cannot be read; in all processes, before the step.
         """
         batches: list[Batch] = []
-        mistake: str | None = None
-        try:
+        with failing_together(), suppress(StopIteration):
             while len(batches) < num_batches:
                 with signals.held():  # workers start with the first batch
                     batches.append(next(epoch_iterator))
-        except StopIteration:
-            pass
-        except UserError as error:
-            mistake = str(error)
-        raise_together(mistake)
         items = sum(count_items(batch, self.loss.average) for batch in batches)
         return batches, self.accelerator.gather(torch.as_tensor(items, device=device)).sum()
 

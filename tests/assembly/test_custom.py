@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from finetune.assembly.custom import instantiate
+from finetune.assembly.custom import instantiate, object_options
+from finetune.config.choices import GROUP_SCHEMAS
 from finetune.errors import UserError
 from finetune.metrics.detection import Detection, DetectionOptions, DetectionScore
 from finetune.metrics.text import ExactMatch
@@ -105,6 +106,13 @@ def test_a_shipped_part_is_returned_as_it_is() -> None:
 def test_options_build_a_part_that_they_are_not() -> None:
     options = DetectionOptions(score=DetectionScore.rank)
     assert instantiate(options, "metric") == Detection(options)
+
+
+@pytest.mark.parametrize("name", GROUP_SCHEMAS["task"])
+def test_every_task_says_whether_it_writes_objects(name: str) -> None:
+    options = object_options(GROUP_SCHEMAS["task"][name]())
+    assert (options is not None) is (name == "detection")
+    assert object_options({"_target_": "mine.Task"}) is None
 
 
 def test_a_recipe_that_names_other_code_is_refused_before_anything_is_looked_up(

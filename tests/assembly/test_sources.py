@@ -6,8 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from finetune.assembly.custom import build_metric
 from finetune.assembly.mask_codec import keep_mask_vae, use_mask_vae
-from finetune.assembly.sources import build_task, load_splits, record_data
+from finetune.assembly.sources import build_task, load_splits, read_as_scored, record_data
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae
 from finetune.config.compose import add_recipe, compose, compose_words, to_options, write_recipe
@@ -137,7 +138,7 @@ def test_a_mixture_keeps_its_parts_classes_and_its_one_mask_codec(tmp_path: Path
     keep_mask_vae(task, tmp_path / "kept.npz")
     assert (tmp_path / "kept.npz").read_bytes() == (tmp_path / "vae.npz").read_bytes()
 
-    launch = record_data(Launch(tmp_path, write_recipe(composed, choices), []), task)
+    launch = record_data(Launch(tmp_path, write_recipe(composed, choices), []), task, config.evaluation)
     assert launch.recipe.startswith("# @package _global_\n")
     recorded: Any = OmegaConf.create(launch.recipe)
     parts = recorded.dataset.parts
@@ -173,7 +174,7 @@ def test_labels_stand_in_the_recipe_and_nothing_else_changes(tmp_path: Path) -> 
     config = compose(["recipe=coco_json_qlora", f"dataset.train={folder}", f"dataset.validation={folder}"])
     splits: Splits = load_splits(config)
     text = "\n".join(["# @package _global_", OmegaConf.to_yaml(OmegaConf.structured(config))])
-    launch = record_data(Launch(tmp_path, text, []), build_task(config, splits))
+    launch = record_data(Launch(tmp_path, text, []), build_task(config, splits), config.evaluation)
     before, after = (OmegaConf.to_container(OmegaConf.create(one)) for one in (text, launch.recipe))
     assert isinstance(before, dict)
     before["task"]["labels"] = ["1e-4", "no"]
@@ -184,9 +185,11 @@ def test_labels_stand_in_the_recipe_and_nothing_else_changes(tmp_path: Path) -> 
 def test_the_metrics_reading_reaches_the_task(recipe: str) -> None:
     words = [f"recipe={recipe}", "task.labels=[cat]"]
     splits = load_digits(56)
-    task = build_task(compose(words), splits, codec=False)
+    config = compose(words)
+    task = read_as_scored(build_task(config, splits, codec=False), build_metric(config))
     assert isinstance(task, ObjectsTask)
     assert task.reader.official
-    task = build_task(compose([*words, "metric.reading=lenient"]), splits, codec=False)
+    config = compose([*words, "metric.reading=lenient"])
+    task = read_as_scored(build_task(config, splits, codec=False), build_metric(config))
     assert isinstance(task, ObjectsTask)
     assert not task.reader.official

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from finetune.codecs.coco_mask import decode_polygons, encode_rle
+from finetune.codecs.coco_mask import encode_polygons, encode_rle
 from finetune.codecs.rle import decode_rle
 
 SIZE = (6, 8)
@@ -17,7 +17,7 @@ def draw_mask(seed: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def test_polygon_fills_its_pixels() -> None:
-    mask = decode_polygons([[2, 1, 6, 1, 6, 4, 2, 4]], SIZE)
+    mask = decode_rle(encode_polygons([[2, 1, 6, 1, 6, 4, 2, 4]], SIZE), SIZE)
     expected = np.zeros(SIZE, dtype=bool)
     expected[1:4, 2:6] = True
     assert mask.dtype == bool
@@ -25,7 +25,7 @@ def test_polygon_fills_its_pixels() -> None:
 
 
 def test_polygons_are_united_and_cut_at_the_picture() -> None:
-    mask = decode_polygons([[0, 0, 2, 0, 2, 2, 0, 2], [6, 4, 20, 4, 20, 20, 6, 20]], SIZE)
+    mask = decode_rle(encode_polygons([[0, 0, 2, 0, 2, 2, 0, 2], [6, 4, 20, 4, 20, 20, 6, 20]], SIZE), SIZE)
     expected = np.zeros(SIZE, dtype=bool)
     expected[0:2, 0:2] = True
     expected[4:, 6:] = True
@@ -55,7 +55,7 @@ def test_polygons_are_united_and_cut_at_the_picture() -> None:
 )
 def test_polygons_that_are_none_are_named(polygons: list[list[float]], message: str) -> None:
     with pytest.raises(ValueError, match=r"^Expected") as error:
-        decode_polygons(polygons, SIZE)
+        encode_polygons(polygons, SIZE)
     assert str(error.value) == message
 
 

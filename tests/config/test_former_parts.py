@@ -11,6 +11,7 @@ from finetune.config.recipe_file import load_recipe
 from finetune.config.schema import RunConfig
 from finetune.data.options import Digits
 from finetune.errors import UserError
+from finetune.metrics.anls import Anls
 from finetune.metrics.text import ExactMatch
 from finetune.run.resume import check_same_settings
 
@@ -138,9 +139,15 @@ def test_what_was_never_shipped_keeps_its_target(tmp_path: Path) -> None:
     assert compose_file(tmp_path, text).metric["_target_"] == "mine.ExactMatch"
 
 
-def test_a_target_beside_no_choice_is_not_dropped(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="_target_"):
-        compose_file(tmp_path, SINGLE.replace("- override /metric: exact_match\n", ""))
+def test_a_former_target_that_no_default_chooses_is_the_choice(tmp_path: Path) -> None:
+    text = SINGLE.replace("- override /metric: exact_match\n", "").replace(
+        "- override /dataset: digits\n", ""
+    )
+    assert compose_file(tmp_path, text) == compose_file(tmp_path, SINGLE)
+    anls = text.replace(
+        "finetune.metrics.text.ExactMatch\n  lower: false\n  strip: false", "finetune.metrics.anls.Anls"
+    )
+    assert compose_file(tmp_path, anls).metric == Anls()
 
 
 def test_every_choice_that_there_was_is_still_there() -> None:

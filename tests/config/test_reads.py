@@ -33,6 +33,8 @@ Command = Callable[..., tuple[int, str, str]]
         ("predict", "recipe=quickstart image=y prefix=z", "Which model? run=FOLDER"),
         ("predict", "run=x predictions=y", "It is an option of `score`."),
         ("score", "metric=edit predictions=x model=tiny", "model= has no effect on `score`"),
+        ("plan", "recipe=quickstart resume=true", "resume= has no effect on `plan`"),
+        ("plan", "recipe=quickstart overwrite=true", "overwrite= has no effect on `plan`"),
         ("score", "metric=edit predictions=x run=y", "run= has no effect on `score`"),
     ],
 )

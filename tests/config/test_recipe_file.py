@@ -44,14 +44,22 @@ BROKEN = [
     ),
     pytest.param(
         (DEFAULTS + "trainer:\n  learning_rte: 1\n").encode(),
-        "r.yaml line 5: Key 'learning_rte' not in 'TrainerConfig' (trainer.learning_rte). Did you mean",
+        "r.yaml line 5: No option `trainer.learning_rte`. Did you mean `learning_rate`?",
         id="nested",
     ),
     pytest.param(
-        (DEFAULTS + "trainer:\n  max_steps: many\n").encode(), "r.yaml line 5: trainer.max_steps", id="type"
+        (DEFAULTS + "trainer:\n  max_steps: many\n").encode(),
+        "r.yaml line 5: trainer.max_steps=many: expected a",
+        id="type",
     ),
     pytest.param(
-        (DEFAULTS + "trainer: [1]\n").encode(), "r.yaml: expected options, `key: value`", id="shape"
+        (DEFAULTS + "trainer: [1]\n").encode(), "r.yaml line 4: expected options, `key: value`", id="shape"
+    ),
+    pytest.param(
+        b"dataset: 5\n", "r.yaml line 1: expected options, `key: value`, under `dataset`", id="any"
+    ),
+    pytest.param(
+        b"trainer: {loss: 5}\n", "line 1: expected options, `key: value`, under `trainer.loss`", id="in"
     ),
     pytest.param(
         b"tracker: {project: '${oc.env:HF_TOKEN}'}\n", "r.yaml: ${oc.env:HF_TOKEN} would", id="secret"

@@ -95,9 +95,9 @@ def test_a_member_of_a_sweep_is_repeated_by_a_command_of_its_own(tmp_path: Path)
         ("epochs=1", "Did you mean `trainer.num_train_epochs`?"),
         ("batch_size=1", "Did you mean `trainer.global_batch_size`?"),
         ("image_dir=x", "Did you mean `dataset.image_dir`?"),
-        ("trainer.lr=1", "(trainer.lr). Did you mean `learning_rate`?"),
+        ("trainer.lr=1", "No option `trainer.lr`. Did you mean `learning_rate`?"),
         ("+trainer.learning_rate=1", "trainer.learning_rate is an option already: leave the `+` out"),
-        ("trainer.loss=3", "trainer.loss"),
+        ("trainer.loss=3", "trainer.loss=3: expected options in braces"),
         ("evaluation.limit=[1", "Cannot read `evaluation.limit=[1`"),
     ],
 )

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import json
 import os
@@ -106,7 +107,16 @@ def test_an_official_reading_reads_the_text_again_where_it_can(
         (["metric=exact_math"], [row("x")], "Did you mean `exact_match`"),
         (["metric=exact_match"], [], "is empty"),
         (["metric=exact_match"], [row("x"), '{"id": '], "line 2: not a whole JSON object"),
-        (["metric=exact_match"], ["[1]"], "line 1: expected a JSON object, got list"),
+        (["metric=exact_match"], ["[1]"], "item 1: expected a JSON object, got int"),
+        (["metric=exact_match"], ["["], "ends in the middle"),
+        (["metric=exact_match"], [f"[{json.dumps(row('x'))}, {{}}]"], "item 2: expected `prediction`"),
+        (["metric=exact_match"], [{"references": [None], "prediction": "3"}], "a string or a list of them"),
+        (["metric=exact_match"], [{"references": ["x"], "prediction": True}], "but got True"),
+        (
+            ["metric=detection"],
+            [{"objects": [{"label": "x", "bbox": [1, 2, 3]}], "prediction_objects": []}],
+            "`bbox` to be COCO's x, y, width, height in pixels",
+        ),
         (
             ["metric=exact_match"],
             [{"id": "7", "references": ["x"]}],
@@ -115,28 +125,16 @@ def test_an_official_reading_reads_the_text_again_where_it_can(
         (["metric=vqa_accuracy"], [row("x")], "VQA accuracy needs 10 references, but it has 1"),
         (["metric=vqa_accuracy", "metric.convention=offical"], [row("x")], "expected one of [official"),
         (["metric=detection"], [row("x")], "`height` and `width`"),
-        (["metric=exact_match"], ["[" * 100_000], "line 1 is nested too deeply"),
+        (["metric=exact_match"], ["[" * 100_000], "line 1: nested too deeply"),
         (["metric=exact_match"], [row("x"), "", "1" * 5000], "line 3: not a whole JSON object"),
-        (["metric=exact_match"], ["[{", '"id": 1}]'], "line 1: not a whole JSON object"),
-        (["metric=exact_match"], ["["], "looks like a JSON list, as COCO's results are"),
         (["metric=exact_match"], ["{", '"id": 1', "}"], "looks like one JSON document over many lines"),
-        (["metric=exact_match"], [{"references": ["x"], "prediction": None}], 'missing answer as ""'),
-        (["metric=exact_match"], [{"references": ["x"], "prediction": 3}], 'Write it as text: "3"'),
-        (["metric=exact_match"], [{"references": ["x", 3], "prediction": "3"}], 'Write it as text: "3"'),
-        (["metric=exact_match"], [{"references": "x", "prediction": "3"}], 'Put it in brackets: ["..."]'),
         (
             ["metric=exact_match"],
             [{"answer": "x"}],
             "jsonl line 1: expected `prediction` to be a string, but",
         ),
         (["metric=exact_match"], [row("x" * 1_000_001)], "at most 1,000,000 characters"),
-        (["metric=detection"], [{"images": [], "annotations": []}], "(COCO's format"),
-        (["metric=detection"], [{"objects": [], "prediction": None}], '"prediction_objects": []'),
-        (
-            ["metric=detection"],
-            [{"objects": [{"label": "x", "bbox": [1, 2, 3, 4]}], "prediction_objects": []}],
-            "x_max is x + width",
-        ),
+        (["metric=detection"], [{"images": [], "annotations": []}], "ground_truth=FILE"),
         (
             ["metric=segmentation"],
             [{"objects": [], "prediction": "<seg001>", "height": 3, "width": 3}],
@@ -261,3 +259,126 @@ def test_more_metrics_that_cannot_be_are_named(
     code, out, err = command("score", "metric=exact_match", *words, write(row("net")))
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_what_other_programs_write_is_read(command: Command, tmp_path: Path) -> None:
+    """A JSON list over several lines, a reference without a list, numbers, and null for no answer."""
+    file = tmp_path / "predictions.json"
+    rows = [
+        {"id": 1, "prediction": 3, "references": "3"},
+        {"id": 2, "prediction": None, "references": ["x"]},
+        {"id": 3, "prediction": "2.5", "references": 2.5},
+        {"id": 4, "prediction": "x", "references": ["y", 4]},
+    ]
+    file.write_text("\ufeff\n" + json.dumps(rows, indent=2), encoding="utf-8")
+    code, out, err = command("score", "metric=exact_match", f"predictions={file}")
+    assert (code, json.loads(out)) == (0, {"exact_match": 50.0, "n": 4})
+    assert (
+        f"note: 1 predictions are null and are scored as empty answers; the first is row `2` ({file} item 2"
+        in err
+    )
+
+
+def test_boxes_may_be_written_as_coco_writes_them(command: Command, write: Callable[..., str]) -> None:
+    scene = [{"label": "cat", "bbox": [10, 20, 30, 40], "score": 0.5}]
+    rows = write({"id": "1", "width": 99, "height": 99, "objects": scene, "prediction_objects": scene})
+    code, out, _ = command("score", "metric=detection", rows)
+    assert (code, json.loads(out)["ap"]) == (0, pytest.approx(1.0))
+
+
+TRUTH = {
+    "images": [
+        {"id": 7, "file_name": "a.jpg", "width": 100, "height": 80},
+        {"id": 8, "file_name": "b.jpg", "width": 100, "height": 80},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0},
+        {"id": 2, "image_id": 8, "category_id": 4, "bbox": [0, 0, 50, 40], "area": 2000, "iscrowd": 0},
+    ],
+    "categories": [{"id": 3, "name": "cat"}, {"id": 4, "name": "dog"}],
+}
+RESULTS = [
+    {"image_id": 7, "category_id": 3, "bbox": [10, 10, 20, 20], "score": 0.9},
+    {"image_id": 8, "category_id": 3, "bbox": [0, 0, 50, 40], "score": 0.8},
+    {"image_id": 8, "category_id": 4, "bbox": [5, 5, 50, 40], "score": 0.7},
+]
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Callable[..., list[str]]:
+    def write_files(results: Any = RESULTS, truth: Any = TRUTH, indent: int | None = None) -> list[str]:
+        (tmp_path / "truth.json").write_text(json.dumps(truth, indent=indent))
+        (tmp_path / "results.json").write_text(json.dumps(results, indent=indent))
+        return [f"predictions={tmp_path / 'results.json'}", f"ground_truth={tmp_path / 'truth.json'}"]
+
+    return write_files
+
+
+@pytest.mark.parametrize("indent", [pytest.param(None, id="one-line"), pytest.param(1, id="many-lines")])
+def test_coco_results_score_as_pycocotools_scores_them(
+    command: Command, coco: Callable[..., list[str]], indent: int | None, tmp_path: Path
+) -> None:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    code, out, err = command("score", "metric=detection", "metric.score=confidence", *coco(indent=indent))
+    assert (code, err) == (0, "")
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(tmp_path / "truth.json"))
+        judge = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    fields = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100")
+    assert [json.loads(out)[field] for field in fields] == pytest.approx(judge.stats[:9].tolist())
+    assert json.loads(out)["n"] == 2
+
+
+def test_masks_of_coco_are_compared_with_or_without_their_boxes(
+    command: Command, coco: Callable[..., list[str]]
+) -> None:
+    square = [[10, 10, 30, 10, 30, 30, 10, 30]]
+    truth = {**TRUTH, "annotations": [{**TRUTH["annotations"][0], "segmentation": square}]}
+    truth["images"] = truth["images"][:1]
+    result = {"image_id": 7, "category_id": 3, "segmentation": square, "score": 0.9}
+    code, out, err = command("score", "metric=segmentation", *coco([result], truth))
+    assert (code, err) == (0, "")
+    assert json.loads(out)["mean_iou"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        pytest.param([{**RESULTS[0], "image_id": 99}], "item 1: there is no image 99 in", id="image"),
+        pytest.param([{**RESULTS[0], "category_id": 9}], "3 (cat), 4 (dog)", id="category"),
+        pytest.param([RESULTS[0], {"image_id": 7}], "item 2: no `category_id`", id="key"),
+        pytest.param([{**RESULTS[0], "bbox": [1, 2, 3]}], "item 1: ", id="box"),
+        pytest.param([{**RESULTS[0], "score": "high"}], "`score`: expected a number", id="score"),
+        pytest.param({"annotations": []}, "no array at its top", id="not-a-list"),
+    ],
+)
+def test_results_that_do_not_fit_their_ground_truth_are_named(
+    command: Command, coco: Callable[..., list[str]], results: Any, message: str
+) -> None:
+    code, out, err = command("score", "metric=detection", *coco(results))
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_texts_are_joined_with_their_ground_truth_by_id(
+    command: Command, write: Callable[..., str], tmp_path: Path
+) -> None:
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps([{"id": n, "references": [str(n)], "group": "g"} for n in range(4)]))
+    words = [write({"id": "2", "prediction": "2"}, {"id": 1, "prediction": "7"}), f"ground_truth={truth}"]
+    code, out, err = command("score", "metric=exact_match", *words)
+    assert (code, json.loads(out)["exact_match"], json.loads(out)["n"]) == (0, 25.0, 4)
+    assert "2 predictions are null" in err
+    for rows, message in (
+        ([{"id": 9, "prediction": "x"}], "has no row of that id (1 such predictions)"),
+        ([{"id": 1, "prediction": "x"}, {"id": "1", "prediction": "y"}], "line 2): its id is repeated"),
+        ([{"prediction": "x"}], "line 1: expected an `id`"),
+    ):
+        code, _, err = command("score", "metric=exact_match", write(*rows), words[1])
+        assert code == 2
+        assert message in err

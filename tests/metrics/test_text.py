@@ -58,11 +58,17 @@ def test_any_match_takes_one_annotator_and_only_the_case_may_be_ignored() -> Non
             {"id": "q7", "references": ["x"]},
             "Row `q7`: expected `prediction` to be a string, but got nothing",
         ),
-        ({"id": "q7", "prediction": 3, "references": ["x"]}, "Row `q7`: expected `prediction`.*got 3"),
+        (
+            {"id": "q7", "prediction": [3], "references": ["x"]},
+            r"Row `q7`: expected `prediction`.*got \[3\]",
+        ),
         ({"id": "q7", "prediction": "x"}, "Row `q7`: expected `references`.*got nothing"),
         ({"id": "q7", "prediction": "x", "references": []}, r"Row `q7`: expected `references`.*got \[\]"),
-        ({"id": "q7", "prediction": "x", "references": "x"}, "Row `q7`: expected `references`.*got 'x'"),
-        ({"id": "q7", "prediction": "x", "references": [3]}, r"Row `q7`: expected `references`.*got \[3\]"),
+        ({"id": "q7", "prediction": "x", "references": True}, "Row `q7`: expected `references`.*got True"),
+        (
+            {"id": "q7", "prediction": "x", "references": [{}]},
+            r"Row `q7`: expected `references`.*got \[{}\]",
+        ),
     ],
 )
 def test_a_row_without_texts_is_refused_by_name(metric: Metric, row: dict[str, Any], message: str) -> None:

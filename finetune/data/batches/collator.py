@@ -9,7 +9,7 @@ becomes causal.
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import InitVar, dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -43,37 +43,28 @@ def index_labels(labels: torch.Tensor) -> Supervised:
     return Supervised(torch.nn.functional.pad(kept, (0, 1)), following[kept], kept.nonzero()[:, 0])
 
 
+@dataclass(eq=False)
 class Collator:
-    """Makes batches; picklable, so that it runs in the DataLoader's workers.
+    """Makes batches; picklable, so that it runs in the DataLoader's workers."""
 
-    Args:
-        processor: the checkpoint's tokenizer and image processor.
-        max_text_length: tokens for BOS, prefix, newline, suffix and EOS; None: no limit.
-        shorten_prefix: cut the end of a prefix that does not fit, instead of raising.
-        suffix_choice: which of several accepted suffixes: `first`, `random` or `cycle`.
-        seed: of that choice, together with epoch and id.
-        resize: `bicubic` or `bilinear`, both Pillow's, or `paper`: big_vision's, antialiased if the example
-            is.
-    """
+    processor: InitVar[PaliGemmaProcessor]
+    """The checkpoint's tokenizer and image processor."""
+    max_text_length: int | None = None
+    """Tokens for BOS, prefix, newline, suffix and EOS; None: no limit."""
+    shorten_prefix: bool = False
+    """Cut the end of a prefix that does not fit, instead of raising."""
+    suffix_choice: str = "first"
+    """Which of several accepted suffixes: `first`, `random` or `cycle`."""
+    seed: int = 0
+    """Of that choice, together with epoch and id."""
+    resize: str = "bicubic"
+    """`bicubic` or `bilinear`, both Pillow's, or `paper`: big_vision's, antialiased if the example is."""
 
-    def __init__(
-        self,
-        processor: PaliGemmaProcessor,
-        max_text_length: int | None = None,
-        shorten_prefix: bool = False,
-        suffix_choice: str = "first",
-        seed: int = 0,
-        resize: str = "bicubic",
-    ) -> None:
+    def __post_init__(self, processor: PaliGemmaProcessor) -> None:
         self.tokenizer = processor.tokenizer
         self._image_processor = processor.image_processor
         self.image_token_id: int = processor.image_token_id
         self.tokens_per_image: int = processor.image_seq_length
-        self.max_text_length = max_text_length
-        self.shorten_prefix = shorten_prefix
-        self.suffix_choice = suffix_choice
-        self.seed = seed
-        self.resize = resize
         self.newline = self._tokenize("\n")
         self._reserved = {
             self.image_token_id,
@@ -141,14 +132,12 @@ class Collator:
         Returns:
             (images of all examples in order, 3, side, side) float32, -1 to 1.
         """
-        images = [image for example in examples for image in example.images]
-        if self.resize == "paper":
-            size = (self._image_processor.size["height"], self._image_processor.size["width"])
-            images = [
-                resize_as_paper(image, size, example.antialias)
-                for example in examples
-                for image in example.images
-            ]
+        size = (self._image_processor.size["height"], self._image_processor.size["width"])
+        images = [
+            resize_as_paper(image, size, example.antialias) if self.resize == "paper" else image
+            for example in examples
+            for image in example.images
+        ]
         # An image of the right size is not resampled.
         kernel = Resampling.BICUBIC if self.resize == "bicubic" else Resampling.BILINEAR
         pixels: torch.Tensor = self._image_processor(images=images, resample=kernel, return_tensors="pt")[

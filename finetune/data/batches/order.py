@@ -5,6 +5,7 @@ several processes draw disjoint parts, and a resumed run continues where it stop
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count, islice
 
 import numpy as np
@@ -13,27 +14,22 @@ from torch.utils.data import Sampler
 from finetune.errors import UserError
 
 
+@dataclass(frozen=True, eq=False)
 class ExampleStream(Sampler[tuple[int, int]]):
     """Draws (epoch, index) pairs.
 
     The parts of a mixture, concatenated in the split, are drawn by weight: each has its own stream, and the
     one furthest below its share goes next. So every section of the stream has the parts in proportion, and
     a small part with a large weight starts its next epoch before a large part does.
-
-    Args:
-        parts: examples of each part; one part where the split is not a mixture.
-        draws: number of pairs: steps times the global batch.
-        seed: of the order.
-        weights: of the parts; None: their numbers of examples.
     """
 
-    def __init__(
-        self, parts: Sequence[int], draws: int, seed: int, weights: Sequence[float] | None = None
-    ) -> None:
-        self.parts = parts
-        self.draws = draws
-        self.seed = seed
-        self.weights = weights or parts
+    parts: Sequence[int]
+    """Examples of each part; one part where the split is not a mixture."""
+    draws: int
+    """Number of pairs: steps times the global batch."""
+    seed: int
+    weights: Sequence[float] | None = None
+    """Of the parts; None: their numbers of examples."""
 
     def __len__(self) -> int:
         return self.draws
@@ -43,9 +39,9 @@ class ExampleStream(Sampler[tuple[int, int]]):
         if len(streams) == 1:
             yield from islice(streams[0], self.draws)
             return
-        drawn = [0] * len(streams)
+        drawn, weights = [0] * len(streams), self.weights or self.parts
         for _ in range(self.draws):
-            part = min(range(len(streams)), key=lambda p: ((drawn[p] + 1) / self.weights[p], p))
+            part = min(range(len(streams)), key=lambda p: ((drawn[p] + 1) / weights[p], p))
             drawn[part] += 1
             yield next(streams[part])
 

@@ -10,18 +10,10 @@ which `tf.image.resize` calls; big_vision `pp/ops_image.py` for the way back to 
 import numpy as np
 from PIL import Image
 
+_IN_BOTH = ("coco_captions", "gqa", "nlvr2", "nocaps", "pope", "refcoco", "scienceqa", "textcaps")
 ALIASED = {
-    "coco_captions": ("train", "validation"),
-    "gqa": ("train", "validation"),
-    "nlvr2": ("train", "validation"),
-    "nocaps": ("train", "validation"),
-    "pope": ("train", "validation"),
-    "refcoco": ("train", "validation"),
-    "scienceqa": ("train", "validation"),
-    "textcaps": ("train", "validation"),
-    "ai2d": ("validation",),
-    "rsvqa": ("validation",),
-    "vizwiz": ("validation",),
+    **dict.fromkeys(_IN_BOTH, ("train", "validation")),
+    **dict.fromkeys(("ai2d", "rsvqa", "vizwiz"), ("validation",)),
 }
 """Release -> the splits whose images big_vision resizes without antialiasing.
 

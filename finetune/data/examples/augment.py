@@ -36,14 +36,20 @@ _TRIES = 10
 _LARGEST_RATIO = 4 / 3
 _GREY = "gray"
 
+Values = dict[str, Any]
+"""One row by column, of which a changed one is made; the types of columns are those of the source."""
+
+Window = tuple[int, int, int, int]
+"""x_min, y_min, x_max, y_max, pixels."""
+
 
 class Viewport(NamedTuple):
     """The part of an image that is shown, and its place on a canvas."""
 
-    window: tuple[int, int, int, int]
-    """The part shown: x_min, y_min, x_max, y_max in pixels of the image."""
-    place: tuple[int, int, int, int]
-    """Where it is drawn, scaled: x_min, y_min, x_max, y_max in pixels of the canvas."""
+    window: Window
+    """The part of the image that is shown."""
+    place: Window
+    """Where on the canvas it is drawn, scaled."""
     size: tuple[int, int]
     """Width and height of the canvas, pixels."""
     flip: bool
@@ -91,9 +97,7 @@ class Augmentation:
 
     options: AugmentationConfig
 
-    def __call__(
-        self, image: Image.Image, row: dict[str, Any], draw: Random
-    ) -> tuple[Image.Image, dict[str, Any]]:
+    def __call__(self, image: Image.Image, row: Values, draw: Random) -> tuple[Image.Image, Values]:
         """Return the changed image, and the row changed with it; both depend on `draw` alone.
 
         Args:
@@ -126,9 +130,7 @@ class Augmentation:
                 "augmentation.resize=[1,1], or a dataset that has its boxes in `objects`."
             )
 
-    def _transform(
-        self, image: Image.Image, row: dict[str, Any], draw: Random
-    ) -> tuple[Image.Image, dict[str, Any]]:
+    def _transform(self, image: Image.Image, row: Values, draw: Random) -> tuple[Image.Image, Values]:
         self.check_row(row)
         flip = draw.random() < self.options.flip and not self._names_sides(row)
         objects = row.get("objects") or []
@@ -178,7 +180,7 @@ class Augmentation:
 
     def _transform_objects(
         self, objects: Sequence[Row], view: Viewport, whole: Viewport, row: Row
-    ) -> list[dict[str, Any]]:
+    ) -> list[Values]:
         """Transform the objects; a viewport of the whole image keeps all, any other those still visible."""
         width, height = whole.size
         moved = []
@@ -195,7 +197,7 @@ class Augmentation:
 
     def _transform_object(
         self, obj: Row, mask: np.ndarray | None, view: Viewport, *, is_whole: bool
-    ) -> dict[str, Any] | None:
+    ) -> Values | None:
         """Return an object in pixels of the canvas, or None if too little of it is visible."""
         x_min, y_min, x_max, y_max = view.window
         inside, share = obj["box_xyxy"], 1.0
@@ -234,9 +236,7 @@ def _has_asked(objects: Sequence[Row], row: Row) -> bool:
     return any(not obj["iscrowd"] and row.get(ASKED) in (None, obj["label"]) for obj in objects)
 
 
-def _draw_window(
-    outer: tuple[int, int, int, int], across: float, down: float, draw: Random
-) -> tuple[int, int, int, int]:
+def _draw_window(outer: Window, across: float, down: float, draw: Random) -> Window:
     """Draw the place of a box inside another, of which it has these shares of width and height."""
     left, top, right, bottom = outer
     width = min(math.ceil(across * (right - left)), right - left)

@@ -1,15 +1,15 @@
 """From a row to an `Example`, one at a time, in the workers that also make the batches."""
 
-import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch.utils.data
 from datasets import Dataset
 from PIL import ExifTags, Image
 
+from finetune.data.examples.augment import Augmentation, Values
 from finetune.data.images import Picture, check_size
 from finetune.errors import UserError
 from finetune.example import Example
@@ -19,54 +19,32 @@ from finetune.tasks.task import Row, Task
 PICTURES = ("image", "images")
 """Columns with one image, and with several."""
 
-Values = dict[str, Any]
-"""One row by column, of which a changed one is made; the types of columns are those of the source."""
 
-
-class Augment(Protocol):
-    """Changes an image, and its row with it."""
-
-    def __call__(self, image: Image.Image, row: Values, draw: random.Random) -> tuple[Image.Image, Values]:
-        """Return the changed image and the row that describes it."""
-
-    def check_row(self, row: Row) -> None:
-        """Raise `UserError` if a row cannot be changed with its image."""
-
-
+@dataclass(frozen=True, eq=False)
 class ExampleDataset(torch.utils.data.Dataset[Example]):
     """The examples of one split.
-
-    Args:
-        rows: with the columns `id`, `group`, `image` or `images`, and those the task reads.
-        task: builds prefix, suffixes and target.
-        split: its name, for error messages.
-        seed: for training: the task's random choices follow from (seed, epoch, id). None: for evaluation,
-            the same in every epoch.
-        augment: changes the images during training, all of one example alike; None: they are unchanged.
-        antialias: for each part of a mixture, or for the one source under `""`, whether big_vision resizes
-            its images with antialiasing; images are then read as big_vision reads them. None: they are read
-            upright, on white.
 
     Raises:
         UserError: the rows lack a column.
     """
 
-    def __init__(
-        self,
-        rows: Dataset,
-        task: Task,
-        split: str,
-        seed: int | None = None,
-        augment: Augment | None = None,
-        antialias: Mapping[str, bool] | None = None,
-    ) -> None:
-        task.check_columns(rows.column_names)
-        self.rows = rows
-        self.task = task
-        self.split = split
-        self.seed = seed
-        self.augment = augment
-        self.antialias = antialias
+    rows: Dataset
+    """With the columns `id`, `group`, `image` or `images`, and those the task reads."""
+    task: Task
+    """Builds prefix, suffixes and target."""
+    split: str
+    """Its name, for error messages."""
+    seed: int | None = None
+    """For training: the task's random choices follow from (seed, epoch, id). None: for evaluation, the same
+    in every epoch."""
+    augment: Augmentation | None = None
+    """Changes the images during training, all of one example alike; None: they are unchanged."""
+    antialias: Mapping[str, bool] | None = None
+    """For each part of a mixture, or for the one source under `""`, whether big_vision resizes its images
+    with antialiasing; images are then read as big_vision reads them. None: upright, on white."""
+
+    def __post_init__(self) -> None:
+        self.task.check_columns(self.rows.column_names)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -139,9 +117,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "ExampleDataset":
         """Return some of the examples."""
-        part = copy.copy(self)
-        part.rows = self.rows.select(indices)
-        return part
+        return replace(self, rows=self.rows.select(indices))
 
     def iterate_rows(self) -> Iterator[Values]:
         """Yield the rows without their images, which are slow to read."""

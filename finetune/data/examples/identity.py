@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum, ReprEnum, StrEnum
 from functools import cache
-from hashlib import blake2b
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Generic, Protocol
+
+from finetune.data.cache import digest_files
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 _PLAIN = {type(None), bool, int, float, str, bytes}
@@ -74,15 +75,4 @@ def _identify_code(code: type | FunctionType) -> str:
 @cache
 def digest_code() -> str:
     """Return a digest of the code of this package."""
-    return _digest(sorted(_PACKAGE.rglob("*.py")))
-
-
-def _digest(files: list[Path]) -> str:
-    digest = blake2b(digest_size=16)
-    for file in files:
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise UnidentifiedError(f"{file} cannot be read ({error.strerror})") from error
-        digest.update(f"{file} {len(content)} ".encode("utf-8", "surrogateescape") + content)
-    return digest.hexdigest()
+    return digest_files(_PACKAGE.rglob("*.py"))

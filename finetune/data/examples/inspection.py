@@ -1,10 +1,9 @@
 """Check rows before training: build text and target of each as they will be used, and count tokens."""
 
-import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count
-from typing import TypedDict
 
 import pyarrow as pa
 import torch.utils.data
@@ -13,7 +12,8 @@ from datasets import Features, List, Value
 from finetune.data.batches.collator import Collator
 from finetune.data.examples.dataset import PICTURES, ExampleDataset, prefix_part
 from finetune.data.images import Picture
-from finetune.errors import UserError
+from finetune.data.reading.record import describe_value
+from finetune.errors import UserError, is_debugged
 from finetune.tasks.task import Row, Target, Text
 
 Check = Callable[[Row, Target], None]
@@ -35,17 +35,6 @@ hash of its texts and image paths, null where images are inside the rows; and th
 for its size, so that the cache notices another image."""
 
 
-class Finding(TypedDict, total=False):
-    """A row of `FINDINGS`; what is missing is null."""
-
-    fault: str
-    prefix: int
-    suffixes: list[int]
-    text_boxes: bool
-    content: int | None
-    image: str | None
-
-
 CHUNK = 1000
 """Rows that are inspected at a time."""
 
@@ -57,27 +46,25 @@ _NAMES = {"id", "group"}
 """Text columns by which two examples may differ and still be the same."""
 
 
+@dataclass(eq=False)
 class Inspection(torch.utils.data.Dataset[pa.StructArray]):
-    """The findings about a split, in chunks of rows; read in this process or in a loader's workers.
+    """The findings about a split, in chunks of rows; read in this process or in a loader's workers."""
 
-    Args:
-        examples: the split.
-        collator: finds reserved tokens, and counts tokens.
-        check: an additional check of each row.
-    """
+    examples: ExampleDataset
+    collator: Collator
+    """Finds reserved tokens, and counts tokens."""
+    check: Check | None = None
+    """An additional check of each row."""
 
-    def __init__(self, examples: ExampleDataset, collator: Collator, check: Check | None = None) -> None:
-        self.examples = examples
-        self.collator = collator
-        self.check = check
+    def __post_init__(self) -> None:
         texts = (Value("string"), List(Value("string")))
-        features = examples.rows.features
+        features = self.examples.rows.features
         self._compared = [
             name for name, kind in sorted(features.items()) if kind in texts and name not in _NAMES
         ]
         self._references = [name for name in PICTURES if name in self._compared]
         read = [name for name in features if name not in PICTURES or name in self._references]
-        self._rows = examples.rows.select_columns(read)
+        self._rows = self.examples.rows.select_columns(read)
         self._lengths: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -105,8 +92,9 @@ class Inspection(torch.utils.data.Dataset[pa.StructArray]):
             findings.append({**self._inspect(index, row), "content": content})
         return pa.array(findings, type=pa.struct(list(FINDINGS.arrow_schema)))
 
-    def _inspect(self, index: int, row: Row) -> Finding:
-        finding: Finding = {"text_boxes": False}
+    def _inspect(self, index: int, row: Row) -> dict[str, object]:
+        """Return the columns of `FINDINGS` that are known; what is missing is null."""
+        finding: dict[str, object] = {"text_boxes": False}
         try:
             text, target = measure_example(self.examples, index, row, finding)
             self._check_text(row, text, target)
@@ -119,7 +107,7 @@ class Inspection(torch.utils.data.Dataset[pa.StructArray]):
         except UserError as error:
             fault = str(error)
         except _FAILURES as error:
-            if os.environ.get("FINETUNE_DEBUG") == "1":
+            if is_debugged():
                 raise
             fault = (
                 f"Row `{row['id']}` cannot be used: {type(error).__name__}: {error}. Are its columns of "
@@ -146,8 +134,8 @@ class Inspection(torch.utils.data.Dataset[pa.StructArray]):
             token = self.collator.find_reserved(written)
             if token is not None:
                 raise UserError(
-                    f"{name}: its text {_shorten(written)!r} contains the reserved token {token}. Leave it "
-                    "out: image tokens, BOS and EOS are added here."
+                    f"{name}: its text {describe_value(written)} contains the reserved token {token}. "
+                    "Leave it out: image tokens, BOS and EOS are added here."
                 )
 
     def _count_tokens(self, text: str) -> int:
@@ -160,7 +148,7 @@ class Inspection(torch.utils.data.Dataset[pa.StructArray]):
 
 
 def measure_example(
-    examples: ExampleDataset, index: int, row: Row, finding: Finding
+    examples: ExampleDataset, index: int, row: Row, finding: dict[str, object]
 ) -> tuple[Text, Target]:
     """Build the text and the target of a row without its images.
 
@@ -194,7 +182,3 @@ def _hash(values: tuple[object, ...]) -> int:
     """Return a 64-bit hash of the texts and lists of texts of a row."""
     digest = blake2b(repr(values).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
-
-
-def _shorten(text: str, most: int = 80) -> str:
-    return text if len(text) <= most else f"{text[:most]}..."

@@ -6,21 +6,19 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Value, concatenate_datasets
 
-from finetune.data.options import Part
+from finetune.data.options import Mixture
 from finetune.data.rows import PICTURE, Splits
 from finetune.errors import UserError
 from finetune.tasks.mixture import PART
 
 
-def load_parts(parts: Mapping[str, Part]) -> Splits:
+def load_parts(options: Mixture) -> Splits:
     """Load every part's source, with as many rows to train on as its `limit` says."""
-    loaded = {name: part.source.load() for name, part in parts.items()}
-    return mix_splits(
-        {
-            name: splits._replace(train=first_rows(splits.train, parts[name].limit))
-            for name, splits in loaded.items()
-        }
-    )
+    loaded = {}
+    for name, part in options.parts.items():
+        splits = part.source.load()
+        loaded[name] = splits._replace(train=first_rows(splits.train, part.limit))
+    return mix_splits(loaded)
 
 
 def mix_splits(parts: Mapping[str, Splits]) -> Splits:
@@ -68,11 +66,10 @@ def _concatenate(parts: Mapping[str, Dataset]) -> Dataset:
     full = {name: rows for name, rows in parts.items() if len(rows)}
     if not full:  # the caller reports an empty split
         return next(iter(parts.values()))
-    parts = full
-    if any(isinstance(rows.features.get("image"), dict) for rows in parts.values()):
-        parts = {name: _paths_to_structs(rows) for name, rows in parts.items()}
+    if any(isinstance(rows.features.get("image"), dict) for rows in full.values()):
+        full = {name: _paths_to_structs(rows) for name, rows in full.items()}
     kinds: dict[str, tuple[str, object]] = {}
-    for name, rows in parts.items():
+    for name, rows in full.items():
         for column, kind in rows.features.items():
             first, known = kinds.setdefault(column, (name, kind))
             if known != kind:
@@ -80,10 +77,10 @@ def _concatenate(parts: Mapping[str, Dataset]) -> Dataset:
                     f"Parts `{first}` and `{name}` cannot be mixed: column `{column}` is {known} in one "
                     f"and {kind} in the other. Rename it in one of them, or leave it out."
                 )
-    named = [
-        rows.add_column(PART, [name] * len(rows), feature=Value("string")) for name, rows in parts.items()
-    ]
-    return concatenate_datasets(named)
+    text = Value("string")
+    return concatenate_datasets(
+        [rows.add_column(PART, [name] * len(rows), feature=text) for name, rows in full.items()]
+    )
 
 
 def _paths_to_structs(rows: Dataset) -> Dataset:

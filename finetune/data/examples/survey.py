@@ -7,8 +7,8 @@ same.
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -20,12 +20,13 @@ from torch.utils.data import DataLoader
 
 from finetune import signals
 from finetune.data.batches.collator import Collator
-from finetune.data.cache import find_cache_dir, load_rows, lock_rows, store_rows
+from finetune.data.cache import find_cache_dir, load_or_store
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.examples.decoding import count_cores
 from finetune.data.examples.identity import UnidentifiedError, digest_code, identify
 from finetune.data.examples.inspection import FINDINGS, Check, Inspection
-from finetune.errors import UserError
+from finetune.data.reading.faults import Faults
+from finetune.errors import is_debugged
 from finetune.progress import track
 
 log = logging.getLogger(__name__)
@@ -43,19 +44,17 @@ class Overflow(NamedTuple):
     """`id`, `suffix` and `reason` of what does not fit where other suffixes of the example do."""
 
 
+@dataclass(frozen=True, eq=False)
 class Survey:
-    """A split and what one pass over its rows found.
+    """A split and what one pass over its rows found."""
 
-    Args:
-        examples: the split.
-        columns: a row for each example, as `inspection.FINDINGS` describes them.
-        key: names split, task and check for the cache; None where they have no lasting name.
-    """
-
-    def __init__(self, examples: ExampleDataset, columns: pa.Table, key: str | None = None) -> None:
-        self.examples = examples
-        self.columns = columns
-        self.key = key
+    examples: ExampleDataset
+    collator: Collator
+    """The one that counted the tokens."""
+    columns: pa.Table
+    """A row for each example, as `inspection.FINDINGS` describes them."""
+    key: str | None
+    """Names split, task and check for the cache; None where they have no lasting name."""
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -66,13 +65,12 @@ class Survey:
             return self
         kept = np.setdiff1d(np.arange(len(self)), indices)
         key = self.key and _digest(f"{self.key} without {sorted(indices)}")
-        return Survey(self.examples.select(kept), self.columns.take(kept), key)
+        return Survey(self.examples.select(kept), self.collator, self.columns.take(kept), key)
 
-    def find_faults(self, collator: Collator, most_tokens: int | None = None) -> dict[int, str]:
+    def find_faults(self, most_tokens: int | None = None) -> dict[int, str]:
         """Return the examples that cannot be used.
 
         Args:
-            collator: that of the survey.
             most_tokens: a text with more of them, BOS and EOS included, is a fault; None: no limit.
 
         Returns:
@@ -81,7 +79,7 @@ class Survey:
         faulty = pc.indices_nonzero(self.columns["fault"].is_valid())
         faults = dict(zip(faulty.to_pylist(), self.columns["fault"].take(faulty).to_pylist(), strict=True))
         if most_tokens is not None:
-            rows, tokens = self._count_text_tokens(collator)
+            rows, tokens = self._count_text_tokens()
             long = tokens > most_tokens
             # The first suffix of each: a text that is too long is reported before what the check refuses.
             first, places = np.unique(rows[long], return_index=True)
@@ -100,16 +98,13 @@ class Survey:
         boxes[list(faults)] = False
         return int(boxes.sum())
 
-    def find_overflow(self, collator: Collator, budget: int) -> Overflow:
-        """Find the texts that are longer than the budget.
-
-        Where prefixes are shortened only a suffix that is too long for an empty one does not fit.
+    def find_overflow(self, budget: int) -> Overflow:
+        """Find the texts that `Collator.find_too_long` will not use.
 
         Args:
-            collator: that of the survey; says whether prefixes are shortened.
             budget: the most tokens allowed, BOS and EOS included.
         """
-        rows, tokens = self._count_text_tokens(collator, with_prefix=not collator.shorten_prefix)
+        rows, tokens = self._count_text_tokens(with_prefix=not self.collator.shorten_prefix)
         overflow, read_row = Overflow({}, []), self.examples.read_rows()
         for index in np.unique(rows[tokens > budget]).tolist():
             # The rows are in order, and those of one example are together.
@@ -150,12 +145,10 @@ class Survey:
         suffixes = self.columns["suffixes"].combine_chunks()
         return pc.list_parent_indices(suffixes).to_numpy(), pc.list_flatten(suffixes).to_numpy()
 
-    def _count_text_tokens(
-        self, collator: Collator, with_prefix: bool = True
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _count_text_tokens(self, with_prefix: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Return, as `_list_suffixes`, the tokens of each suffix with BOS, prefix, newline and EOS."""
         rows, tokens = self._list_suffixes()
-        tokens = tokens + collator.count_text_tokens("", "")
+        tokens = tokens + self.collator.count_text_tokens("", "")
         if with_prefix:
             tokens += self.columns["prefix"].fill_null(0).to_numpy()[rows]
         return rows, tokens
@@ -175,7 +168,7 @@ def survey_rows(examples: ExampleDataset, collator: Collator, check: Check | Non
     inspection = Inspection(examples, collator, check)
     key = _make_key(inspection)
     columns = remember(key and f"survey-{key}", FINDINGS, lambda: _inspect(inspection))
-    return Survey(examples, columns, key)
+    return Survey(examples, collator, columns, key)
 
 
 def remember(
@@ -191,20 +184,13 @@ def remember(
     Raises:
         UserError: the cache cannot be written; or what `make` raises.
     """
-    if name is None or _is_debugged():
+    if name is None or is_debugged():
         batches = [pa.RecordBatch.from_struct_array(rows) for rows in make()]
         return pa.Table.from_batches(batches, features.arrow_schema)
-    folder = find_cache_dir() / name
-    cached = load_rows(folder)
-    if isinstance(cached, str):
-        with lock_rows(folder):
-            cached = load_rows(folder)  # another process may have written it meanwhile
-            if isinstance(cached, str):
-                store_rows(folder, features, make(), [], [])
-                cached = load_rows(folder)
-                if isinstance(cached, str):
-                    raise UserError(f"The data change while they are read ({cached}). Start again.")
-    return cached[0].data.table
+    rows, _ = load_or_store(
+        find_cache_dir() / name, features, lambda _: make(), Faults(skip=False, origin="The split")
+    )
+    return rows.data.table
 
 
 def _make_key(inspection: Inspection) -> str | None:
@@ -227,12 +213,11 @@ def _digest(text: str) -> str:
 
 def _inspect(inspection: Inspection) -> Iterator[pa.StructArray]:
     """Yield the findings in the order of the rows, on as many processes as help."""
-    workers = 0 if _is_debugged() else min(count_cores(), len(inspection.examples) // _ROWS_A_PROCESS)
+    workers = 0 if is_debugged() else min(count_cores(), len(inspection.examples) // _ROWS_A_PROCESS)
     loader = DataLoader(
         inspection,
         batch_size=None,
         num_workers=workers if workers > 1 else 0,
-        collate_fn=_keep,
         worker_init_fn=signals.end_with_parent,
     )
     with signals.held():
@@ -240,12 +225,3 @@ def _inspect(inspection: Inspection) -> Iterator[pa.StructArray]:
     yield from track(
         chunks, f"checking {inspection.examples.split} rows", "k rows", total=len(loader), leave=False
     )
-
-
-def _is_debugged() -> bool:
-    """Whether a failure is to end the pass, in this process, where it happens."""
-    return os.environ.get("FINETUNE_DEBUG") == "1"
-
-
-def _keep(chunk: pa.StructArray) -> pa.StructArray:
-    return chunk

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_files
-from finetune.data.images import Picture, check_size, resolve_image
+from finetune.data.formats.splits import find_image_dir, find_inside, load_files
+from finetune.data.images import check_size, measure_image
 from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
 from finetune.data.options import Coco
 from finetune.data.reading.faults import Faults
@@ -27,28 +28,12 @@ def load_coco(options: Coco) -> Splits:
     """Read the files of both splits, or hold out a share of `train`.
 
     A split is a JSON file, or a folder with `_annotations.coco.json`, as Roboflow exports.
-
-    Raises:
-        UserError: names the file and the image or annotation.
     """
-    files = replace(
-        options,
-        train=_find_in_folder(options.train, "train"),
-        validation=_find_in_folder(options.validation, "validation"),
-    )
-    return load_files(read_coco, FEATURES, files)
-
-
-def _find_in_folder(file: str | None, option: str) -> str | None:
-    if file is None or not Path(find_file(file, option, folder=True)).is_dir():
-        return file
-    path = Path(file) / _IN_FOLDER
-    if not path.is_file():
-        raise UserError(
-            f"{file} (dataset.{option}) has no {_IN_FOLDER}. {describe_folder(Path(file))} Name its JSON "
-            "file, and the folder of its images with dataset.image_dir=FOLDER."
-        )
-    return str(path)
+    advice = "Name its JSON file, and the folder of its images with dataset.image_dir=FOLDER."
+    found: dict[str, Any] = {
+        option: find_inside(file, option, [_IN_FOLDER], advice) for option, file in options.files()
+    }
+    return load_files(read_coco, FEATURES, replace(options, **found))
 
 
 def read_coco(faults: Faults, file: str, image_dir: str | None) -> Iterator[Row]:
@@ -60,11 +45,7 @@ def read_instances(faults: Faults, file: str, image_dir: Path) -> Iterator[Row]:
     """Yield a row for every image that the file lists, including those without objects.
 
     Ids may be any numbers or texts; `area`, `iscrowd`, `segmentation` and the images' sizes may be missing.
-
-    Args:
-        faults: what to do with an image or an annotation that cannot be used.
-        file: the JSON file; it must fit in memory.
-        image_dir: folder of the images.
+    The file must fit in memory.
     """
     content = read_record(Path(file))
     images = _index(faults, content, "images", "image")
@@ -82,8 +63,7 @@ def read_instances(faults: Faults, file: str, image_dir: Path) -> Iterator[Row]:
             annotations[image_id].append(annotation)
     for key, image in images.items():
         with faults.skipping():
-            path = resolve_image(image["file_name"], image_dir, image.where)
-            size = Picture(path, image.where).size()
+            path, size = measure_image(image["file_name"], image_dir, image.where)
             check_size((image.get("height"), image.get("width")), size, image.where)
             objects = _read_objects(faults, annotations[key], names, size)
             yield build_row(str(key), path, size, objects, image.where)

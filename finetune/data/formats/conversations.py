@@ -35,9 +35,6 @@ def load_conversations(options: Conversations) -> Splits:
     PaliGemma answers a single prompt: each question and its answer become a separate example without the
     turns before it, so a question that refers to them cannot be answered. A system turn has no place
     either and is a fault, unless it is ignored.
-
-    Raises:
-        UserError: names the file and the conversation.
     """
     with reading(file := find_file(options.train)):
         first = next(_read_records(Faults(skip=True), file), None)
@@ -53,12 +50,7 @@ def read_conversations(
 ) -> Iterator[Row]:
     """Yield a row for every question with an answer; ids are `<id>/<turn>`, from 1.
 
-    Args:
-        faults: what to do with a conversation that cannot be used.
-        file: a JSON list, or JSON Lines.
-        image_dir: folder of the images; None: the folder of the file.
-        ignore_system: leave system turns out.
-        several: each has several images; otherwise each has one.
+    Each conversation has one image, or with `several` more than one.
     """
     folder = find_image_dir(file, image_dir)
     for number, record in _read_records(faults, file):

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 from finetune.data.cache import PLACE
 from finetune.data.formats import jsonl
 from finetune.data.formats.jsonl import place_images, read_accepted, read_name, read_texts
-from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_files
-from finetune.data.images import Picture, resolve_image
+from finetune.data.formats.splits import find_image_dir, find_inside, load_files
+from finetune.data.images import measure_image
 from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
 from finetune.data.options import ImageFolder
 from finetune.data.reading.faults import Faults, reading
@@ -36,29 +36,14 @@ def load_image_folder(options: ImageFolder) -> Splits:
     Besides `file_name`, the metadata has `prefix` and `suffix`; or `objects`, with the lists `bbox` (x, y,
     width, height in pixels) and `categories`; or `text`, the caption. The first row says which. Images
     that it does not name are not used; other columns are read with dataset=table.
-
-    Raises:
-        UserError: names the file and the row.
     """
-    train, validation = _find_metadata(find_file(options.train, folder=True)), options.validation
-    with reading(train):
-        kind = _find_kind(train)
-    if validation is not None:
-        validation = _find_metadata(find_file(validation, "validation", True))
-    files = replace(options, train=train, validation=validation)
+    found: dict[str, Any] = {
+        option: find_inside(file, option, METADATA) for option, file in options.files()
+    }
+    with reading(found["train"]):
+        kind = _find_kind(found["train"])
+    files = replace(options, **found)
     return load_files(read_image_folder, FEATURES[kind], files, kind=kind, names=options.names)
-
-
-def _find_metadata(folder: str) -> str:
-    if not Path(folder).is_dir():
-        return folder
-    present = [name for name in METADATA if (Path(folder) / name).is_file()]
-    if len(present) != 1:
-        got = " and ".join(present) or "none"
-        raise UserError(
-            f"{folder}: expected one of {', '.join(METADATA)}, got {got}. {describe_folder(Path(folder))}"
-        )
-    return str(Path(folder) / present[0])
 
 
 def _find_kind(file: str) -> str:
@@ -75,15 +60,7 @@ def _find_kind(file: str) -> str:
 def read_image_folder(
     faults: Faults, file: str, image_dir: str | None, kind: str, names: Sequence[str] | None
 ) -> Iterator[Row]:
-    """Yield a row for every image that the metadata names.
-
-    Args:
-        faults: what to do with a row or an object that cannot be used.
-        file: the metadata.
-        image_dir: folder of the images; None: the folder of the file.
-        kind: `pairs`, `objects` or `captions`.
-        names: as in `load_image_folder`.
-    """
+    """Yield a row for every image that the metadata of this kind (`pairs`, `objects`, `captions`) names."""
     folder = find_image_dir(file, image_dir)
     for number, row in read_records(faults, file):
         with faults.skipping():
@@ -91,14 +68,12 @@ def read_image_folder(
             if kind == "pairs":
                 texts = read_texts(row, number)
                 yield {**texts, **place_images(image, folder, False, row.where), PLACE: row.where}
-            elif kind == "captions":
-                path, captions = resolve_image(image, folder, row.where), read_accepted(row, "text")
-                Picture(path, row.where).size()  # only to find out what is wrong with it
+                continue
+            path, size = measure_image(image, folder, row.where)
+            if kind == "captions":
                 head = {"id": row_id, "group": None, "image": path, PLACE: row.where}
-                yield {**head, "captions": captions}
+                yield {**head, "captions": read_accepted(row, "text")}
             else:
-                path = resolve_image(image, folder, row.where)
-                size = Picture(path, row.where).size()
                 objects = _read_objects(faults, row, size, names)
                 yield build_row(row_id, path, size, objects, row.where)
 

@@ -4,43 +4,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeGuard
 
-from datasets import Features, List, Value
-
 from finetune.data.cache import PLACE
 from finetune.data.formats.splits import find_file, find_image_dir, load_files
-from finetune.data.images import Picture, resolve_image
+from finetune.data.images import measure_image
 from finetune.data.options import Jsonl
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.record import Record
 from finetune.data.reading.tables import read_json_lines
-from finetune.data.rows import Row, Splits, text_features
+from finetune.data.rows import PATHS, Row, Splits, text_features
 from finetune.errors import UserError
 
-FEATURES = Features(
-    {**text_features("prefix", lists=("suffixes",)), "width": Value("int32"), "height": Value("int32")}
-)
-FEATURES_OF_SEVERAL = text_features("prefix", lists=("suffixes",), image=List(Value("string")))
+FEATURES = text_features("prefix", lists=("suffixes",), numbers=("width", "height"))
+FEATURES_OF_SEVERAL = text_features("prefix", lists=("suffixes",), image=PATHS)
 
 _REMEMBERED = 1 << 14
 """Images that are not looked up again: many rows often share one."""
 
 
 def load_jsonl(options: Jsonl) -> Splits:
-    """Read the files of both splits, or hold out a share of `train`.
-
-    Raises:
-        UserError: names the file and the line.
-    """
-    several = has_several_images(find_file(options.train))
+    """Read the files of both splits, or hold out a share of `train`; the first row says how many images."""
+    with reading(file := find_file(options.train)):
+        first = next(read_json_lines(Faults(skip=True), file), None)
+    several = first is not None and isinstance(first[1].get("image"), list)
     features = FEATURES_OF_SEVERAL if several else FEATURES
     return load_files(read_jsonl, features, options, several=several)
-
-
-def has_several_images(file: str) -> bool:
-    """Return whether the first row's `image` is a list."""
-    with reading(file):
-        first = next(read_json_lines(Faults(skip=True), file), None)
-    return first is not None and isinstance(first[1].get("image"), list)
 
 
 def read_jsonl(faults: Faults, file: str, image_dir: str | None, several: bool) -> Iterator[Row]:
@@ -150,12 +137,8 @@ def place_images(image: object, folder: Path, several: bool, where: str) -> dict
     if several:
         if not _is_texts(image):
             raise UserError(f"{where}: `image` must be a list of files as in the first row, got {image!r}.")
-        paths = [resolve_image(name, folder, where) for name in image]
-        for path in paths:
-            Picture(path, where).size()  # only to find out what is wrong with it
-        return {"images": paths}
-    path = resolve_image(image, folder, where)
-    height, width = Picture(path, where).size()
+        return {"images": [measure_image(name, folder, where)[0] for name in image]}
+    path, (height, width) = measure_image(image, folder, where)
     return {"image": path, "width": width, "height": height}
 
 

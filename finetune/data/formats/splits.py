@@ -1,7 +1,7 @@
 """The training and validation split of custom files: two files, or one with a share held out."""
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets import Features
@@ -23,16 +23,12 @@ def load_files(read: Reader, features: Features, options: ImageFileOptions, **ar
         features: the columns of its rows.
         options: name the files.
         arguments: those of the format.
-
-    Raises:
-        UserError: names the file and the place in it.
     """
     sources = []
-    for option, name in (("train", options.train), ("validation", options.validation)):
-        if option == "train" or name is not None:
-            file = find_file(name, option)
-            folder = None if options.image_dir is None else str(find_image_dir(file, options.image_dir))
-            sources.append({"file": file, "image_dir": folder, **arguments})
+    for option, name in options.files():
+        file = find_file(name, option)
+        folder = None if options.image_dir is None else str(find_image_dir(file, options.image_dir))
+        sources.append({"file": file, "image_dir": folder, **arguments})
     return load_sources(read, features, options, *sources, paths=("file",))
 
 
@@ -106,6 +102,30 @@ def find_file(file: str | None, option: str = "train", folder: bool = False) -> 
     raise UserError(
         f"{file} (dataset.{option}) is a folder; expected a file. {describe_folder(path)} Name one of them."
     )
+
+
+def find_inside(file: str | None, option: str, names: Sequence[str], advice: str = "") -> str:
+    """Return a file, or the only one of these names in a folder.
+
+    Args:
+        file: file or folder as the user wrote it.
+        option: the key of `dataset` for it, for the error message.
+        names: what the file may be called in a folder.
+        advice: what else to do, for the error message.
+
+    Raises:
+        UserError: it does not exist, or the folder has none or several of these.
+    """
+    folder = Path(found := find_file(file, option, folder=True))
+    if not folder.is_dir():
+        return found
+    present = [name for name in names if (folder / name).is_file()]
+    if len(present) != 1:
+        got = " and ".join(present) or "none"
+        several = f": expected one of {', '.join(names)}, got {got}"
+        problem = several if len(names) > 1 else f" has no {names[0]}"
+        raise UserError(f"{file} (dataset.{option}){problem}. {describe_folder(folder)} {advice}".rstrip())
+    return str(folder / present[0])
 
 
 def describe_folder(folder: Path) -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from datasets import Features, Value
+from datasets import Features
 
 from finetune.data.cache import PLACE
 from finetune.data.formats.jsonl import asks_for_objects, check_texts
@@ -19,6 +19,7 @@ from finetune.data.rows import PICTURE, Row, Splits, text_features
 from finetune.errors import UserError
 
 _LISTS = (*LISTS, "suffixes")
+_SIZE = ("width", "height")
 
 
 def load_table(options: Table) -> Splits:
@@ -28,9 +29,6 @@ def load_table(options: Table) -> Splits:
     `suffix` is renamed to `suffixes`. `answers`, `captions`, `choices` and `suffixes` become lists; with
     `choices`, `answer` is the index of the right one (from 0, or a letter). `image` is a path; in parquet
     it may be the image itself. `width` and `height` are those of the image.
-
-    Raises:
-        UserError: names the file and the row, or the columns that there are.
     """
     file = find_file(options.train)
     with reading(file):
@@ -56,12 +54,10 @@ def _find_columns(file: str, columns: Mapping[str, str]) -> tuple[dict[str, str]
 
 
 def _build_features(names: Mapping[str, str], inside: bool) -> Features:
-    features = {**text_features(*names, lists=tuple(name for name in names if name in _LISTS))}
-    if "choices" in names and "answer" in names:
-        features["answer"] = Value("int32")
-    if inside:
-        features["image"] = PICTURE
-    return Features({**features, "width": Value("int32"), "height": Value("int32")})
+    lists = tuple(name for name in names if name in _LISTS)
+    numbers = ("answer", *_SIZE) if {"choices", "answer"} <= names.keys() else _SIZE
+    features = text_features(*names, lists=lists, numbers=numbers)
+    return Features({**features, "image": PICTURE}) if inside else features
 
 
 def read_table(
@@ -72,15 +68,9 @@ def read_table(
     separator: str | None,
     inside: bool,
 ) -> Iterator[Row]:
-    """Yield the rows under our names.
+    """Yield the rows under our names; `columns` maps them to the file's.
 
-    Args:
-        faults: what to do with a row that cannot be used.
-        file: the table.
-        image_dir: folder of the images; None: the folder of the file.
-        columns: our name -> the file's, of every column.
-        separator: as in `load_table`.
-        inside: images are inside the rows.
+    With `inside`, images are inside the rows.
     """
     folder = find_image_dir(file, image_dir)
     present = list_columns(file)

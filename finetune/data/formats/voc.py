@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_sources
-from finetune.data.images import IMAGE_SUFFIXES, Picture, check_size, resolve_image
+from finetune.data.images import IMAGE_SUFFIXES, check_size, measure_image
 from finetune.data.objects import build_object, build_row, object_features
 from finetune.data.options import Voc
 from finetune.data.reading.faults import Faults, reading
@@ -37,18 +37,9 @@ def load_voc(options: Voc) -> Splits:
     A split is a folder with `Annotations/` and `JPEGImages/`, a list of its images
     (`ROOT/ImageSets/Main/train.txt`), or a folder with XML files next to the images. An object marked
     `difficult` becomes a crowd (`iscrowd` 1): not trained on, ignored in scoring.
-
-    Raises:
-        UserError: names the XML file and the object.
     """
-    sources = [
-        {
-            **_find_split(find_file(file, option, folder=True), options.image_dir),
-            "one_based": options.one_based,
-        }
-        for option, file in (("train", options.train), ("validation", options.validation))
-        if option == "train" or file is not None
-    ]
+    files = [find_file(file, option, folder=True) for option, file in options.files()]
+    sources = [_find_split(file, options.image_dir) | {"one_based": options.one_based} for file in files]
     return load_sources(read_voc, FEATURES, options, *sources, paths=("annotations",))
 
 
@@ -105,16 +96,7 @@ def read_voc(
     unannotated: tuple[tuple[str, str], ...],
     one_based: bool,
 ) -> Iterator[Row]:
-    """Yield a row for every XML file.
-
-    Args:
-        faults: what to do with an image or an object that cannot be used.
-        file: the folder, or the list.
-        annotations: the XML files.
-        image_dir: folder of the images.
-        unannotated: images without an XML file, and the file that each lacks.
-        one_based: as in `load_voc`.
-    """
+    """Yield a row for every XML file; `unannotated` has images without one, each with the file it lacks."""
     for path, expected in unannotated:
         with faults.skipping():
             raise UserError(
@@ -127,8 +109,7 @@ def read_voc(
 
 def _read_image(faults: Faults, where: str, images: Path, one_based: bool) -> Row:
     root = _parse(Path(where))
-    path = resolve_image(_text(root, "filename", where), images, where)
-    size = Picture(path, where).size()
+    path, size = measure_image(_text(root, "filename", where), images, where)
     if root.find("size") is not None:
         height, width = (_number(root, f"size/{side}", where) for side in ("height", "width"))
         check_size((height, width), size, where)

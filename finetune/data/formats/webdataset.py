@@ -37,16 +37,15 @@ def load_webdataset(options: Webdataset) -> Splits:
     Samples have an image, and `KEY.json` with `prefix` and `suffix`, or `KEY.txt` with a caption; the
     first sample determines which. The key is the path up to the first dot of the file name. Images are
     copied into the rows.
-
-    Raises:
-        UserError: names the shard and the sample.
     """
-    files = {"train": find_file(None) if options.train is None else options.train}
-    files |= {} if options.validation is None else {"validation": options.validation}
-    shards = {option: expand_shards(file, option) for option, file in files.items()}
-    with reading(shards["train"][0]):
-        pairs = _has_pairs(shards["train"][0])
-    sources = [{"file": files[option], "shards": names, "pairs": pairs} for option, names in shards.items()]
+    files = [(file or find_file(None), option) for option, file in options.files()]
+    shards = [expand_shards(file, option) for file, option in files]
+    with reading(shards[0][0]):
+        pairs = _has_pairs(shards[0][0])
+    sources = [
+        {"file": file, "shards": names, "pairs": pairs}
+        for (file, _), names in zip(files, shards, strict=True)
+    ]
     features = FEATURES if pairs else FEATURES_OF_CAPTIONS
     return load_sources(read_webdataset, features, options, *sources, paths=("shards",))
 
@@ -85,13 +84,9 @@ def _has_pairs(shard: str) -> bool:
 
 
 def read_webdataset(faults: Faults, file: str, shards: tuple[str, ...], pairs: bool) -> Iterator[Row]:
-    """Yield a row for every sample; without an `id` in its JSON, the id is `<shard>/<key>`.
+    """Yield a row for every sample of the shards; without an `id` in its JSON, the id is `<shard>/<key>`.
 
-    Args:
-        faults: what to do with a sample or a shard that cannot be used.
-        file: the pattern of the shards.
-        shards: the tar files.
-        pairs: samples have a prefix and suffixes; otherwise captions.
+    With `pairs`, samples have a prefix and suffixes; otherwise captions.
     """
     for shard in shards:
         for key, members in _iterate_samples(faults, shard):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_sources
-from finetune.data.images import IMAGE_SUFFIXES, Picture, resolve_image
+from finetune.data.formats.splits import find_image_dir, find_inside, load_sources
+from finetune.data.images import IMAGE_SUFFIXES, measure_image
 from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
 from finetune.data.options import Yolo
 from finetune.data.reading.faults import Faults, reading
@@ -25,14 +25,12 @@ FEATURES = object_features()
 
 
 def load_yolo(options: Yolo) -> Splits:
-    """Read the splits `train` and `val` of a data.yaml, or hold out a share of `train`.
-
-    Raises:
-        UserError: names the file and the line.
-    """
+    """Read the splits `train` and `val` of a data.yaml, or hold out a share of `train`."""
     train, validation, folder = options.train, options.validation, options.image_dir
     held_out = validation is None and options.validation_fraction is not None
-    files = [_find_yaml(train or validation, "train"), _find_yaml(validation or train, "validation")]
+    advice = "Name the YAML file with `train`, `val` and `names`, or write it; docs/data.md shows one."
+    named = (("train", train or validation), ("validation", validation or train))
+    files = [find_inside(file, option, ["data.yaml"], advice) for option, file in named]
     with reading(files[1]):
         second = None if held_out else _find_split(files[1], "val", folder)
     with reading(files[0]):
@@ -41,19 +39,6 @@ def load_yolo(options: Yolo) -> Splits:
     if first["keypoints"]:
         log.warning("warning: %s has keypoints (kpt_shape): they are left out, boxes are kept.", files[0])
     return load_sources(read_yolo, FEATURES, options, first, second, paths=("labels",))
-
-
-def _find_yaml(file: str | None, option: str) -> str:
-    """Return the data.yaml, or the one in a folder."""
-    path = Path(find_file(file, option, folder=True))
-    if not path.is_dir():
-        return str(path)
-    if not (path / "data.yaml").is_file():
-        raise UserError(
-            f"{path} (dataset.{option}) has no data.yaml. {describe_folder(path)} Name the YAML file "
-            "with `train`, `val` and `names`, or write it; docs/data.md shows one."
-        )
-    return str(path / "data.yaml")
 
 
 def _find_split(file: str, key: str, image_dir: str | None) -> dict[str, object]:
@@ -228,8 +213,7 @@ def read_yolo(
         )
     for (where, folder, name), label in zip(images, labels, strict=True):
         with faults.skipping():
-            path = resolve_image(name, Path(folder), where)
-            size = Picture(path, where).size()
+            path, size = measure_image(name, Path(folder), where)
             row_id = os.path.relpath(Path(folder) / name, Path(file).parent)
             objects = []
             for number, line in enumerate(iterate_lines(label) if Path(label).is_file() else (), 1):

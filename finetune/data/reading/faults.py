@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from finetune.data.images import ImageError
@@ -18,6 +19,7 @@ class UnusableError(Exception):
     """What is wrong with the record that is being read; the block of `Faults` adds the place."""
 
 
+@dataclass
 class Faults:
     """Collects the rows and objects that a reader leaves out.
 
@@ -28,18 +30,15 @@ class Faults:
                 yield convert(line)  # raises if it cannot be used
 
     Any exception inside the block is a fault of the data: readers need not foresee every wrong type.
-
-    Args:
-        skip: continue after a fault, instead of raising it.
-        origin: file or folder that is read, for errors without a place.
     """
 
-    def __init__(self, skip: bool, origin: str = "") -> None:
-        self.skip = skip
-        self.origin = origin
-        self.found: list[str] = []
-        self.images: list[str] = []
-        """Paths of the refused images."""
+    skip: bool
+    """Continue after a fault, instead of raising it."""
+    origin: str = ""
+    """File or folder that is read, for errors without a place."""
+    found: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    """Paths of the refused images."""
 
     @contextmanager
     def skipping(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeVar
 
@@ -38,19 +39,17 @@ def explain_error(error: Exception) -> str:
     return f"not whole JSON ({error}). Correct it, or copy the file again."
 
 
+@dataclass
 class JsonStream:
-    """Reads one JSON file from its beginning to its end, with only the current value in memory.
+    """Reads one JSON file from its beginning to its end, with only the current value in memory."""
 
-    Args:
-        stream: the file.
-        file: its name, for error messages.
-        what: the part that is read, for error messages.
-    """
+    stream: io.TextIOBase
+    file: Path
+    """Its name, for error messages."""
+    what: str
+    """The part that is read, for error messages."""
 
-    def __init__(self, stream: io.TextIOBase, file: Path, what: str) -> None:
-        self.stream = stream
-        self.file = file
-        self.what = what
+    def __post_init__(self) -> None:
         self.decoder = StrictDecoder()
         self.text = ""
         self.position = 0
@@ -59,29 +58,28 @@ class JsonStream:
 
     def array(self, read: Callable[[], T]) -> Iterator[T]:
         """Yield the result of `read` at each item."""
-        self._take("[")
-        if self.peek() == "]":
-            self._take("]")
-            return
-        while True:
-            yield read()
-            if self._take(",]") == "]":
-                return
+        return self._items("[", read, "]")
 
     def object(self) -> Iterator[str]:
         """Yield each key; the caller reads or skips its value before the next one."""
-        self._take("{")
-        if self.peek() == "}":
-            self._take("}")
+        return self._items("{", self._key, "}")
+
+    def _items(self, opening: str, read: Callable[[], T], closing: str) -> Iterator[T]:
+        self._take(opening)
+        if self.peek() == closing:
+            self._take(closing)
             return
         while True:
-            if self.peek() != '"':
-                self._fail("expected a key in double quotes")
-            key = str(self.value().value)
-            self._take(":")
-            yield key
-            if self._take(",}") == "}":
+            yield read()
+            if self._take(f",{closing}") == closing:
                 return
+
+    def _key(self) -> str:
+        if self.peek() != '"':
+            self._fail("expected a key in double quotes")
+        key = str(self.value().value)
+        self._take(":")
+        return key
 
     def skip(self) -> None:
         """Skip a value."""

@@ -1,7 +1,7 @@
 """A JSON object that knows its place, and takes values of the expected kind out of it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import NoReturn, TypeGuard, TypeVar
 
@@ -41,6 +41,13 @@ class Record(dict[str, object]):
         """Return a text that is not blank."""
         return self._check(key, self[key], is_text, "a text")
 
+    def choice(self, key: str, known: Sequence[str]) -> str:
+        """Return one of some known texts."""
+        text = self.text(key)
+        if text not in known:
+            self._fail(key, text, f"one of {', '.join(known)}")
+        return text
+
     def optional_text(self, key: str) -> str | None:
         """Return a text; None where it is missing, null or blank."""
         value = self.get(key)
@@ -75,11 +82,11 @@ class Record(dict[str, object]):
 
     def number(self, key: str) -> float:
         """Return a finite number."""
-        return float(self._check(key, self[key], _is_number, "a number"))
+        return float(self._check(key, self[key], is_number, "a number"))
 
     def numbers(self, key: str) -> list[float]:
         """Return a list of one or more finite numbers."""
-        return [float(value) for value in self._check_items(key, _is_number, "a number")]
+        return [float(value) for value in self._check_items(key, is_number, "a number")]
 
     def boolean(self, key: str) -> bool:
         """Return true or false."""
@@ -91,23 +98,19 @@ class Record(dict[str, object]):
 
     def records(self, key: str) -> "list[Record]":
         """Return a list of one or more objects."""
-        return [
-            Record(value, f"{self.where}: `{key}` item {number}")
-            for number, value in enumerate(self._check_items(key, _is_anything, "an object"), 1)
-        ]
+        values = enumerate(self._filled(key), 1)
+        return [Record(value, f"{self.where}: `{key}` item {number}") for number, value in values]
 
     def array(self, key: str) -> list[object]:
         """Return a list, which may be empty, of anything."""
         return self._check(key, self[key], is_list, "a list")
 
     def _check_items(self, key: str, fits: Callable[[object], TypeGuard[T]], what: str) -> list[T]:
-        values = self.array(key)
-        if not values:
-            self._fail(key, values, "a list")
-        return [
-            self._check(f"{key}` item `{number}", value, fits, what)
-            for number, value in enumerate(values, 1)
-        ]
+        values = enumerate(self._filled(key), 1)
+        return [self._check(f"{key}` item `{number}", value, fits, what) for number, value in values]
+
+    def _filled(self, key: str) -> list[object]:
+        return self.array(key) or self._fail(key, [], "a list")
 
     def _check(self, key: str, value: object, fits: Callable[[object], TypeGuard[T]], what: str) -> T:
         if not fits(value):
@@ -135,7 +138,8 @@ def is_list(value: object) -> TypeGuard[list[object]]:
     return isinstance(value, list)
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Return whether a value is a finite number, which true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
@@ -145,10 +149,6 @@ def _is_boolean(value: object) -> TypeGuard[bool]:
 
 def _is_identifier(value: object) -> TypeGuard[int | str]:
     return is_integer(value) or is_text(value)
-
-
-def _is_anything(value: object) -> TypeGuard[object]:
-    return True
 
 
 def describe_value(value: object) -> str:

@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from datasets import Features, Value
 from PIL import ImageDraw, ImageFont
 
 from finetune.data.images import Picture, encode_png, resolve_image
@@ -20,9 +19,7 @@ from finetune.data.rows import PICTURE, Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("train", "test")
-FEATURES = Features(
-    {**text_features("question", lists=("choices",), image=PICTURE), "answer": Value("int32")}
-)
+FEATURES = text_features("question", lists=("choices",), numbers=("answer",), image=PICTURE)
 LARGEST_LETTER = 100
 """Maximum font size of a letter, pixels."""
 

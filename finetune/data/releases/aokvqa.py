@@ -7,15 +7,13 @@ Under `root`: `aokvqa_v1p0_{train,val,test}.json`, and the photos of COCO in `tr
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import Features, Value
-
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import iterate_records
 from finetune.data.rows import Row, text_features
 
 SPLITS = ("train", "val", "test")
-FEATURES = Features({**text_features("question", lists=("answers", "choices")), "answer": Value("int32")})
+FEATURES = text_features("question", lists=("answers", "choices"), numbers=("answer",))
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:

@@ -42,7 +42,9 @@ def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
             if row["image"] is None:
                 continue
             image = row.record("image")
-            data = _read_bytes(image)
+            data = image["bytes"]
+            if not isinstance(data, bytes):
+                raise UserError(f"{image.where}: expected the bytes of an image, got {data!r:.60}.")
             if _is_gray(data, image.where):
                 continue
             yield {
@@ -52,13 +54,6 @@ def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
                 "question": item.text("question"),
                 "answers": [str(row.integer("number", range(10**6)))],
             }
-
-
-def _read_bytes(image: Record) -> bytes:
-    data = image["bytes"]
-    if not isinstance(data, bytes):
-        raise UserError(f"{image.where}: expected the bytes of an image, got {data!r:.60}.")
-    return data
 
 
 def _is_gray(data: bytes, where: str) -> bool:

@@ -44,9 +44,6 @@ def read_questions(
         answered: whether the questions have `answers`.
         key: the key of a question's id.
         accept: turns the answers of a question into the accepted ones.
-
-    Raises:
-        UserError: names the file and the item.
     """
     for _, item in iterate_records(faults, file, "data"):
         with faults.skipping():

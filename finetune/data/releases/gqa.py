@@ -29,13 +29,12 @@ def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
         for question_id, values in iterate_json_object(file):
             with faults.skipping():
                 item = Record(values, f"{file}: question {question_id}")
+                name = f"{item.identifier('imageId')}.jpg"
                 types = item.record("types") if item.get("types") is not None else Record({}, item.where)
                 yield {
                     "id": question_id,
                     "group": types.optional_text("structural"),
-                    "image": resolve_image(
-                        f"{item.identifier('imageId')}.jpg", folder / "images", item.where
-                    ),
+                    "image": resolve_image(name, folder / "images", item.where),
                     "question": item.text("question"),
                     "answers": [item.text("answer")],
                 }

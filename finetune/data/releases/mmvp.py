@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import Features, Value
-
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.tables import read_records
@@ -16,7 +14,7 @@ from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("test",)
-FEATURES = Features({**text_features("question", lists=("choices", "answers")), "answer": Value("int32")})
+FEATURES = text_features("question", lists=("choices", "answers"), numbers=("answer",))
 _OPTION = re.compile(r"\(([a-z])\)\s*(.*?)\s*(?=\([a-z]\)|$)", re.DOTALL)
 
 

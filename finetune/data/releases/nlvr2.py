@@ -7,17 +7,14 @@ or in the numbered folders below it, as `train` is distributed.
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import List, Value
-
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.tables import read_json_lines
-from finetune.data.rows import Row, text_features
-from finetune.errors import UserError
+from finetune.data.rows import PATHS, Row, text_features
 
 SPLITS = ("train", "dev", "test1")
 LABELS = ("True", "False")
-FEATURES = text_features("question", lists=("answers",), image=List(Value("string")))
+FEATURES = text_features("question", lists=("answers",), image=PATHS)
 
 
 def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
@@ -29,14 +26,10 @@ def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
             pair = item.text("identifier").rpartition("-")[0]
             numbered = item.identifier("directory") if "directory" in item else ""
             name = f"{numbered}/{pair}" if numbered and (folder / numbered).is_dir() else pair
-            if item.text("label") not in LABELS:
-                raise UserError(
-                    f"{item.where}: `label`: expected True or False, got {item['label']!r:.60}."
-                )
             yield {
                 "id": item["identifier"],
                 "group": None,
                 "images": [resolve_image(f"{name}-img{side}.png", folder, item.where) for side in (0, 1)],
                 "question": item.text("sentence"),
-                "answers": [item["label"]],
+                "answers": [item.choice("label", LABELS)],
             }

@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import NoReturn
 
-from finetune.data.images import Picture, check_size, resolve_image
+from finetune.data.images import check_size, measure_image
 from finetune.data.objects import build_object, object_features
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import check_file, index_items, read_record
@@ -74,8 +74,7 @@ def _join(faults: Faults, folder: Path, name: str, references: list[Record]) -> 
                 )
             # The file names in the references have a suffix that no photo has.
             photo = f"COCO_train2014_{ref.integer('image_id', range(10**12)):012d}.jpg"
-            path = resolve_image(photo, folder / "train2014", where)
-            size = Picture(path, where).size()
+            path, size = measure_image(photo, folder / "train2014", where)
             check_size((image.integer("height"), image.integer("width")), size, image.where)
             row = {
                 "group": f"{name}_{ref['split']}",
@@ -135,9 +134,7 @@ def _load_references(faults: Faults, folder: Path, name: str) -> list[Record]:
         with faults.skipping():
             ref = Record(values, f"{file}: reference {number}")
             ref.integer("image_id", range(10**12))
-            if ref.text("split") not in parts:
-                known = ", ".join(parts)
-                raise UserError(f"{ref.where}: `split`: expected one of {known}, got {ref['split']!r:.60}.")
+            ref.choice("split", parts)
             references.append(ref)
     return references
 

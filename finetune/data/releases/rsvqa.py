@@ -46,11 +46,7 @@ def read(
         with faults.skipping():
             if not item.boolean("active"):
                 continue
-            kind = item.text("type")
-            if kind not in _TYPES:
-                raise UserError(
-                    f"{item.where}: `type`: expected one of {', '.join(_TYPES)}, got {kind!r:.60}."
-                )
+            kind = item.choice("type", _TYPES)
             if kind in _NUMERIC and not numbers:
                 continue
             question_id, answer_id = item.identifier("id"), item.identifiers("answers_ids")[0]

@@ -6,8 +6,6 @@ Under `root`: `problems.json`, `pid_splits.json` and the images as `<split>/<num
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import Features, Value
-
 from finetune.data.images import resolve_image
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import read_record
@@ -16,7 +14,7 @@ from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 
 SPLITS = ("train", "val", "test")
-FEATURES = Features({**text_features("question", "hint", lists=("choices",)), "answer": Value("int32")})
+FEATURES = text_features("question", "hint", lists=("choices",), numbers=("answer",))
 NO_HINT = "N/A"
 """The prompt's hint for a question without one, as in the authors' code."""
 

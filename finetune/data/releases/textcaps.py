@@ -24,11 +24,7 @@ def read(faults: Faults, root: str, split: str) -> Iterator[Row]:
     ids: dict[str, str] = {}
     for _, item in iterate_records(faults, file, "data"):
         with faults.skipping():
-            image_id, name, caption = (
-                item.text("image_id"),
-                item.text("image_name"),
-                item.text("caption_str"),
-            )
+            image_id, name, caption = map(item.text, ("image_id", "image_name", "caption_str"))
             if (names.setdefault(image_id, name), ids.setdefault(name, image_id)) != (name, image_id):
                 raise UserError(
                     f"{item.where}: image {image_id} is `{name}` here, but before `{names[image_id]}` was "

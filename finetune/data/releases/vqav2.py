@@ -1,6 +1,6 @@
 """VQAv2: questions and annotations in two files, ten answers each, photos of COCO 2014."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.data.images import resolve_image
@@ -42,9 +42,6 @@ def read_questions(
         image_dir: folder of `COCO_<subset>_<image id>.jpg`.
         subset: `train2014` or `val2014`; None: as stated in the file of the questions.
         group: the key of the annotations whose values are the groups.
-
-    Raises:
-        UserError: names the file, the question and the remedy.
     """
     for file in (questions, annotations):
         check_file(Path(file))
@@ -56,8 +53,22 @@ def read_questions(
     for _, item in iterate_records(faults, Path(annotations), "annotations"):
         empty = False
         with faults.skipping():
-            row = _join(item, asked, subset, Path(image_dir), annotations, questions)
-            yield {**row, "group": item.optional_text(group)}
+            question_id = item.identifier("question_id")
+            item.where = f"{annotations}: question {question_id}"
+            if question_id not in asked:
+                raise UserError(f"{item.where} is not in {questions}. Do the two files belong together?")
+            image_id, question = asked[question_id]
+            if "image_id" in item and item.integer("image_id") != image_id:
+                raise UserError(
+                    f"{item.where}: `image_id` is {item['image_id']}, but {image_id} in {questions}."
+                )
+            yield {
+                "id": question_id,
+                "group": item.optional_text(group),
+                "image": resolve_image(f"COCO_{subset}_{image_id:012d}.jpg", Path(image_dir), item.where),
+                "question": question,
+                "answers": _read_answers(item),
+            }
     if empty and not faults.found:
         raise UserError(f"{annotations}: no items in `annotations`.")
 
@@ -74,30 +85,11 @@ def _read_asked(faults: Faults, questions: str) -> dict[str, tuple[int, str]]:
     return asked
 
 
-def _join(
-    item: Record,
-    asked: Mapping[str, tuple[int, str]],
-    subset: str,
-    folder: Path,
-    annotations: str,
-    questions: str,
-) -> dict[str, object]:
-    question_id = item.identifier("question_id")
-    item.where = f"{annotations}: question {question_id}"
-    if question_id not in asked:
-        raise UserError(f"{item.where} is not in {questions}. Do the two files belong together?")
-    image_id, question = asked[question_id]
-    if "image_id" in item and item.integer("image_id") != image_id:
-        raise UserError(f"{item.where}: `image_id` is {item['image_id']}, but {image_id} in {questions}.")
+def _read_answers(item: Record) -> list[str]:
     answers = item.records("answers")
     if len(answers) != 10:
         raise UserError(f"{item.where} has {len(answers)} answers, not the ten that it is scored by.")
-    return {
-        "id": question_id,
-        "image": resolve_image(f"COCO_{subset}_{image_id:012d}.jpg", folder, item.where),
-        "question": question,
-        "answers": [answer.text("answer") for answer in answers],
-    }
+    return [answer.text("answer") for answer in answers]
 
 
 def _find_subset(questions: str) -> str:

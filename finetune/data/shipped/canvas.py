@@ -32,15 +32,7 @@ def load_canvases(options: Canvas) -> Splits:
 
 
 def compose(faults: Faults, split: str, count: int, size: int, digits: int) -> Iterator[Row]:
-    """Yield canvases with one or more digits that do not touch each other.
-
-    Args:
-        faults: not used: canvases have none.
-        split: `train` or `validation`.
-        count: number of canvases.
-        size: their side, pixels.
-        digits: maximum number of digits on one.
-    """
+    """Yield canvases of `size` pixels a side, with one to `digits` digits that do not touch each other."""
     scans = load_scans()
     order = np.random.default_rng(0).permutation(len(scans.images))
     indices = order[:TRAIN_EXAMPLES] if split == "train" else order[TRAIN_EXAMPLES:]

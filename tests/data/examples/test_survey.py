@@ -31,7 +31,7 @@ def collator(processor: PaliGemmaProcessor) -> Collator:
 
 
 def find(examples: ExampleDataset, collator: Collator, check: Check | None = None) -> dict[int, str]:
-    return survey_rows(examples, collator, check).find_faults(collator)
+    return survey_rows(examples, collator, check).find_faults()
 
 
 def test_every_text_is_looked_at_and_right_rows_are_not_reported(collator: Collator) -> None:
@@ -46,7 +46,7 @@ def test_every_text_is_looked_at_and_right_rows_are_not_reported(collator: Colla
 
 def test_the_limit_is_exact(collator: Collator) -> None:
     examples = build(question=["what?"] * 30, answers=[["red " * n + "red"] for n in range(30)])
-    faults = survey_rows(examples, collator).find_faults(collator, most_tokens=20)
+    faults = survey_rows(examples, collator).find_faults(most_tokens=20)
     for index, row in enumerate(examples.rows):
         tokens = collator.count_text_tokens("answer en what?", row["answers"][0])
         assert (index in faults) == (tokens > 20)
@@ -88,7 +88,7 @@ def test_boxes_in_text_are_counted_where_they_are_compared_as_text(collator: Col
     assert as_text.count_text_boxes({0: "too long"}) == 0
     as_boxes = survey_rows(build(TextTask("x", "answers", objects=True), **columns), collator)
     assert as_boxes.count_text_boxes({}) == 0
-    assert list(as_boxes.find_faults(collator)) == [1]
+    assert list(as_boxes.find_faults()) == [1]
 
 
 def test_a_size_that_the_source_leaves_to_the_image_is_read_from_it(
@@ -126,7 +126,7 @@ def test_overflow_is_found_exactly_where_the_tokens_are_too_many(
     )
     budget = 30
     collator = Collator(processor, max_text_length=budget, shorten_prefix=shorten)
-    found = survey_rows(ExampleDataset(rows, VQA, "train"), collator).find_overflow(collator, budget)
+    found = survey_rows(ExampleDataset(rows, VQA, "train"), collator).find_overflow(budget)
     suffixes = {(record["id"], record["suffix"]) for record in found.suffixes}
     for index, text in enumerate(questions):
         prefix = "" if shorten else f"answer en {text}"

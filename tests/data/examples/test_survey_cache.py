@@ -92,9 +92,9 @@ def test_a_hit_equals_the_miss_and_reads_no_row(collator: Collator, passes: list
     again = survey_rows(build(), collator, Refuses("yes"))
     assert len(passes) == 1
     assert again.columns.equals(first.columns)
-    assert again.find_faults(collator) == first.find_faults(collator)
-    assert list(first.find_faults(collator)) == [0, 1, 2, 3, 4, 5, 8]
-    assert list(first.find_faults(collator, 800)) == [0, 1, 2, 3, 4, 5, 8, 9]
+    assert again.find_faults() == first.find_faults()
+    assert list(first.find_faults()) == [0, 1, 2, 3, 4, 5, 8]
+    assert list(first.find_faults(800)) == [0, 1, 2, 3, 4, 5, 8, 9]
     assert Collator.count_tokens(collator, "word " * 900) == first.columns["suffixes"][9].as_py()[0]
 
 
@@ -208,7 +208,7 @@ def test_an_image_that_is_read_for_its_size_and_changes_is_read_again(
         split = ExampleDataset(
             Dataset.from_list([row]), ObjectsOptions("detect cat", ["cat"]).build(), "train"
         )
-        return survey_rows(split, collator).find_faults(collator)
+        return survey_rows(split, collator).find_faults()
 
     noise_image(0, 10, 10).save(file)
     if at_first == "broken":

@@ -13,7 +13,7 @@ from finetune.data.release import select_split, split_names
 NAMES = [
     file.stem
     for file in sorted((CONF_DIR / "dataset").glob("*.yaml"))
-    if "release_schema" in file.read_text() and file.stem != "release"
+    if "  - release\n" in file.read_text()
 ]
 
 

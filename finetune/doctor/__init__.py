@@ -1,0 +1,1 @@
+"""What works on this machine: versions, devices, kernels, the attention mask, storage."""
