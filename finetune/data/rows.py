@@ -29,8 +29,8 @@ Row = Mapping[str, object]
 Reader = Callable[..., Iterator[Row]]
 """`(faults, **arguments)` to rows, as a generator; what `faults.skipping` catches is left out. A row may
 have the file and the place in it under `PLACE`, such as `train.jsonl line 7`. A `UserError` names both. Of
-the arguments, `file` is what the source names for the split, `image_dir` the folder of its images (None: that
-of the file); others follow from the options."""
+the arguments, `file` is what the source names for the split, `image_dir` the folder of its images (None:
+that of the file); others follow from the options."""
 
 PICTURE = {"bytes": Value("binary"), "path": Value("string")}
 """The column `image` if images are inside the rows."""
