@@ -2,8 +2,8 @@
 
 python benchmarks/validate_rows.py [--rows 50000] [--cores 1]
 
-Each image is another one: JPEG, 320 x 240. One row in ten is for validation; two rows have a fault, the image
-cut short and an empty answer, which must be found.
+Each image is another one: JPEG, 320 x 240. One row in ten is for validation. Two rows have a fault, one
+an image cut short, one an empty answer, which must be found.
 """
 
 import argparse
@@ -65,9 +65,8 @@ def measure(folder: Path, cores: int | None) -> None:
     print(done.stdout[-1500:], done.stderr[-1500:], sep="")
     assert done.returncode == 1, "the two faults are found"
     assert "2 faults" in done.stdout
-    print(
-        f"{len(os.sched_getaffinity(0))} cores: {seconds:.1f} s with start-up, {processor:.1f} s of processors"
-    )
+    used = len(os.sched_getaffinity(0))
+    print(f"{used} cores: {seconds:.1f} s with start-up, {processor:.1f} s of processors")
 
 
 def main() -> None:

@@ -104,7 +104,7 @@ def _find_boxes(summary: Summary, side: int) -> Iterator[str]:
             f"{small:,} of {len(summary.boxes):,} boxes are less than {_SMALL:g} pixels wide or high in "
             f"the {side} x {side} pixels that the model sees."
         )
-    if summary.not_asked:
+    if summary.not_asked and summary.names_classes:
         names = [name for name, _ in summary.not_asked.most_common()]
         yield f"Answers have classes that their own prompts do not name: {list_names(names)}."
 
@@ -132,9 +132,7 @@ def _compare_classes(summaries: Mapping[str, Summary]) -> Iterator[RowFinding]:
     for name, other in (("train", "validation"), ("validation", "train")):
         missing = sorted(summaries[other].classes.keys() - summaries[name].classes.keys())
         if missing and summaries[name].classes:
-            yield _doubt(
-                f"{len(missing)} classes of {other} have no object in {name}: {list_names(missing)}.", name
-            )
+            yield _doubt(f"Classes of {other} without an object in {name}: {list_names(missing)}.", name)
 
 
 def _quote(text: str, most: int = 60) -> str:

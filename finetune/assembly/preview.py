@@ -1,6 +1,6 @@
 """What a preview shows of a split: examples from real batches, and numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -128,7 +128,7 @@ def describe_split(config: RunConfig, split: Reviewed, summary: Summary, side: i
         side: of the images that the model sees, pixels.
     """
     sizes = [image.size for row in split.images.values() for image in row.images]
-    lengths = {
+    lengths: dict[str, Sequence[float]] = {
         "tokens of prompt and answer": summary.tokens,
         "tokens of the prompt": summary.prompt_tokens,
         "tokens of an answer, with EOS": summary.answer_tokens,
@@ -152,6 +152,8 @@ def describe_split(config: RunConfig, split: Reviewed, summary: Summary, side: i
     if split.examples.seed is not None:
         facts["text tokens, at most"] = f"{max(summary.tokens)} of {config.collator.max_text_length}"
         facts["share of padding"] = _describe_padding(config, split, summary)
+    # A plot of them would say no more.
+    facts |= {name: values[0] for name, values in lengths.items() if len(set(values)) == 1}
     return PageSplit(
         split.examples.split,
         facts,

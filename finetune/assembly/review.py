@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from transformers import PaliGemmaProcessor
@@ -25,6 +25,7 @@ from finetune.data.examples.duplicates import find_pairs
 from finetune.data.examples.inspection import Check
 from finetune.data.examples.survey import Survey, survey_rows
 from finetune.data.options import Mixture, OnError
+from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.example import RowFinding
 from finetune.metrics.metric import Metric
@@ -35,8 +36,6 @@ MOST_IMAGES = 500
 
 _ROWS_A_WORKER = 200
 """Fewer are decoded before another process has started."""
-
-RunOptions = TypeVar("RunOptions", bound=RunConfig)
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,8 @@ def review_data(
     Raises:
         UserError: a file cannot be read at all, or no row of a split can be used.
     """
-    config = leave_faults_out(config)
     train_collator, collator = build_collators(config, processor)
-    splits = read_splits(config)
+    splits = _read_splits(config)
     task = build_task(config, splits)
     findings = [RowFinding(reason) for reason in splits.skipped]
     train = _review_rows(build_train_examples(config, splits, task), train_collator, findings)
@@ -108,9 +106,13 @@ def review_data(
     return Review(reviewed, task, findings, len(splits.train) + len(splits.validation), images)
 
 
-def leave_faults_out(config: RunOptions) -> RunOptions:
-    """Return options whose sources list faults instead of raising the first one."""
-    return replace(config, dataset=_leave_out(config.dataset))
+def _read_splits(config: RunConfig) -> Splits:
+    """Return the rows, and list their faults instead of raising the first one."""
+    try:
+        # Rows that are read as a training reads them are in the cache for it.
+        return read_splits(config)
+    except UserError:
+        return read_splits(replace(config, dataset=_leave_out(config.dataset)))
 
 
 def _leave_out(dataset: Any) -> Any:

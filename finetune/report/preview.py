@@ -64,7 +64,7 @@ class PageSplit:
     facts: Mapping[str, object]
     """Name -> value."""
     histograms: Mapping[str, Sequence[float]]
-    """What is counted -> values; those without values are left out."""
+    """What is counted -> values; those that are all equal are left out."""
     counts: Mapping[str, Mapping[str, int]]
     """What is counted -> how often each value occurs."""
 
@@ -103,9 +103,9 @@ def render_preview(
 def _plot(split: PageSplit) -> list[tuple[str, object]]:
     """Return captions and plots of a split."""
     plots: list[tuple[str, object]] = [
-        (name, plot_histogram(values, name, "count", f"{split.name}: {name}"))
+        ("", plot_histogram(values, name, "count", f"{split.name}: {name}"))
         for name, values in split.histograms.items()
-        if len(values)
+        if len(set(values)) > 1
     ]
     for name, counts in split.counts.items():
         if not counts:

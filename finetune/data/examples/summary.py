@@ -36,6 +36,8 @@ class Summary:
     """Width and height of each object's box, as shares of the image."""
     not_asked: Counter[str] = field(default_factory=Counter)
     """Rows with an object of a class that their prompt does not name."""
+    names_classes: bool = False
+    """Whether a prompt names a class of its objects."""
     places: dict[str, list[int]] = field(default_factory=dict)
     """Kind of text that may not be meant -> indices of the rows with it."""
     tokens: list[int] = field(default_factory=list)
@@ -94,9 +96,9 @@ def _add_objects(summary: Summary, row: Row, text: Text, target: Target) -> None
     if objects is None:
         return
     summary.objects.append(len(objects))
-    for label in {str(obj.get("label") or "") for obj in objects} - {""}:
-        if label not in text.prefix:
-            summary.not_asked[label] += 1
+    labels = {str(obj.get("label") or "") for obj in objects} - {""}
+    summary.not_asked.update(label for label in labels if label not in text.prefix)
+    summary.names_classes |= any(label in text.prefix for label in labels)
     for obj in objects:
         if obj.get("label"):
             summary.classes[str(obj["label"])] += 1
