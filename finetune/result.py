@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.doctor.finding import Finding, Level, format_finding
 from finetune.errors import UserError, print_json, printable
 from finetune.example import PredictionRow, RowFinding
 from finetune.metrics.doubts import Doubt
 from finetune.metrics.metric import Metric, directions
+
+if TYPE_CHECKING:
+    from finetune.model.memory import StepMemory
 
 _MOST_SHOWN = 5
 """Findings of a kind that are printed."""
@@ -138,6 +141,8 @@ class PlanResult(Result):
     """Parameters that learn."""
     parameters: int
     """All parameters, with adapters."""
+    memory: "StepMemory"
+    """Bytes of a training step on one device, computed."""
     description: str = ""
     """Model, device, data, and the first prompt with its answer."""
     train_examples: int = 0

@@ -56,7 +56,7 @@ MAY_IMPORT = {
         "tasks",
         "training",
     },
-    "result": {"doctor", "metrics"},
+    "result": {"doctor", "metrics", "model"},
     "jobs": {
         "assembly",
         "codecs",

@@ -12,14 +12,18 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from transformers import PaliGemmaConfig
 
-from finetune.assembly.data import build_data
+from finetune.assembly.data import build_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
+from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.model import freeze_and_adapt, half_dtype
 from finetune.assembly.trainer import build_run_metric, divide_run_batch
 from finetune.config.jobs import Plan
+from finetune.config.schema import RunConfig
 from finetune.data.batches.order import count_steps
 from finetune.model.load import build_meta_model, load_config, load_processor
+from finetune.model.memory import StepShape, estimate_memory, format_memory
 from finetune.model.published import published_config
 from finetune.model.table import count_parameters, format_table
 from finetune.processes import count_processes, join_processes
@@ -36,31 +40,55 @@ def run(options: Plan, launch: Launch) -> PlanResult:
         UserError: the checkpoint is unknown, the settings do not fit it, or the data cannot be used.
     """
     join_processes()
-    model = options.model
-    checkpoint = published_config(model.path)
-    if checkpoint is None:
-        checkpoint = load_config(model.path, model.revision, model.resolution)
-    base, half = build_meta_model(checkpoint, getattr(torch, model.dtype)), half_dtype(options.trainer)
-    learner = freeze_and_adapt(base, model, options.freeze, options.peft, half, options.adapter)
-    counts = count_parameters(learner, planned=options.peft)
-    table = format_table(counts)
-    log.info("%s, %d pixels", model.path, checkpoint.vision_config.image_size)
-    log.info("%s", table)
-    plan = plan_data(
-        options,
-        PlanResult(
-            table,
-            learning=sum(count.learning for count in counts.values()),
-            parameters=sum(count.parameters + count.adapter for count in counts.values()),
-        ),
-        launch.folder,
-    )
+    plan = plan_data(options, plan_model(options), launch.folder)
     log.info("%s", plan.description)
     log.info(
         f"{plan.train_examples:,} train and {plan.validation_examples:,} validation examples, batch "
         f"{plan.batch}: {plan.steps:,} steps, {plan.epochs:.2f} epochs"
     )
     return plan
+
+
+def plan_model(options: RunConfig) -> PlanResult:
+    """Return what learns and the memory of a step; the data are not read."""
+    model = options.model
+    checkpoint = published_config(model.path)
+    if checkpoint is None:
+        checkpoint = load_config(model.path, model.revision, model.resolution)
+    base, half = build_meta_model(checkpoint, getattr(torch, model.dtype)), half_dtype(options.trainer)
+    learner = freeze_and_adapt(base, model, options.freeze, options.peft, half, options.adapter)
+    counts, shape = count_parameters(learner, planned=options.peft), plan_shape(options, checkpoint)
+    memory = estimate_memory(
+        learner,
+        checkpoint,
+        options.peft,
+        shape,
+        optimizer=options.trainer.optim,
+        half=half,
+        checkpointing=options.trainer.activation_checkpointing,
+    )
+    table = format_table(counts)
+    log.info("%s, %d pixels", model.path, checkpoint.vision_config.image_size)
+    log.info("%s", table)
+    log.info("%s", format_memory(memory, shape))
+    return PlanResult(
+        table,
+        learning=sum(count.learning for count in counts.values()),
+        parameters=sum(count.parameters + count.adapter for count in counts.values()),
+        memory=memory,
+    )
+
+
+def plan_shape(options: RunConfig, checkpoint: PaliGemmaConfig) -> StepShape:
+    """Return the largest forward pass of a training step, with one image an example."""
+    size, _ = divide_run_batch(options.trainer, count_processes())
+    vision, most = checkpoint.vision_config, options.collator.max_text_length
+    return StepShape(
+        examples=size,
+        image_tokens=(vision.image_size // vision.patch_size) ** 2,
+        text_tokens=most,
+        supervised_tokens=min(options.evaluation.max_new_tokens or most, most),
+    )
 
 
 def plan_data(options: Plan, plan: PlanResult, folder: Path) -> PlanResult:
@@ -73,6 +101,8 @@ def plan_data(options: Plan, plan: PlanResult, folder: Path) -> PlanResult:
     metric = build_run_metric(options)
     data = build_data(options, load_processor(path, revision), metric, codec=False)
     assert data.train is not None
+    settle_longest_answer(options.evaluation, data.answers, len(data.validation))
+    warn_of_shared_examples(data)
     trainer, processes, examples = options.trainer, count_processes(), len(data.train)
     size, accumulation = divide_run_batch(trainer, processes)
     batch = size * accumulation * processes

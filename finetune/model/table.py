@@ -41,7 +41,7 @@ def count_parameters(model: nn.Module, planned: PeftConfig | None = None) -> dic
         else:
             count.parameters += size
             count.quantized += size if quantized else 0
-            if planned is not None and _is_linear_weight(name, parameter) and planned.quantizes(name):
+            if planned is not None and is_linear_weight(name, parameter) and planned.quantizes(name):
                 count.quantized += size
                 count.dtypes |= {"nf4" if planned.bits == 4 else "int8"}
             else:
@@ -53,8 +53,8 @@ def count_parameters(model: nn.Module, planned: PeftConfig | None = None) -> dic
     return counts
 
 
-def _is_linear_weight(name: str, parameter: nn.Parameter) -> bool:
-    """Embeddings and norms are never quantised."""
+def is_linear_weight(name: str, parameter: nn.Parameter) -> bool:
+    """Return whether a parameter can be quantised: embeddings and norms never are."""
     return name.endswith("weight") and parameter.ndim == 2 and "embed" not in name
 
 
