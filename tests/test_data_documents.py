@@ -37,6 +37,8 @@ FILES = dict(re.findall(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL | 
 
 PICTURES = [
     *("img/1.jpg", "img/2.jpg", "photos/a.jpg", "photos/b.jpg", "birds/a.jpg", "birds/b.jpg"),
+    *("cvat/images/a.jpg", "cvat/images/b.jpg", "labelme/a.jpg", "studio/a.jpg"),
+    *("captions/a.jpg", "captions/b.jpg", "pets/cat/a.jpg", "pets/cat/b.jpg", "pets/dog/c.jpg"),
     *("export/a_jpg.rf.1.jpg", "export/b_jpg.rf.2.jpg"),
     *("train/a.jpg", "train/b.jpg", "VOC/JPEGImages/a.jpg"),
     *("flock/images/train/a.jpg", "flock/images/train/b.jpg", "flock/images/val/c.jpg"),
@@ -76,6 +78,10 @@ def write_page_files(folder: Path) -> None:
                 info = tarfile.TarInfo(member)
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
+    talk = [{"user": "what?", "assistant": "a red cup", "source": "made up"}]
+    (folder / "mytalks").mkdir()
+    talks = pa.table({"images": [[{"bytes": picture, "path": None}]] * 4, "texts": [talk] * 4})
+    pq.write_table(talks, folder / "mytalks/train-00000-of-00001.parquet")
     boxes = {"bbox": [[2.0, 1.0, 6.0, 4.0]], "category": ["cup"]}
     texts: dict[str, list[Any]] = {"query": ["what?", "who?"], "label": ["a red cup", "a dog"]}
     tables: dict[str, dict[str, list[Any]]] = {"mydata": texts, "myboxes": {"objects": [boxes] * 2}}

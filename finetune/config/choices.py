@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.data import options, published
+from finetune.data import annotations, options, published
 from finetune.metrics.anls import Anls
 from finetune.metrics.caption import Caption
 from finetune.metrics.choice import Choice
@@ -24,19 +24,22 @@ from finetune.tasks.text import TextTask
 GROUP_SCHEMAS: dict[str, dict[str, type]] = {
     "dataset": {
         "canvas": options.Canvas,
-        "coco": options.Coco,
+        "coco": annotations.Coco,
         "conversations": options.Conversations,
+        "cvat": annotations.Cvat,
         "digits": options.Digits,
         "hub": published.Hub,
-        "image_folder": options.ImageFolder,
+        "image_folder": annotations.ImageFolder,
         "jsonl": options.Jsonl,
+        "label_studio": annotations.LabelStudio,
+        "labelme": annotations.Labelme,
         "mixture": options.Mixture,
         "release": published.Release,
         "table": options.Table,
-        "voc": options.Voc,
+        "voc": annotations.Voc,
         "vqav2": published.Vqav2,
         "webdataset": options.Webdataset,
-        "yolo": options.Yolo,
+        "yolo": annotations.Yolo,
     },
     "task": {
         "choice": ChoiceTask,

@@ -7,12 +7,13 @@ image that they name are unchanged; otherwise they are read again. A damaged fil
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
 from inspect import getsourcefile
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import pyarrow as pa
@@ -32,6 +33,16 @@ _CHUNK = 1 << 20
 _WHOLE = 64 * _CHUNK
 """Bytes up to which a file is compared by its whole content; larger ones (shards of images) are compared by
 size, times, beginning and end."""
+
+
+class Cached(NamedTuple):
+    """A set of rows, and what their reader says about them."""
+
+    rows: Dataset
+    skipped: list[str]
+    """The faults left out of them."""
+    noted: Mapping[str, tuple[str, int]]
+    """What was changed or ignored -> the first place, and how often."""
 
 
 def find_cache_dir() -> Path:
@@ -65,7 +76,7 @@ def load_or_store(
     make: Callable[[Faults], Iterable[pa.StructArray]],
     faults: Faults,
     report: Callable[[str], None] = lambda _: None,
-) -> tuple[Dataset, list[str]]:
+) -> Cached:
     """Return the rows in a folder of the cache; where they cannot be used, make and store them first.
 
     Only one process of this machine at a time writes a set of rows.
@@ -79,7 +90,7 @@ def load_or_store(
             are none.
 
     Returns:
-        The rows, and the faults left out of them.
+        The rows, the faults left out of them, and what was noted.
 
     Raises:
         UserError: the folder cannot be written, or the data change meanwhile; or what `make` raises.
@@ -105,7 +116,7 @@ def load_or_store(
     return cached
 
 
-def _load(folder: Path) -> tuple[Dataset, list[str]] | str:
+def _load(folder: Path) -> Cached | str:
     """Return the rows and the faults left out of them, or the reason why they cannot be used."""
     try:
         notes = json.loads((folder / _NOTES).read_text(encoding="utf-8"))
@@ -116,7 +127,8 @@ def _load(folder: Path) -> tuple[Dataset, list[str]] | str:
             return "images changed"
         # Not a column of the rows: no task, template or comparison of rows is to see it.
         rows = rows.remove_columns([name for name in rows.column_names if name == PLACE])
-        return rows, [str(fault) for fault in notes["skipped"]]
+        noted = {str(what): (str(first), int(count)) for what, (first, count) in notes["noted"].items()}
+        return Cached(rows, [str(fault) for fault in notes["skipped"]], noted)
     except FileNotFoundError:
         return "they are incomplete" if (folder / _ROWS).exists() else ""
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
@@ -167,6 +179,7 @@ def _store(folder: Path, features: Features, rows: Iterable[pa.StructArray], fau
         "images": stamp_images([*list_images(Dataset.from_file(str(final))), *faults.images]),
         "refused": faults.images,
         "skipped": faults.found,
+        "noted": faults.noted,
     }
     part = folder / f"{_NOTES}.partial"
     part.write_text(json.dumps(notes), encoding="utf-8")

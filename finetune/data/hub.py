@@ -4,18 +4,19 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
-from datasets import Dataset, Image, List, config, load_dataset
+from datasets import Dataset, DatasetDict, Image, List, config, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 
 from finetune.data.hub_rows import Shaper, holds_images
-from finetune.data.published import HubSource
-from finetune.data.rows import Splits
+from finetune.data.hub_turns import COLUMNS, expand_turns, find_turns
+from finetune.data.layouts.hub import SAVED_DATASET, SAVED_DATASETS
+from finetune.data.published import Hub, HubSource
+from finetune.data.release import select_split, split_names
+from finetune.data.rows import Splits, hold_out_rows
 from finetune.errors import UserError
 
-_SAVED = "dataset_dict.json"
-"""Written by `DatasetDict.save_to_disk`."""
 _NETWORK = {"httpx", "httpcore", "requests", "urllib3", "huggingface_hub", "aiohttp", "socket"}
 """Packages whose errors are network errors."""
 
@@ -29,23 +30,42 @@ def load_hub(source: HubSource) -> Splits:
     """
     if source.path is None:
         raise UserError("Which dataset? dataset.path=HUB_ID_OR_FOLDER is missing.")
-    splits = [split for split in (source.train, source.validation) if split is not None]
-    loaded = [_load_split(source, source.path, split) for split in splits]
-    shaped = [_shape(rows, source, source.path, split) for rows, split in zip(loaded, splits, strict=True)]
+    fraction = source.validation_fraction if isinstance(source, Hub) else None
+    if fraction is not None and source.train is not None:
+        # Before a conversation becomes several rows, which have the same image.
+        parts = hold_out_rows(_load_split(source, source.path, source.train), fraction)
+        loaded = [(parts.train, source.train), (parts.validation, source.train)]
+    else:
+        splits = [split for split in (source.train, source.validation) if split is not None]
+        loaded = [(_load_split(source, source.path, split), split) for split in splits]
+    shaped = [_shape(rows, source, source.path, split) for rows, split in loaded]
     return Splits(shaped[0].select([]) if source.train is None else shaped[0], shaped[-1])
 
 
 def _load_split(source: HubSource, path: str, split: str) -> Dataset:
-    if any((Path(path) / saved).is_file() for saved in (config.DATASET_STATE_JSON_FILENAME, _SAVED)):
-        raise UserError(
-            f"The folder {path} was written by `save_to_disk`. Write it again as parquet: "
-            "`datasets.load_from_disk(FOLDER)` and then `to_parquet`, or `push_to_hub`."
-        )
+    if any((Path(path) / saved).is_file() for saved in (SAVED_DATASET, SAVED_DATASETS)):
+        return _load_saved(path, split)
+    files = dict(source.data_files) or None
     try:
-        files = dict(source.data_files) or None
         return load_dataset(path, source.name, revision=source.revision, split=split, data_files=files)
     except Exception as error:  # foreign files and the network raise anything
         raise UserError(_explain(path, split, error)) from error
+
+
+def _load_saved(path: str, split: str) -> Dataset:
+    """Load a split of a folder that `save_to_disk` wrote; a single dataset is `train`."""
+    try:
+        saved = load_from_disk(path)
+    except Exception as error:  # foreign files raise anything
+        raise UserError(_explain(path, split, error)) from error
+    known = dict(saved) if isinstance(saved, DatasetDict) else {"train": saved}
+    unknown = [name for name in split_names(split) if name not in known]
+    if unknown:
+        raise UserError(
+            f"The folder {path}, written by `save_to_disk`, has no split `{unknown[0]}`; it has: "
+            f"{', '.join(known)}. Name it, or hold out a share of train: dataset.validation_fraction=0.1."
+        )
+    return select_split(known, split)
 
 
 def _explain(path: str, split: str, error: Exception) -> str:
@@ -74,13 +94,22 @@ def _explain(path: str, split: str, error: Exception) -> str:
     )
 
 
-def _shape(rows: Dataset, source: HubSource, path: str, split: str) -> Dataset:
-    """Rename the named columns, drop the others, and convert ids, groups, lists and boxes."""
-    objects = source.objects
+def _find_columns(rows: Dataset, source: HubSource, where: str) -> tuple[Dataset, dict[str, str]]:
+    """Return the rows, one for each answer of a conversation, and our name -> theirs of their columns."""
     wanted = {ours: theirs for ours, theirs in source.columns.items() if theirs is not None}
+    turns = None if wanted or source.objects.boxes else find_turns(rows.features)
+    if turns is not None:
+        return expand_turns(rows, turns, where), dict(COLUMNS)
     for ours in ("image", "images"):
         if ours in rows.column_names and not {"image", "images"} & wanted.keys():
             wanted[ours] = ours
+    return rows, wanted
+
+
+def _shape(rows: Dataset, source: HubSource, path: str, split: str) -> Dataset:
+    """Rename the named columns, drop the others, and convert ids, groups, lists and boxes."""
+    where, objects = f"Dataset `{path}`, split `{split}`", source.objects
+    rows, wanted = _find_columns(rows, source, where)
     places = {"objects.boxes": objects.boxes, "objects.labels": objects.labels}
     boxes = {key: place for key, place in places.items() if place is not None}
     named = {f"columns.{ours}": theirs for ours, theirs in wanted.items()}
@@ -95,7 +124,6 @@ def _shape(rows: Dataset, source: HubSource, path: str, split: str) -> Dataset:
     if isinstance(rows.features.get(wanted.get("image", "")), Image):
         # data/images.py decodes: one rule for rotation, modes and limits, whatever the source.
         rows = rows.cast_column(wanted["image"], Image(decode=False))
-    where = f"Dataset `{path}`, split `{split}`"
     if "images" in wanted:
         kind = rows.features[wanted["images"]]
         if not isinstance(kind, List) or not holds_images(kind.feature):

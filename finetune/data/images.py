@@ -1,9 +1,10 @@
 """From an image's file or bytes to an upright RGB image; the only place where images are decoded."""
 
 import os
+import re
 import stat
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -277,32 +278,81 @@ def _to_bytes(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled.astype(np.uint8))
 
 
-def resolve_image(name: object, image_dir: Path, where: str) -> str:
-    """Return the path of an image that must be inside a folder.
+def resolve_image(name: object, image_dir: Path | Sequence[Path], where: str) -> str:
+    """Return the path of an image in a folder, or of one that is named by an absolute path.
+
+    A relative path may not lead out of its folder. An absolute path may lead anywhere, but only to a file
+    that is named as an image, also after links have been followed. One of another machine, which does not
+    exist here, is sought by its last names in the folder.
+
+    Args:
+        name: as in the file of the user; a backslash separates folders too.
+        image_dir: the folder, or several that are tried in order.
+        where: file and place, for the error message.
 
     Raises:
         UserError: `..` or a link leads out of the folder, or there is no such file.
     """
     if not isinstance(name, str) or not 0 < len(name) < _LONGEST_NAME or "\0" in name:
         raise UserError(f"{where}: expected the name of an image, got {str(name)[:80]!r}.")
+    if re.match(r"(https?|s3|gs)://|data:", name):
+        raise ImageError(
+            f"{where}: image `{name[:80]}` is an address or data; expected a file. Nothing is fetched: "
+            "download the images."
+        )
+    folders = [image_dir] if isinstance(image_dir, Path) else list(image_dir)
+    outside = None
+    for spelled in spell_paths(name):
+        for folder in folders:
+            path, root, exists = _follow(folder, spelled, where)
+            absolute = Path(spelled).is_absolute()
+            if not path.is_relative_to(root) and not (absolute and path.suffix.lower() in IMAGE_SUFFIXES):
+                outside = outside or (str(folder) if exists or not absolute else None)
+            elif exists:
+                return str(path)
+    first = str(folders[0].resolve() / name)
+    if outside is not None:
+        raise ImageError(
+            f"{where}: image `{name}` is outside {outside}. Move it inside, name it by its absolute path, "
+            "or pass a dataset.image_dir= that has all images.",
+            first,
+        )
+    listed = ", ".join(map(str, folders))
+    raise ImageError(f"{where}: no image `{name}` under {listed}; pass dataset.image_dir=FOLDER.", first)
+
+
+def spell_paths(name: str) -> Iterator[str]:
+    """Yield a path as it is, with `/` between its parts, and the ends of one that is absolute."""
+    yield name
+    plain = name.removeprefix("file://").replace("\\", "/")
+    if plain != name:
+        yield plain
+    if plain.startswith("/") or re.match(r"[A-Za-z]:/", plain):
+        parts = [
+            part for part in re.sub(r"^[A-Za-z]:/", "", plain).split("/") if part not in {"", ".", ".."}
+        ]
+        yield from ("/".join(parts[start:]) for start in range(len(parts)))
+
+
+def _follow(folder: Path, name: str, where: str) -> tuple[Path, Path, bool]:
+    """Return the path of a name and the folder, with links followed, and whether there is such a file.
+
+    Raises:
+        UserError: it cannot be looked up.
+    """
     try:
-        root = image_dir.resolve()
+        root = folder.resolve()
         path = (root / name).resolve()
-        exists = path.is_file()
+        return path, root, path.is_file()
     except (OSError, RuntimeError) as error:  # a link to itself, too long a name
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{where}: image `{name[:80]}` cannot be looked up ({reason}).") from error
-    if not path.is_relative_to(root):
-        remedy = "Move it inside, or pass a dataset.image_dir= that has all images."
-        raise ImageError(f"{where}: image `{name}` is outside {image_dir}. {remedy}", str(root / name))
-    if not exists:
-        text = f"{where}: no image `{name}` under {image_dir}; pass dataset.image_dir=FOLDER."
-        raise ImageError(text, str(root / name))
-    return str(path)
 
 
-def measure_image(name: object, image_dir: Path, where: str) -> tuple[str, tuple[int, int]]:
-    """Return the path of an image that must be inside a folder, and its height and width, pixels.
+def measure_image(
+    name: object, image_dir: Path | Sequence[Path], where: str
+) -> tuple[str, tuple[int, int]]:
+    """Return the path of an image as `resolve_image` finds it, and its height and width, pixels.
 
     Raises:
         UserError: as in `resolve_image` and `Picture.size`.

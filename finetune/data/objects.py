@@ -1,6 +1,6 @@
 """The column `objects`: the labelled boxes and masks of an image, the same for every source."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,12 @@ OBJECTS = List(
 """Named as in prediction rows; pixels; `mask_rle` covers the whole image, null without a mask."""
 
 
+Note = Callable[[str, str], None]
+"""Counts a change: what was changed, and its place; `Faults.note`."""
+
+_CLIPPED = "boxes reach over the edge of their images and were clipped (dataset.clip)"
+_MARGIN = 1.0
+"""Pixels that an edge may be outside without being clipped, because annotation files round."""
 _TINY = 32
 """Side of an image, pixels, up to which a box inside the first pixel is plausible."""
 _LISTED = 30
@@ -65,6 +71,7 @@ def build_object(
     segmentation: object = None,
     area: object = None,
     iscrowd: object = 0,
+    clip: Note | None = None,
 ) -> SceneObject:
     """Check one object and return it as an item of the column.
 
@@ -78,6 +85,7 @@ def build_object(
         segmentation: COCO's polygons or run lengths; None or empty: no mask.
         area: in pixels, as annotated; None: unknown.
         iscrowd: 1 for a crowd region: not trained on, ignored in scoring.
+        clip: counts a box that is partly outside the image and is clipped to it; None: that is a fault.
 
     Raises:
         UserError: the box is not four numbers, not finite, inverted, smaller than a pixel or outside the
@@ -89,6 +97,8 @@ def build_object(
     scale = (width, height, width, height) if relative else (1, 1, 1, 1)
     try:
         corners = [side * unit for side, unit in zip(_to_xyxy(box, layout), scale, strict=True)]
+        if clip is not None:
+            corners = _clip(corners, size, place, clip)
         _check_pixels(corners, size, shares=not relative)
         check_boxes(np.array([corners]), size)
         return {
@@ -103,6 +113,18 @@ def build_object(
     except (TypeError, ValueError, OverflowError) as error:
         problem = str(error).replace("Expected row 0 of `boxes_xyxy`", "Expected its box")
         raise UserError(f"{place}: {problem}") from error
+
+
+def _clip(corners: list[float], size: tuple[int, int], where: str, note: Note) -> list[float]:
+    """Return a box clipped to the image if it is partly inside; otherwise as it is."""
+    height, width = size
+    x_min, y_min, x_max, y_max = corners
+    over = max(-x_min, -y_min, x_max - width, y_max - height)
+    inside = x_min < width and y_min < height and x_max > 0 and y_max > 0
+    if not _MARGIN < over < float("inf") or not inside:
+        return corners
+    note(_CLIPPED, where)
+    return [max(x_min, 0.0), max(y_min, 0.0), min(x_max, float(width)), min(y_max, float(height))]
 
 
 def _check_pixels(corners: Sequence[float], size: tuple[int, int], shares: bool) -> None:

@@ -81,9 +81,10 @@ class FileOptions(Source):
     """Options of every format of local files."""
 
     train: str | None = None
-    """File or folder to train on."""
+    """File or folder to train on; several files: a pattern such as `shards/*.jsonl`, or
+    `[a.jsonl,b.jsonl]`. Of the folder of an export with several splits, its training split is read."""
     validation: str | None = None
-    """File or folder to evaluate on; or give `validation_fraction`."""
+    """File or folder to evaluate on, likewise; or give `validation_fraction`."""
     validation_fraction: float | None = option(None, Range(0, 1, above_least=True, below_most=True))
     """Share of `train` to hold out, between 0 and 1. Rows with the same image stay together."""
     on_error: OnError = OnError.error
@@ -99,7 +100,8 @@ class FileOptions(Source):
         if self.validation is not None:
             # Every format reads two files; the second time the same one comes from the cache.
             return replace(self, train=self.validation, validation_fraction=None)
-        if self.validation_fraction is not None and self.train and not Path(self.train).exists():
+        single = self.train and not any(mark in self.train for mark in "*?[{")
+        if self.validation_fraction is not None and self.train and single and not Path(self.train).exists():
             raise UserError(
                 f"No file {self.train}. The validation split is a share of it (dataset.validation_fraction="
                 f"{self.validation_fraction}): say where it is now (dataset.train=FILE), or name another "
@@ -153,25 +155,45 @@ class ImageFileOptions(FileOptions):
 
 
 @dataclass
-class Jsonl(ImageFileOptions):
-    """One JSON object per line: `image` (or a list), `prefix`, `suffix`, and optionally `id`, `group`."""
+class BoxFileOptions(ImageFileOptions):
+    """Options of every format of boxes."""
 
-    loader = "finetune.data.formats.jsonl:load_jsonl"
+    clip: bool = True
+    """Clip boxes that are partly outside their images, and count them; `false`: they are faults, as those
+    wholly outside always are."""
 
 
 @dataclass
-class Conversations(ImageFileOptions):
-    """LLaVA's JSON, ShareGPT or chat messages: each question with its answer is an example."""
+class Jsonl(ImageFileOptions):
+    """JSON objects, in lines or a list: `image` (or several), `prefix`, `suffix`; maybe `id`, `group`."""
+
+    loader = "finetune.data.formats.jsonl:load_jsonl"
+
+    columns: dict[str, Any] = field(default_factory=dict)
+    """Key here -> key in the file, if they differ, such as `{prefix: question, suffix: answer}`."""
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Also yield invalid names of keys."""
+        yield from super().problems(prefix)
+        yield from texts_in(self.columns, f"{prefix}columns")
+
+
+@dataclass
+class Conversations(BoxFileOptions):
+    """LLaVA's JSON, ShareGPT, chat messages, query and response: each answer is an example."""
 
     loader = "finetune.data.formats.conversations:load_conversations"
 
     ignore_system: bool = False
     """Omit system turns, which PaliGemma does not support; otherwise they are faults."""
+    skip_text_only: bool = True
+    """Leave out conversations without an image: they are counted, and listed in the run's `skipped.jsonl`;
+    `false`: they are faults."""
 
 
 @dataclass
 class Table(ImageFileOptions):
-    """CSV, TSV or parquet, by the names of the columns; every value stays a text."""
+    """CSV, TSV, flat JSON or parquet, by the names of the columns; every value stays a text."""
 
     loader = "finetune.data.formats.table:load_table"
 
@@ -187,59 +209,10 @@ class Table(ImageFileOptions):
 
 
 @dataclass
-class ImageFolder(ImageFileOptions):
-    """Images with a metadata.jsonl, .csv or .parquet: `file_name` and texts, a caption or `objects`."""
-
-    loader = "finetune.data.formats.image_folder:load_image_folder"
-
-    names: list[str] | None = None
-    """The classes in order, if `objects.categories` are numbers from 0."""
-
-
-@dataclass
 class Webdataset(FileOptions):
     """Tar shards: KEY.jpg with KEY.json (`prefix`, `suffix`) or with KEY.txt (a caption)."""
 
     loader = "finetune.data.formats.webdataset:load_webdataset"
-
-
-@dataclass
-class Coco(ImageFileOptions):
-    """COCO's JSON with boxes, polygons or run lengths."""
-
-    loader = "finetune.data.formats.coco:load_coco"
-
-
-@dataclass
-class Voc(ImageFileOptions):
-    """Pascal VOC: `Annotations/*.xml` and `JPEGImages/`, or XML files next to the images."""
-
-    loader = "finetune.data.formats.voc:load_voc"
-
-    one_based: bool = False
-    """The first pixel is 1 and the last belongs to the box, as in VOC's own releases; most tools count
-    from 0."""
-
-
-@dataclass
-class Yolo(ImageFileOptions):
-    """YOLO's data.yaml with boxes or polygons."""
-
-    loader = "finetune.data.formats.yolo:load_yolo"
-
-    validation: str | None = None
-    """The data.yaml whose `val` to evaluate on. `null`: that of `train`, unless `validation_fraction`."""
-    image_dir: str | None = None
-    """Folder that replaces the file's `path`, such as one of another machine."""
-
-    def for_validation(self) -> "Source":
-        """Return the source without `train`, or unchanged if it holds out a share."""
-        if self.validation_fraction is not None:
-            return super().for_validation()
-        return replace(self, train=None, validation=self.validation or self.train)
-
-    def _names_validation(self) -> bool:
-        return True
 
 
 @dataclass

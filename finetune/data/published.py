@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from finetune.data.options import OnError, Source, texts_in
+from finetune.option import Range, option
 
 
 @dataclass
@@ -69,6 +70,29 @@ class HubSource(Source):
 @dataclass
 class Hub(HubSource):
     """Any dataset in parquet, on the Hub or in a folder, by the names of its columns."""
+
+    validation_fraction: float | None = option(None, Range(0, 1, above_least=True, below_most=True))
+    """Share of `train` to hold out in place of the split `validation`, if there is no such split."""
+
+    def for_validation(self) -> "HubSource":
+        """Return the source without `train`, or unchanged if it holds out a share."""
+        return self if self.validation_fraction is not None else super().for_validation()
+
+    def describe(self, split: str) -> str:
+        """Return the dataset and the split."""
+        held_out = self.validation_fraction is not None
+        return f"{self.path} {self.train if held_out or split == 'train' else self.validation}"
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Also yield a share of no split, or next to another split."""
+        yield from super().problems(prefix)
+        if self.validation_fraction is not None and self.train is None:
+            yield f"{prefix}validation_fraction is a share of {prefix}train, which is null."
+        if self.validation_fraction is not None and self.validation != Hub.validation:
+            yield (
+                f"{prefix}validation={self.validation} and {prefix}validation_fraction="
+                f"{self.validation_fraction} are both given: add {prefix}validation_fraction=null."
+            )
 
 
 @dataclass

@@ -101,11 +101,13 @@ def build_rows(
     sources = [str(path) for each in named for path in (each if isinstance(each, tuple) else (each,))]
     faults = Faults(on_error == "skip", origin)
     folder = find_cache_dir() / make_key(read, sources, faults.skip, str(features), arguments)
-    stored = Features({**features, PLACE: Value("string")})
-    make = partial(_convert, read, stored, arguments)
-    return Built(
-        *load_or_store(folder, stored, make, faults, partial(_log_reading, origin if sources else ""))
-    )
+    features = Features({**features, PLACE: Value("string")})
+    make = partial(_convert, read, features, arguments)
+    report = partial(_log_reading, origin if sources else "")
+    rows, skipped, noted = load_or_store(folder, features, make, faults, report)
+    for what, (first, count) in noted.items():
+        log.info("%s: %s: %d; the first: %s", origin, what, count, first)
+    return Built(rows, skipped)
 
 
 def _log_reading(origin: str, reason: str) -> None:
@@ -247,13 +249,21 @@ def hold_out(rows: Dataset, fraction: float, seed: int = 0) -> Splits:
     """
     column = "image" if "image" in rows.column_names else "images"
     if "bytes" in str(rows.features[column]):
-        codes, names = np.arange(len(rows)), [str(index) for index in range(len(rows))]
-    else:
-        texts = rows.select_columns(column).with_format("arrow")[:][column]
-        if rows.features[column] != Value("string"):  # several images: as Python writes a list of them
-            texts = pa.chunked_array([[str(paths) for paths in rows[column]]])
-        encoded = texts.combine_chunks().fill_null("None").dictionary_encode()
-        codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+        return hold_out_rows(rows, fraction, seed)
+    texts = rows.select_columns(column).with_format("arrow")[:][column]
+    if rows.features[column] != Value("string"):  # several images: as Python writes a list of them
+        texts = pa.chunked_array([[str(paths) for paths in rows[column]]])
+    encoded = texts.combine_chunks().fill_null("None").dictionary_encode()
+    return _draw(rows, encoded.indices.to_numpy(), encoded.dictionary.to_pylist(), fraction, seed)
+
+
+def hold_out_rows(rows: Dataset, fraction: float, seed: int = 0) -> Splits:
+    """Split rows one by one; otherwise as `hold_out`."""
+    return _draw(rows, np.arange(len(rows)), [str(index) for index in range(len(rows))], fraction, seed)
+
+
+def _draw(rows: Dataset, codes: np.ndarray, names: list[str], fraction: float, seed: int) -> Splits:
+    """Hold out the rows whose code is the place of a drawn name."""
     if len(names) < 2:
         raise UserError(
             "dataset.validation_fraction needs at least two different images; pass dataset.validation=FILE."

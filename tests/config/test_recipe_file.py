@@ -102,8 +102,10 @@ def test_a_folder_is_not_a_recipe(
 
 
 def test_a_recipe_whose_key_another_choice_lacks_says_so(command: Command) -> None:
-    _, _, err = command("recipe=jsonl_qlora", "dataset=hub")
-    assert "jsonl_qlora.yaml line 20: `dataset.validation_fraction` is set, but dataset=hub has no" in err
+    _, _, err = command("recipe=jsonl_qlora", "dataset=release")
+    assert (
+        "jsonl_qlora.yaml line 20: `dataset.validation_fraction` is set, but dataset=release has no" in err
+    )
 
 
 @pytest.mark.parametrize(

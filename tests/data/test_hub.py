@@ -280,11 +280,77 @@ def test_an_id_that_stands_twice_is_named(tmp_path: Path) -> None:
         load(tmp_path / "copy", [TEXTS, TEXTS])
 
 
+def rows_with_pictures(count: int) -> Dataset:
+    pictures = [Image.new("RGB", (4, 4), (number, 0, 0)) for number in range(count)]
+    features = Features({"image": Picture(), "caption": Value("string")})
+    return Dataset.from_dict(
+        {"image": pictures, "caption": [f"c{number}" for number in range(count)]}, features=features
+    )
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_what_save_to_disk_wrote_is_read(tmp_path: Path, several: bool) -> None:
+    rows = rows_with_pictures(4)
+    saved = DatasetDict({"train": rows, "test": rows.select([3])}) if several else rows
+    saved.save_to_disk(str(tmp_path / "saved"))
+    validation: dict[str, Any] = {"validation": "test"} if several else {"validation_fraction": 0.25}
+    splits = Hub(path=str(tmp_path / "saved"), columns={"captions": "caption"}, **validation).load()
+    assert (len(splits.train), len(splits.validation)) == ((4, 1) if several else (3, 1))
+    assert splits.validation["captions"][:] == [["c3"]] or not several
+    with pytest.raises(UserError, match="has no split `valid`; it has: train"):
+        Hub(path=str(tmp_path / "saved"), columns={"captions": "caption"}, validation="valid").load()
+
+
+def test_a_share_of_the_only_split_is_held_out(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    rows_with_pictures(5).to_parquet(str(tmp_path / "data/train-00000-of-00001.parquet"))
+    splits = Hub(path=str(tmp_path), columns={"captions": "caption"}, validation_fraction=0.4).load()
+    captions = [text for split in splits[:2] for texts in split["captions"] for text in texts]
+    assert sorted(captions) == ["c0", "c1", "c2", "c3", "c4"]
+    assert len(splits.validation) == 2
+
+
+def test_a_share_and_another_split_exclude_each_other() -> None:
+    hub = Hub(path="x", validation="test", validation_fraction=0.1)
+    assert [text.partition(" are ")[2] for text in hub.problems("dataset.")] == [
+        "both given: add dataset.validation_fraction=null."
+    ]
+    assert not list(Hub(path="x", validation_fraction=0.1).problems("dataset."))
+
+
+TALK = [
+    {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]},
+    {"role": "assistant", "content": [{"type": "text", "text": "A cup."}]},
+]
+CAULDRON = [
+    {"user": "What?", "assistant": "A cup.", "source": "vqav2"},
+    {"user": "Red?", "assistant": "Yes.", "source": "vqav2"},
+]
+
+
+@pytest.mark.parametrize(
+    ("column", "turns", "pairs"),
+    [
+        pytest.param("texts", CAULDRON, [("What?", ["A cup."]), ("Red?", ["Yes."])], id="The Cauldron"),
+        pytest.param("messages", TALK, [("What?", ["A cup."])], id="chat messages"),
+    ],
+)
+def test_each_answer_of_a_conversation_is_a_row(
+    tmp_path: Path, column: str, turns: list[Any], pairs: list[Any]
+) -> None:
+    picture = {"bytes": encode_png(Image.new("RGB", (4, 4))), "path": None}
+    rows = Dataset.from_dict({"images": [[picture]] * 2, column: [turns] * 2})
+    (tmp_path / "data").mkdir()
+    rows.cast_column("images", List(Picture())).to_parquet(
+        str(tmp_path / "data/train-00000-of-00001.parquet")
+    )
+    splits = Hub(path=str(tmp_path), validation="train").load()
+    assert [(row["prefix"], row["suffixes"]) for row in splits.train] == pairs * 2
+    assert splits.train["id"][:][0] == "0/1"
+    assert splits.train[0]["images"] == [picture]
+
+
 def test_folders_that_are_no_parquet_files_are_refused_in_one_line(tmp_path: Path) -> None:
-    saved = tmp_path / "saved"
-    Dataset.from_list([{"a": 1}]).save_to_disk(str(saved))
-    both = tmp_path / "both"
-    DatasetDict({"train": Dataset.from_list([{"a": 1}])}).save_to_disk(str(both))
     script = tmp_path / "script"
     script.mkdir()
     (script / "script.py").write_text("raise SystemExit('was run')")
@@ -298,8 +364,6 @@ def test_folders_that_are_no_parquet_files_are_refused_in_one_line(tmp_path: Pat
     empty = tmp_path / "empty"
     empty.mkdir()
     cases: dict[Path, str] = {
-        saved: "written by `save_to_disk`",
-        both: "written by `save_to_disk`",
         script: "loading script, which is never run",
         broken: "its files cannot be read",
         differing: "its files cannot be read",

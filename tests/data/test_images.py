@@ -157,9 +157,39 @@ def test_pictures_outside_the_folder_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(inside / "fine.png")
     (inside / "link.png").symlink_to(tmp_path / "secret.png")
     assert resolve_image("fine.png", inside, "line 1") == str(inside / "fine.png")
-    for name in ("../secret.png", "link.png", str(tmp_path / "secret.png")):
+    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "link.png").symlink_to(tmp_path / "secret.txt")
+    for name in (
+        "../secret.png",
+        "link.png",
+        *(str(tmp_path / f"{name}") for name in ("secret.txt", "link.png")),
+    ):
         with pytest.raises(UserError, match="is outside"):
             resolve_image(name, inside, "line 1")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("{here}/shelf/a.png", id="absolute"),
+        pytest.param("file://{here}/shelf/a.png", id="address of a file"),
+        pytest.param("shelf\\a.png", id="of Windows"),
+        pytest.param("/home/somebody/shelf/a.png", id="of another machine"),
+        pytest.param("C:\\data\\shelf\\a.png", id="of another machine with Windows"),
+    ],
+)
+def test_pictures_are_found_by_the_names_that_other_machines_give_them(tmp_path: Path, name: str) -> None:
+    (tmp_path / "shelf").mkdir()
+    Image.new("RGB", (2, 2)).save(tmp_path / "shelf/a.png")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    found = resolve_image(name.format(here=tmp_path), [elsewhere, tmp_path], "line 1")
+    assert found == str(tmp_path / "shelf/a.png")
+
+
+def test_an_address_is_not_fetched(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Nothing is fetched"):
+        resolve_image("https://example.com/a.png", tmp_path, "line 1")
 
 
 def test_a_missing_picture_says_where_it_was_sought(tmp_path: Path) -> None:

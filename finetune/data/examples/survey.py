@@ -187,10 +187,10 @@ def remember(
     if name is None or is_debugged():
         batches = [pa.RecordBatch.from_struct_array(rows) for rows in make()]
         return pa.Table.from_batches(batches, features.arrow_schema)
-    rows, _ = load_or_store(
+    cached = load_or_store(
         find_cache_dir() / name, features, lambda _: make(), Faults(skip=False, origin="The split")
     )
-    return rows.data.table
+    return cached.rows.data.table
 
 
 def _make_key(inspection: Inspection) -> str | None:

@@ -1,14 +1,13 @@
 """COCO's JSON: `images`, `annotations` and `categories`, with boxes, polygons and run lengths."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from finetune.data.formats.splits import find_image_dir, find_inside, load_files
+from finetune.data.annotations import Coco
+from finetune.data.formats.splits import find_image_dirs, find_split_files, load_files
 from finetune.data.images import check_size, measure_image
-from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
-from finetune.data.options import Coco
+from finetune.data.layouts.coco import find_image_folders, find_splits
+from finetune.data.objects import Note, build_object, build_row, check_label, name_class, object_features
 from finetune.data.reading.faults import Faults
 from finetune.data.reading.json import read_record
 from finetune.data.reading.record import Record
@@ -21,31 +20,34 @@ FEATURES = object_features()
 Key = int | str | float
 """Type of an id: COCO has whole numbers, other programs write texts too."""
 
-_IN_FOLDER = "_annotations.coco.json"
-
 
 def load_coco(options: Coco) -> Splits:
     """Read the files of both splits, or hold out a share of `train`.
 
-    A split is a JSON file, or a folder with `_annotations.coco.json`, as Roboflow exports.
+    A split is a JSON file; or a folder with one, as Roboflow, Label Studio, CVAT and COCO itself have it.
     """
-    advice = "Name its JSON file, and the folder of its images with dataset.image_dir=FOLDER."
-    found: dict[str, Any] = {
-        option: find_inside(file, option, [_IN_FOLDER], advice) for option, file in options.files()
-    }
-    return load_files(read_coco, FEATURES, replace(options, **found))
+    files = find_split_files(options, find_splits, "a COCO JSON such as _annotations.coco.json")
+    return load_files(read_coco, FEATURES, options, files, clip=options.clip)
 
 
-def read_coco(faults: Faults, file: str, image_dir: str | None) -> Iterator[Row]:
-    """Yield a row for every image."""
-    return read_instances(faults, file, find_image_dir(file, image_dir))
+def read_coco(faults: Faults, file: str, image_dir: str | None, clip: bool) -> Iterator[Row]:
+    """Yield a row for every image; see `read_instances`."""
+    folders = find_image_dirs(file, image_dir, find_image_folders)
+    return read_instances(faults, file, folders, faults.note if clip else None)
 
 
-def read_instances(faults: Faults, file: str, image_dir: Path) -> Iterator[Row]:
+def read_instances(
+    faults: Faults, file: str, folders: Path | Sequence[Path], clip: Note | None = None
+) -> Iterator[Row]:
     """Yield a row for every image that the file lists, including those without objects.
 
     Ids may be any numbers or texts; `area`, `iscrowd`, `segmentation` and the images' sizes may be missing.
-    The file must fit in memory.
+
+    Args:
+        faults: what to do with an image or an annotation that cannot be used.
+        file: the JSON file; it must fit in memory.
+        folders: folder of the images, or several where each may be.
+        clip: as in `build_object`.
     """
     content = read_record(Path(file))
     images = _index(faults, content, "images", "image")
@@ -63,9 +65,9 @@ def read_instances(faults: Faults, file: str, image_dir: Path) -> Iterator[Row]:
             annotations[image_id].append(annotation)
     for key, image in images.items():
         with faults.skipping():
-            path, size = measure_image(image["file_name"], image_dir, image.where)
+            path, size = measure_image(image["file_name"], folders, image.where)
             check_size((image.get("height"), image.get("width")), size, image.where)
-            objects = _read_objects(faults, annotations[key], names, size)
+            objects = _read_objects(faults, annotations[key], names, size, clip)
             yield build_row(str(key), path, size, objects, image.where)
 
 
@@ -92,7 +94,11 @@ def _read_key(item: Record, key: str) -> Key:
 
 
 def _read_objects(
-    faults: Faults, annotations: Sequence[Record], names: Mapping[Key, str], size: tuple[int, int]
+    faults: Faults,
+    annotations: Sequence[Record],
+    names: Mapping[Key, str],
+    size: tuple[int, int],
+    clip: Note | None,
 ) -> list[SceneObject]:
     objects = []
     for annotation in annotations:
@@ -107,6 +113,7 @@ def _read_objects(
                     segmentation=annotation.get("segmentation"),
                     area=annotation.get("area"),
                     iscrowd=0 if annotation.get("iscrowd") is None else annotation["iscrowd"],
+                    clip=clip,
                 )
             )
     return objects

@@ -1,9 +1,11 @@
-"""Conversations about images: LLaVA's JSON, ShareGPT, and chat messages."""
+"""Conversations about images: LLaVA's JSON, ShareGPT, chat messages, and query with response."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finetune.data.cache import PLACE
+from finetune.data.formats.grounding import fill_placeholders
 from finetune.data.formats.jsonl import (
     FEATURES,
     FEATURES_OF_SEVERAL,
@@ -11,22 +13,31 @@ from finetune.data.formats.jsonl import (
     place_images,
     read_name,
 )
-from finetune.data.formats.splits import find_file, find_image_dir, load_files
+from finetune.data.formats.splits import find_image_dirs, find_split_files, list_files, load_files
+from finetune.data.formats.turns import (
+    ANSWERS,
+    ASKS,
+    PLACEHOLDER,
+    Turn,
+    name_images,
+    name_parts,
+    read_turns,
+)
+from finetune.data.layouts.texts import find_conversations, find_image_folders
+from finetune.data.objects import Note
 from finetune.data.options import Conversations
 from finetune.data.reading.faults import Faults, reading
-from finetune.data.reading.json import iterate_records
 from finetune.data.reading.record import Record
-from finetune.data.reading.tables import iterate_lines, read_json_lines
+from finetune.data.reading.tables import read_json_rows
 from finetune.data.rows import Row, Splits
 from finetune.errors import UserError
 
-ASKS = ("human", "user")
-ANSWERS = ("gpt", "assistant", "model")
-PLACEHOLDER = "<image>"
-FOREIGN = ("<video>", "<audio>", "<bbox>", "<ref-object>", "<box>", "<quad>", "<point>")
+FOREIGN = ("<video>", "<audio>", "<box>", "<quad>", "<point>")
 """Placeholders of other programs for what PaliGemma does not read, or reads in another form."""
-FOREIGN_KEYS = ("objects", "videos", "audios", "rejected_response", "tools")
+FOREIGN_KEYS = ("videos", "audios", "rejected_response", "tools")
 """Keys of other programs for the same."""
+
+_REPEATED = "conversations have the id of another one and were numbered (`id#2`)"
 
 
 def load_conversations(options: Conversations) -> Splits:
@@ -36,72 +47,80 @@ def load_conversations(options: Conversations) -> Splits:
     turns before it, so a question that refers to them cannot be answered. A system turn has no place
     either and is a fault, unless it is ignored.
     """
-    with reading(file := find_file(options.train)):
-        first = next(_read_records(Faults(skip=True), file), None)
-        several = first is not None and len(_name_images(first[1])) > 1
+    files = find_split_files(options, find_conversations, "a JSON file of conversations")
+    several = any(map(has_several_images, list_files(files)))
     features = FEATURES_OF_SEVERAL if several else FEATURES
     return load_files(
-        read_conversations, features, options, ignore_system=options.ignore_system, several=several
+        read_conversations,
+        features,
+        options,
+        files,
+        ignore_system=options.ignore_system,
+        skip_text_only=options.skip_text_only,
+        several=several,
+        clip=options.clip,
     )
 
 
+def has_several_images(file: str) -> bool:
+    """Return whether a conversation has more than one image; the others then have a list of one."""
+    with reading(file):
+        return any(len(name_images(row)) > 1 for _, row in read_json_rows(Faults(skip=True), file))
+
+
 def read_conversations(
-    faults: Faults, file: str, image_dir: str | None, ignore_system: bool, several: bool
+    faults: Faults,
+    file: str,
+    image_dir: str | None,
+    ignore_system: bool,
+    skip_text_only: bool,
+    several: bool,
+    clip: bool,
 ) -> Iterator[Row]:
     """Yield a row for every question with an answer; ids are `<id>/<turn>`, from 1.
 
-    Each conversation has one image, or with `several` more than one.
+    Args:
+        faults: what to do with a conversation that cannot be used.
+        file: a JSON list, or JSON Lines.
+        image_dir: folder of the images; None: the folder of the file.
+        ignore_system: leave system turns out.
+        skip_text_only: leave conversations without an image out.
+        several: rows have lists of images.
+        clip: clip boxes that are partly outside their images.
     """
-    folder = find_image_dir(file, image_dir)
-    for number, record in _read_records(faults, file):
+    folders = find_image_dirs(file, image_dir, find_image_folders)
+    ids: Counter[str] = Counter()
+    for number, record in read_json_rows(faults, file):
         with faults.skipping():
-            yield from _convert(record, number, folder, ignore_system, several)
+            if skip_text_only and not name_images(record):
+                faults.leave_out(f"{record.where}: it has no image (dataset.skip_text_only).")
+                continue
+            row_id = read_name(record, "id") or str(number)
+            ids[row_id] += 1
+            if ids[row_id] > 1:
+                faults.note(_REPEATED, record.where)
+                row_id = f"{row_id}#{ids[row_id]}"
+            turns = check_turns(record, ignore_system)
+            yield from _convert(record, turns, row_id, folders, several, faults.note if clip else None)
 
 
-def _read_records(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
-    start = next((line.lstrip()[:1] for line in iterate_lines(file) if line.strip()), "")
-    if start != "[":
-        return read_json_lines(faults, file)
-    return iterate_records(faults, Path(file))
+def check_turns(record: Record, ignore_system: bool) -> list[Turn]:
+    """Return the turns other than those of the system.
 
-
-def _convert(record: Record, number: int, folder: Path, ignore_system: bool, several: bool) -> list[Row]:
-    where, names, turns = record.where, _name_images(record), _read_turns(record)
-    if (len(names) > 1) != several:
-        expected = "several images, as the first has" if several else "one image"
-        raise UserError(f"{where}: expected {expected}, got {len(names)}.")
-    if not names:
-        raise UserError(f"{where}: no `image` or `images`; PaliGemma needs an image.")
-    if any(role == "system" for role, _ in turns) and not ignore_system:
-        raise UserError(
-            f"{where}: it has a system turn, for which PaliGemma has no place. Leave such turns out: "
-            "dataset.ignore_system=true."
-        )
-    _check_foreign(record, turns)
-    marks = sum(text.count(PLACEHOLDER) for _, text in turns)
-    if marks not in {0, len(names)}:
-        raise UserError(f"{where}: {marks} {PLACEHOLDER} for {len(names)} images.")
-    images = place_images(names if several else names[0], folder, several, where)
-    row_id, head = read_name(record, "id") or number, {"group": None, **images}
-    return [
-        {
-            "id": f"{row_id}/{turn}",
-            **head,
-            "prefix": question,
-            "suffixes": check_texts([answer], f"answer {turn}", where),
-            PLACE: where,
-        }
-        for turn, (question, answer) in enumerate(_pair(turns, where), 1)
-    ]
-
-
-def _check_foreign(record: Record, turns: Sequence[tuple[str, str]]) -> None:
-    """Refuse what would be trained on literally, or dropped silently.
+    Args:
+        record: the conversation.
+        ignore_system: leave system turns out.
 
     Raises:
-        UserError: names the mark or the key.
+        UserError: there is a system turn, or what PaliGemma does not read.
     """
-    mark = next((mark for mark in FOREIGN for _, text in turns if mark in text), None)
+    turns = read_turns(record)
+    if any(turn.role == "system" for turn in turns) and not ignore_system:
+        raise UserError(
+            f"{record.where}: it has a system turn, for which PaliGemma has no place. Leave such turns "
+            "out: dataset.ignore_system=true."
+        )
+    mark = next((mark for mark in FOREIGN for turn in turns if mark in turn.text), None)
     key = next((key for key in FOREIGN_KEYS if record.get(key)), None)
     if mark is not None or key is not None:
         what = f"the placeholder {mark}" if mark else f"`{key}`"
@@ -110,67 +129,57 @@ def _check_foreign(record: Record, turns: Sequence[tuple[str, str]]) -> None:
             "PaliGemma does, `<locYMIN><locXMIN><locYMAX><locXMAX> label` with numbers of 0000 to 1023, or "
             "as COCO's JSON (dataset=coco); videos as several images. Or leave such rows out."
         )
+    return [turn for turn in turns if turn.role != "system"]
 
 
-def _pair(turns: Sequence[tuple[str, str]], where: str) -> list[tuple[str, str]]:
-    """Return the questions and their answers."""
-    spoken = [
-        (role, text.replace(PLACEHOLDER, "").strip() if PLACEHOLDER in text else text)
-        for role, text in turns
-        if role != "system"
+def _convert(
+    record: Record,
+    turns: list[Turn],
+    row_id: str,
+    folders: Sequence[Path],
+    several: bool,
+    clip: Note | None,
+) -> list[Row]:
+    """Return the rows of one conversation."""
+    where, names = record.where, name_images(record)
+    if not names:
+        raise UserError(f"{where}: no `image` or `images`; PaliGemma needs an image.")
+    if (parts := name_parts(record)) and parts != names:
+        raise UserError(
+            f"{where}: parts of its messages name other images than `images`: {str(parts)[:200]}."
+        )
+    marks = [turn.text.count(PLACEHOLDER) for turn in turns]
+    if sum(marks) not in {0, len(names)}:
+        raise UserError(f"{where}: {sum(marks)} {PLACEHOLDER} for {len(names)} images.")
+    turns = fill_placeholders(record, turns, names, folders, clip)
+    rows: list[Row] = []
+    for number, (question, answer) in enumerate(pair_turns(turns, where), 1):
+        # An image of a later turn is not yet there; without marks all images are there from the start.
+        seen = names[: sum(marks[: 2 * number])] if sum(marks) else names
+        if not seen:
+            raise UserError(f"{where}: question {number} has no image before it.")
+        images = place_images(seen if several else seen[0], folders, several, where)
+        answers = check_texts([answer], f"answer {number}", where)
+        head = {"id": f"{row_id}/{number}", "group": None, **images, PLACE: where}
+        rows.append({**head, "prefix": question, "suffixes": answers})
+    return rows
+
+
+def pair_turns(turns: Sequence[Turn], where: str) -> list[tuple[str, str]]:
+    """Return the questions and their answers, without marks of images.
+
+    Raises:
+        UserError: the two sides do not take turns.
+    """
+    texts = [
+        turn.text.replace(PLACEHOLDER, "").strip() if PLACEHOLDER in turn.text else turn.text
+        for turn in turns
     ]
-    asked, answered = spoken[::2], spoken[1::2]
-    order = [role in ASKS for role, _ in asked] + [role in ANSWERS for role, _ in answered]
-    if not spoken or len(asked) != len(answered) or not all(order):
-        roles = ", ".join(role for role, _ in spoken) or "none"
+    asked, answered = turns[::2], turns[1::2]
+    order = [turn.role in ASKS for turn in asked] + [turn.role in ANSWERS for turn in answered]
+    if not turns or len(asked) != len(answered) or not all(order):
+        roles = ", ".join(turn.role for turn in turns) or "none"
         raise UserError(
             f"{where}: expected {' or '.join(ASKS)} and {' or '.join(ANSWERS)} by turns, got: {roles}."
         )
-    return [(question, answer) for (_, question), (_, answer) in zip(asked, answered, strict=True)]
-
-
-def _read_turns(record: Record) -> list[tuple[str, str]]:
-    """Return role and text of every turn, including a separate `system`."""
-    turns = record.get("conversations") or record.get("messages")
-    if not isinstance(turns, list):
-        raise UserError(
-            f"{record.where}: no list `conversations` or `messages`; the keys are: "
-            f"{', '.join(record) or 'none'}."
-        )
-    roles = [("system", str(record["system"]))] if record.get("system") else []
-    for number, turn in enumerate(turns, 1):
-        place = f"{record.where} turn {number}"
-        turn = Record(turn, place)
-        role, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-        if not isinstance(role, str):
-            raise UserError(f"{place}: no `from` or `role`; the keys are: {', '.join(turn)}.")
-        roles.append((role, _join_parts(content, place)))
-    return roles
-
-
-def _join_parts(content: object, where: str) -> str:
-    """Return the text of a turn, which may be a list of parts."""
-    if isinstance(content, str):
-        return content
-    texts = []
-    for part in content if isinstance(content, list) else [content]:
-        values = part if isinstance(part, dict) else {}
-        if values.get("type") == "text" and isinstance(values.get("text"), str):
-            texts.append(values["text"])
-        elif values.get("type") != "image":
-            raise UserError(
-                f"{where}: expected a text, or a list of text and image parts, got {content!r}."
-            )
-    return "\n".join(texts)
-
-
-def _name_images(record: Mapping[str, object]) -> list[object]:
-    """Return the names of the images: `image`, `images`, or those that parts of messages name."""
-    names = record.get("image") or record.get("images")
-    if not names:
-        turns = record.get("messages")
-        turns = turns if isinstance(turns, list) else []
-        contents = [turn.get("content") for turn in turns if isinstance(turn, dict)]
-        parts = [part for content in contents if isinstance(content, list) for part in content]
-        return [part["image"] for part in parts if isinstance(part, dict) and part.get("image")]
-    return names if isinstance(names, list) else [names]
+    return list(zip(texts[::2], texts[1::2], strict=True))

@@ -1,16 +1,17 @@
-"""One JSON object per line, with `image`, `prefix` and `suffix`."""
+"""JSON objects, one per line or in a list, with `image`, `prefix` and `suffix`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
 from finetune.data.cache import PLACE
-from finetune.data.formats.splits import find_file, find_image_dir, load_files
+from finetune.data.formats.splits import find_image_dirs, find_split_files, list_files, load_files
 from finetune.data.images import measure_image
+from finetune.data.layouts.texts import find_image_folders, find_pairs
 from finetune.data.options import Jsonl
 from finetune.data.reading.faults import Faults, reading
-from finetune.data.reading.record import Record
-from finetune.data.reading.tables import read_json_lines
+from finetune.data.reading.record import Record, is_number
+from finetune.data.reading.tables import read_json_rows
 from finetune.data.rows import PATHS, Row, Splits, text_features
 from finetune.errors import UserError
 
@@ -22,25 +23,42 @@ _REMEMBERED = 1 << 14
 
 
 def load_jsonl(options: Jsonl) -> Splits:
-    """Read the files of both splits, or hold out a share of `train`; the first row says how many images."""
-    with reading(file := find_file(options.train)):
-        first = next(read_json_lines(Faults(skip=True), file), None)
-    several = first is not None and isinstance(first[1].get("image"), list)
+    """Read the files of both splits, or hold out a share of `train`."""
+    files = find_split_files(options, find_pairs, "JSON Lines with `image`, `prefix` and `suffix`")
+    columns = {ours: theirs for ours, theirs in options.columns.items() if theirs is not None}
+    several = any(has_lists(file, columns.get("image", "image")) for file in list_files(files))
     features = FEATURES_OF_SEVERAL if several else FEATURES
-    return load_files(read_jsonl, features, options, several=several)
+    return load_files(read_jsonl, features, options, files, columns=columns, several=several)
 
 
-def read_jsonl(faults: Faults, file: str, image_dir: str | None, several: bool) -> Iterator[Row]:
-    """Yield a row for every line that is not blank."""
-    folder = find_image_dir(file, image_dir)
+def has_lists(file: str, key: str) -> bool:
+    """Return whether a row has a list of images; the others then have a list of one."""
+    with reading(file):
+        return any(isinstance(row.get(key), list) for _, row in read_json_rows(Faults(skip=True), file))
+
+
+def read_jsonl(
+    faults: Faults, file: str, image_dir: str | None, columns: Mapping[str, str], several: bool
+) -> Iterator[Row]:
+    """Yield a row for every object.
+
+    Args:
+        faults: what to do with a row that cannot be used.
+        file: JSON Lines, or a JSON list.
+        image_dir: folder of the images; None: the folder of the file.
+        columns: key here -> key in the file, if they differ.
+        several: rows have lists of images.
+    """
+    folders = find_image_dirs(file, image_dir, find_image_folders)
     placed: dict[str, dict[str, object]] = {}
-    for number, row in read_json_lines(faults, file):
+    for number, row in read_json_rows(faults, file):
         with faults.skipping():
+            row = row.renamed(columns) if columns else row
             texts, image = read_texts(row, number), repr(row["image"])
             if image not in placed:
                 if len(placed) >= _REMEMBERED:
                     placed.clear()
-                placed[image] = place_images(row["image"], folder, several, row.where)
+                placed[image] = place_images(row["image"], folders, several, row.where)
             yield {**texts, **placed[image], PLACE: row.where}
 
 
@@ -83,7 +101,7 @@ def read_name(row: Record, key: str) -> str | None:
 
 
 def read_accepted(row: Record, key: str, nothing: bool = False) -> list[str]:
-    """Return the accepted texts under a key, which may hold one string or a list of them.
+    """Return the accepted texts under a key, which may hold a text or a number, or a list of them.
 
     Args:
         row: the object.
@@ -94,7 +112,8 @@ def read_accepted(row: Record, key: str, nothing: bool = False) -> list[str]:
         UserError: it holds something else, or nothing, or a text is blank.
     """
     value = row[key]
-    texts = [value] if isinstance(value, str) else value
+    values = value if isinstance(value, list) else [value]
+    texts = [str(item) if is_number(item) else item for item in values]
     if not _is_texts(texts):
         raise UserError(
             f"{row.where}: `{key}` must be a string or a list of accepted strings, got {value!r}."
@@ -122,23 +141,26 @@ def check_texts(texts: list[str], key: str, where: str, nothing: bool = False) -
     return list(texts)
 
 
-def place_images(image: object, folder: Path, several: bool, where: str) -> dict[str, object]:
+def place_images(
+    image: object, folders: Path | Sequence[Path], several: bool, where: str
+) -> dict[str, object]:
     """Return `images`, or `image` with its `width` and `height`.
 
     Args:
         image: name of a file, or a list of them.
-        folder: the folder of the files.
-        several: a list is expected.
+        folders: the folder of the files, or several that are tried in order.
+        several: return `images`, also for one.
         where: file and place, for the error message.
 
     Raises:
-        UserError: a list was expected or not, or an image cannot be read.
+        UserError: an image is not named by a text, or cannot be read.
     """
     if several:
-        if not _is_texts(image):
-            raise UserError(f"{where}: `image` must be a list of files as in the first row, got {image!r}.")
-        return {"images": [measure_image(name, folder, where)[0] for name in image]}
-    path, (height, width) = measure_image(image, folder, where)
+        names = image if isinstance(image, list) else [image]
+        if not _is_texts(names):
+            raise UserError(f"{where}: `image` must be a file or a list of files, got {image!r}.")
+        return {"images": [measure_image(name, folders, where)[0] for name in names]}
+    path, (height, width) = measure_image(image, folders, where)
     return {"image": path, "width": width, "height": height}
 
 

@@ -1,4 +1,4 @@
-"""CSV, TSV and parquet, by the names of their columns."""
+"""CSV, TSV, flat JSON and parquet, by the names of their columns."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,9 +8,11 @@ from datasets import Features
 
 from finetune.data.cache import PLACE
 from finetune.data.formats.jsonl import asks_for_objects, check_texts
-from finetune.data.formats.splits import find_file, find_image_dir, load_files
-from finetune.data.hub_rows import LISTS, to_index
+from finetune.data.formats.splits import find_image_dirs, find_split_files, load_files
+from finetune.data.hub_rows import LISTS as HUB_LISTS
+from finetune.data.hub_rows import to_index
 from finetune.data.images import Picture, resolve_image
+from finetune.data.layouts.texts import find_image_folders, find_tables
 from finetune.data.options import Table
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.record import Record
@@ -18,7 +20,8 @@ from finetune.data.reading.tables import holds_bytes, list_columns, read_records
 from finetune.data.rows import PICTURE, Row, Splits, text_features
 from finetune.errors import UserError
 
-_LISTS = (*LISTS, "suffixes")
+LISTS = (*HUB_LISTS, "suffixes")
+"""Our columns that are lists of texts."""
 _SIZE = ("width", "height")
 
 
@@ -30,13 +33,17 @@ def load_table(options: Table) -> Splits:
     `choices`, `answer` is the index of the right one (from 0, or a letter). `image` is a path; in parquet
     it may be the image itself. `width` and `height` are those of the image.
     """
-    file = find_file(options.train)
+    files = find_split_files(
+        options, find_tables, "a CSV, TSV, JSON or parquet file with a column of images"
+    )
+    file = files.train[0]
     with reading(file):
         names, inside = _find_columns(file, options.columns)
     return load_files(
         read_table,
         _build_features(names, inside),
         options,
+        files,
         columns=names,
         separator=options.separator,
         inside=inside,
@@ -54,7 +61,7 @@ def _find_columns(file: str, columns: Mapping[str, str]) -> tuple[dict[str, str]
 
 
 def _build_features(names: Mapping[str, str], inside: bool) -> Features:
-    lists = tuple(name for name in names if name in _LISTS)
+    lists = tuple(name for name in names if name in LISTS)
     numbers = ("answer", *_SIZE) if {"choices", "answer"} <= names.keys() else _SIZE
     features = text_features(*names, lists=lists, numbers=numbers)
     return Features({**features, "image": PICTURE}) if inside else features
@@ -68,26 +75,29 @@ def read_table(
     separator: str | None,
     inside: bool,
 ) -> Iterator[Row]:
-    """Yield the rows under our names; `columns` maps them to the file's.
+    """Yield the rows under our names.
 
-    With `inside`, images are inside the rows.
+    Args:
+        faults: what to do with a row that cannot be used.
+        file: the table.
+        image_dir: folder of the images; None: the folder of the file.
+        columns: our name -> the file's, of every column.
+        separator: as in `load_table`.
+        inside: images are inside the rows.
     """
-    folder = find_image_dir(file, image_dir)
+    folders = find_image_dirs(file, image_dir, find_image_folders)
     present = list_columns(file)
     for ours, theirs in columns.items():
         if theirs not in present:
-            other = next((mark for mark in ";\t|" if len(present) == 1 and mark in present[0]), None)
-            hint = f" Is {other!r} between the columns? Save it with commas." if other else ""
             raise UserError(
                 f"{file} has no column `{theirs}` (dataset.columns.{ours}); it has: {', '.join(present)}."
-                f"{hint}"
             )
     for number, record in read_records(faults, file):
         with faults.skipping():
             row: dict[str, object] = {"id": None, "group": None, PLACE: record.where}
             for ours, theirs in columns.items():
                 row[ours] = _convert(ours, record[theirs], columns, separator, record)
-            image = _find_image(record[columns["image"]], inside, folder, record.where)
+            image = _find_image(record[columns["image"]], inside, folders, record.where)
             height, width = Picture(image, record.where).size()
             row |= {"id": row["id"] or str(number), "image": image, "width": width, "height": height}
             yield row
@@ -101,7 +111,7 @@ def _convert(
         return None
     if name == "answer" and "choices" in columns:
         return to_index(value, where)
-    if name not in _LISTS:
+    if name not in LISTS:
         text = to_text(value, where)
         return text if name != "answer" or text is None else check_texts([text], name, where)[0]
     if value is None:
@@ -134,11 +144,11 @@ def to_text(value: object, where: str) -> str | None:
     return str(value)
 
 
-def _find_image(value: object, inside: bool, folder: Path, where: str) -> str | dict[str, object]:
+def _find_image(value: object, inside: bool, folders: list[Path], where: str) -> str | dict[str, object]:
     if not inside:
-        return resolve_image(value, folder, where)
+        return resolve_image(value, folders, where)
     image = value if isinstance(value, dict) else {"bytes": value}
     data, path = image.get("bytes"), image.get("path")
     if data is None:
-        path = resolve_image(path or "", folder, where)
+        path = resolve_image(path or "", folders, where)
     return {"bytes": data, "path": path}

@@ -1,15 +1,17 @@
 """Pascal VOC: one XML file per image, with named boxes."""
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_sources
+from finetune.data.annotations import Voc
+from finetune.data.formats.splits import describe_folder, find_image_dir, find_split_files, load_sources
 from finetune.data.images import IMAGE_SUFFIXES, check_size, measure_image
-from finetune.data.objects import build_object, build_row, object_features
-from finetune.data.options import Voc
+from finetune.data.layouts.voc import IMAGE_FOLDERS, find_splits
+from finetune.data.objects import Note, build_object, build_row, object_features
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import iterate_lines
+from finetune.data.reading.xml import find_number, find_text, parse_xml
 from finetune.data.rows import Row, Splits
 from finetune.errors import UserError
 from finetune.example import SceneObject
@@ -20,17 +22,6 @@ _DIFFICULT = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1, "unspecified": 0}
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-class _WithoutDoctype(ET.TreeBuilder):
-    """Refuses document types, the only place where a file can declare entities.
-
-    `xml.etree` reads no external entities, but expands those declared in the file, and nested ones can
-    exhaust the memory.
-    """
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError("it has a document type (<!DOCTYPE>), which annotations do not need; remove it")
-
-
 def load_voc(options: Voc) -> Splits:
     """Read both splits, or hold out a share of `train`.
 
@@ -38,16 +29,24 @@ def load_voc(options: Voc) -> Splits:
     (`ROOT/ImageSets/Main/train.txt`), or a folder with XML files next to the images. An object marked
     `difficult` becomes a crowd (`iscrowd` 1): not trained on, ignored in scoring.
     """
-    files = [find_file(file, option, folder=True) for option, file in options.files()]
-    sources = [_find_split(file, options.image_dir) | {"one_based": options.one_based} for file in files]
-    return load_sources(read_voc, FEATURES, options, *sources, paths=("annotations",))
+    expected = "XML files: Annotations/*.xml and JPEGImages/, or XML files next to the images"
+    files = find_split_files(options, find_splits, expected)
+    choices = {"one_based": options.one_based, "clip": options.clip}
+
+    def gather(names: Sequence[str]) -> list[dict[str, object]]:
+        return [{**_find_split(name, options.image_dir), **choices} for name in names]
+
+    validation = None if files.validation is None else gather(files.validation)
+    return load_sources(
+        read_voc, FEATURES, options, gather(files.train), validation, paths=("annotations",)
+    )
 
 
 def _find_split(file: str, image_dir: str | None) -> dict[str, object]:
     """Return the reader's arguments for one split."""
     with reading(file):
         folder = _find_annotations(Path(file))
-        default = folder.parent / "JPEGImages" if folder.name == "Annotations" else folder
+        default = _find_images(folder)
         images = find_image_dir(file, image_dir or str(default))
         listed = Path(file).is_file()
         if listed:
@@ -67,6 +66,14 @@ def _find_split(file: str, image_dir: str | None) -> dict[str, object]:
             "image_dir": str(images),
             "unannotated": tuple(_find_unannotated(images, folder, set(names)) if complete else ()),
         }
+
+
+def _find_images(folder: Path) -> Path:
+    """Return the folder of the images: next to `Annotations`, or that of the XML files themselves."""
+    if folder.name != "Annotations":
+        return folder
+    places = [folder.parent / name for name in IMAGE_FOLDERS]
+    return next((place for place in places if place.is_dir()), places[0])
 
 
 def _find_unannotated(images: Path, folder: Path, names: set[str]) -> Iterator[tuple[str, str]]:
@@ -95,8 +102,19 @@ def read_voc(
     image_dir: str,
     unannotated: tuple[tuple[str, str], ...],
     one_based: bool,
+    clip: bool,
 ) -> Iterator[Row]:
-    """Yield a row for every XML file; `unannotated` has images without one, each with the file it lacks."""
+    """Yield a row for every XML file.
+
+    Args:
+        faults: what to do with an image or an object that cannot be used.
+        file: the folder, or the list.
+        annotations: the XML files.
+        image_dir: folder of the images.
+        unannotated: images without an XML file, and the file that each lacks.
+        one_based: as in `load_voc`.
+        clip: clip boxes that are partly outside their images.
+    """
     for path, expected in unannotated:
         with faults.skipping():
             raise UserError(
@@ -104,52 +122,29 @@ def read_voc(
             )
     for where in annotations:
         with faults.skipping():
-            yield _read_image(faults, where, Path(image_dir), one_based)
+            yield _read_image(faults, where, Path(image_dir), one_based, faults.note if clip else None)
 
 
-def _read_image(faults: Faults, where: str, images: Path, one_based: bool) -> Row:
-    root = _parse(Path(where))
-    path, size = measure_image(_text(root, "filename", where), images, where)
+def _read_image(faults: Faults, where: str, images: Path, one_based: bool, clip: Note | None) -> Row:
+    root = parse_xml(Path(where))
+    path, size = measure_image(find_text(root, "filename", where), images, where)
     if root.find("size") is not None:
-        height, width = (_number(root, f"size/{side}", where) for side in ("height", "width"))
+        height, width = (find_number(root, f"size/{side}", where) for side in ("height", "width"))
         check_size((height, width), size, where)
     objects = []
     for number, element in enumerate(root.findall("object"), 1):
         with faults.skipping():
-            objects.append(_read_object(element, size, f"{where} object {number}", one_based))
+            objects.append(_read_object(element, size, f"{where} object {number}", one_based, clip))
     return build_row(Path(where).stem, path, size, objects, where)
 
 
-def _parse(file: Path) -> ET.Element:
-    if not file.is_file():
-        raise UserError(f"No file {file}.")
-    try:
-        root: ET.Element = ET.parse(file, ET.XMLParser(target=_WithoutDoctype())).getroot()
-    except (ET.ParseError, ValueError, LookupError) as error:  # the last: an unknown encoding
-        raise UserError(f"{file}: not an XML file of annotations: {error}.") from error
-    return root
-
-
-def _read_object(element: ET.Element, size: tuple[int, int], where: str, one_based: bool) -> SceneObject:
-    box = [_number(element, f"bndbox/{corner}", where) for corner in CORNERS]
+def _read_object(
+    element: ET.Element, size: tuple[int, int], where: str, one_based: bool, clip: Note | None
+) -> SceneObject:
+    box = [find_number(element, f"bndbox/{corner}", where) for corner in CORNERS]
     if one_based:
         box = [box[0] - 1, box[1] - 1, box[2], box[3]]
     difficult = _DIFFICULT.get(element.findtext("difficult", "0").strip().lower())
     if difficult is None:
         raise UserError(f"{where}: <difficult> must be 0 or 1, got {element.findtext('difficult')!r}.")
-    return build_object(_text(element, "name", where), box, size, where, iscrowd=difficult)
-
-
-def _text(element: ET.Element, path: str, where: str) -> str:
-    text = (element.findtext(path) or "").strip()
-    if not text:
-        raise UserError(f"{where}: no <{path.replace('/', '><')}>.")
-    return text
-
-
-def _number(element: ET.Element, path: str, where: str) -> float:
-    text = _text(element, path, where)
-    try:
-        return float(text)
-    except ValueError as error:
-        raise UserError(f"{where}: <{path.replace('/', '><')}> must be a number, got {text!r}.") from error
+    return build_object(find_text(element, "name", where), box, size, where, iscrowd=difficult, clip=clip)

@@ -1,7 +1,6 @@
 """WebDataset: tar files (shards) in which an image and its text share a name."""
 
 import lzma
-import re
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from datasets import Features
 from finetune.data.cache import PLACE
 from finetune.data.formats import jsonl
 from finetune.data.formats.jsonl import read_texts
-from finetune.data.formats.splits import find_file, load_sources
+from finetune.data.formats.splits import expand_files, find_file, load_sources
 from finetune.data.images import IMAGE_SUFFIXES, Picture
 from finetune.data.options import Webdataset
 from finetune.data.reading.faults import Faults, reading
@@ -39,38 +38,15 @@ def load_webdataset(options: Webdataset) -> Splits:
     copied into the rows.
     """
     files = [(file or find_file(None), option) for option, file in options.files()]
-    shards = [expand_shards(file, option) for file, option in files]
+    shards = [expand_files(file, option) for file, option in files]
     with reading(shards[0][0]):
         pairs = _has_pairs(shards[0][0])
     sources = [
-        {"file": file, "shards": names, "pairs": pairs}
+        [{"file": file, "shards": names, "pairs": pairs}]
         for (file, _), names in zip(files, shards, strict=True)
     ]
     features = FEATURES if pairs else FEATURES_OF_CAPTIONS
     return load_sources(read_webdataset, features, options, *sources, paths=("shards",))
-
-
-def expand_shards(pattern: str, option: str = "train") -> tuple[str, ...]:
-    """Return the files that match `{000..009}` and `*`, in order.
-
-    Raises:
-        UserError: there is none, or one of the numbered files is missing.
-    """
-    numbers = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if numbers:
-        first, last = numbers.groups()
-        names = (
-            f"{pattern[: numbers.start()]}{number:0{len(first)}d}{pattern[numbers.end() :]}"
-            for number in range(int(first), int(last) + 1)
-        )
-        if int(first) > int(last):
-            raise UserError(f"{pattern} (dataset.{option}): expected the lower number first.")
-        return tuple(file for name in names for file in expand_shards(name, option))
-    path = Path(pattern)
-    with reading(pattern):
-        paths = [path] if path.exists() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-        matches = sorted(map(str, paths))
-    return tuple(find_file(file, option) for file in matches or [pattern])
 
 
 def _has_pairs(shard: str) -> bool:
@@ -84,9 +60,13 @@ def _has_pairs(shard: str) -> bool:
 
 
 def read_webdataset(faults: Faults, file: str, shards: tuple[str, ...], pairs: bool) -> Iterator[Row]:
-    """Yield a row for every sample of the shards; without an `id` in its JSON, the id is `<shard>/<key>`.
+    """Yield a row for every sample; without an `id` in its JSON, the id is `<shard>/<key>`.
 
-    With `pairs`, samples have a prefix and suffixes; otherwise captions.
+    Args:
+        faults: what to do with a sample or a shard that cannot be used.
+        file: the pattern of the shards.
+        shards: the tar files.
+        pairs: samples have a prefix and suffixes; otherwise captions.
     """
     for shard in shards:
         for key, members in _iterate_samples(faults, shard):

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import yaml
 
-from finetune.data.formats.splits import find_image_dir, find_inside, load_sources
+from finetune.data.annotations import Yolo
+from finetune.data.formats.splits import describe_folder, find_file, find_image_dir, load_sources
 from finetune.data.images import IMAGE_SUFFIXES, measure_image
-from finetune.data.objects import build_object, build_row, check_label, name_class, object_features
-from finetune.data.options import Yolo
+from finetune.data.layouts.splits import choose_split
+from finetune.data.layouts.yolo import find_classes, find_splits
+from finetune.data.objects import Note, build_object, build_row, check_label, name_class, object_features
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import iterate_lines
 from finetune.data.rows import Row, Splits
@@ -25,53 +27,113 @@ FEATURES = object_features()
 
 
 def load_yolo(options: Yolo) -> Splits:
-    """Read the splits `train` and `val` of a data.yaml, or hold out a share of `train`."""
+    """Read the splits `train` and `val` of a data.yaml, or hold out a share of `train`.
+
+    A split may also be a folder or a list of images, whose classes are in a data.yaml, `classes.txt` or
+    `obj.names` there or above, as Label Studio and CVAT (YOLO 1.1) export.
+    """
     train, validation, folder = options.train, options.validation, options.image_dir
     held_out = validation is None and options.validation_fraction is not None
-    advice = "Name the YAML file with `train`, `val` and `names`, or write it; docs/data.md shows one."
-    named = (("train", train or validation), ("validation", validation or train))
-    files = [find_inside(file, option, ["data.yaml"], advice) for option, file in named]
-    with reading(files[1]):
-        second = None if held_out else _find_split(files[1], "val", folder)
-    with reading(files[0]):
+    places = [_find_place(train or validation, "train"), _find_place(validation or train, "validation")]
+    if not held_out and validation is None and places[0] == places[1] and not _is_yaml(places[0]):
+        raise UserError(
+            f"{train} (dataset.train) does not name images to evaluate on: dataset.validation=FOLDER, or "
+            "dataset.validation_fraction=0.1."
+        )
+    with reading(places[1]):
+        second = None if held_out else _find_split(places[1], "val", folder)
+    with reading(places[0]):
         # Without `train`, both splits are the validation split.
-        first = second if train is None and second else _find_split(files[0], "train", folder)
+        first = second if train is None and second else _find_split(places[0], "train", folder)
     if first["keypoints"]:
-        log.warning("warning: %s has keypoints (kpt_shape): they are left out, boxes are kept.", files[0])
-    return load_sources(read_yolo, FEATURES, options, first, second, paths=("labels",))
+        log.warning("warning: %s has keypoints (kpt_shape): they are left out, boxes are kept.", places[0])
+    sources = [None if each is None else [{**each, "clip": options.clip}] for each in (first, second)]
+    return load_sources(read_yolo, FEATURES, options, sources[0] or [], sources[1], paths=("labels",))
+
+
+def _find_place(file: str | None, option: str) -> str:
+    """Return the data.yaml, or the list or folder of images, of a split."""
+    path = Path(find_file(file, option, folder=True))
+    if path.name == "obj.data":
+        path = path.parent
+    if not path.is_dir():
+        return str(path)
+    if (path / "data.yaml").is_file():
+        return str(path / "data.yaml")
+    splits = find_splits(path)
+    chosen = choose_split(splits, option) or splits.get("train")
+    if chosen is None and find_classes(path) is None:
+        raise UserError(
+            f"{path} (dataset.{option}) has no data.yaml. {describe_folder(path)} Name the YAML file "
+            "with `train`, `val` and `names`, or write it; docs/data.md shows one."
+        )
+    return chosen or str(path)
+
+
+def _is_yaml(file: str) -> bool:
+    return Path(file).suffix.lower() in {".yaml", ".yml"}
 
 
 def _find_split(file: str, key: str, image_dir: str | None) -> dict[str, object]:
-    """Return the reader's arguments for one split."""
+    """Return the reader's arguments for one split: of a data.yaml, or a folder or list of images."""
     path = Path(file)
-    content = _read_yaml(path)
-    parent = path.absolute().parent
-    named = [parent / str(content["path"])] if content.get("path") else []
+    classes = path if _is_yaml(file) else find_classes(path)
+    if classes is None:
+        raise UserError(
+            f"{path}: no classes: expected a data.yaml, classes.txt or obj.names next to it. Write one."
+        )
+    content: Mapping[str, object] = _read_yaml(classes) if _is_yaml(str(classes)) else {}
+    names = _read_names(content, classes) if content else _read_class_list(classes)
     given = [find_image_dir(file, image_dir)] if image_dir else []
+    parent = classes.absolute().parent
+    named = [parent / str(content["path"])] if content.get("path") else []
     roots = given or [root for root in (*named, parent) if root.is_dir()]
+    if path == classes:
+        places, where = _find_entries(content, key, roots, path), f"{path}: `{key}`"
+    else:
+        inner = path / "images"
+        places, where = [inner if inner.is_dir() else path], str(path)
+    return {
+        "file": str(classes),
+        **_find_images(places, roots, where),
+        "names": names,
+        "keypoints": _count_keypoints(content, classes),
+        "rotated": content.get("task") == "obb",
+    }
+
+
+def _find_entries(content: Mapping[str, object], key: str, roots: list[Path], file: Path) -> list[Path]:
+    """Return the folders and lists of images that a data.yaml names for a split."""
     if not content.get(key):
         raise UserError(
-            f"{path}: no `{key}`; the keys are: {', '.join(content)}. Name the images there"
+            f"{file}: no `{key}`; the keys are: {', '.join(content)}. Name the images there"
             + (", or pass dataset.validation_fraction=0.1." if key == "val" else ".")
         )
     entry = content[key]
     entries = entry if isinstance(entry, list) else [entry]
-    places = [_find_place(str(entry), roots, f"{path}: `{key}`") for entry in entries]
-    images = [image for place in places for image in _list_images(place, roots, f"{path}: `{key}`")]
+    return [_find_entry(str(entry), roots, f"{file}: `{key}`") for entry in entries]
+
+
+def _find_images(places: list[Path], roots: list[Path], where: str) -> dict[str, object]:
+    """Return the images of a split, their text files, and text files without an image."""
+    images = [image for place in places for image in _list_images(place, roots, where)]
+    if not images:
+        raise UserError(f"{where}: no images in {', '.join(map(str, places))}. Put them there.")
     labels = [_find_label(Path(folder) / name) for _, folder, name in images]
     label_dirs = {place: _find_label(place / "any").parent for place in places if place.is_dir()}
     texts = {
         text for place, folder in label_dirs.items() if folder != place for text in folder.rglob("*.txt")
     }
-    return {
-        "file": str(path),
-        "names": _read_names(content, path),
-        "images": tuple(images),
-        "labels": tuple(map(str, labels)),
-        "orphans": tuple(sorted(str(text) for text in texts - {*labels} if text.name != "classes.txt")),
-        "keypoints": _count_keypoints(content, path),
-        "rotated": content.get("task") == "obb",
-    }
+    orphans = sorted(str(text) for text in texts - {*labels} if text.name != "classes.txt")
+    return {"images": tuple(images), "labels": tuple(map(str, labels)), "orphans": tuple(orphans)}
+
+
+def _read_class_list(file: Path) -> dict[int, str]:
+    """Return the classes of a text with one in each line."""
+    lines = [line.strip() for line in iterate_lines(str(file))]
+    while lines and not lines[-1]:
+        lines.pop()
+    return {number: check_label(name, f"{file} line {number + 1}") for number, name in enumerate(lines)}
 
 
 def _read_yaml(file: Path) -> dict[str, object]:
@@ -123,7 +185,7 @@ def _count_keypoints(content: Mapping[str, object], file: Path) -> int:
     return points * numbers
 
 
-def _find_place(entry: str, roots: list[Path], where: str) -> Path:
+def _find_entry(entry: str, roots: list[Path], where: str) -> Path:
     """Return a folder of images, or a list of them."""
     root, name = _locate(entry, roots)
     if not (root / name).exists():
@@ -161,7 +223,8 @@ def _locate(name: str, roots: list[Path]) -> tuple[Path, str]:
 def _spellings(name: str) -> Iterator[str]:
     """Yield the path, and the paths that it may mean instead.
 
-    Roboflow writes `../train/images` for `train/images`. The end of an absolute path of another machine may
+    Roboflow writes `../train/images` for `train/images`, and CVAT `data/images/a.jpg` for a file outside
+    `data`. The end of an absolute path of another machine may
     exist here; its last name alone is not tried, because two splits may share it.
     """
     plain = name.replace("\\", "/")
@@ -172,6 +235,8 @@ def _spellings(name: str) -> Iterator[str]:
         yield from ("/".join(parts[start:]) for start in range(len(parts) - 1))
     elif parts[:1] == [".."]:
         yield "/".join(part for part in parts if part != "..")
+    elif parts[:1] == ["data"]:
+        yield "/".join(parts[1:])
 
 
 def _find_label(image: Path) -> Path:
@@ -189,6 +254,7 @@ def read_yolo(
     orphans: tuple[str, ...],
     keypoints: int,
     rotated: bool,
+    clip: bool,
 ) -> Iterator[Row]:
     """Yield a row for every image; without a text file, or with an empty one, it has no objects.
 
@@ -197,7 +263,7 @@ def read_yolo(
 
     Args:
         faults: what to do with an image or a line that cannot be used.
-        file: the data.yaml.
+        file: the data.yaml, or the list of classes.
         names: the classes.
         images: the place that names each, its folder, and its name in the folder; ids are paths
             relative to the data.yaml.
@@ -205,7 +271,9 @@ def read_yolo(
         orphans: text files without an image.
         keypoints: how many numbers of keypoints follow each box.
         rotated: the points are corners of rotated boxes, not an outline: objects have no mask.
+        clip: clip boxes that are partly outside their images.
     """
+    note = faults.note if clip else None
     if images and not any(Path(label).is_file() for label in labels):
         raise UserError(
             f"{file}: none of {len(images)} images has a text file with its objects; expected "
@@ -220,7 +288,7 @@ def read_yolo(
                 with faults.skipping():
                     if line.strip():
                         line_place = f"{label} line {number}"
-                        obj = _read_object(line.split(), names, size, line_place, keypoints)
+                        obj = _read_object(line.split(), names, size, line_place, keypoints, note)
                         if rotated:
                             obj["mask_rle"] = None
                         objects.append(obj)
@@ -232,7 +300,12 @@ def read_yolo(
 
 
 def _read_object(
-    values: list[str], names: Mapping[int, str], size: tuple[int, int], where: str, keypoints: int
+    values: list[str],
+    names: Mapping[int, str],
+    size: tuple[int, int],
+    where: str,
+    keypoints: int,
+    clip: Note | None,
 ) -> SceneObject:
     try:
         key, numbers = int(values[0]), [float(value) for value in values[1:]]
@@ -247,7 +320,7 @@ def _read_object(
             )
         numbers = numbers[:4]
     if len(numbers) == 4:
-        return build_object(label, numbers, size, where, layout="cxcywh", relative=True)
+        return build_object(label, numbers, size, where, layout="cxcywh", relative=True, clip=clip)
     if len(numbers) < 6 or len(numbers) % 2:
         raise UserError(
             f"{where}: expected four numbers (cx cy w h), or x and y of three or more points, got "
@@ -257,4 +330,5 @@ def _read_object(
     xs = [x * width for x in numbers[::2]]
     ys = [y * height for y in numbers[1::2]]
     polygon = list(chain(*zip(xs, ys, strict=True)))
-    return build_object(label, (min(xs), min(ys), max(xs), max(ys)), size, where, segmentation=[polygon])
+    box = (min(xs), min(ys), max(xs), max(ys))
+    return build_object(label, box, size, where, segmentation=[polygon], clip=clip)

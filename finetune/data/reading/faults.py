@@ -39,6 +39,26 @@ class Faults:
     found: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     """Paths of the refused images."""
+    noted: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """What was changed or ignored -> the first place, and how often."""
+
+    def leave_out(self, reason: str) -> None:
+        """Add to the list what is left out although it is not a fault, such as a row without an image.
+
+        Args:
+            reason: names the place.
+        """
+        self.found.append(reason)
+
+    def note(self, what: str, where: str) -> None:
+        """Count something that is used in another form than it has in the file.
+
+        Args:
+            what: the kind of change, in the plural.
+            where: file and place.
+        """
+        first, count = self.noted.get(what, (where, 0))
+        self.noted[what] = (first, count + 1)
 
     @contextmanager
     def skipping(self) -> Iterator[None]:

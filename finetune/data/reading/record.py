@@ -1,7 +1,7 @@
 """A JSON object that knows its place, and takes values of the expected kind out of it."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import NoReturn, TypeGuard, TypeVar
 
@@ -36,6 +36,17 @@ class Record(dict[str, object]):
         known = [str(name) if str(name).isprintable() else repr(name) for name in islice(self, _MOST_KEYS)]
         more = [f"and {len(self) - _MOST_KEYS} more"] if len(self) > _MOST_KEYS else []
         raise UserError(f"{self.where}: no `{key}`; the keys are: {', '.join(known + more) or 'none'}.")
+
+    def renamed(self, keys: Mapping[str, str]) -> "Record":
+        """Return the object with some values under other keys too.
+
+        Args:
+            keys: the new key -> the present one.
+
+        Raises:
+            UserError: a key is missing.
+        """
+        return Record({**self, **{new: self[key] for new, key in keys.items()}}, self.where)
 
     def text(self, key: str) -> str:
         """Return a text that is not blank."""

@@ -9,21 +9,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import check_file
+from finetune.data.reading.json import check_file, iterate_records
 from finetune.data.reading.record import Record
 from finetune.errors import UserError
 from finetune.strict_json import JsonError, parse_json
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-JSON_LINES = (".jsonl", ".ndjson")
-ENDINGS = (*DELIMITERS, *JSON_LINES, ".parquet")
+DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
+"""Ending -> what may be between the columns, the likeliest first."""
+JSON = (".json", ".jsonl", ".ndjson")
+ENDINGS = (*DELIMITERS, *JSON, ".parquet")
 """File name endings that `read_records` reads."""
 
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 def read_records(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
-    """Yield numbers, from 1, and rows of a CSV, TSV, JSON Lines or parquet file.
+    """Yield numbers, from 1, and rows of a CSV, TSV, JSON or parquet file.
 
     Values of CSV and TSV are the text between the delimiters: `007`, `NA` and an empty one are unchanged.
 
@@ -36,20 +37,20 @@ def read_records(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
     """
     ending = Path(file).suffix.lower()
     if ending in DELIMITERS:
-        return _read_delimited(faults, file, DELIMITERS[ending])
-    if ending in JSON_LINES:
-        return read_json_lines(faults, file)
+        return _read_delimited(faults, file)
+    if ending in JSON:
+        return read_json_rows(faults, file)
     if ending == ".parquet":
         return _read_parquet(file)
     raise UserError(f"{file}: expected a file that ends in {', '.join(ENDINGS)}.")
 
 
 def list_columns(file: str) -> list[str]:
-    """Return the names of a file's columns; of JSON Lines, the keys of the first object."""
+    """Return the names of a file's columns; of JSON, the keys of the first object."""
     if Path(file).suffix.lower() == ".parquet":
         return list(_open_parquet(file).schema_arrow.names)
     if Path(file).suffix.lower() in DELIMITERS:
-        return _read_names(_parse_delimited(file, DELIMITERS[Path(file).suffix.lower()]), file)
+        return _read_names(_parse_delimited(file), file)
     return next((list(row) for _, row in read_records(Faults(skip=True), file)), [])
 
 
@@ -94,6 +95,12 @@ def check_utf8(text: str, where: str) -> str:
     return text
 
 
+def read_json_rows(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
+    """Yield numbers, from 1, and objects of JSON Lines or of a JSON list."""
+    start = next((line.lstrip()[:1] for line in iterate_lines(file) if line.strip()), "")
+    return iterate_records(faults, Path(file)) if start == "[" else read_json_lines(faults, file)
+
+
 def read_json_lines(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
     """Yield number and object of every line that is not blank; one that is not whole is a fault."""
     for number, line in enumerate(_iterate_raw(file), 1):
@@ -115,14 +122,13 @@ def parse_object(text: str | bytes, where: str) -> Record:
         raise UserError(f"{where}: {error}") from error
     except ValueError as error:
         problem = getattr(error, "msg", error)
-        listed = text[:1] in {"[", b"["}
-        hint = "Conversations in a JSON list are read with dataset=conversations."
-        hint = hint if listed else "The file may be half-written."
-        raise UserError(f"{where}: not a whole JSON object ({problem}). {hint}") from error
+        raise UserError(
+            f"{where}: not a whole JSON object ({problem}). The file may be half-written."
+        ) from error
 
 
-def _read_delimited(faults: Faults, file: str, delimiter: str) -> Iterator[tuple[int, Record]]:
-    lines = _parse_delimited(file, delimiter)
+def _read_delimited(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
+    lines = _parse_delimited(file)
     names = _read_names(lines, file)
     for number, (line, values) in enumerate(lines, 1):
         with faults.skipping():
@@ -144,13 +150,21 @@ def _read_names(lines: Iterator[tuple[int, list[str]]], file: str) -> list[str]:
     return names
 
 
-def _parse_delimited(file: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _find_delimiter(file: str) -> str:
+    """Return what is between the columns: Excel writes `;` where `,` is the decimal mark."""
+    known = DELIMITERS[Path(file).suffix.lower()]
+    head = next((line for line in _iterate_raw(file) if line.strip()), "")
+    names = re.sub(r'"[^"]*"', "", head)
+    return max(known, key=names.count)
+
+
+def _parse_delimited(file: str) -> Iterator[tuple[int, list[str]]]:
     """Yield number and values of the lines that are not blank; the first has the names of the columns."""
     # Strict: otherwise an unclosed quote would swallow the rest of the file.
-    reader = csv.reader(_iterate_raw(file), delimiter=delimiter, strict=True)
+    reader = csv.reader(_iterate_raw(file), delimiter=_find_delimiter(file), strict=True)
     try:
         for values in reader:
-            if any(values):  # Excel writes rows of empty cells
+            if any(map(str.strip, values)):  # Excel writes rows of empty cells
                 yield reader.line_num, values
     except csv.Error as error:
         raise UserError(f"{file} line {reader.line_num}: {error}.") from error

@@ -85,7 +85,7 @@ SMALL = {"bbox": [0, 0, 2, 2], "segmentation": {"size": [9, 20], "counts": [100,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"bbox": [18, 0, 6, 4]}, "annotation 4: object `dog`: ", id="outside"),
+        pytest.param({"bbox": [28, 0, 6, 4]}, "annotation 4: object `dog`: ", id="outside"),
         pytest.param({"bbox": [5, 5, -3, 4]}, "is it inverted", id="inverted"),
         pytest.param({"bbox": [5, 5, 0, 4]}, "to have an area", id="empty"),
         pytest.param({"bbox": [5, NAN, 2, 4]}, "to be finite", id="not a number"),

@@ -70,7 +70,7 @@ def test_boxes_become_objects(folder: Path, load: Callable[..., Splits], names: 
 @pytest.mark.parametrize(
     ("good", "bad", "message"),
     [
-        pytest.param(PAIR, {"suffix": 7}, "line 2: `suffix` must be a string", id="mixed types"),
+        pytest.param(PAIR, {"suffix": {}}, "line 2: `suffix` must be a string", id="mixed types"),
         pytest.param(PAIR, {"prefix": None}, "line 2: `prefix` must be a string", id="null"),
         pytest.param(PAIR, {"file_name": "c.jpg"}, "line 2: no image `c.jpg`", id="no picture"),
         pytest.param(PAIR, {"file_name": 1}, "line 2: expected the name of an image", id="no name"),
@@ -80,7 +80,7 @@ def test_boxes_become_objects(folder: Path, load: Callable[..., Splits], names: 
         ),
         pytest.param(BOXES, {"objects": None}, "line 2: `objects` must be", id="no objects"),
         pytest.param(
-            {"file_name": "a.jpg", "text": "x"}, {"text": ["y", 1]}, "`text` must be", id="caption"
+            {"file_name": "a.jpg", "text": "x"}, {"text": ["y", True]}, "`text` must be", id="caption"
         ),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_bad_row_is_named_or_left_out(
 @pytest.mark.parametrize(
     ("box", "category", "message"),
     [
-        pytest.param([18, 0, 6, 4], "cat", "line 2 object 2: object `cat`: ", id="outside"),
+        pytest.param([28, 0, 6, 4], "cat", "line 2 object 2: object `cat`: ", id="outside"),
         pytest.param([5, 5, -3, 4], "cat", "is it inverted", id="inverted"),
         pytest.param([5, 5, 0, 4], "cat", "to have an area", id="empty"),
         pytest.param([5, float("nan"), 2, 4], "cat", "to be finite", id="not finite"),
@@ -124,7 +124,7 @@ def test_numbers_need_names(folder: Path, load_with_fault: Callable[..., Dataset
 def test_metadata_that_is_missing_twice_or_of_another_kind_is_refused(
     folder: Path, load: Callable[..., Splits]
 ) -> None:
-    with pytest.raises(UserError, match="expected one of metadata.jsonl, .*, got none"):
+    with pytest.raises(UserError, match="is a folder without one of metadata.jsonl, "):
         load("image_folder", folder)
     write(folder, {"file_name": "a.jpg", "label": 3})
     with pytest.raises(UserError, match="`objects`, or `text`; its columns are: file_name, label"):

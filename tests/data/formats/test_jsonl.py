@@ -71,7 +71,7 @@ def test_a_changed_file_is_read_again(folder: Path) -> None:
         ("[1]", "line 2: expected a JSON object, got list"),
         ({"image": "img/0.png", "prefix": "x"}, "line 2: no `suffix`; the keys are: image, prefix"),
         ({**ROW, "suffix": []}, "line 2: `suffix` must be a string or a list"),
-        ({**ROW, "suffix": 7}, "line 2: `suffix` must be a string or a list"),
+        ({**ROW, "suffix": False}, "line 2: `suffix` must be a string or a list"),
         ({**ROW, "prefix": None}, "line 2: `prefix` must be a string, got None"),
         ({**ROW, "image": "img/99.png"}, "line 2: no image `img/99.png` under"),
         ({**ROW, "image": "../../etc/passwd"}, "line 2: image `../../etc/passwd` is outside"),

@@ -182,7 +182,7 @@ def test_the_validation_file_must_have_the_columns_too(folder: Path, load: Calla
         ("x.csv", b"image,q,q\na.png,1,2", "two columns have the same name"),
         ("x.csv", b"image,q\na.png,caf\xe9", "x.csv line 2: not UTF-8"),
         ("x.parquet", b"PAR1", "x.parquet: not a parquet file that can be read"),
-        ("x.xlsx", b"", "expected a file that ends in .csv, .tsv, .jsonl"),
+        ("x.xlsx", b"", "expected a file that ends in .csv, .tsv, .json, .jsonl"),
         ("x.csv", b"image,q\n", "x.csv has no rows"),
     ],
 )

@@ -9,7 +9,7 @@ from datasets import Dataset
 from PIL import Image
 
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.formats.webdataset import expand_shards
+from finetune.data.formats.splits import expand_files
 from finetune.data.rows import Splits
 from finetune.errors import UserError
 from finetune.tasks.text import TextTask
@@ -71,13 +71,13 @@ def test_shards_are_named_by_numbers_or_a_pattern(tmp_path: Path, load: Callable
     for number in range(3):
         pack(tmp_path / f"{number:02d}.tar", pairs("a"))
     names = [str(tmp_path / f"{number:02d}.tar") for number in range(3)]
-    assert list(expand_shards(f"{tmp_path}/{{00..02}}.tar")) == names
-    assert list(expand_shards(f"{tmp_path}/*.tar")) == names
+    assert list(expand_files(f"{tmp_path}/{{00..02}}.tar")) == names
+    assert list(expand_files(f"{tmp_path}/*.tar")) == names
     splits = load("webdataset", f"{tmp_path}/{{00..01}}.tar", validation=f"{tmp_path}/02.tar")
     assert (splits.train["id"][:], splits.validation["id"][:]) == (["00/a", "01/a"], ["02/a"])
     for pattern in ("{02..03}.tar", "x*.tar"):
         with pytest.raises(UserError, match="No file "):
-            expand_shards(f"{tmp_path}/{pattern}")
+            expand_files(f"{tmp_path}/{pattern}")
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_a_changed_text_file_is_read_again(data: Path, load: Callable[..., Split
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        pytest.param("0 0.9 0.5 0.5 0.4", "a.txt line 2: object `cat`: ", id="outside"),
+        pytest.param("0 1.9 0.5 0.5 0.4", "a.txt line 2: object `cat`: ", id="outside"),
         pytest.param("0 0.5 0.5 -0.5 0.4", "is it inverted", id="inverted"),
         pytest.param("0 0.5 0.5 0 0.4", "to have an area", id="empty"),
         pytest.param("0 nan 0.5 0.5 0.4", "to be finite", id="not finite"),
