@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         EvaluateResult,
         PlanResult,
         PredictResult,
+        PreviewResult,
         ReportResult,
         ScoreResult,
         TrainResult,
@@ -160,6 +161,19 @@ def write_report(*words: str, **options: object) -> "ReportResult":
         UserError: the folder has no finished run.
     """
     return cast("ReportResult", _run("report", words, options))
+
+
+def preview(*words: str, **options: object) -> "PreviewResult":
+    """Write a page with examples as the model will see them, and check the data (`validate=True`: all).
+
+    Args:
+        words: `key=value`, as on the command line.
+        options: values by key.
+
+    Raises:
+        UserError: a mistake in the options, or a file cannot be read at all.
+    """
+    return cast("PreviewResult", _run("preview", words, options))
 
 
 def compare(*folders: str | Path, **options: object) -> "CompareResult":

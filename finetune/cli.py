@@ -139,6 +139,8 @@ def run_job(command: Command, words: list[str]) -> float | None:
     result.show()
     if result.interrupted is not None:
         raise SystemExit(128 + result.interrupted)
+    if result.exit_code:
+        raise SystemExit(result.exit_code)
     return None if result.objective is None else result.objective.value
 
 

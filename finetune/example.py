@@ -40,6 +40,26 @@ class Example:
     """Whether big_vision resizes the images of this benchmark with antialiasing."""
 
 
+@dataclass(frozen=True)
+class RowFinding:
+    """What is wrong with a row, or doubtful."""
+
+    reason: str
+    """What was expected and what there is, for the user."""
+    is_fault: bool = True
+    """A row that training refuses, or that makes its score wrong; False: a doubt."""
+    split: str = ""
+    """Empty where the reason itself names the file."""
+    place: str = ""
+    """File, and line or item; empty for the split as a whole."""
+    row: str = ""
+    """Its id."""
+
+    def __str__(self) -> str:
+        where = " ".join(part for part in (self.split, f"({self.place})" if self.place else "") if part)
+        return f"{where}: {self.reason}" if where else self.reason
+
+
 class Rle(TypedDict):
     """A mask over the whole image as COCO's run lengths."""
 

@@ -1,6 +1,7 @@
 """The results of jobs, as values for a program; the command line prints some of them."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,13 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.doctor.finding import Finding, Level, format_finding
 from finetune.errors import UserError, print_json, printable
-from finetune.example import PredictionRow
+from finetune.example import PredictionRow, RowFinding
 from finetune.metrics.bootstrap import Interval
 from finetune.metrics.doubts import Doubt
 from finetune.metrics.metric import Metric, directions
 
 if TYPE_CHECKING:
     from finetune.model.memory import StepMemory
+
+_MOST_SHOWN = 5
+"""Findings of a kind that are printed."""
+
+_NAMES = re.compile(r"`[^`]*`|'[^']*'|\"[^\"]*\"|\S*[/\d]\S*|line \d+")
+"""What differs between two findings of a kind: quoted texts, paths and numbers."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,11 @@ class Result:
     """The number by which runs are compared, where a job has one."""
     interrupted: Signals | None = None
     """The signal that stopped the job before its end."""
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command line: 0, or what a job's own text says."""
+        return 0
 
     def show(self) -> None:
         """Print what the command line shows of the result; what was logged is not repeated."""
@@ -172,6 +184,58 @@ class PlanResult(Result):
     def epochs(self) -> float:
         """Passes over the training split."""
         return self.steps * self.batch / self.train_examples
+
+
+@dataclass(frozen=True)
+class PreviewResult(Result):
+    """What a look at the data found."""
+
+    folder: Path
+    """Has `preview.html`, `pictures/` and `findings.jsonl`."""
+    findings: list[RowFinding]
+    """Faults and doubts."""
+    rows: int
+    """Rows that were checked."""
+    images: int
+    """Rows whose images were decoded."""
+    seconds: float
+    """Duration of the check."""
+    validated: bool
+    """Whether all images were decoded, and faults are an exit code."""
+
+    @property
+    def faults(self) -> list[RowFinding]:
+        """The findings that training refuses, or that make its score wrong."""
+        return [finding for finding in self.findings if finding.is_fault]
+
+    @property
+    def exit_code(self) -> int:
+        """1 where `validate=true` found faults."""
+        return int(self.validated and bool(self.faults))
+
+    def show(self) -> None:
+        """Print a few findings of each kind, and where all of them are."""
+        for group in group_findings(self.findings):
+            for finding in group[:_MOST_SHOWN]:
+                print(printable(f"{'fault' if finding.is_fault else 'doubt'}: {finding}"))
+            if len(group) > _MOST_SHOWN:
+                print(f"... and {len(group) - _MOST_SHOWN:,} more of this kind")
+        doubts = len(self.findings) - len(self.faults)
+        rate = self.rows / max(self.seconds, 1e-9)
+        print(
+            f"{self.rows:,} rows and {self.images:,} images checked in {self.seconds:.1f} s "
+            f"({rate:,.0f} rows/s): {len(self.faults):,} faults, {doubts:,} doubts"
+        )
+        print(printable(f"{self.folder}/preview.html shows the data"), flush=True)
+
+
+def group_findings(findings: Iterable[RowFinding]) -> list[list[RowFinding]]:
+    """Return findings that differ only in names and numbers together, faults first."""
+    groups: dict[tuple[bool, str, str], list[RowFinding]] = {}
+    for finding in findings:
+        kind = _NAMES.sub("", finding.reason)
+        groups.setdefault((not finding.is_fault, finding.split, kind), []).append(finding)
+    return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
 
 
 @dataclass(frozen=True)

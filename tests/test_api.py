@@ -63,6 +63,7 @@ def test_the_package_exports_its_commands_and_nothing_else() -> None:
         "load",
         "plan",
         "predict",
+        "preview",
         "score",
         "train",
         "write_report",

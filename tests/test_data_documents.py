@@ -30,6 +30,7 @@ COMMANDS = [
     line.removeprefix("python -m finetune ")
     for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
     for line in block.splitlines()
+    if " preview " not in line  # it trains nothing
 ]
 FILES = dict(re.findall(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
 """The page's own examples of files, by their names."""

@@ -96,7 +96,7 @@ def build_data(
         task=task,
         dropped=[*dropped, *left_out],
         answers=measure_answers(validation, train, config.evaluation.max_new_tokens),
-        shared=0 if train is None else validation.count_shared(train),
+        shared=0 if train is None else len(validation.find_shared(train)),
         collator=collators[0],
         evaluation_collator=collators[1],
     )
@@ -114,7 +114,19 @@ def build_train(
         UserError: a column is missing, a row cannot be used, or a text is too long under
             `collator.overflow=error`.
     """
-    examples = ExampleDataset(
+    train, skipped = _check_rows(config, build_train_examples(config, splits, task), collator)
+    train, too_long = leave_out_overflow(train, config.collator)
+    train, broken = _check_images(config, train)
+    return train, [*skipped, *too_long, *broken]
+
+
+def build_train_examples(config: RunConfig, splits: Splits, task: Task) -> ExampleDataset:
+    """Build the training examples, limited to `trainer.limit`, without checking them.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    return ExampleDataset(
         _arrange_rows(first_rows(splits.train, config.trainer.limit), task, training=True),
         task,
         "train",
@@ -122,10 +134,6 @@ def build_train(
         augment=build_augmentation(config.augmentation),
         antialias=choose_antialias(config, "train"),
     )
-    train, skipped = _check_rows(config, examples, collator)
-    train, too_long = leave_out_overflow(train, config.collator)
-    train, broken = _check_images(config, train)
-    return train, [*skipped, *too_long, *broken]
 
 
 def build_validation(config: RunConfig, splits: Splits, task: Task) -> ExampleDataset:

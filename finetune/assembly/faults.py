@@ -5,9 +5,10 @@ from collections.abc import Mapping
 
 from accelerate import PartialState
 
-from finetune.data.examples.broken import find_broken_images
+from finetune.data.cache import find_places
 from finetune.data.examples.classes import find_labels
 from finetune.data.examples.dataset import ExampleDataset
+from finetune.data.examples.decoding import find_broken_images
 from finetune.data.examples.survey import Survey
 from finetune.data.options import Source
 from finetune.errors import UserError
@@ -41,7 +42,9 @@ def leave_out_faults(survey: Survey, faults: Mapping[int, str], source: Source) 
     skips = {index: _skips(source, examples, index) for index in faults}
     fatal = [index for index in faults if not skips[index]]
     index = fatal[0] if fatal else next(iter(faults))
-    first = f"{examples.split} ({source.describe(examples.split)}): {faults[index].removesuffix('.')}."
+    row_id = examples.rows[index]["id"]
+    place = find_places(examples.rows, [row_id]).get(row_id) or source.describe(examples.split)
+    first = f"{examples.split} ({place}): {faults[index].removesuffix('.')}."
     if fatal:
         more = f" {len(fatal) - 1} more {examples.split} rows have faults." if len(fatal) > 1 else ""
         remedy = "" if skips[index] is None else " Or leave out what is wrong: dataset.on_error=skip."

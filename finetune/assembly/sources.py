@@ -76,6 +76,15 @@ def build_source(dataset: Source | dict[str, Any]) -> Source:
 
 
 def load_splits(config: RunConfig, training: bool = True) -> Splits:
+    """Load the rows of both splits, and warn of faults that were left out of them; see `read_splits`."""
+    splits = read_splits(config, training)
+    if splits.skipped:
+        first, count = splits.skipped[0], len(splits.skipped)
+        log.warning("warning: faults left out of the data: %d; the first: %s", count, first)
+    return splits
+
+
+def read_splits(config: RunConfig, training: bool = True) -> Splits:
     """Load the rows of both splits; the main process fills the cache for the others.
 
     Args:
@@ -100,9 +109,6 @@ def load_splits(config: RunConfig, training: bool = True) -> Splits:
     for name, rows in (("train", splits.train), ("validation", splits.validation)):
         if len(rows) == 0 and (training or name == "validation"):
             raise UserError(f"The {name} split has no rows.")
-    if splits.skipped:
-        first, count = splits.skipped[0], len(splits.skipped)
-        log.warning("warning: faults left out of the data: %d; the first: %s", count, first)
     return splits
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from finetune.config.schema import RunConfig
 from finetune.generation.options import GenerationOptions
-from finetune.option import MAY_BE_EMPTY, option
+from finetune.option import MAY_BE_EMPTY, Range, option
 
 _PARTS = r"(dataset|task|metrics?)([.@].*)?"
 _MODEL = r"(model([.].*)?|adapter|trainer[.](bf16|fp16)|peft|peft[.](bits|quantize|double_quant))"
@@ -90,6 +90,28 @@ class Train(_InFolder):
 
 
 @dataclass
+class Preview(Job):
+    """Show the data as the model will see them, on a page; or check all of them (validate=true)."""
+
+    examples: int = option(8, Range(1, 200))
+    """Examples of each split, on the page and as PNG files: those that a training draws first."""
+    validate: bool = False
+    """Check every row and decode every image, on all cores. The exit code is 0 if the data are clean, 1 if
+    something has a fault (all are in `findings.jsonl`), and 2 if a file cannot be read at all."""
+    out: str | None = None
+    """Folder to write. `null`: `previews/RECIPE`."""
+    overwrite: bool = False
+    """Replace the preview in its folder."""
+
+    # The words of a training show its data: what does not concern them is no mistake.
+    reads = ".*"
+
+    def folder(self, name: str) -> Path:
+        """Return the folder of the page."""
+        return Path("previews") / name if self.out is None else Path(self.out)
+
+
+@dataclass
 class Evaluate(_InFolder):
     """Score a finished run (run=FOLDER), or model=ID adapter=ID_OR_FOLDER."""
 
@@ -164,6 +186,7 @@ JOBS: dict[str, type[Job]] = {
     "predict": Predict,
     "score": Score,
     "plan": Plan,
+    "preview": Preview,
     "doctor": Doctor,
     "report": Report,
     "compare": Compare,

@@ -26,6 +26,9 @@ from finetune.data.reading.faults import Faults
 from finetune.errors import UserError
 
 _ROWS, _NOTES = "rows.arrow", "rows.json"
+PLACE = "_place"
+"""Key of the file and the place in it that a row was read from; a column of the cached file only."""
+
 _CHUNK = 1 << 20
 _WHOLE = 64 * _CHUNK
 """Bytes up to which a file is compared by its whole content; larger ones (shards of images) are compared by
@@ -122,12 +125,41 @@ def _load(folder: Path) -> Cached | str:
         rows = Dataset.from_file(str(folder / _ROWS))
         if stamp_images([*list_images(rows), *notes["refused"]]) != notes["images"]:
             return "images changed"
+        # Not a column of the rows: no task, template or comparison of rows is to see it.
+        rows = rows.remove_columns([name for name in rows.column_names if name == PLACE])
         noted = {str(what): (str(first), int(count)) for what, (first, count) in notes["noted"].items()}
         return Cached(rows, [str(fault) for fault in notes["skipped"]], noted)
     except FileNotFoundError:
         return "they are incomplete" if (folder / _ROWS).exists() else ""
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return "they are damaged"
+
+
+def find_places(rows: Dataset, row_ids: Iterable[str]) -> dict[str, str]:
+    """Return the file and the place in it that rows were read from, of those whose reader says it.
+
+    Args:
+        rows: of a source or a mixture, or a part of them.
+        row_ids: `id` of rows; under `task.classes=one` with the class.
+    """
+    # The row itself, or the one that it was made from.
+    origins = {name: (name, name.rpartition("/")[0]) for name in row_ids}
+    wanted = pa.array(sorted({name for names in origins.values() for name in names}), type=pa.string())
+    found: dict[str, list[str]] = {}
+    # What `datasets` derives from cached rows is next to them.
+    for file in {Path(entry["filename"]).with_name(_ROWS) for entry in rows.cache_files}:
+        if not file.is_file():
+            continue
+        with pa.memory_map(str(file)) as source:
+            table = pa.ipc.open_stream(source).read_all()
+            if PLACE in table.column_names:
+                part = table.select(["id", PLACE]).filter(pc.is_in(table["id"], value_set=wanted))
+                for name, place in zip(part["id"].to_pylist(), part[PLACE].to_pylist(), strict=True):
+                    if place is not None:
+                        found.setdefault(name, []).append(place)
+    places = {name: found.get(names[0]) or found.get(names[1]) or [] for name, names in origins.items()}
+    # Parts of a mixture may have the same ids.
+    return {name: one[0] for name, one in places.items() if len(one) == 1}
 
 
 def _store(folder: Path, features: Features, rows: Iterable[pa.StructArray], faults: Faults) -> None:

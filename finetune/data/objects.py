@@ -9,6 +9,7 @@ from datasets import Features, List, Value
 from finetune.codecs.boxes import check_boxes
 from finetune.codecs.coco_mask import encode_polygons, encode_rle
 from finetune.codecs.rle import decode_rle
+from finetune.data.cache import PLACE
 from finetune.data.rows import Row, text_features
 from finetune.errors import UserError
 from finetune.example import Rle, SceneObject
@@ -42,7 +43,9 @@ def object_features(*columns: str) -> Features:
     return Features({**text_features(*columns, numbers=("width", "height")), "objects": OBJECTS})
 
 
-def build_row(row_id: str, image: str, size: tuple[int, int], objects: Sequence[SceneObject]) -> Row:
+def build_row(
+    row_id: str, image: str, size: tuple[int, int], objects: Sequence[SceneObject], place: str | None = None
+) -> Row:
     """Return one image and its objects as a row without a group.
 
     Args:
@@ -50,10 +53,11 @@ def build_row(row_id: str, image: str, size: tuple[int, int], objects: Sequence[
         image: path of the image.
         size: its height and width, pixels.
         objects: from `build_object`.
+        place: file and place in it, for messages.
     """
     height, width = size
     head = {"id": row_id, "group": None, "image": image}
-    return {**head, "width": width, "height": height, "objects": objects}
+    return {**head, "width": width, "height": height, "objects": objects, PLACE: place}
 
 
 def build_object(

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
-from finetune.data.cache import find_cache_dir, list_images, load_or_store, make_key, stamp_images
+from finetune.data.cache import PLACE, find_cache_dir, list_images, load_or_store, make_key, stamp_images
 from finetune.data.reading.faults import Faults, UnusableError, reading
 from finetune.errors import UserError
 
@@ -27,9 +27,10 @@ Row = Mapping[str, object]
 """One row of a source, by column."""
 
 Reader = Callable[..., Iterator[Row]]
-"""`(faults, **arguments)` to rows, as a generator; what `faults.skipping` catches is left out.
-A `UserError` names the file and the place in it. Of the arguments, `file` is what the source names for the
-split, `image_dir` the folder of its images (None: that of the file); others follow from the options."""
+"""`(faults, **arguments)` to rows, as a generator; what `faults.skipping` catches is left out. A row may
+have the file and the place in it under `PLACE`, such as `train.jsonl line 7`. A `UserError` names both. Of
+the arguments, `file` is what the source names for the split, `image_dir` the folder of its images (None:
+that of the file); others follow from the options."""
 
 PICTURE = {"bytes": Value("binary"), "path": Value("string")}
 """The column `image` if images are inside the rows."""
@@ -100,6 +101,7 @@ def build_rows(
     sources = [str(path) for each in named for path in (each if isinstance(each, tuple) else (each,))]
     faults = Faults(on_error == "skip", origin)
     folder = find_cache_dir() / make_key(read, sources, faults.skip, str(features), arguments)
+    features = Features({**features, PLACE: Value("string")})
     make = partial(_convert, read, features, arguments)
     report = partial(_log_reading, origin if sources else "")
     rows, skipped, noted = load_or_store(folder, features, make, faults, report)
@@ -131,6 +133,7 @@ def _convert(
 
     def convert(row: Row) -> tuple[Row, int]:
         """Return the values of a row, and its bytes where it may be a large one."""
+        row = {PLACE: None, **row}
         for name in lists:
             if isinstance(row[name], str | Mapping):  # Arrow would take its letters or keys
                 raise UnusableError(f"`{name}` must be a list, got {str(row[name])[:80]!r}.")

@@ -14,8 +14,9 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import PaliGemmaConfig
 
-from finetune.assembly.data import build_data
+from finetune.assembly.data import build_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
+from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.model import freeze_and_adapt, half_dtype
 from finetune.assembly.trainer import build_run_metric, divide_run_batch
 from finetune.config.jobs import Plan
@@ -100,6 +101,8 @@ def plan_data(options: Plan, plan: PlanResult, folder: Path) -> PlanResult:
     metric = build_run_metric(options)
     data = build_data(options, load_processor(path, revision), metric, codec=False)
     assert data.train is not None
+    settle_longest_answer(options.evaluation, data.answers, len(data.validation))
+    warn_of_shared_examples(data)
     trainer, processes, examples = options.trainer, count_processes(), len(data.train)
     size, accumulation = divide_run_batch(trainer, processes)
     batch = size * accumulation * processes

@@ -140,7 +140,8 @@ def test_a_class_that_validation_alone_has_is_named_with_the_list_to_give(
     splits = load_splits(config)
     validation = build_validation(config, splits, build_task(config, splits))
     message = (
-        r"validation \(.*/b\): Row `1`.*only the validation split has cow.*task.labels=\[cat,dog,cow\]"
+        r"validation \(.*/b/_annotations.coco.json: image 1\): Row `1`"
+        r".*only the validation split has cow.*task.labels=\[cat,dog,cow\]"
     )
     with pytest.raises(UserError, match=message):
         check_validation(config, validation, Collator(processor), instantiate(config.metric))
@@ -258,7 +259,7 @@ def test_a_text_that_cannot_be_used_is_reported_or_left_out_of_either_split(
         return left.examples.rows["id"][:], skipped
 
     with pytest.raises(
-        UserError, match=rf"(?s){split} \(.*rows.jsonl\): .*{message}.*dataset.on_error=skip"
+        UserError, match=rf"(?s){split} \(.*rows.jsonl line 2\): .*{message}.*dataset.on_error=skip"
     ):
         check()
     ids, skipped = check("dataset.on_error=skip")

@@ -12,13 +12,14 @@ from typing import Any
 
 import datasets
 import pytest
+from datasets import Dataset
 from PIL import Image
 
-from finetune.data.cache import find_cache_dir
+from finetune.data.cache import PLACE, find_cache_dir, find_places
 from finetune.data.images import resolve_image
 from finetune.data.options import Jsonl, OnError
 from finetune.data.reading.faults import Faults
-from finetune.data.rows import Built, Splits, build_rows, text_features
+from finetune.data.rows import Built, Splits, build_rows, hold_out, text_features
 from finetune.errors import UserError
 
 FEATURES = text_features("prefix", lists=("suffixes",))
@@ -338,3 +339,22 @@ def test_rows_of_the_cache_are_those_that_the_reader_would_give(folder: Path) ->
     assert first[:] == load(folder / "train.jsonl").train[:]
     assert resolve_image("0.png", folder, "") == first["image"][0]
     assert find_cache_dir() in Path(first.cache_files[0]["filename"]).parents
+
+
+def read_placed(faults: Faults, file: str) -> Iterator[dict[str, Any]]:
+    for number, word in enumerate(Path(file).read_text().split(), 1):
+        yield {"id": word, "group": None, "image": word, PLACE: f"{file} line {number}"}
+
+
+def test_a_row_knows_its_line_and_no_task_sees_it(tmp_path: Path) -> None:
+    file = tmp_path / "words.txt"
+    file.write_text("a b c d")
+    rows = build_rows(read_placed, text_features(), paths=("file",), file=str(file)).rows
+    assert PLACE not in rows.column_names
+    splits = hold_out(rows.add_column("n", list(range(4))).select([3, 1]), 0.5)
+    lines = {word: f"{file} line {number}" for number, word in enumerate("abcd", 1)}
+    for part in (rows, *splits[:2]):
+        assert find_places(part, part["id"][:]) == {name: lines[name] for name in part["id"][:]}
+    # The second is one of the rows that task.classes=one makes of b.
+    assert find_places(rows, ["a", "b/cat", "e"]) == {"a": lines["a"], "b/cat": lines["b"]}
+    assert find_places(Dataset.from_dict({"id": ["a"]}), ["a"]) == {}

@@ -73,6 +73,9 @@ def test_a_plan_shows_model_device_data_and_the_first_prompt(command: Command, t
     [
         pytest.param({"suffix": "red " * 200}, ["model=tiny"], "train examples are too long", id="long"),
         pytest.param({"suffix": " "}, [], "line 2: `suffix` has an empty text", id="blank"),
+        pytest.param({"suffix": "a <image>"}, [], "rows.jsonl line 2): Row `2`: its text", id="reserved"),
+        pytest.param({"image": "b.png"}, [], "line 2: no image `b.png`", id="no image"),
+        pytest.param({"prefix": None}, [], "line 2: `prefix` must be a string", id="type"),
         pytest.param({}, ["task.prompt={nothing}"], "The task reads column `nothing`", id="column"),
         pytest.param({}, ["metric=pair_accuracy"], "this metric needs a `group`", id="metric"),
     ],
@@ -84,6 +87,44 @@ def test_what_would_stop_a_training_stops_its_plan(
     assert code == 2
     assert message in err
     assert "learning: " in out
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_plan_of_a_file_that_is_missing_is_a_mistake(
+    command: Command, tmp_path: Path, split: str
+) -> None:
+    words = [word for word in write_jsonl(tmp_path) if not word.startswith(f"dataset.{split}=")]
+    code, out, err = command("plan", *words, "model=tiny", f"dataset.{split}=nowhere.jsonl")
+    assert code == 2
+    assert f"No file nowhere.jsonl (dataset.{split})" in err
+    assert "steps" not in out
+
+
+def test_a_plan_of_a_class_that_only_the_validation_split_has_is_a_mistake(
+    command: Command, tmp_path: Path
+) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    words = []
+    for split, label in (("train", "cat"), ("validation", "cow")):
+        content = {
+            "images": [{"id": 1, "file_name": "a.png"}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]}],
+            "categories": [{"id": 1, "name": label}],
+        }
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+        words.append(f"dataset.{split}={tmp_path}/{split}.json")
+    code, _, err = command("plan", "recipe=coco_json_qlora", *words, "model=tiny")
+    assert code == 2
+    assert f"validation ({tmp_path}/validation.json: image 1): Row `1`: class `cow`" in err
+    assert "Name all classes (task.labels=[cat,cow])" in err
+
+
+def test_a_plan_warns_as_a_training_would(command: Command, tmp_path: Path) -> None:
+    words = write_jsonl(tmp_path, suffix="red and green and blue")
+    code, out, _ = command("plan", *words, "model=tiny", "evaluation.max_new_tokens=3")
+    assert code == 0
+    assert "evaluation.max_new_tokens=3 cuts the answers of 1 of 2 validation examples" in out
+    assert "2 of 2 validation examples are also in train" in out
 
 
 def test_lengths_are_not_checked_without_the_checkpoints_own_tokenizer(

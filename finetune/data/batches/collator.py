@@ -223,6 +223,11 @@ class Collator:
         """Return a reserved token that a text contains, such as `<image>`, or None."""
         return next((name for name in self._reserved_names if name in text), None)
 
+    def list_special(self) -> list[str]:
+        """Return the tokenizer's special tokens besides the reserved ones, such as `<mask>`."""
+        special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        return sorted(special.difference(self._reserved_names))
+
     def _encode_prefix(self, example: Example) -> list[int]:
         images = [self.image_token_id] * (self.tokens_per_image * len(example.images))
         prefix = self._tokenize(example.prefix, example)

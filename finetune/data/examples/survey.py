@@ -7,7 +7,6 @@ same.
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -23,6 +22,7 @@ from finetune import signals
 from finetune.data.batches.collator import Collator
 from finetune.data.cache import find_cache_dir, load_or_store
 from finetune.data.examples.dataset import ExampleDataset
+from finetune.data.examples.decoding import count_cores
 from finetune.data.examples.identity import UnidentifiedError, digest_code, identify
 from finetune.data.examples.inspection import FINDINGS, Check, Inspection
 from finetune.data.reading.faults import Faults
@@ -132,12 +132,13 @@ class Survey:
         longest = int(tokens.max(initial=0)) + 1
         return longest, len(np.unique(rows[tokens + 1 > (longest if limit is None else limit)]))
 
-    def count_shared(self, other: "Survey") -> int:
-        """Return how many examples are also in another split: the same images and the same texts."""
+    def find_shared(self, other: "Survey") -> np.ndarray:
+        """Return the examples that are also in another split: the same images and the same texts."""
         ours, theirs = self.columns["content"], other.columns["content"]
         # Found in two steps, so that only the contents of this split, usually the smaller one, are hashed.
         shared = theirs.filter(pc.is_in(theirs, value_set=ours.combine_chunks(), skip_nulls=True))
-        return int(pc.is_in(ours, value_set=shared.combine_chunks(), skip_nulls=True).to_numpy().sum())
+        is_shared = pc.is_in(ours, value_set=shared.combine_chunks(), skip_nulls=True)
+        return np.flatnonzero(is_shared.to_numpy())
 
     def _list_suffixes(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the example's index and the tokens of each suffix of the split, in order: (S,)."""
@@ -212,8 +213,7 @@ def _digest(text: str) -> str:
 
 def _inspect(inspection: Inspection) -> Iterator[pa.StructArray]:
     """Yield the findings in the order of the rows, on as many processes as help."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = 0 if is_debugged() else min(cores, len(inspection.examples) // _ROWS_A_PROCESS)
+    workers = 0 if is_debugged() else min(count_cores(), len(inspection.examples) // _ROWS_A_PROCESS)
     loader = DataLoader(
         inspection,
         batch_size=None,

@@ -67,9 +67,8 @@ def read_instances(
         with faults.skipping():
             path, size = measure_image(image["file_name"], folders, image.where)
             check_size((image.get("height"), image.get("width")), size, image.where)
-            yield build_row(
-                str(key), path, size, _read_objects(faults, annotations[key], names, size, clip)
-            )
+            objects = _read_objects(faults, annotations[key], names, size, clip)
+            yield build_row(str(key), path, size, objects, image.where)
 
 
 def _index(faults: Faults, content: Record, kind: str, name: str) -> dict[Key, Record]:

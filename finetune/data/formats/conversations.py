@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from finetune.data.cache import PLACE
 from finetune.data.formats.grounding import fill_placeholders
 from finetune.data.formats.jsonl import (
     FEATURES,
@@ -159,7 +160,7 @@ def _convert(
             raise UserError(f"{where}: question {number} has no image before it.")
         images = place_images(seen if several else seen[0], folders, several, where)
         answers = check_texts([answer], f"answer {number}", where)
-        head = {"id": f"{row_id}/{number}", "group": None, **images}
+        head = {"id": f"{row_id}/{number}", "group": None, **images, PLACE: where}
         rows.append({**head, "prefix": question, "suffixes": answers})
     return rows
 

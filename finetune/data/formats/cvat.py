@@ -60,7 +60,8 @@ def read_cvat(faults: Faults, file: str, image_dir: str | None, clip: bool) -> I
             path, size = measure_image(image.get("name", ""), places, where)
             check_size((_read_side(image, "height", where), _read_side(image, "width", where)), size, where)
             row_id = "/".join(filter(None, (image.get("task_id"), image.get("name"))))
-            yield build_row(row_id, path, size, list(_read_objects(faults, image, size, where, clip)))
+            objects = list(_read_objects(faults, image, size, where, clip))
+            yield build_row(row_id, path, size, objects, where)
 
 
 def _read_side(image: ET.Element, side: str, where: str) -> int | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finetune.data.annotations import ImageFolder
+from finetune.data.cache import PLACE
 from finetune.data.formats import jsonl
 from finetune.data.formats.jsonl import place_images, read_accepted, read_name, read_texts
 from finetune.data.formats.splits import (
@@ -104,14 +105,16 @@ def read_image_folder(
         with faults.skipping():
             row_id, image = read_name(row, "id") or str(number), row["file_name"]
             if kind == "pairs":
-                yield {**read_texts(row, number), **place_images(image, folder, False, row.where)}
+                texts = read_texts(row, number)
+                yield {**texts, **place_images(image, folder, False, row.where), PLACE: row.where}
                 continue
             path, size = measure_image(image, folder, row.where)
             if kind == "captions":
-                captions = read_accepted(row, "text")
-                yield {"id": row_id, "group": None, "image": path, "captions": captions}
+                head = {"id": row_id, "group": None, "image": path, PLACE: row.where}
+                yield {**head, "captions": read_accepted(row, "text")}
             else:
-                yield build_row(row_id, path, size, _read_objects(faults, row, size, names, clip))
+                objects = _read_objects(faults, row, size, names, clip)
+                yield build_row(row_id, path, size, objects, row.where)
 
 
 def _read_classes(faults: Faults, folder: Path) -> Iterator[Row]:
@@ -123,7 +126,7 @@ def _read_classes(faults: Faults, folder: Path) -> Iterator[Row]:
                     name = str(file.relative_to(folder))
                     path, (height, width) = measure_image(name, folder, str(file))
                     head = {"id": name, "group": None, "image": path, "suffixes": [place.name]}
-                    yield {**head, "width": width, "height": height}
+                    yield {**head, "width": width, "height": height, PLACE: str(file)}
 
 
 def _read_objects(

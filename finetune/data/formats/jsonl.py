@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
+from finetune.data.cache import PLACE
 from finetune.data.formats.splits import find_image_dirs, find_split_files, list_files, load_files
 from finetune.data.images import measure_image
 from finetune.data.layouts.texts import find_image_folders, find_pairs
@@ -58,7 +59,7 @@ def read_jsonl(
                 if len(placed) >= _REMEMBERED:
                     placed.clear()
                 placed[image] = place_images(row["image"], folders, several, row.where)
-            yield {**texts, **placed[image]}
+            yield {**texts, **placed[image], PLACE: row.where}
 
 
 def read_texts(row: Record, number: int | str) -> dict[str, object]:

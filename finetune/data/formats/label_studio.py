@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from datasets import Features
 
 from finetune.data.annotations import LabelStudio
+from finetune.data.cache import PLACE
 from finetune.data.formats.label_studio_tasks import Annotation, read_annotation
 from finetune.data.formats.regions import read_regions
 from finetune.data.formats.splits import find_image_dirs, find_split_files, list_files, load_files
@@ -114,9 +115,10 @@ def read_label_studio(
                 objects = list(
                     read_regions(faults, annotation.regions, size, faults.note if clip else None)
                 )
-                yield build_row(row_id, path, size, objects)
+                yield build_row(row_id, path, size, objects, task.where)
             else:
-                yield {**_read_columns(annotation, columns, row_id), "image": path, **_name_sides(size)}
+                head = {"image": path, **_name_sides(size), PLACE: task.where}
+                yield {**_read_columns(annotation, columns, row_id), **head}
 
 
 def _name_sides(size: tuple[int, int]) -> dict[str, int]:

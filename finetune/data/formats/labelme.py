@@ -80,7 +80,8 @@ def read_labelme(
             path, size = measure_image(record["imagePath"], folders, name)
             check_size((record.get("imageHeight"), record.get("imageWidth")), size, name)
             objects = list(_read_objects(faults, record, size, faults.note if clip else None))
-            yield build_row(str(Path(name).relative_to(top).with_suffix("")), path, size, objects)
+            row_id = str(Path(name).relative_to(top).with_suffix(""))
+            yield build_row(row_id, path, size, objects, name)
 
 
 def _read_objects(

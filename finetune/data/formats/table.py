@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datasets import Features
 
+from finetune.data.cache import PLACE
 from finetune.data.formats.jsonl import asks_for_objects, check_texts
 from finetune.data.formats.splits import find_image_dirs, find_split_files, load_files
 from finetune.data.hub_rows import LISTS as HUB_LISTS
@@ -93,7 +94,7 @@ def read_table(
             )
     for number, record in read_records(faults, file):
         with faults.skipping():
-            row: dict[str, object] = {"id": None, "group": None}
+            row: dict[str, object] = {"id": None, "group": None, PLACE: record.where}
             for ours, theirs in columns.items():
                 row[ours] = _convert(ours, record[theirs], columns, separator, record)
             image = _find_image(record[columns["image"]], inside, folders, record.where)

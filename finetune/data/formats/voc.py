@@ -135,7 +135,7 @@ def _read_image(faults: Faults, where: str, images: Path, one_based: bool, clip:
     for number, element in enumerate(root.findall("object"), 1):
         with faults.skipping():
             objects.append(_read_object(element, size, f"{where} object {number}", one_based, clip))
-    return build_row(Path(where).stem, path, size, objects)
+    return build_row(Path(where).stem, path, size, objects, where)
 
 
 def _read_object(

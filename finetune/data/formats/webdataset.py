@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from datasets import Features
 
+from finetune.data.cache import PLACE
 from finetune.data.formats import jsonl
 from finetune.data.formats.jsonl import read_texts
 from finetune.data.formats.splits import expand_files, find_file, load_sources
@@ -83,14 +84,14 @@ def _convert(key: str, members: list[tuple[str, bytes]], pairs: bool, shard: str
     row_id = f"{Path(shard).stem}/{key}"
     if pairs:
         texts = read_texts(parse_object(text, where), row_id)
-        return {**texts, "image": image, "width": width, "height": height}
+        return {**texts, "image": image, "width": width, "height": height, PLACE: where}
     try:
         caption = text.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: its text is not UTF-8 ({error}).") from error
     if not caption:
         raise UserError(f"{where}: its text is empty.")
-    return {"id": row_id, "group": None, "image": image, "captions": [caption]}
+    return {"id": row_id, "group": None, "image": image, "captions": [caption], PLACE: where}
 
 
 def _only(

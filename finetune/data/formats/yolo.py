@@ -287,12 +287,13 @@ def read_yolo(
             for number, line in enumerate(iterate_lines(label) if Path(label).is_file() else (), 1):
                 with faults.skipping():
                     if line.strip():
-                        place = f"{label} line {number}"
-                        obj = _read_object(line.split(), names, size, place, keypoints, note)
+                        line_place = f"{label} line {number}"
+                        obj = _read_object(line.split(), names, size, line_place, keypoints, note)
                         if rotated:
                             obj["mask_rle"] = None
                         objects.append(obj)
-            yield build_row(row_id, path, size, objects)
+            place = label if Path(label).is_file() else where
+            yield build_row(row_id, path, size, objects, place)
     for orphan in orphans:
         with faults.skipping():
             raise UserError(f"{orphan}: no image belongs to this text file.")

@@ -227,12 +227,12 @@ def test_the_same_images_with_the_same_texts_are_counted(collator: Collator) -> 
         )
 
     train = split(id=["d", "e", "f"])
-    assert split().count_shared(train) == 3
-    assert split(question=["p", "other", "r"]).count_shared(train) == 2
-    assert split(answers=[["x"], ["x"], ["xy"]]).count_shared(train) == 2
-    assert split(image=["2.png", "1.png", "1.png"]).count_shared(train) == 2
+    assert len(split().find_shared(train)) == 3
+    assert len(split(question=["p", "other", "r"]).find_shared(train)) == 2
+    assert len(split(answers=[["x"], ["x"], ["xy"]]).find_shared(train)) == 2
+    assert len(split(image=["2.png", "1.png", "1.png"]).find_shared(train)) == 2
     inside = [{"bytes": b"x", "path": None}] * 3
-    assert split(image=inside).count_shared(split(image=inside)) == 0
+    assert len(split(image=inside).find_shared(split(image=inside))) == 0
 
 
 def test_custom_code_and_hidden_state_have_no_identity(

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finetune.data.cache import PLACE
 from finetune.data.reading.faults import Faults
 from finetune.errors import UserError
 from tests.test_data_documents import ELSEWHERE
@@ -85,6 +86,7 @@ def read(name: str, root: Path, split: str, skip: bool) -> tuple[Rows, list[str]
         with faults.skipping():
             if row["id"] in rows:
                 raise UserError(f"{root}: item: id `{row['id']}` is duplicated in {list_files(root)}.")
+            row = {name: value for name, value in row.items() if name != PLACE}
             assert set(row) == set(module.FEATURES)
             try:
                 pa.Table.from_pylist([row], schema=module.FEATURES.arrow_schema)
