@@ -9,10 +9,11 @@ from random import Random
 import numpy as np
 
 from finetune.codecs.boxes import CODES_PER_MASK, encode_boxes
-from finetune.codecs.objects import ObjectReader
+from finetune.codecs.objects import ObjectReader, form_objects
 from finetune.errors import UserError, suggest
-from finetune.example import PredictionRow, SceneObject
+from finetune.example import AnswerForm, PredictionRow, SceneObject
 from finetune.option import MAY_BE_EMPTY, OneOf, Range, option
+from finetune.tasks.grammar import Grammar
 from finetune.tasks.mixture import parts_of
 from finetune.tasks.task import (
     Answer,
@@ -22,6 +23,7 @@ from finetune.tasks.task import (
     Text,
     check_columns,
     fill_template,
+    read_template,
     template_columns,
     template_problems,
 )
@@ -98,6 +100,11 @@ class ObjectsOptions:
         """Whether classes, or the weights of the mask codec, are taken from the training split."""
         return self.needs_classes or (self.masks and self.mask_vae == "own")
 
+    @property
+    def grammars(self) -> tuple[Grammar, ...]:
+        """Those that fit the task."""
+        return (Grammar.auto,)
+
     def ask_classes(self, row: Row, training: bool) -> list[str]:
         """Return the classes that one image is asked for under `classes=one`, in the order of `labels`."""
         present = {obj["label"] for obj in row["objects"] if not obj["iscrowd"]}
@@ -167,6 +174,28 @@ class ObjectsTask:
         size = (target["height"], target["width"])
         objects = self.reader.read(answer.text, size, answer.token_ends, answer.probabilities)
         return {"prediction_objects": objects}
+
+    @property
+    def grammars(self) -> tuple[Grammar, ...]:
+        """Those that fit the task."""
+        return self.options.grammars
+
+    def build_form(self, row: Row, prefix: str) -> AnswerForm:
+        """Return objects of the classes that the prompt names, or of all classes where it names none.
+
+        Raises:
+            UserError: no classes are known.
+        """
+        if not self.options.write_label:
+            return form_objects([""], self.options.masks)
+        labels = read_template(self.options.prompt, prefix).get("labels")
+        known = self.options.labels if labels is None else [name for name in labels.split(" ; ") if name]
+        if known is None:
+            raise UserError(
+                f"evaluation.grammar=auto: the classes are not known. Name them: task.labels=[cat,dog], or "
+                f"a prompt like {self.options.prompt!r}."
+            )
+        return form_objects(known, self.options.masks)
 
     def _wanted(self, row: Row) -> list[SceneObject]:
         """Return the objects to write: no crowds, and only what is asked for."""
