@@ -99,6 +99,8 @@ class PredictionRow(TypedDict, total=False):
     """Path or id of the image."""
     prefix: str
     """The prompt."""
+    drawing: str
+    """File of the drawn image, relative to the folder of the row's file; only from `predict out=FOLDER`."""
     prediction: str
     """The model's answer, without EOS."""
     unfinished: bool

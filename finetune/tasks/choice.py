@@ -9,6 +9,7 @@ from typing import ClassVar
 from finetune.errors import UserError
 from finetune.example import AnswerForm, PredictionRow
 from finetune.option import MAY_BE_EMPTY, option
+from finetune.tasks.asking import check_text, check_texts
 from finetune.tasks.grammar import Grammar
 from finetune.tasks.task import (
     Answer,
@@ -101,6 +102,18 @@ class ChoiceTask:
     def read_answer(self, answer: Answer, target: Target) -> PredictionRow:
         """Return nothing: the metric reads the letter."""
         return {}
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """What the prompt names, without values."""
+        names = (name for name in template_columns(self.prompt) if name != "choices")
+        return dict.fromkeys([*names, self.choices])
+
+    def build_prefixes(self, fields: Row) -> tuple[str, ...]:
+        """Return the question with its choices in their given order."""
+        texts = {name: check_text(name, value) for name, value in fields.items() if name != self.choices}
+        choices = check_texts(self.choices, fields[self.choices])
+        return (self.build_text({**texts, "id": "", self.choices: choices, self.answer: None}).prefix,)
 
     @property
     def grammars(self) -> tuple[Grammar, ...]:

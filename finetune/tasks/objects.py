@@ -13,6 +13,7 @@ from finetune.codecs.objects import ObjectReader, form_objects
 from finetune.errors import UserError, suggest
 from finetune.example import AnswerForm, PredictionRow, SceneObject
 from finetune.option import MAY_BE_EMPTY, OneOf, Range, option
+from finetune.tasks.asking import check_text, check_texts
 from finetune.tasks.grammar import Grammar
 from finetune.tasks.mixture import parts_of
 from finetune.tasks.task import (
@@ -174,6 +175,33 @@ class ObjectsTask:
         size = (target["height"], target["width"])
         objects = self.reader.read(answer.text, size, answer.token_ends, answer.probabilities)
         return {"prediction_objects": objects}
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """What the prompt names; the classes have those of the task as their value."""
+        values = dict.fromkeys(template_columns(self.options.prompt))
+        return {name: self.options.labels if name == "labels" else None for name in values}
+
+    def build_prefixes(self, fields: Row) -> tuple[str, ...]:
+        """Return the prompt with these values; under `classes=one` a prompt for each class.
+
+        Raises:
+            UserError: a class is not the task's.
+        """
+        texts = {name: check_text(name, value) for name, value in fields.items() if name != "labels"}
+        if "labels" not in fields:
+            return (fill_template(self.options.prompt, texts),)
+        labels = check_texts("labels", fields["labels"])
+        for label in labels:
+            if self.options.labels is not None and label not in self.options.labels:
+                raise UserError(
+                    f"labels: the task has no class `{label}`.{suggest(label, self.options.labels)} They "
+                    f"are: {list_names(self.options.labels)}."
+                )
+        groups = [[label] for label in labels] if self.options.classes == PromptClasses.one else [labels]
+        return tuple(
+            fill_template(self.options.prompt, texts, labels=" ; ".join(names)) for names in groups
+        )
 
     @property
     def grammars(self) -> tuple[Grammar, ...]:

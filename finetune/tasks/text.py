@@ -11,6 +11,7 @@ from finetune.codecs.objects import ObjectReader, form_objects
 from finetune.errors import UserError
 from finetune.example import AnswerForm, PredictionRow, SceneObject
 from finetune.option import MAY_BE_EMPTY, option
+from finetune.tasks.asking import check_text
 from finetune.tasks.grammar import Grammar
 from finetune.tasks.task import (
     Answer,
@@ -99,6 +100,17 @@ class TextTask:
         size = (target["height"], target["width"])
         objects = ObjectReader().read(answer.text, size, answer.token_ends, answer.probabilities)
         return {"prediction_objects": objects}
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """What the prompt names, without values."""
+        return dict.fromkeys(template_columns(self.prompt))
+
+    def build_prefixes(self, fields: Row) -> tuple[str, ...]:
+        """Return the prompt with these values."""
+        return (
+            fill_template(self.prompt, {name: check_text(name, value) for name, value in fields.items()}),
+        )
 
     @property
     def grammars(self) -> tuple[Grammar, ...]:
