@@ -115,9 +115,18 @@ def _build_task(options: Predict) -> object:
     return instantiate(options.task, "task")
 
 
-def number_rows(rows: Sequence[Mapping[str, object]]) -> Rows:
-    """Return the rows of a program with their places."""
-    return ((f"prompts item {number}", row) for number, row in enumerate(rows, 1))
+def number_rows(rows: object) -> Rows:
+    """Return the rows of a program with their places.
+
+    Raises:
+        UserError: they are not a list of dicts, or there are none.
+    """
+    if not isinstance(rows, list | tuple) or not rows:
+        raise UserError(f"prompts: expected a file, or a list of dicts, but got {describe(rows)}.")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping):
+            raise UserError(f"prompts item {number}: expected a dict, but got {describe(row)}.")
+    return [(f"prompts item {number}", row) for number, row in enumerate(rows, 1)]
 
 
 def read_prompts(file: Path) -> Iterator[tuple[str, dict[str, object]]]:

@@ -101,6 +101,8 @@ def check_headers(prompts: Sequence[Prompt]) -> dict[str, str]:
     files = dict.fromkeys(prompt.name for prompt in prompts if isinstance(prompt.image, Path))
     for name in track(files, "check images", "image", leave=False):
         try:
+            if not Path(name).exists():
+                raise UserError(f"no image `{name}`.")
             Picture(name, "predict").size()
         except UserError as error:
             faults[name] = str(error).removeprefix("predict: ")

@@ -33,7 +33,7 @@ class AnswerFolder:
 
     Attributes:
         rows: the answers that are there already.
-        replaced: drawings of answers that are forgotten, which may be written again.
+        replaced: drawings of answers that are forgotten, which `open` deletes.
 
     Raises:
         UserError: the folder is a file, or has other files or the answers of another command.
@@ -52,7 +52,7 @@ class AnswerFolder:
             raise UserError(f"out={root}: {taken} is a file. Expected a folder for answers and drawings.")
         if not self._marker.is_file():
             for file in (self._file, self.left_out):
-                if file.exists():
+                if file.exists() and file.stat().st_size:
                     raise UserError(
                         f"out={root}: {file} is there, and `predict` did not write it. Choose another "
                         "folder."
@@ -62,7 +62,8 @@ class AnswerFolder:
             self._check_settings()
         self._read()
         if overwrite:
-            self.replaced = {self.root / row["drawing"] for row in self.rows.values() if "drawing" in row}
+            names = {row["drawing"] for row in self.rows.values() if "drawing" in row}
+            self.replaced = {root / name for name in names if not {"..", "/"} & {*Path(name).parts}}
             self.rows, self._whole = {}, 0
 
     def _check_settings(self) -> None:
@@ -107,6 +108,8 @@ class AnswerFolder:
                 if error.errno in _IN_USE:
                     raise UserError(f"out={self.root}: another `predict` is writing there.") from error
             with explain_disk_errors(self.root):
+                for drawing in self.replaced:
+                    drawing.unlink(missing_ok=True)
                 stream.truncate(self._whole)
                 write_json(self._marker, self._settings)
             yield stream

@@ -1,7 +1,9 @@
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
@@ -302,10 +304,14 @@ def test_answers_of_another_command_are_kept_unless_it_starts_over(inside: Path,
     assert (code, out) == (2, "")
     assert "other has the answers of another command: its prefix was nothing, and is now 'detect 1'" in err
     assert read(inside / "other/predictions.jsonl") == before
-    assert command("predict", *words, "prefix=detect 1", "overwrite=true")[0] == 0
-    rows = read(inside / "other/predictions.jsonl")
-    assert {row["prefix"] for row in rows} == {"detect 1"}
-    assert [row["drawing"] for row in rows] == [row["drawing"] for row in before]
+    words = [words[0], "image=pictures/more", words[2], "prefix=detect 1"]
+    assert command("predict", *words, "overwrite=true")[0] == 0
+    [row] = read(inside / "other/predictions.jsonl")
+    assert (row["prefix"], row["drawing"]) == ("detect 1", "validation-2.png")
+    assert sorted(file.name for file in (inside / "other").rglob("*.png")) == [
+        "notes.png",
+        "validation-2.png",
+    ]
     assert (inside / "other/notes.png").read_text() == "mine"
 
 
@@ -318,6 +324,22 @@ def test_files_of_the_user_are_never_replaced(inside: Path, command: Command) ->
         assert (code, out) == (2, "")
         assert f"{name} is there, and `predict` did not write it" in err
         assert [file.read_text(), len(list(file.parent.iterdir()))] == ["mine", 1]
+
+
+def test_two_commands_do_not_write_into_one_folder(inside: Path, command: Command) -> None:
+    assert command("predict", *DETECT, "out=busy")[0] == 0
+    code = (
+        "import fcntl, sys; file = open('busy/predictions.jsonl', 'a'); fcntl.lockf(file, fcntl.LOCK_EX); "
+    )
+    code += "print('locked', flush=True); sys.stdin.read()"
+    with Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        status, out, err = command("predict", *DETECT, "out=busy", "overwrite=true")
+        assert (status, out) == (2, "")
+        assert "another `predict` is writing there" in err
+        other.kill()
+    assert len(read(inside / "busy/predictions.jsonl")) == 3
 
 
 def test_drawings_below_the_images_are_not_asked_about(inside: Path, command: Command) -> None:
@@ -391,8 +413,18 @@ def test_a_loaded_run_takes_what_predict_takes(inside: Path) -> None:
     assert row["prefix"] == "detect all classes"
     assert model.ask_all(files) == finetune.predict(run="runs/quickstart_detect", image=files).rows
     prompts = [{"image": Image.open(file), "prefix": "detect 1"} for file in files]
-    rows = model.ask_all(prompts=prompts)
-    assert [(row["image"], row["prefix"]) for row in rows] == [("0", "detect 1"), ("1", "detect 1")]
-    assert rows == finetune.predict(run="runs/quickstart_detect", prompts=prompts).rows
+    answers = model.ask_all(prompts=prompts)
+    assert [(row["image"], row["prefix"]) for row in answers] == [("0", "detect 1"), ("1", "detect 1")]
+    assert answers == finetune.predict(run="runs/quickstart_detect", prompts=prompts).rows
     with pytest.raises(finetune.UserError, match="question= has no place"):
         model.ask(files[0], question="what?")
+    wrong: list[tuple[Any, str]] = [
+        (5, "prompts: expected a file, or a list of dicts, but got 5"),
+        ([], "prompts: expected a file, or a list of dicts"),
+        (["x"], "prompts item 1: expected a dict, but got 'x'"),
+        ([{"prefix": 5, "image": files[0]}], "prompts item 1: prefix: expected a text, but got 5"),
+        ([{"image": "nowhere.png"}], "^no image `nowhere.png`.$"),
+    ]
+    for rows, message in wrong:
+        with pytest.raises(finetune.UserError, match=message):
+            finetune.predict(run="runs/quickstart_detect", prompts=rows)
