@@ -39,7 +39,8 @@ from finetune.run.folder import Launch, RunFolder
 from finetune.run.log import unchanged_logging
 
 if TYPE_CHECKING:
-    from finetune.assembly.predictor import Given, Predictor
+    from finetune.assembly.predictor import Predictor
+    from finetune.assembly.prompts import Given
     from finetune.result import (
         CompareResult,
         EvaluateResult,
@@ -89,13 +90,18 @@ def evaluate(*words: str, **options: object) -> "EvaluateResult":
 
 
 def predict(
-    *words: str, image: "Given | Sequence[Given] | None" = None, **options: object
+    *words: str,
+    image: "Given | Sequence[Given] | None" = None,
+    prompts: str | Path | Sequence[Mapping[str, Any]] | None = None,
+    **options: object,
 ) -> "PredictResult":
-    """Answer the prompt `prefix=` about images.
+    """Answer prompts about images: `prefix=`, or that of the run's task with `question=` and others.
 
     Args:
         words: `key=value`, as on the command line.
-        image: a file, a folder, an open image, an array of uint8 (height, width, 3), or a list of these.
+        image: a file, a folder, a pattern, an open image, an array of uint8 (height, width, 3), or a list
+            of files, open images and arrays.
+        prompts: a JSONL file of prompts, or a list of its rows, whose `image` may also be open.
         options: values by key.
 
     Returns:
@@ -104,12 +110,16 @@ def predict(
     Raises:
         UserError: a mistake in the options, or the only image cannot be decoded.
     """
-    if image is None or isinstance(image, str | Path | Mapping):
-        given = {} if image is None else {"image": image}
-        result = _run("predict", words, {**given, **options})
-    else:
-        images = list(image) if isinstance(image, Sequence) else [image]
-        result = _run("predict", words, options, images=images)
+    inputs: dict[str, object] = {}
+    if isinstance(image, str | Path | Mapping):
+        options["image"] = image
+    elif image is not None:
+        inputs["images"] = list(image) if isinstance(image, Sequence) else [image]
+    if isinstance(prompts, str | Path):
+        options["prompts"] = prompts
+    elif prompts is not None:
+        inputs["prompts"] = prompts
+    result = _run("predict", words, options, **inputs)
     result = cast("PredictResult", result)
     if result.left_out and not result.rows:
         raise UserError("\n".join(result.left_out))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from PIL import Image
 
@@ -11,6 +11,20 @@ if TYPE_CHECKING:  # metrics and help import this file without torch
 
 IGNORED = -100
 """Label of a position that is not trained on."""
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """What an answer may be under `evaluation.grammar`: objects, one of several texts, or a number."""
+
+    texts: tuple[str, ...] = ()
+    """One of them is written, exactly so: as the answer, or after each box (` cat`)."""
+    box: bool = False
+    """Any number of objects, none twice: four locations and a text each, joined by ` ; `."""
+    mask: bool = False
+    """Sixteen mask codes stand after each box."""
+    number: bool = False
+    """The answer is a number in digits."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,8 @@ class Example:
     """The pass over the data in which this example was drawn; decides between several suffixes."""
     antialias: bool = True
     """Whether big_vision resizes the images of this benchmark with antialiasing."""
+    form: AnswerForm | None = None
+    """What the answer may be; None: anything."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,8 @@ class PredictionRow(TypedDict, total=False):
     """Path or id of the image."""
     prefix: str
     """The prompt."""
+    drawing: str
+    """File of the drawn image, relative to the folder of the row's file; only from `predict out=FOLDER`."""
     prediction: str
     """The model's answer, without EOS."""
     unfinished: bool
@@ -134,6 +152,8 @@ class Prompts(TypedDict):
     """(B, T) int64: 0 for image and prefix, which see each other both ways; 1 for the suffix."""
     pixel_values: "Tensor"
     """(images of all examples in order, 3, side, side) float32, -1 to 1."""
+    forms: NotRequired[list[AnswerForm]]
+    """What each answer may be; missing: anything."""
 
 
 class Batch(Prompts):

@@ -24,6 +24,8 @@ _MOST_SHOWN = 5
 
 _NAMES = re.compile(r"`[^`]*`|'[^']*'|\"[^\"]*\"|\S*[/\d]\S*|line \d+")
 """What differs between two findings of a kind: quoted texts, paths and numbers."""
+_MOST_LISTED = 20
+"""Most images without an answer that are named at the end, where no file lists them."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class PredictResult(Result):
     """A prediction row for each image; `predict.run` generates them while they are iterated."""
     left_out: list[str]
     """A message for each image without an answer; complete once `rows` is exhausted."""
+    listed: Path | None = None
+    """The file with these messages, if there is one."""
 
     def show(self) -> None:
         """Print each row as soon as it is generated.
@@ -106,14 +110,18 @@ class PredictResult(Result):
         Raises:
             UserError: images were left out.
         """
-        count = 0
+        answered = set()
         for row in self.rows:
             print_json(row)
-            count += 1
+            answered.add(row["image"])
         if faults := self.left_out:
-            more = f" And {len(faults) - 3} more." if len(faults) > 3 else ""
-            total = count + len(faults)
-            raise UserError(f"{len(faults)} of {total} images were left out: {' '.join(faults[:3])}{more}")
+            most = _MOST_LISTED if self.listed is None else 3
+            more = f" And {len(faults) - most} more." if len(faults) > most else ""
+            more += "" if self.listed is None else f" All of them: {self.listed}."
+            total = len(answered) + len(faults)
+            raise UserError(
+                f"{len(faults)} of {total} images were left out: {' '.join(faults[:most])}{more}"
+            )
 
 
 @dataclass(frozen=True)

@@ -279,8 +279,8 @@ def test_an_image_may_be_open_or_a_file(trained: Path, inside: Path) -> None:
             UserError, match=r"image: expected a file, an image opened with PIL, or an array"
         ):
             model.ask(wrong, options["prefix"])
-    with pytest.raises(UserError, match="prefix: expected a text, but got nothing"):
-        model.ask(image, None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="prefix: expected a text, but got 5"):
+        model.ask(image, 5)  # type: ignore[arg-type]
     (inside / "broken.png").write_bytes((inside / "noise.png").read_bytes()[:-900])
     with pytest.raises(UserError, match="broken.png"):
         finetune.predict(**options, image="broken.png")

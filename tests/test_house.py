@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "report": {"codecs"},
     "tasks": {"codecs", "metrics"},
     "data": {"codecs", "tasks", "signals"},
-    "generation": {"model", "tasks"},
+    "generation": {"codecs", "model", "tasks"},
     "evaluation": {"data", "generation", "metrics", "model", "processes", "signals", "tasks"},
     "training": {"data", "model", "evaluation", "processes", "run", "signals"},
     "assembly": {

@@ -10,6 +10,7 @@ from transformers import PaliGemmaProcessor
 
 from finetune.assembly.empty_answers import EmptyAnswer, check_together
 from finetune.assembly.faults import Skipped, leave_out_broken_images, leave_out_faults
+from finetune.assembly.forms import check_forms
 from finetune.assembly.lengths import AnswerLengths, leave_out_overflow, measure_answers
 from finetune.assembly.pixels import choose_antialias
 from finetune.assembly.sources import build_source, build_task, load_splits, read_as_scored
@@ -143,8 +144,13 @@ def build_validation(config: RunConfig, splits: Splits, task: Task) -> ExampleDa
         UserError: a column is missing.
     """
     rows = _arrange_rows(splits.validation, task, training=False)
-    limited = first_rows(rows, config.evaluation.limit)
-    return ExampleDataset(limited, task, "validation", antialias=choose_antialias(config, "validation"))
+    return ExampleDataset(
+        first_rows(rows, config.evaluation.limit),
+        task,
+        "validation",
+        antialias=choose_antialias(config, "validation"),
+        grammar=config.evaluation.grammar,
+    )
 
 
 def check_validation(
@@ -164,6 +170,7 @@ def check_validation(
     validation, skipped = _check_rows(config, examples, collator, empty, most)
     on_main(lambda: check_together(validation, empty))
     validation, broken = _check_images(config, validation)
+    on_main(lambda: check_forms(validation.examples))
     return validation, [*skipped, *broken]
 
 

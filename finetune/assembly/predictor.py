@@ -1,12 +1,11 @@
 """A finished model that answers prompts about images."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import torch
 from PIL import Image
 from torch import nn
 from transformers import PaliGemmaProcessor
@@ -16,6 +15,16 @@ from finetune.assembly.finished import load_trained, resolve_finished_run
 from finetune.assembly.mask_codec import find_mask_vae
 from finetune.assembly.model import half_precision
 from finetune.assembly.pixels import choose_antialias
+from finetune.assembly.prompts import (
+    Given,
+    ImageSource,
+    Prompt,
+    Wording,
+    build_prompts,
+    find_images,
+    name_images,
+    number_rows,
+)
 from finetune.codecs.objects import ObjectReader
 from finetune.config.jobs import Predict
 from finetune.data.batches.collator import Collator
@@ -27,9 +36,7 @@ from finetune.model.load import load_config, load_processor
 from finetune.run.folder import RunFolder
 from finetune.tasks.task import Answer
 
-ImageSource = Path | Image.Image
-Given = str | ImageSource | np.ndarray[Any, Any]
-"""A file, an image opened with PIL, or an array of uint8 (height, width, 3)."""
+log = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -42,6 +49,7 @@ class Predictor:
     Attributes:
         model: the model with its adapter, in evaluation mode.
         processor: processor of the checkpoint.
+        batch_size: prompts in one batch; halved where they do not fit into the memory of the device.
 
     Raises:
         UserError: the run is not finished, or model and adapter do not fit.
@@ -52,57 +60,124 @@ class Predictor:
         path, revision = options.model.path, options.model.revision
         self._options = options
         self._reader = build_reader(options, folder)
+        self.batch_size = options.evaluation.batch_size
         self.processor: PaliGemmaProcessor = load_processor(path, revision)
         self.model: nn.Module = load_trained(options, load_config(path, revision, None))
 
-    @property
-    def batch_size(self) -> int:
-        """Number of images in one batch."""
-        return self._options.evaluation.batch_size
-
-    def ask(self, image: Given, prefix: str) -> PredictionRow:
+    def ask(self, image: Given, prefix: str | None = None, **fields: object) -> PredictionRow:
         """Answer a prompt about an image.
 
         Args:
             image: a file, an open image, or an array of uint8 (height, width, 3).
-            prefix: the prompt, such as `detect cat`.
+            prefix: the prompt, such as `detect cat`; None: the prompt of the run's task.
+            fields: what is in it, such as `question` or `labels`.
 
         Returns:
             A prediction row: `prediction`, `confidence`, and boxes and masks in `prediction_objects`.
 
         Raises:
-            UserError: the image cannot be decoded, or the prompt is not a text.
+            UserError: the image cannot be decoded, or the task has no such prompt.
         """
-        if not isinstance(prefix, str):
-            raise UserError(f"prefix: expected a text, but got {describe(prefix)}.")
-        faults: list[str] = []
-        examples = self.build_examples(name_images([image]), prefix, faults)
-        if faults:
-            raise UserError(faults[0])
-        [row] = self.predict(examples)
+        prompts = self._build([image], prefix, fields)
+        if len(prompts) > 1:
+            raise UserError(f"The task asks {len(prompts)} prompts about an image: call `ask_all`.")
+        [row] = self._answer_all(prompts)
         return row
 
-    def build_examples(
-        self, sources: Sequence[tuple[str, ImageSource]], prefix: str, faults: list[str]
-    ) -> list[Example]:
-        """Decode named images; add a message to `faults` for each that cannot be decoded."""
+    def ask_all(
+        self,
+        images: Given | Sequence[Given] = (),
+        prefix: str | None = None,
+        prompts: Sequence[Mapping[str, object]] | None = None,
+        **fields: object,
+    ) -> list[PredictionRow]:
+        """Answer prompts about images.
+
+        Args:
+            images: as in `finetune.predict(image=...)`: a file, a folder, an open image, or a list.
+            prefix: see `ask`.
+            prompts: prompts with their own `image`, `prefix` or fields, as in a file of prompts.
+            fields: see `ask`.
+
+        Returns:
+            The rows; those of one image are next to each other unless `prompts` are given.
+
+        Raises:
+            UserError: an image cannot be decoded, or the task has no such prompt.
+        """
+        given = find_images(str(images))[0] if isinstance(images, str | Path) else images
+        listed = given if isinstance(given, Sequence) else [given]
+        return self._answer_all(self._build(listed, prefix, fields, prompts))
+
+    def _build(
+        self,
+        images: Sequence[Given],
+        prefix: object,
+        fields: Mapping[str, object],
+        rows: Sequence[Mapping[str, object]] | None = None,
+    ) -> list[Prompt]:
+        if not isinstance(prefix, str | None):
+            raise UserError(f"prefix: expected a text, but got {describe(prefix)}.")
+        plain = Wording(self._options.prefix, self._options.fields)
+        wording = plain if prefix is None and not fields else Wording(prefix, fields)
+        numbered = None if rows is None else number_rows(rows)
+        return build_prompts(self._options, wording, name_images(images), numbered)
+
+    def _answer_all(self, prompts: Sequence[Prompt]) -> list[PredictionRow]:
+        rows = []
+        while prompts:
+            faults: dict[str, str] = {}
+            batch, prompts = prompts[: self.batch_size], prompts[self.batch_size :]
+            examples = self.build_examples(batch, faults)
+            if faults:
+                raise UserError(next(iter(faults.values())))
+            rows += self.answer(examples)
+        return rows
+
+    def build_examples(self, prompts: Sequence[Prompt], faults: dict[str, str]) -> list[Example]:
+        """Decode the images; add a message to `faults` for each that cannot be decoded, by its name."""
         antialias = choose_antialias(self._options, "validation")
         # A prompt may belong to any part of a mixture: antialias only if all of them do.
         smooth = all((antialias or {}).values())
+        images: dict[str, Image.Image] = {}
         examples = []
-        for name, source in sources:
+        for prompt in prompts:
+            name = prompt.name
             try:
-                image = _decode(source, name, as_stored=antialias is not None)
+                if name not in images:
+                    images[name] = decode_image(prompt.image, name, as_stored=antialias is not None)
             except UserError as error:
-                faults.append(str(error).removeprefix("predict: "))
+                faults[name] = str(error).removeprefix("predict: ")
                 continue
-            examples.append(Example(name, (image,), prefix, (), antialias=smooth))
+            examples.append(
+                Example(name, (images[name],), prompt.prefix, (), antialias=smooth, form=prompt.form)
+            )
         return examples
 
-    def predict(self, examples: Sequence[Example]) -> list[PredictionRow]:
-        """Generate an answer to each example, and return them as prediction rows."""
+    def answer(self, examples: Sequence[Example]) -> list[PredictionRow]:
+        """Generate an answer to each example, in smaller batches where memory is short.
+
+        Raises:
+            UserError: the device has no memory for a single prompt.
+        """
         if not examples:
             return []
+        try:
+            return self._answer_batch(examples)
+        except torch.OutOfMemoryError as error:
+            if len(examples) == 1:
+                raise UserError(
+                    "The device has too little memory for a single prompt. A smaller model.resolution, or "
+                    "peft.bits=4 with model=, needs less."
+                ) from error
+        # Outside the block: the error keeps the tensors of the batch alive.
+        torch.cuda.empty_cache()
+        self.batch_size = (len(examples) + 1) // 2
+        log.info("out of memory with %d prompts at once: %d from now on", len(examples), self.batch_size)
+        half = self.batch_size
+        return self.answer(examples[:half]) + self.answer(examples[half:])
+
+    def _answer_batch(self, examples: Sequence[Example]) -> list[PredictionRow]:
         collator = Collator(self.processor, resize=self._options.image.resize)
         batches = [(collator.build_prompts(examples), examples)]
         autocast = half_precision(self._options.trainer)
@@ -114,37 +189,12 @@ class Predictor:
         ]
 
 
-def name_images(sources: Sequence[Given]) -> list[tuple[str, ImageSource]]:
-    """Return images with their names: a file's path, or an open image's position in the list.
+def decode_image(source: ImageSource, name: str, as_stored: bool = False) -> Image.Image:
+    """Return an image as a model is asked about it.
 
     Raises:
-        UserError: one of them is neither a file nor an image.
+        UserError: it cannot be decoded.
     """
-    images = map(_open, sources)
-    return [
-        (str(image) if isinstance(image, Path) else str(number), image)
-        for number, image in enumerate(images)
-    ]
-
-
-def _open(source: object) -> ImageSource:
-    if isinstance(source, str | PathLike):
-        return Path(source)
-    if isinstance(source, Image.Image):
-        return source
-    if isinstance(source, np.ndarray):
-        if source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3 and source.size:
-            return Image.fromarray(source)
-        got = f"an array of {source.dtype} {source.shape}"
-    else:
-        got = describe(source)
-    raise UserError(
-        "image: expected a file, an image opened with PIL, or an array of uint8 with the shape (height, "
-        f"width, 3), but got {got}."
-    )
-
-
-def _decode(source: ImageSource, name: str, as_stored: bool) -> Image.Image:
     if isinstance(source, Path):
         return Picture(name, "predict").load(as_stored=as_stored)
     try:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from finetune.codecs.boxes import DIVISOR, Reading, decode_boxes, decode_official
-from finetune.example import Rle, SceneObject
+from finetune.example import AnswerForm, Rle, SceneObject
 
 if TYPE_CHECKING:
     from finetune.codecs.mask_vae import MaskVae
@@ -88,6 +88,17 @@ class ObjectReader:
 
         reading, masks = decode_masks(text, size, self.vae, self.divisor, self.official)
         return reading, [None if mask is None else encode_rle(mask) for mask in masks]
+
+
+def form_objects(labels: Sequence[str], mask: bool) -> AnswerForm:
+    """Return the form of an answer with objects of these classes, as `encode_boxes` writes it.
+
+    Args:
+        labels: the classes, with or without spaces around them; an empty one is written as nothing.
+        mask: each box has a mask.
+    """
+    names = dict.fromkeys(label.strip() for label in labels)
+    return AnswerForm(tuple(f" {name}".rstrip() for name in names), box=True, mask=mask)
 
 
 def _mean_probability(

@@ -19,6 +19,7 @@ from finetune.config.values import check_values, name_problems
 from finetune.data.options import GROUP_OF_PART, Source
 from finetune.errors import UserError
 from finetune.model.options import Dtype, Trainable
+from finetune.tasks.grammar import Grammar, check_grammar
 
 _PART = re.compile(r"(dataset|task|metric|metrics\.[^.]+|dataset\.parts\.[^.]+\.(source|task))\.")
 """Prefixes under which a part of a run is described."""
@@ -41,6 +42,7 @@ def check(config: Job, composed: DictConfig, name: str | None = None) -> None:
         *_run(config),
         *_parts(config.dataset),
         *_metrics(config.metrics),
+        *_grammar(config),
         *_across(config),
         *([] if name is None else name_problems(name)),
     ]
@@ -108,6 +110,20 @@ def _metrics(metrics: dict[str, Any]) -> Iterator[str]:
 def _is_part(node: Any) -> bool:
     """Whether a node is a choice of its group, or a custom part."""
     return is_dataclass(node) or (isinstance(node, dict) and isinstance(node.get("_target_"), str))
+
+
+def _grammar(config: RunConfig) -> Iterator[str]:
+    """Yield a message for each task that the grammar of answers does not fit."""
+    grammar, dataset = config.evaluation.grammar, config.dataset
+    parts = dataset.mixed_parts() if isinstance(dataset, Source) else {}
+    tasks = {f"dataset.parts.{name}.task: ": part.task for name, part in parts.items()} or {"": config.task}
+    for place, task in tasks.items():
+        # A custom task is checked once it is built.
+        if grammar != Grammar.none and is_dataclass(task):
+            try:
+                check_grammar(task, grammar)
+            except UserError as error:
+                yield f"{place}{error}"
 
 
 def _across(config: RunConfig) -> Iterator[str]:

@@ -126,14 +126,43 @@ class Predict(_OfRun):
     """Ask about your images (run=FOLDER image=FILE prefix=PROMPT)."""
 
     picture: str | None = None
-    """An image file, or a folder of images."""
+    """An image file, a folder of images, a pattern such as `"photos/*.jpg"`, or several of these with
+    commas between them."""
     prefix: str | None = option(None, MAY_BE_EMPTY)
-    """The prompt."""
+    """The prompt. `null`: the prompt of the run's task, with the fields below in it."""
+    question: str | None = None
+    """The question in the prompt of the task, such as `answer en {question}`."""
+    expression: str | None = None
+    """What to find, in the prompt of a task about expressions."""
+    labels: list[str] | None = None
+    """The classes in the prompt of the task, such as `detect {labels}`. `null`: all of the task."""
+    choices: list[str] | None = None
+    """The choices, for a task of multiple choice."""
+    prompts: str | None = None
+    """A JSONL file with a prompt a line: `image` (relative to the file, or to the current folder; missing:
+    every image of `image=`), and `prefix` or the fields of the task's prompt."""
     out: str | None = None
-    """Folder for copies of the images with the predicted boxes and masks drawn in."""
+    """Folder for the answers, in `predictions.jsonl`, and for copies of the images with the predicted boxes
+    and masks drawn in. The same command again goes on where it was stopped."""
+    overwrite: bool = False
+    """Forget the answers in `out=` and ask again; its other files are kept."""
 
     reads = f"task([.@].*)?|{_MODEL}|{_ANSWERS}"
     needs_data = False
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """The given fields of the task's prompt."""
+        values = {name: getattr(self, name) for name in ("question", "expression", "labels", "choices")}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield options that exclude each other."""
+        if self.prefix is not None and self.fields:
+            names = " ".join(f"{name}=" for name in self.fields)
+            yield f"prefix= is a whole prompt, {names} a part of the task's: choose one."
+        if self.overwrite and self.out is None:
+            yield "overwrite=true needs out=: without it nothing is written."
 
 
 @dataclass

@@ -56,7 +56,7 @@ def _problem(job: str, key: str, has_run: bool) -> str | None:
         return f"{key}= with run=FOLDER has no effect: the run has its own. Leave it out."
     if has_run and job in {"evaluate", "predict"}:
         for pattern, reason in _FIXED_BY_RUN.items():
-            if re.fullmatch(pattern, key):
+            if re.fullmatch(pattern, key) and (job, key) != ("predict", "overwrite"):
                 return f"{key}= with run=FOLDER has no effect: {reason}. Leave it out."
     if has_option(job, SPELLINGS.get(key, key)):
         return None

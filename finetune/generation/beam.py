@@ -4,11 +4,19 @@ import torch
 from torch import Tensor, nn
 
 from finetune.example import Prompts
+from finetune.generation.limits import Limits
 from finetune.model.forward import prefill, step
 
 
 def search_beams(
-    model: nn.Module, prompts: Prompts, *, beams: int, steps: int, end: int, pad: int
+    model: nn.Module,
+    prompts: Prompts,
+    *,
+    beams: int,
+    steps: int,
+    end: int,
+    pad: int,
+    limits: Limits | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the ended hypothesis of the highest summed log-probability, without length normalisation.
 
@@ -22,6 +30,7 @@ def search_beams(
         steps: most tokens of an answer, including EOS.
         end: id of EOS.
         pad: id after it.
+        limits: of all beams, those of a prompt next to each other; None: every token may follow.
 
     Returns:
         Tokens and their probabilities: (B, steps or fewer) each.
@@ -40,13 +49,10 @@ def search_beams(
     live[:, 0] = 0
     best: tuple[Tensor, ...] = (live.new_full((size,), -torch.inf), tokens[:, 0], chosen[:, 0])
     for place in range(steps):
-        scores = logits.float().log_softmax(-1).view(size, beams, -1)
+        scores = logits.float().log_softmax(-1)
+        scores = (scores if limits is None else limits.mask(scores)).view(size, beams, -1)
         ended = _end(live, tokens, chosen, scores[..., end], place, end)
-        better = ended[0] > best[0]
-        best = tuple(
-            torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
-            for new, old in zip(ended, best, strict=True)
-        )
+        best = _keep_better(ended, best)
         scores[..., end] = -torch.inf
         live, index = (live[..., None] + scores).flatten(1).topk(beams)
         parent, token = index // scores.shape[-1], index % scores.shape[-1]
@@ -54,7 +60,10 @@ def search_beams(
         tokens[..., place], chosen[..., place] = token, scores.flatten(1).gather(1, index)
         if place + 1 == steps or bool((live[:, 0] < best[0]).all()):
             break
-        cache.reorder_cache((parent + beams * torch.arange(size, device=device)[:, None]).flatten())
+        rows = (parent + beams * torch.arange(size, device=device)[:, None]).flatten()
+        cache.reorder_cache(rows)
+        if limits is not None:
+            limits.advance(token.flatten().tolist(), rows.tolist())
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         logits = step(model, token.flatten(), mask, cache)
     return best[1][:, : place + 1], best[2][:, : place + 1].exp()
@@ -81,6 +90,15 @@ def _end(
     ended[:, place] = end
     ended_chosen[:, place] = scores.gather(1, which[:, None])[:, 0]
     return total, ended, ended_chosen
+
+
+def _keep_better(ended: tuple[Tensor, ...], best: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return for each prompt the hypothesis of the higher sum: its sum, tokens and log-probabilities."""
+    better = ended[0] > best[0]
+    return tuple(
+        torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
+        for new, old in zip(ended, best, strict=True)
+    )
 
 
 def _select(table: Tensor, places: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from finetune.example import Prompts
 from finetune.generation.beam import search_beams
+from finetune.generation.limits import build_limits
 from finetune.generation.options import EvaluationConfig
 from finetune.model.forward import generate_greedily, to_device
 from finetune.tasks.task import Answer
@@ -54,18 +55,26 @@ def generate_answers(
 
     Args:
         model: in evaluation mode.
-        prompts: on the model's device.
+        prompts: on the model's device; their `forms` constrain the answers.
         tokenizer: the checkpoint's.
         options: their `num_beams` and `max_new_tokens`.
+
+    Raises:
+        UserError: the shortest answer of a form is longer than `max_new_tokens`.
     """
-    steps = options.max_new_tokens or UNKNOWN_LENGTH
+    steps, beams = options.max_new_tokens or UNKNOWN_LENGTH, options.num_beams
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    if options.num_beams > 1:
+    forms = prompts.get("forms")
+    limits = None if forms is None else build_limits(forms, tokenizer, steps, beams)
+    if beams > 1:
         answers, probabilities = search_beams(
-            model, prompts, beams=options.num_beams, steps=steps, end=end, pad=pad
+            model, prompts, beams=beams, steps=steps, end=end, pad=pad, limits=limits
         )
     else:
-        answers, probabilities = generate_greedily(model, prompts, end=end, pad=pad, max_new_tokens=steps)
+        constrain = None if limits is None else limits.constrain
+        answers, probabilities = generate_greedily(
+            model, prompts, end=end, pad=pad, constrain=constrain, max_new_tokens=steps
+        )
     is_end = answers == end
     # Tokens up to and including the first EOS.
     spoken = is_end.cumsum(1) - is_end.long() == 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from finetune.option import COUNT, Range, option
+from finetune.tasks.grammar import Grammar
 
 
 class EvaluateWhen(StrEnum):
@@ -30,6 +31,9 @@ class GenerationOptions:
     splits, at least 16; for `predict` without a run, 128."""
     num_beams: int = option(1, Range(1, 1e4))
     """1 is greedy; more is beam search without length normalisation, as in the paper."""
+    grammar: Grammar = Grammar.none
+    """What answers may be: `none` for anything; `auto` for what the task writes (objects of the classes in
+    the prompt, none twice; one of the choices); `yes_no` or `number` for a task of texts."""
 
 
 class BlankImages(StrEnum):

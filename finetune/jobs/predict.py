@@ -1,151 +1,145 @@
 """Ask a finished run (run=FOLDER), or any checkpoint and adapter, about your images.
 
-`image=` is a file or a folder, `prefix=` the prompt. Each answer is a line with a JSON object on standard
-output: `image`, `prefix`, `prediction`, `confidence`, and for an answer with locations `width`, `height`
-and `prediction_objects` with boxes in pixels, masks as run lengths and scores. With `out=FOLDER` the images
-are also written there, with the predicted objects drawn in. An image that cannot be decoded is left out and
-named at the end, with exit code 2.
+`image=` is a file, a folder, a pattern, or several of these; `prefix=` the prompt. Without it the run's
+task asks as in training, with `question=`, `expression=`, `labels=` or `choices=`; `prompts=FILE` has a
+prompt a line. Each answer is a line with a JSON object on standard output: `image`, `prefix`, `prediction`,
+`confidence`, and for an answer with locations `width`, `height` and `prediction_objects` with boxes in
+pixels, masks as run lengths and scores.
+
+With `out=FOLDER` the lines are also appended to its `predictions.jsonl`, and the images are written there
+with the predicted objects drawn in. The same command again asks only what has no answer yet.
+
+An image that cannot be decoded is left out and named at the end; then the exit code is 2, although all
+others were answered.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from finetune.assembly.predictor import Given, ImageSource, Predictor, name_images
+from finetune.assembly.answering import Session, name_drawings
+from finetune.assembly.predictor import Predictor
+from finetune.assembly.prompts import (
+    Given,
+    Prompt,
+    Rows,
+    Wording,
+    build_prompts,
+    find_images,
+    name_images,
+    number_rows,
+    read_prompts,
+)
 from finetune.config.jobs import Predict
-from finetune.data.images import IMAGE_SUFFIXES, Picture
+from finetune.data.images import Picture
 from finetune.errors import UserError
-from finetune.example import PredictionRow
-from finetune.report.draw import draw_prediction
+from finetune.progress import track
 from finetune.result import PredictResult
-from finetune.run.files import explain_disk_errors
+from finetune.run.answers import AnswerFolder, Key
+from finetune.run.files import read_json
 from finetune.run.folder import Launch, RunFolder
 
+log = logging.getLogger(__name__)
 
-def run(options: Predict, launch: Launch, images: Sequence[Given] | None = None) -> PredictResult:
-    """Answer the prompt about each image.
+
+def run(
+    options: Predict,
+    launch: Launch,
+    images: Sequence[Given] | None = None,
+    prompts: Sequence[Mapping[str, object]] | None = None,
+) -> PredictResult:
+    """Answer the prompts.
 
     Args:
-        options: name the model and, without `images`, a file or a folder.
+        options: name the model and, without `images`, files.
         launch: how the job was started.
         images: files, open images or arrays.
+        prompts: with `image`, `prefix` or fields of the task's prompt, as in a file of prompts.
 
     Returns:
         The rows, generated one batch at a time while they are iterated.
 
     Raises:
-        UserError: no image or prompt, an image cannot be read, or model and adapter do not fit.
+        UserError: no image or prompt, no image can be read, or model and adapter do not fit.
     """
     folder = RunFolder(launch.folder)
-    if options.prefix is None:
-        raise UserError(f'Which prompt? prefix="..."{_prompt_of(folder) if options.run else "."}')
-    sources = name_images(find_pictures(options.picture) if images is None else images)
-    files = [source for _, source in sources if isinstance(source, Path)]
-    check_headers(files)
-    names: dict[str, Path] = {}
-    if options.out is not None:
-        root = Path(options.picture) if options.picture is not None else Path()
-        names = name_pictures(files, root, Path(options.out))
-    left_out: list[str] = []
-    rows = predict_rows(Predictor(options, folder), sources, options.prefix, names, left_out)
-    return PredictResult(rows, left_out)
+    out = None if options.out is None else Path(options.out)
+    root = None
+    if images is None and options.picture is not None:
+        images, root = find_images(options.picture, out)
+    rows: Rows | None = None if prompts is None else number_rows(prompts)
+    if options.prompts is not None:
+        rows = read_prompts(Path(options.prompts))
+    wording = Wording(options.prefix, options.fields, find_example(folder) if options.run else "")
+    asked = build_prompts(options, wording, name_images(images or ()), rows)
+    answers: AnswerFolder | None = None
+    drawings: Mapping[Key, Path] = {}
+    if out is not None:
+        answers = AnswerFolder(out, describe_settings(options, folder), options.overwrite)
+        drawings = name_drawings(asked, root, answers)
+    known = {} if answers is None else answers.rows
+    left_out = check_headers([prompt for prompt in asked if prompt.key not in known])
+    todo = any(prompt.key not in known and prompt.name not in left_out for prompt in asked)
+    session = Session(answers, drawings, left_out)
+    predictor = Predictor(options, folder) if todo else None
+    listed = None if answers is None else answers.left_out
+    return PredictResult(session.answer_all(predictor, asked), session.faults, listed)
 
 
-def predict_rows(
-    predictor: Predictor,
-    sources: Sequence[tuple[str, ImageSource]],
-    prefix: str,
-    names: dict[str, Path],
-    left_out: list[str],
-) -> Iterator[PredictionRow]:
-    """Yield the answer to the prompt for each image, generated in batches.
-
-    Args:
-        predictor: the model.
-        sources: the images with their names.
-        prefix: the prompt.
-        names: name of the image -> file for its drawing.
-        left_out: a message is added for each image that cannot be decoded.
-    """
-    size = predictor.batch_size
-    for start in range(0, len(sources), size):
-        examples = predictor.build_examples(sources[start : start + size], prefix, left_out)
-        for example, row in zip(examples, predictor.predict(examples), strict=True):
-            yield row
-            if (target := names.get(example.id)) is not None:
-                with explain_disk_errors(target.parent):
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    draw_prediction(example.images[0], row).save(target)
-
-
-def find_pictures(image: str | None) -> list[Path]:
-    """Return the image, or all images in a folder and its subfolders, sorted by name.
-
-    Raises:
-        UserError: there are none.
-    """
-    if image is None:
-        raise UserError("Which image? image=FILE or image=FOLDER.")
-    path = Path(image)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"No image {image}. Paths are relative to the current folder.")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise UserError(f"{image} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    return files
-
-
-def check_headers(files: Sequence[Path]) -> None:
+def check_headers(prompts: Sequence[Prompt]) -> dict[str, str]:
     """Read the header of every image, before any weights are read.
 
+    Returns:
+        Name of each image that cannot be read -> why.
+
     Raises:
-        UserError: a file is not an image.
+        UserError: none can be read.
     """
-    faults = []
-    for file in map(str, files):
+    faults: dict[str, str] = {}
+    files = dict.fromkeys(prompt.name for prompt in prompts if isinstance(prompt.image, Path))
+    for name in track(files, "check images", "image", leave=False):
         try:
-            Picture(file, "predict").size()
+            if not Path(name).exists():
+                raise UserError(f"no image `{name}`.")
+            Picture(name, "predict").size()
         except UserError as error:
-            faults.append(str(error).removeprefix("predict: "))
+            faults[name] = str(error).removeprefix("predict: ")
+    if faults and len(faults) == len({prompt.name for prompt in prompts}):
+        shown = list(faults.values())[:3]
+        more = f" And {len(faults) - 3} more." if len(faults) > 3 else ""
+        raise UserError(f"{' '.join(shown)}{more}")
     if faults:
-        more = f" And {len(faults) - 3} more of {len(files)}." if len(faults) > 3 else ""
-        raise UserError(f"{' '.join(faults[:3])}{more}")
+        first = next(iter(faults.values()))
+        log.warning("warning: left out: %d of %d images. The first: %s", len(faults), len(files), first)
+    return faults
 
 
-def name_pictures(files: Sequence[Path], source: Path, out: Path) -> dict[str, Path]:
-    """Return the file for the drawing of each image: a PNG below `out`, named after the image.
-
-    Args:
-        files: the images.
-        source: the folder of the images, or the single image.
-        out: the folder for the drawings.
-
-    Raises:
-        UserError: `out` is a file, or an image would be overwritten by its own drawing.
-    """
-    taken = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
-    if taken is not None:
-        raise UserError(f"out={out}: {taken} is a file. Expected a folder for the drawn images.")
-    inside = {file: file.relative_to(source) if source.is_dir() else Path(file.name) for file in files}
-    stems = {name.with_suffix("") for name in inside.values()}
-    whole = len(stems) < len(files)  # cat.jpg and cat.png would both be cat.png
-    names = {
-        str(file): out / (name.with_name(f"{name.name}.png") if whole else name.with_suffix(".png"))
-        for file, name in inside.items()
-    }
-    originals = {file.resolve() for file in files}
-    for target in names.values():
-        if target.resolve() in originals:
-            raise UserError(f"out={out}: {target} is one of the images itself. Choose another folder.")
-    return names
-
-
-def _prompt_of(folder: RunFolder) -> str:
-    """Return a prompt that the run was evaluated with, for the message."""
+def find_example(folder: RunFolder) -> str:
+    """Return a prompt that a run was evaluated with; empty if there is none."""
     try:
         with (folder.predictions / "validation.jsonl").open(encoding="utf-8") as lines:
-            return f", such as this run's own: prefix={json.loads(next(lines))['prefix']!r}"
+            return str(json.loads(next(lines))["prefix"])
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
-        return "."
+        return ""
+
+
+def describe_settings(options: Predict, folder: RunFolder) -> dict[str, Any]:
+    """Return what the answers depend on besides image and prompt."""
+    model, evaluation = options.model, options.evaluation
+    result = read_json(folder.metrics).get("result") if options.run and folder.metrics.is_file() else None
+    return {
+        "run": None if options.run is None else str(Path(options.run).absolute()),
+        "result": result,
+        "model": f"{model.path} {model.revision or ''} {model.resolution or ''}".strip(),
+        "adapter": options.adapter,
+        "prefix": options.prefix,
+        **dict.fromkeys(("question", "expression", "labels", "choices")),
+        **options.fields,
+        "prompts": options.prompts,
+        "num_beams": evaluation.num_beams,
+        "max_new_tokens": evaluation.max_new_tokens,
+        "grammar": evaluation.grammar.value,
+        "resize": options.image.resize.value,
+    }

@@ -4,6 +4,7 @@ What changes how the model is called (its cache, packed rows, which positions ge
 these functions, alike for training, evaluation and prediction; `load.py` chooses the attention kernel.
 """
 
+from collections.abc import Callable
 from typing import TypeVar, cast
 
 import torch
@@ -64,19 +65,40 @@ def compute_losses(
     )
 
 
-class _ChosenProbability(LogitsProcessor):
-    """Keeps the probability of the greedy choice at each step: (B,) floats, not (B, V) logits."""
+Constrain = Callable[[list[int] | None, Tensor], Tensor]
+"""From the tokens just chosen, (B,) or None before the first, and the scores of the next ones, (B, V), to
+the same scores with minus infinity for what may not follow."""
 
-    def __init__(self) -> None:
+
+class _Chooser(LogitsProcessor):
+    """Keeps the probability of the greedy choice at each step: (B,) floats, not (B, V) logits.
+
+    It is the probability among all tokens, also where only some of them may follow: a constrained answer is
+    no surer than the model is.
+    """
+
+    def __init__(self, constrain: Constrain | None) -> None:
         self.steps: list[Tensor] = []
+        self._constrain = constrain
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.steps.append(scores.float().softmax(-1).amax(-1))
+        probabilities = scores.float().softmax(-1)
+        if self._constrain is None:
+            self.steps.append(probabilities.amax(-1))
+            return scores
+        scores = self._constrain(input_ids[:, -1].tolist() if self.steps else None, scores)
+        self.steps.append(probabilities.gather(1, scores.argmax(-1, keepdim=True))[:, 0])
         return scores
 
 
 def generate_greedily(
-    model: PreTrainedModel, prompts: Prompts, *, end: int, pad: int, **settings: int
+    model: PreTrainedModel,
+    prompts: Prompts,
+    *,
+    end: int,
+    pad: int,
+    constrain: Constrain | None = None,
+    **settings: int,
 ) -> tuple[Tensor, Tensor]:
     """Return the likeliest token at each step, and its probability: (B, new tokens) each.
 
@@ -85,9 +107,10 @@ def generate_greedily(
         prompts: on the model's device.
         end: id of EOS.
         pad: id after it.
+        constrain: called at each step, to leave out tokens that may not follow.
         settings: further arguments of transformers' `generate`: `max_new_tokens`, including EOS.
     """
-    recorder = _ChosenProbability()
+    chooser = _Chooser(constrain)
     sequences = model.generate(
         **model_inputs(prompts),
         **settings,
@@ -96,9 +119,9 @@ def generate_greedily(
         use_cache=True,
         eos_token_id=end,
         pad_token_id=pad,
-        logits_processor=LogitsProcessorList([recorder]),
+        logits_processor=LogitsProcessorList([chooser]),
     )
-    return sequences[:, prompts["input_ids"].shape[1] :], torch.stack(recorder.steps, dim=1)
+    return sequences[:, prompts["input_ids"].shape[1] :], torch.stack(chooser.steps, dim=1)
 
 
 def prefill(model: nn.Module, prompts: Prompts) -> tuple[Tensor, Cache]:

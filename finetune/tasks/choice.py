@@ -7,8 +7,10 @@ from string import ascii_uppercase
 from typing import ClassVar
 
 from finetune.errors import UserError
-from finetune.example import PredictionRow
+from finetune.example import AnswerForm, PredictionRow
 from finetune.option import MAY_BE_EMPTY, option
+from finetune.tasks.asking import check_text, check_texts
+from finetune.tasks.grammar import Grammar
 from finetune.tasks.task import (
     Answer,
     Row,
@@ -100,3 +102,34 @@ class ChoiceTask:
     def read_answer(self, answer: Answer, target: Target) -> PredictionRow:
         """Return nothing: the metric reads the letter."""
         return {}
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """What the prompt names, without values."""
+        names = (name for name in template_columns(self.prompt) if name != "choices")
+        return dict.fromkeys([*names, self.choices])
+
+    def build_prefixes(self, fields: Row) -> tuple[str, ...]:
+        """Return the question with its choices in their given order."""
+        texts = {name: check_text(name, value) for name, value in fields.items() if name != self.choices}
+        choices = check_texts(self.choices, fields[self.choices])
+        return (self.build_text({**texts, "id": "", self.choices: choices, self.answer: None}).prefix,)
+
+    @property
+    def grammars(self) -> tuple[Grammar, ...]:
+        """Those that fit the task."""
+        return (Grammar.auto,)
+
+    def build_form(self, row: Row, prefix: str) -> AnswerForm:
+        """Return the answers that stand for the row's choices, in their given order.
+
+        Raises:
+            UserError: the row has no choices, as for a prompt that was written by hand.
+        """
+        if self.choices not in row:
+            raise UserError(
+                f"evaluation.grammar=auto: the choices are not known from the prompt alone. Give "
+                f"{self.choices}=[...] and the question, or evaluation.grammar=none."
+            )
+        pairs = zip(ascii_uppercase, read_texts(row, self.choices), strict=False)
+        return AnswerForm(tuple(self.suffix.format(letter=letter, text=text) for letter, text in pairs))

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from random import Random
 
 from finetune.errors import UserError
+from finetune.example import AnswerForm
+from finetune.tasks.grammar import Grammar
 from finetune.tasks.task import Answer, Row, Target, Task, Text
 
 PART = "__part__"
@@ -44,6 +46,26 @@ class MixedTask:
     def read_answer(self, answer: Answer, target: Target) -> Target:
         """Return what the answer says."""
         return self.tasks[target["part"]].read_answer(answer, target)
+
+    @property
+    def grammars(self) -> tuple[Grammar, ...]:
+        """Those that fit the tasks of all parts."""
+        each = [set(getattr(task, "grammars", ())) for task in self.tasks.values()]
+        return tuple(grammar for grammar in Grammar if all(grammar in fitting for fitting in each))
+
+    def build_form(self, row: Row, prefix: str) -> AnswerForm:
+        """Return what the answer may be in the row's part.
+
+        Raises:
+            UserError: the part is not known, as for a prompt that was written by hand.
+        """
+        if PART not in row:
+            raise UserError(
+                "evaluation.grammar=auto: the run has several tasks, and a prompt does not say to which of "
+                "them it belongs. Leave it out with evaluation.grammar=none."
+            )
+        form: AnswerForm = self.tasks[row[PART]].build_form(row, prefix)  # type: ignore[attr-defined]
+        return form
 
 
 def parts_of(task: Task) -> Mapping[str, Task]:

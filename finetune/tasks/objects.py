@@ -9,10 +9,12 @@ from random import Random
 import numpy as np
 
 from finetune.codecs.boxes import CODES_PER_MASK, encode_boxes
-from finetune.codecs.objects import ObjectReader
+from finetune.codecs.objects import ObjectReader, form_objects
 from finetune.errors import UserError, suggest
-from finetune.example import PredictionRow, SceneObject
+from finetune.example import AnswerForm, PredictionRow, SceneObject
 from finetune.option import MAY_BE_EMPTY, OneOf, Range, option
+from finetune.tasks.asking import check_text, check_texts
+from finetune.tasks.grammar import Grammar
 from finetune.tasks.mixture import parts_of
 from finetune.tasks.task import (
     Answer,
@@ -22,6 +24,7 @@ from finetune.tasks.task import (
     Text,
     check_columns,
     fill_template,
+    read_template,
     template_columns,
     template_problems,
 )
@@ -98,6 +101,11 @@ class ObjectsOptions:
         """Whether classes, or the weights of the mask codec, are taken from the training split."""
         return self.needs_classes or (self.masks and self.mask_vae == "own")
 
+    @property
+    def grammars(self) -> tuple[Grammar, ...]:
+        """Those that fit the task."""
+        return (Grammar.auto,)
+
     def ask_classes(self, row: Row, training: bool) -> list[str]:
         """Return the classes that one image is asked for under `classes=one`, in the order of `labels`."""
         present = {obj["label"] for obj in row["objects"] if not obj["iscrowd"]}
@@ -167,6 +175,55 @@ class ObjectsTask:
         size = (target["height"], target["width"])
         objects = self.reader.read(answer.text, size, answer.token_ends, answer.probabilities)
         return {"prediction_objects": objects}
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """What the prompt names; the classes have those of the task as their value."""
+        values = dict.fromkeys(template_columns(self.options.prompt))
+        return {name: self.options.labels if name == "labels" else None for name in values}
+
+    def build_prefixes(self, fields: Row) -> tuple[str, ...]:
+        """Return the prompt with these values; under `classes=one` a prompt for each class.
+
+        Raises:
+            UserError: a class is not the task's.
+        """
+        texts = {name: check_text(name, value) for name, value in fields.items() if name != "labels"}
+        if "labels" not in fields:
+            return (fill_template(self.options.prompt, texts),)
+        labels = check_texts("labels", fields["labels"])
+        for label in labels:
+            if self.options.labels is not None and label not in self.options.labels:
+                raise UserError(
+                    f"labels: the task has no class `{label}`.{suggest(label, self.options.labels)} They "
+                    f"are: {list_names(self.options.labels)}."
+                )
+        groups = [[label] for label in labels] if self.options.classes == PromptClasses.one else [labels]
+        return tuple(
+            fill_template(self.options.prompt, texts, labels=" ; ".join(names)) for names in groups
+        )
+
+    @property
+    def grammars(self) -> tuple[Grammar, ...]:
+        """Those that fit the task."""
+        return self.options.grammars
+
+    def build_form(self, row: Row, prefix: str) -> AnswerForm:
+        """Return objects of the classes that the prompt names, or of all classes where it names none.
+
+        Raises:
+            UserError: no classes are known.
+        """
+        if not self.options.write_label:
+            return form_objects([""], self.options.masks)
+        labels = read_template(self.options.prompt, prefix).get("labels")
+        known = self.options.labels if labels is None else [name for name in labels.split(" ; ") if name]
+        if known is None:
+            raise UserError(
+                f"evaluation.grammar=auto: the classes are not known. Name them: task.labels=[cat,dog], or "
+                f"a prompt like {self.options.prompt!r}."
+            )
+        return form_objects(known, self.options.masks)
 
     def _wanted(self, row: Row) -> list[SceneObject]:
         """Return the objects to write: no crowds, and only what is asked for."""

@@ -1,5 +1,6 @@
 """What every task is: how a row is asked, what an answer is scored against, and how it is read."""
 
+import re
 from collections.abc import Iterator, Mapping
 from random import Random
 from string import Formatter
@@ -54,7 +55,7 @@ class Task(Protocol):
     """How a row is asked, what an answer is scored against, and how it is read.
 
     A custom task is a class with these methods: `task=custom task._target_=module.Class`, described in
-    `docs/tasks.md`.
+    `docs/tasks.md`. One with a grammar has `grammars` and `build_form` too (`tasks/grammar.py`).
     """
 
     def check_columns(self, columns: list[str]) -> None:
@@ -148,6 +149,15 @@ def fill_template(template: str, row: Row, **values: str) -> str:
                 'there. Fill it ("" for no text), or leave the row out of the data.'
             )
     return template.format_map(known)
+
+
+def read_template(template: str, text: str) -> dict[str, str]:
+    """Return the values of a template's columns in a text that was made with it; empty for another text."""
+    parts = list(Formatter().parse(template))
+    pattern = "".join(re.escape(before) + ("" if name is None else "(.*)") for before, name, _, _ in parts)
+    match = re.fullmatch(pattern, text, re.DOTALL)
+    names = [name for _, name, _, _ in parts if name is not None]
+    return {} if match is None else dict(zip(names, match.groups(), strict=True))
 
 
 def read_texts(row: Row, column: str) -> tuple[str, ...]:

@@ -1,15 +1,18 @@
 """Text in, text out: captions, open questions, counts, anything that is compared as a string."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
 from finetune.codecs.boxes import Reading, decode_boxes
-from finetune.codecs.objects import ObjectReader
+from finetune.codecs.objects import ObjectReader, form_objects
 from finetune.errors import UserError
-from finetune.example import PredictionRow, SceneObject
+from finetune.example import AnswerForm, PredictionRow, SceneObject
 from finetune.option import MAY_BE_EMPTY, option
+from finetune.tasks.asking import check_text
+from finetune.tasks.grammar import Grammar
 from finetune.tasks.task import (
     Answer,
     Row,
@@ -21,6 +24,8 @@ from finetune.tasks.task import (
     template_columns,
     template_problems,
 )
+
+_NAMES_CLASSES = re.compile(r"(?P<verb>detect|segment) (?P<labels>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,37 @@ class TextTask:
         size = (target["height"], target["width"])
         objects = ObjectReader().read(answer.text, size, answer.token_ends, answer.probabilities)
         return {"prediction_objects": objects}
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """What the prompt names, without values."""
+        return dict.fromkeys(template_columns(self.prompt))
+
+    def build_prefixes(self, fields: Row) -> tuple[str, ...]:
+        """Return the prompt with these values."""
+        return (
+            fill_template(self.prompt, {name: check_text(name, value) for name, value in fields.items()}),
+        )
+
+    @property
+    def grammars(self) -> tuple[Grammar, ...]:
+        """Those that fit the task."""
+        return (Grammar.auto,) if self.objects else (Grammar.yes_no, Grammar.number)
+
+    def build_form(self, row: Row, prefix: str) -> AnswerForm:
+        """Return boxes of the classes that the prompt names; with masks after `segment`.
+
+        Raises:
+            UserError: the prompt names no class.
+        """
+        match = _NAMES_CLASSES.fullmatch(prefix)
+        if match is None:
+            raise UserError(
+                f"evaluation.grammar=auto: expected a prompt that names the classes, such as "
+                f"`detect cat ; dog`, but got {prefix!r}."
+            )
+        labels = [label for label in match["labels"].split(";") if label.strip()]
+        return form_objects(labels, mask=match["verb"] == "segment")
 
     def _answers(self, row: Row) -> tuple[str, ...]:
         answers = read_texts(row, self.answers)

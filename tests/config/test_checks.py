@@ -36,6 +36,8 @@ Command = Callable[..., tuple[int, str, str]]
         ("evaluation.steps=5", "needs evaluation.strategy=steps"),
         ("evaluation.metric_for_best_model=loss", "compares evaluations"),
         ("evaluation.early_stopping_patience=1", "needs evaluation.metric_for_best_model"),
+        ("evaluation.grammar=auto", "What fits it: evaluation.grammar=yes_no"),
+        ("evaluation.grammar=boxes", "expected one of none, auto, yes_no, number"),
         ("augmentation.flip=1.5", "augmentation.flip=1.5: expected 0 to 1"),
         ("augmentation.saturation=-0.1", "augmentation.saturation=-0.1: expected 0 to 1"),
         ("augmentation.min_visible=nan", "augmentation.min_visible=nan: expected 0 to 1"),

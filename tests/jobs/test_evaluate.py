@@ -9,6 +9,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from finetune.cli import main
+from finetune.example import AnswerForm
+from finetune.tasks.grammar import can_write
+from tests.conftest import noise_image
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -144,3 +147,29 @@ def test_a_run_begins_with_what_it_works_on(inside: Path) -> None:
     assert "data: 2 train rows (train), 2 validation rows (valid)" in log
     assert "2 classes: cat, dog" in log
     assert "first example: 'detect cat ; dog' -> '<loc0102>" in log
+
+
+def test_under_a_grammar_every_answer_is_read_back_whole(inside: Path, command: Command) -> None:
+    words = ["evaluation.grammar=auto", "evaluation.max_new_tokens=40", "evaluation.num_beams=2"]
+    code, _, err = command("evaluate", "run=runs/own", "dataset.validation=valid", *words)
+    assert code == 0, err
+    form = AnswerForm((" cat", " dog"), box=True)
+    for row in read_rows(inside / "runs/own/predictions/validation.evaluate.jsonl"):
+        assert can_write(form, row["prediction"])
+        assert "unfinished" not in row
+
+
+def test_a_grammar_that_allows_no_right_answer_is_refused(inside: Path, command: Command) -> None:
+    words = [
+        "recipe=table_vqa_qlora",
+        "model=tiny",
+        "dataset.train=quiz.csv",
+        "dataset.validation=quiz.csv",
+    ]
+    noise_image(0).save(inside / "1.png")
+    (inside / "quiz.csv").write_text("image,question,answer\n1.png,how many?,3\n1.png,what?,a cup\n")
+    code, _, err = command("evaluate", *words, "evaluation.grammar=number")
+    assert code == 2
+    assert "it allows no reference of 1 of 2 validation examples" in err
+    assert "'a cup' after 'answer en what?'" in err
+    assert not (inside / "runs/table_vqa_qlora_evaluate").exists()

@@ -119,12 +119,15 @@ class Collator:
         rows = [self._encode_prefix(example) for example in examples]
         length = max(map(len, rows))
         pad: int = self.tokenizer.pad_token_id
-        return {
+        prompts: Prompts = {
             "input_ids": torch.tensor([[pad] * (length - len(row)) + row for row in rows]),
             "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),
             "token_type_ids": torch.zeros((len(rows), length), dtype=torch.long),
             "pixel_values": self.build_pixels(examples) if pixels is None else pixels,
         }
+        if forms := [example.form for example in examples if example.form is not None]:
+            prompts["forms"] = forms
+        return prompts
 
     def build_pixels(self, examples: Sequence[Example]) -> torch.Tensor:
         """Resize and scale the images.

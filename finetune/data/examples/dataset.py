@@ -13,6 +13,7 @@ from finetune.data.examples.augment import Augmentation, Values
 from finetune.data.images import Picture, check_size
 from finetune.errors import UserError
 from finetune.example import Example
+from finetune.tasks.grammar import Grammar, build_form, check_grammar
 from finetune.tasks.mixture import PART
 from finetune.tasks.task import Row, Task
 
@@ -27,7 +28,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
     """The examples of one split.
 
     Raises:
-        UserError: the rows lack a column.
+        UserError: the rows lack a column, or the grammar does not fit the task.
     """
 
     rows: Dataset
@@ -44,12 +45,16 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
     antialias: Mapping[str, bool] | None = None
     """For each part of a mixture, or for the one source under `""`, whether big_vision resizes its images
     with antialiasing; images are then read as big_vision reads them. None: upright, on white."""
+    grammar: Grammar = Grammar.none
+    """Of the answers to the examples."""
 
     blank: bool = False
     """Whether each image is replaced with a grey one of its size, to learn what is answered unseen."""
 
     def __post_init__(self) -> None:
         self.task.check_columns(self.rows.column_names)
+        if self.grammar != Grammar.none:
+            check_grammar(self.task, self.grammar)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -87,6 +92,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             group=row["group"],
             epoch=epoch,
             antialias=(self.antialias or {}).get(row.get(PART) or "", True),
+            form=build_form(self.task, self.grammar, row, text.prefix),
         )
 
     def load_images(self, row: Row, where: str) -> list[Image.Image]:
