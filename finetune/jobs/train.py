@@ -34,6 +34,7 @@ from finetune.assembly.trainer import build_arguments, build_run_metric, part_we
 from finetune.config.jobs import Train
 from finetune.config.recipe_file import load_recipe
 from finetune.errors import UserError
+from finetune.evaluation.evaluate import Evaluation
 from finetune.generation.options import EvaluateWhen
 from finetune.metrics.metric import Metric
 from finetune.model.load import load_config, load_processor
@@ -103,7 +104,7 @@ def run(options: Train, launch: Launch) -> TrainResult:
             interrupted = train_or_stop(trainer, start, folder, launch.command)
             if interrupted is not None:
                 return TrainResult(folder.root, {}, {}, list_history(trainer), interrupted=interrupted)
-            result = finish(options, folder, data, trainer, processor, evaluate, tracker)
+            result = finish(options, folder, data, trainer, processor, evaluate, metric, tracker)
             log.info("%.0f seconds in all; the run is in %s", time.monotonic() - started, folder.root)
         best = options.evaluation.metric_for_best_model
         objective = choose_objective(result["final"], best, metric)
@@ -239,7 +240,7 @@ def log_beginning(
 ) -> None:
     """Log data, model and steps of the training."""
     warn_of_shared_examples(data)
-    log.info("%s", describe_run(options, folder.root, data.train, data.validation))
+    log.info("%s", describe_run(options, folder.root, data.train, data.validation, data.test))
     log.info("%s", table)
     log.info(
         "%d train and %d validation examples, batch %d, %d steps",
@@ -312,6 +313,7 @@ def finish(
     trainer: PaliGemmaTrainer,
     processor: PaliGemmaProcessor,
     evaluate: LastEvaluations,
+    metric: Metric,
     tracker: Tracker,
 ) -> dict[str, Any]:
     """Save and evaluate the final model, and write the results; collective.
@@ -331,6 +333,9 @@ def finish(
         "train": measure_training(trainer, before.get("train", {})),
         "evaluations": list_evaluations(trainer),
     }
+    test = score_test(options, data, trainer, metric)
+    if test is not None:
+        metrics["test"] = test.scores
     predictions = Predictions(
         evaluation.rows, lambda index: data.validation[index].images[0], options.evaluation.pictures
     )
@@ -338,12 +343,24 @@ def finish(
     def write() -> dict[str, Any]:
         if trainer.before_save is not None:
             trainer.before_save()
-        return write_training(folder, predictions, metrics)
+        return write_training(folder, predictions, metrics, None if test is None else test.rows)
 
     metrics = on_main(write)
     tracker.report(evaluation.scores, sorted(folder.pictures.glob("*.png")))
     log.info("final  validation  %s", format_scores(evaluation.scores))
+    if test is not None:
+        log.info("final  test  %s", format_scores(test.scores))
     return metrics
+
+
+def score_test(options: Train, data: Data, trainer: PaliGemmaTrainer, metric: Metric) -> Evaluation | None:
+    """Score the final model over the test split, once; None without one. Collective."""
+    if data.test is None:
+        return None
+    evaluate = build_evaluator(
+        options.evaluation, options.trainer, data.test, data.evaluation_collator, metric
+    )
+    return evaluate(trainer.accelerator.unwrap_model(trainer.model))
 
 
 def list_history(trainer: PaliGemmaTrainer) -> list[dict[str, float]]:
