@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finetune.command import compose_command, read_line
 from finetune.config.compose import forget_own_recipes
+from finetune.config.data_word import DATA
 from finetune.config.help import GROUPS
 from finetune.config.jobs import Job
 from finetune.config.messages import explain
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_AS_WRITTEN = {"recipe", "image", "model", *GROUPS}
+_AS_WRITTEN = {"recipe", "image", "model", DATA, *GROUPS}
 """Keys whose values are names, which the command line quotes."""
 
 _OF_LIBRARIES = ("ACCELERATE_", "KMP_", "TORCHINDUCTOR_")
@@ -244,6 +245,8 @@ def _prepare(job: str, words: Sequence[str], options: Mapping[str, object]) -> t
         try:
             forget_own_recipes()
             line = read_line(job, texts)
+            if line.recognized is not None:
+                log.info("%s", line.recognized)
             names = [f"{key}=null" for key, value in options.items() if value is None and is_name(key)]
             return compose_command(job, [*line.overrides, *names]).prepare(line.words)
         except (HydraException, OmegaConfBaseException) as error:

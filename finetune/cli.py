@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune import progress, signals
 from finetune.command import Command, Line, compose_command, read_line
 from finetune.config.compose import CONF_DIR, chosen, forget_own_recipes, known_recipes
+from finetune.config.data_word import describe_choices
 from finetune.config.help import job_help, overview
 from finetune.config.jobs import JOBS
 from finetune.config.messages import explain
@@ -111,9 +112,20 @@ def _doc(job: str) -> str:
 def _run(line: Line) -> None:
     """Run the job once, or for each run of a sweep."""
     if line.flags:
+        _show(line, line.recognized)
         _run_hydra(line)
         return
-    run_job(compose_command(line.job, line.overrides), line.words)
+    command = compose_command(line.job, line.overrides)
+    if line.recognized is not None:
+        _show(line, f"{line.recognized}\n  {describe_choices(command.composed, command.choices)}")
+    run_job(command, line.words)
+
+
+def _show(line: Line, recognized: str | None) -> None:
+    """Print what was recognized, unless standard output is for a config that a flag requests."""
+    is_shown = not line.flags or is_sweep(line.flags)
+    if recognized is not None and is_shown and os.environ.get("RANK", "0") == "0":
+        print(printable(recognized), flush=True)
 
 
 def run_job(command: Command, words: list[str]) -> float | None:

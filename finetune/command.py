@@ -21,6 +21,7 @@ from finetune.config.compose import (
     to_options,
     write_recipe,
 )
+from finetune.config.data_word import write_out
 from finetune.config.jobs import JOBS, Job
 from finetune.config.messages import list_known
 from finetune.config.reads import check_options
@@ -51,6 +52,8 @@ class Line:
     """The `key=value` words in Hydra's grammar."""
     members: list[list[str]] | None
     """The overrides of each run of a sweep; None for a single run, or a sweeper that chooses them."""
+    recognized: str | None = None
+    """What `data=` was recognized as, and the words that it stands for."""
 
 
 def read_line(job: str, words: list[str]) -> Line:
@@ -63,13 +66,14 @@ def read_line(job: str, words: list[str]) -> Line:
     typed, flags = split_flags(words)
     typed = name_bare_words(job, typed)
     check_words(typed)
+    typed, recognized = write_out(job, typed, sweeping)
     check_options(job, typed)
     overrides = [new for word in typed for new in rewrite(word, sweeping)]
     check_words(overrides)
     has_own_sweeper = any(word.startswith(("hydra/sweeper", "hydra.sweeper")) for word in overrides)
     register(job, overrides)
     members = expand(overrides) if sweeping and not has_own_sweeper else None
-    return Line(job, typed, flags, overrides, members)
+    return Line(job, typed, flags, overrides, members, recognized)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from finetune.assembly.custom import instantiate
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae
 from finetune.config.compose import compose, group_choices
+from finetune.config.data_word import write_out
 from finetune.config.words import rewrite
 from tests.conftest import REPOSITORY
 
@@ -117,6 +118,7 @@ def run_in_little(command: Command, line: str, folder: Path, mask_vae: Path) -> 
     """Run a line with the tiny base, check what the run left, and return its prediction rows."""
     words = [word for word in shlex.split(line) if not word.startswith("model=")]
     evaluates = words[0] == "evaluate"
+    words = write_out("train", words).words
     config = compose([new for word in words if word != "evaluate" for new in rewrite(word)])
     masks = [f"task.mask_vae={mask_vae}"] if getattr(config.task, "mask_vae", None) else []
     given = {word.split("=")[0] for word in words}

@@ -13,6 +13,8 @@ from finetune.cli import main
 from finetune.config.compose import group_choices, known_recipes
 from finetune.config.help import GROUPS
 from tests.conftest import REPOSITORY
+from tests.data.formats import exports
+from tests.test_data_documents import write_page_files
 from tests.test_house import EVERYWHERE, MAY_IMPORT, PACKAGE
 
 Command = Callable[..., tuple[int, str, str]]
@@ -42,6 +44,21 @@ def find_commands() -> list[tuple[str, str]]:
 COMMANDS = find_commands()
 
 
+def write_own_data(folder: Path) -> None:
+    """Write the files that recipes' headers and the README name."""
+    exports.roboflow_coco(folder / "export")
+    exports.maestro(folder / "maestro")
+    exports.draw(exports.ALL[0], folder / "flowers/rose/a.jpg")
+    exports.draw(exports.ALL[1], folder / "flowers/daisy/b.jpg")
+    rows = [{"image": scene.name, "prefix": "extract", "suffix": '{"a": 1}'} for scene in exports.ALL]
+    for scene in exports.ALL:
+        exports.draw(scene, folder / "receipts" / scene.name)
+    exports.write_lines(folder / "receipts/train.jsonl", rows)
+    exports.write_lines(folder / "train.jsonl", [{**row, "suffix": "a cup"} for row in rows])
+    exports.write(folder / "questions.csv", "image,question,answer\na.jpg,what?,a cup\n")
+    exports.write(folder / "captions.csv", "image,caption\na.jpg,a cup\n")
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the run and the files that the documents speak of."""
@@ -54,6 +71,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert (
             main(["recipe=quickstart_detect", *words[1:], "dataset.train=64", "dataset.validation=2"]) == 0
         )
+    write_page_files(folder)
+    write_own_data(folder / "mine")
     shutil.copytree(REPOSITORY / "recipes", folder / "recipes")
     shutil.copy(REPOSITORY / "recipes/jsonl_qlora.yaml", folder / "mine.yaml")
     return folder

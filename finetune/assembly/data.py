@@ -1,6 +1,7 @@
 """Builds the data of a run from its options: rows, task, and the examples of both splits."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +14,7 @@ from finetune.assembly.faults import Skipped, leave_out_broken_images, leave_out
 from finetune.assembly.forms import check_forms
 from finetune.assembly.lengths import AnswerLengths, leave_out_overflow, measure_answers
 from finetune.assembly.pixels import choose_antialias
-from finetune.assembly.sources import build_source, build_task, load_splits, read_as_scored
+from finetune.assembly.sources import build_source, build_task, load_splits, load_test, read_as_scored
 from finetune.config.schema import RunConfig
 from finetune.data.batches.collator import Collator
 from finetune.data.batches.options import Overflow, Resize
@@ -55,6 +56,10 @@ class Data:
     """Lengths of the references."""
     shared: int
     """Number of validation examples that are also in the training split."""
+    test: ExampleDataset | None
+    """The test split of a training, if it has one: scored at the end, and nothing is chosen by it."""
+    test_shared: Mapping[str, int]
+    """Other split -> number of test examples that are also in it."""
     collator: Collator
     """Builds training batches."""
     evaluation_collator: Collator
@@ -68,6 +73,7 @@ def build_data(
     *,
     training: bool = True,
     codec: bool = True,
+    evaluated: str = "validation",
 ) -> Data:
     """Load the rows, build the task, and check every example: errors surface before the model loads.
 
@@ -77,6 +83,7 @@ def build_data(
         metric: says how masks are read; checked by scoring an empty answer to each validation example.
         training: False omits the training split.
         codec: False builds a task that can neither write nor read masks; see `build_task`.
+        evaluated: name of the split that is in the place of the validation split.
 
     Raises:
         UserError: a column is missing, a row cannot be used, a text is too long, or a split is empty.
@@ -89,15 +96,25 @@ def build_data(
     if training:
         train, left_out = build_train(config, splits, task, collators[0])
         dropped += left_out
-    examples = build_validation(config, splits, task)
+    examples = build_validation(config, splits, task, evaluated)
     validation, left_out = check_validation(config, examples, collators[1], metric)
+    dropped += left_out
+    test = None
+    if training and (tests := load_test(config)) is not None:
+        dropped += [{"reason": fault} for fault in tests.skipped]
+        examples = build_validation(config, tests, task, "test")
+        test, left_out = check_validation(config, examples, collators[1], metric)
+        dropped += left_out
+    others = {} if test is None or train is None else {"train": train, "validation": validation}
     return Data(
         train=None if train is None else train.examples,
         validation=validation.examples,
         task=task,
-        dropped=[*dropped, *left_out],
+        dropped=dropped,
         answers=measure_answers(validation, train, config.evaluation.max_new_tokens),
         shared=0 if train is None else len(validation.find_shared(train)),
+        test=None if test is None else test.examples,
+        test_shared={name: len(test.find_shared(other)) for name, other in others.items() if test},
         collator=collators[0],
         evaluation_collator=collators[1],
     )
@@ -137,8 +154,10 @@ def build_train_examples(config: RunConfig, splits: Splits, task: Task) -> Examp
     )
 
 
-def build_validation(config: RunConfig, splits: Splits, task: Task) -> ExampleDataset:
-    """Build the validation examples, limited to `evaluation.limit`.
+def build_validation(
+    config: RunConfig, splits: Splits, task: Task, name: str = "validation"
+) -> ExampleDataset:
+    """Build the validation or test examples, limited to `evaluation.limit`.
 
     Raises:
         UserError: a column is missing.
@@ -147,7 +166,7 @@ def build_validation(config: RunConfig, splits: Splits, task: Task) -> ExampleDa
     return ExampleDataset(
         first_rows(rows, config.evaluation.limit),
         task,
-        "validation",
+        name,
         antialias=choose_antialias(config, "validation"),
         grammar=config.evaluation.grammar,
     )
@@ -230,10 +249,18 @@ def build_collators(config: RunConfig, processor: PaliGemmaProcessor) -> tuple[C
 
 
 def warn_of_shared_examples(data: Data) -> None:
-    """Warn of validation examples that are also in the training split."""
+    """Warn of validation and test examples that are also in other splits."""
     if data.shared:
         log.warning(
             "warning: %d of %d validation examples are also in train; the score will be too high.",
             data.shared,
             len(data.validation),
         )
+    for name, count in data.test_shared.items():
+        if count:
+            log.warning(
+                "warning: %d of %d test examples are also in %s; the test score will be too high.",
+                count,
+                len(data.test or ()),
+                name,
+            )

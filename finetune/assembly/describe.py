@@ -12,7 +12,11 @@ from finetune.tasks.task import Task
 
 
 def describe_run(
-    config: RunConfig, folder: Path, train: ExampleDataset | None, validation: ExampleDataset
+    config: RunConfig,
+    folder: Path,
+    train: ExampleDataset | None,
+    validation: ExampleDataset,
+    test: ExampleDataset | None = None,
 ) -> str:
     """Return a few lines: model, device, run folder, rows, classes, and the first prompt and answer.
 
@@ -21,9 +25,10 @@ def describe_run(
         folder: folder of the run.
         train: the training examples; None for a job that does not train.
         validation: the validation examples.
+        test: the test examples, if there are any.
     """
     lines = [f"model {config.model.path} on {PartialState().device}; run folder {folder}"]
-    splits = [split for split in (train, validation) if split is not None]
+    splits = [split for split in (train, validation, test) if split is not None]
     sizes = [
         f"{len(split):,} {split.split} rows ({build_source(config.dataset).describe(split.split)})"
         for split in splits

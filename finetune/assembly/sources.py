@@ -112,6 +112,34 @@ def read_splits(config: RunConfig, training: bool = True) -> Splits:
     return splits
 
 
+def choose_test(config: RunConfig) -> Source:
+    """Return the source with its test split in place of the validation split.
+
+    Raises:
+        UserError: it has none.
+    """
+    source = build_source(config.dataset).for_test()
+    if source is None:
+        raise UserError("split=test: the data have no test split. Name it: dataset.test=FILE.")
+    return source
+
+
+def load_test(config: RunConfig) -> Splits | None:
+    """Load the rows of the test split, as the validation split of the result; None without one.
+
+    Raises:
+        UserError: it cannot be read, or is empty.
+    """
+    source = build_source(config.dataset).for_test()
+    if source is None:
+        return None
+    splits = main_first(source.load)
+    if len(splits.validation) == 0:
+        raise UserError("The test split has no rows.")
+    # Both splits of the source are the test split: list faults once.
+    return Splits(splits.train.select([]), splits.validation, tuple(dict.fromkeys(splits.skipped)))
+
+
 def _needs_train(source: Source, task: TaskOptions | dict[str, Any]) -> bool:
     """Return whether a task needs the classes or masks of the training split."""
     parts = source.mixed_parts().values() or [Part(source, task)]

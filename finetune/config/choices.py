@@ -10,6 +10,7 @@ from finetune.metrics.counting import Counting
 from finetune.metrics.detection import DetectionOptions
 from finetune.metrics.edit import EditRate
 from finetune.metrics.grouped import GroupedAccuracy
+from finetune.metrics.json_fields import JsonFields
 from finetune.metrics.pair import PairAccuracy
 from finetune.metrics.referring import Referring
 from finetune.metrics.relaxed import RelaxedAccuracy
@@ -56,6 +57,7 @@ GROUP_SCHEMAS: dict[str, dict[str, type]] = {
         "edit": EditRate,
         "exact_match": ExactMatch,
         "grouped_accuracy": GroupedAccuracy,
+        "json_fields": JsonFields,
         "pair_accuracy": PairAccuracy,
         "referring": Referring,
         "relaxed_accuracy": RelaxedAccuracy,

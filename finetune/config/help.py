@@ -22,6 +22,13 @@ GROUPS = (
 )  # fmt: skip
 
 
+_DATA = (
+    "data=FOLDER   (or a file, or a dataset's id on the Hub)",
+    "    Short for dataset=NAME with its files, and the recipe for the kind of task. Format, splits and",
+    "    columns are recognized, and the command that says the same is printed. Other options win.",
+)
+
+
 def first_comment(file: Path) -> str:
     """Return the first comment line of a YAML file that is not a Hydra directive."""
     for line in file.read_text(encoding="utf-8").splitlines():
@@ -38,6 +45,7 @@ def overview() -> str:
         [
             "Fine-tune PaliGemma 1 and 2.",
             "",
+            "python -m finetune [JOB] data=FOLDER [key=value ...]     your own data, recognized",
             "python -m finetune [JOB] recipe=NAME [key=value ...]     one run",
             "python -m finetune -m recipe=NAME key=a,b                a sweep",
             "python -m finetune JOB --help                            the options of a job",
@@ -63,6 +71,8 @@ def job_help(job: str, summary: str) -> str:
     bare = f"{JOBS[job].bare}/NAME ... " if JOBS[job].bare else ""
     lines = [f"python -m finetune {job} {bare}[key=value ...]", "", summary]
     lines += _section("Groups", _columns({group: ", ".join(group_choices(group)) for group in groups}))
+    if has_option(job, "dataset"):
+        lines += ["", *_DATA]
     names = own_options(job)
     of_job = [field for field in fields(JOBS[job]) if field.name in names]
     added = [line for field in of_job for line in _option(JOBS[job], field, "", indent=2)]

@@ -6,6 +6,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +17,13 @@ from finetune.option import MAY_BE_EMPTY, Range, option
 _PARTS = r"(dataset|task|metrics?)([.@].*)?"
 _MODEL = r"(model([.].*)?|adapter|trainer[.](bf16|fp16)|peft|peft[.](bits|quantize|double_quant))"
 _ANSWERS = rf"(image[.].*|evaluation[.]({'|'.join(field.name for field in fields(GenerationOptions))}))"
+
+
+class EvaluatedSplit(StrEnum):
+    """Splits that `evaluate` scores."""
+
+    validation = "validation"
+    test = "test"
 
 
 @dataclass
@@ -114,6 +122,9 @@ class Preview(Job):
 @dataclass
 class Evaluate(_InFolder):
     """Score a finished run (run=FOLDER), or model=ID adapter=ID_OR_FOLDER."""
+
+    split: EvaluatedSplit = EvaluatedSplit.validation
+    """The split to score; `test` is the one that `dataset.test` names."""
 
     reads = (
         f"runs_dir|check_images|collator[.]max_text_length|{_PARTS}|{_MODEL}|{_ANSWERS}"

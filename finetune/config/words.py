@@ -23,6 +23,7 @@ from finetune.config.compose import (
     known_recipes,
     recipe_file,
 )
+from finetune.config.data_word import DATA
 from finetune.config.help import GROUPS
 from finetune.config.jobs import JOBS
 from finetune.config.schema import SPELLINGS
@@ -81,7 +82,7 @@ def _check_flag(flag: str) -> bool:
     key, equals, _ = flag.partition("=")
     name = key.lstrip("-")
     if flag not in _FLAGS and key not in _FLAGS_WITH_VALUE:
-        if name in {"recipe", *GROUPS, *(key for key in keys_of() if "." not in key), *SPELLINGS}:
+        if name in {"recipe", DATA, *GROUPS, *(key for key in keys_of() if "." not in key), *SPELLINGS}:
             raise UserError(f"{flag}: options are written `key=value`, without dashes: {name}=NAME.")
         known = ", ".join(sorted({*_FLAGS, *_FLAGS_WITH_VALUE, "--help"}))
         raise UserError(f"No flag `{key}`. Options are written `key=value`; the flags are {known}.")

@@ -44,6 +44,10 @@ class Source:
         """Return the source with as little of its training split as possible."""
         return self
 
+    def for_test(self) -> "Source | None":
+        """Return a source whose validation split is the test split; None without one."""
+        return None
+
     def describe(self, split: str) -> str:
         """Return a name of the source of a split, for messages."""
         return type(self).__name__.lower()
@@ -87,6 +91,8 @@ class FileOptions(Source):
     """File or folder to evaluate on, likewise; or give `validation_fraction`."""
     validation_fraction: float | None = option(None, Range(0, 1, above_least=True, below_most=True))
     """Share of `train` to hold out, between 0 and 1. Rows with the same image stay together."""
+    test: str | None = None
+    """File or folder to score once, with the final model: nothing is chosen by it."""
     on_error: OnError = OnError.error
     """A fault in the data is an `error`; or `skip`: it is left out, counted, and listed in the run's
     `skipped.jsonl`."""
@@ -109,13 +115,28 @@ class FileOptions(Source):
             )
         return self
 
+    def for_test(self) -> "Source | None":
+        """Return the source with its test file alone, which is then read in both places."""
+        if self.test is None:
+            return None
+        return replace(self, train=None, validation=None, validation_fraction=None)
+
+    @property
+    def is_test(self) -> bool:
+        """Whether the test file is the only one."""
+        return self.train is None and self.validation is None and self.test is not None
+
     def files(self) -> list[tuple[str, str | None]]:
         """Return option and file of the training split, and of the validation split if it has its own."""
+        if self.is_test:
+            return [("test", self.test)]
         own = [] if self.validation is None else [("validation", self.validation)]
         return [("train", self.train), *own]
 
     def describe(self, split: str) -> str:
         """Return the file of a split."""
+        if self.is_test or split == "test":
+            return str(self.test)
         return str((self.train if split == "train" else self.validation) or self.train)
 
     def problems(self, prefix: str) -> Iterator[str]:
@@ -296,6 +317,8 @@ class Mixture(Source):
         if len(self.parts) < 2:
             yield f"dataset=mixture needs two parts or more under {prefix}parts."
         for name, part in self.parts.items():
+            if isinstance(part.source, Source) and part.source.for_test() is not None:
+                yield f"{prefix}parts.{name}.source.test has no effect: a mixture has no test split."
             for key, value in (("source", part.source), ("task", part.task)):
                 if value is None:
                     yield f"{prefix}parts.{name}.{key} is missing: a part has a source and a task."

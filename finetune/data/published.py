@@ -73,13 +73,23 @@ class Hub(HubSource):
 
     validation_fraction: float | None = option(None, Range(0, 1, above_least=True, below_most=True))
     """Share of `train` to hold out in place of the split `validation`, if there is no such split."""
+    test: str | None = None
+    """Split to score once, with the final model: nothing is chosen by it."""
 
     def for_validation(self) -> "HubSource":
         """Return the source without `train`, or unchanged if it holds out a share."""
         return self if self.validation_fraction is not None else super().for_validation()
 
+    def for_test(self) -> "HubSource | None":
+        """Return the source with the test split in place of the validation split."""
+        if self.test is None:
+            return None
+        return replace(self, train=None, validation=self.test, validation_fraction=None, test=None)
+
     def describe(self, split: str) -> str:
         """Return the dataset and the split."""
+        if split == "test":
+            return f"{self.path} {self.test or self.validation}"
         held_out = self.validation_fraction is not None
         return f"{self.path} {self.train if held_out or split == 'train' else self.validation}"
 

@@ -2,11 +2,12 @@
 
 With `run=` the run's config is the recipe, so that each of its values may be overridden
 (`evaluation.num_beams=3`), and scores and prediction rows are added to the run's folder. Without `run=` a
-recipe names data, task and metric, and the results get their own folder. Only the validation split is read,
-unless it is a share of the training split (`dataset.validation_fraction`).
+recipe names data, task and metric, and the results get their own folder. Only the validation split is read
+(`split=test`: the test split), unless it is a share of the training split (`dataset.validation_fraction`).
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from finetune.assembly.custom import build_metric
@@ -16,8 +17,8 @@ from finetune.assembly.evaluator import build_evaluator
 from finetune.assembly.evidence import complete_report
 from finetune.assembly.finished import load_trained, resolve_finished_run
 from finetune.assembly.lengths import settle_longest_answer
-from finetune.assembly.sources import build_source, record_data
-from finetune.config.jobs import Evaluate
+from finetune.assembly.sources import build_source, choose_test, record_data
+from finetune.config.jobs import Evaluate, EvaluatedSplit
 from finetune.evaluation.evaluate import Evaluation
 from finetune.metrics.doubts import Level
 from finetune.metrics.observe import find_doubts
@@ -43,9 +44,11 @@ def run(options: Evaluate, launch: Launch) -> EvaluateResult:
     with RunFolder(launch.folder) as folder:
         on_main(lambda: check_folder(options, folder))
         asked, options = options, resolve_finished_run(options, folder)
+        if options.split == EvaluatedSplit.test:
+            options = replace(options, dataset=choose_test(options))
         checkpoint = load_config(options.model.path, options.model.revision, options.model.resolution)
         processor = load_processor(options.model.path, options.model.revision)
-        data = build_data(options, processor, metric, training=False)
+        data = build_data(options, processor, metric, training=False, evaluated=options.split)
         settle_longest_answer(options.evaluation, data.answers, len(data.validation))
         if options.run is not None:
             on_main(folder.lock)
@@ -107,12 +110,19 @@ def write(
         lambda index: data.validation[index].images[0],
         0 if is_run else options.evaluation.pictures,
     )
-    entry = {"command": command, "dataset": dataset, "scores": evaluation.scores}
+    entry = {
+        "command": command,
+        "split": options.split,
+        "dataset": dataset,
+        "scores": evaluation.scores,
+    }
     with explain_disk_errors(folder.root):
-        file = add_evaluation(folder, predictions, entry, ".evaluate" if is_run else "")
+        file = add_evaluation(
+            folder, predictions, entry, f"{options.split}.evaluate" if is_run else options.split
+        )
         if data.dropped:
             skipped = file.with_suffix(".skipped.jsonl") if is_run else folder.skipped
             write_jsonl(skipped, data.dropped)
-    log.info("validation (%s)  %s", dataset, format_scores(evaluation.scores))
+    log.info("%s (%s)  %s", options.split, dataset, format_scores(evaluation.scores))
     log.info("prediction rows: %s", file)
     return file

@@ -108,7 +108,7 @@ def plan_data(options: Plan, plan: PlanResult, folder: Path) -> PlanResult:
     batch = size * accumulation * processes
     return replace(
         plan,
-        description=describe_run(options, folder, data.train, data.validation) + note,
+        description=describe_run(options, folder, data.train, data.validation, data.test) + note,
         train_examples=examples,
         validation_examples=len(data.validation),
         batch=batch,

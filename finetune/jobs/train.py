@@ -241,7 +241,7 @@ def log_beginning(
 ) -> None:
     """Log data, model and steps of the training."""
     warn_of_shared_examples(data)
-    log.info("%s", describe_run(options, folder.root, data.train, data.validation))
+    log.info("%s", describe_run(options, folder.root, data.train, data.validation, data.test))
     log.info("%s", table)
     log.info(
         "%d train and %d validation examples, batch %d, %d steps",
@@ -338,15 +338,22 @@ def finish(
         "parameters": learner.parameters,
     }
     predictions = predictions_of(options, data, evaluation)
+    test = score_test(options, data, trainer, metric)
+    if test is not None:
+        metrics["test"] = test.scores
 
     def write() -> dict[str, Any]:
         if trainer.before_save is not None:
             trainer.before_save()
-        return write_training(folder, predictions, metrics, list_history(trainer))
+        return write_training(
+            folder, predictions, metrics, list_history(trainer), None if test is None else test.rows
+        )
 
     on_main(write)
     trackers.report(result["step"], evaluation.scores, predictions)
     log.info("final  validation  %s", format_scores(evaluation.scores))
+    if test is not None:
+        log.info("final  test  %s", format_scores(test.scores))
     rows = folder.predictions / "validation.jsonl"
     complete_report(options, folder, model, data, metric, evaluation, rows)
     return on_main(lambda: read_metrics(folder))
@@ -357,6 +364,16 @@ def predictions_of(options: Train, data: Data, evaluation: Evaluation) -> Predic
     return Predictions(
         evaluation.rows, lambda index: data.validation[index].images[0], options.evaluation.pictures
     )
+
+
+def score_test(options: Train, data: Data, trainer: PaliGemmaTrainer, metric: Metric) -> Evaluation | None:
+    """Score the final model over the test split, once; None without one. Collective."""
+    if data.test is None:
+        return None
+    evaluate = build_evaluator(
+        options.evaluation, options.trainer, data.test, data.evaluation_collator, metric
+    )
+    return evaluate(trainer.accelerator.unwrap_model(trainer.model))
 
 
 def list_history(trainer: PaliGemmaTrainer) -> list[dict[str, float]]:

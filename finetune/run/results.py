@@ -56,32 +56,39 @@ def read_metrics(folder: RunFolder) -> dict[str, Any]:
 
 
 def write_training(
-    folder: RunFolder, predictions: Predictions, metrics: Scores, history: Sequence[Scores]
+    folder: RunFolder,
+    predictions: Predictions,
+    metrics: Scores,
+    history: Sequence[Scores],
+    test: Sequence[PredictionRow] | None = None,
 ) -> dict[str, Any]:
     """Write the results of a training; evaluations that were added to `metrics.json` later are kept.
 
     Args:
         folder: folder of the run.
         predictions: predictions of the final model.
-        metrics: `final`, `result`, `train` and `evaluations`.
+        metrics: `final`, `result`, `train` and `evaluations`; `test` with a test split.
         history: what was logged during the training, in the order of the steps.
+        test: prediction rows of the test split.
 
     Returns:
         The content of `metrics.json`.
     """
     kept = {name: value for name, value in read_metrics(folder).items() if name == "evaluate"}
     write_jsonl(folder.history, history)
+    if test is not None:
+        write_jsonl(folder.predictions / "test.jsonl", test)
     return _write(folder, folder.predictions / "validation.jsonl", predictions, {**metrics, **kept})
 
 
-def add_evaluation(folder: RunFolder, predictions: Predictions, entry: Scores, ending: str) -> Path:
+def add_evaluation(folder: RunFolder, predictions: Predictions, entry: Scores, name: str) -> Path:
     """Add an evaluation to `metrics.json`, and write its rows; the file of the previous one gets a number.
 
     Args:
         folder: folder of the run.
         predictions: predictions of the evaluated model.
         entry: command, dataset and scores.
-        ending: suffix of the file's name, after `validation`.
+        name: of the file, without `.jsonl`.
 
     Returns:
         The file of the rows.
@@ -89,9 +96,11 @@ def add_evaluation(folder: RunFolder, predictions: Predictions, entry: Scores, e
     # Never in place of the training's own score: that one must stay as its log reports it.
     metrics = read_metrics(folder)
     entries: list[Scores] = metrics.get("evaluate", [])
-    file = folder.predictions / f"validation{ending}.jsonl"
-    if entries and file.is_file():
-        numbered = file.with_name(f"validation{ending}.{len(entries)}.jsonl")
+    file = folder.predictions / f"{name}.jsonl"
+    rows = str(file.relative_to(folder.root))
+    same = [number for number, each in enumerate(entries) if each.get("rows") == rows]
+    if same and file.is_file():
+        numbered = file.with_name(f"{name}.{len(entries)}.jsonl")
         file.rename(numbered)
         for old, new in (
             (folder.thumbnails / file.stem, folder.thumbnails / numbered.stem),
@@ -99,7 +108,7 @@ def add_evaluation(folder: RunFolder, predictions: Predictions, entry: Scores, e
         ):
             if old.exists():
                 old.rename(new)
-        entries[-1] = {**entries[-1], "rows": str(numbered.relative_to(folder.root))}
+        entries[same[-1]] = {**entries[same[-1]], "rows": str(numbered.relative_to(folder.root))}
     entries = [*entries, {**entry, "rows": str(file.relative_to(folder.root))}]
     _write(folder, file, predictions, {**metrics, "evaluate": entries})
     return file

@@ -52,7 +52,7 @@ def find_split_files(options: FileOptions, find: Finder, expected: str) -> Files
         )
         for option, value in options.files()
     }
-    return Files(files["train"], files.get("validation"))
+    return Files(files.get("train") or files["test"], files.get("validation"))
 
 
 def list_files(files: Files) -> tuple[str, ...]:
@@ -175,6 +175,8 @@ def load_sources(
     if validation is not None:
         second = _build(read, features, options, validation, paths)
         return Splits(first.rows, second.rows, (*first.skipped, *second.skipped))
+    if options.is_test:
+        return Splits(first.rows, first.rows, tuple(first.skipped))
     assert options.validation_fraction is not None, "`problems` asks for one of the two"
     splits = hold_out(first.rows, options.validation_fraction)
     return splits._replace(skipped=tuple(first.skipped))

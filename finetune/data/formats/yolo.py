@@ -33,6 +33,11 @@ def load_yolo(options: Yolo) -> Splits:
     `obj.names` there or above, as Label Studio and CVAT (YOLO 1.1) export.
     """
     train, validation, folder = options.train, options.validation, options.image_dir
+    if options.is_test:
+        place = _find_place(options.test, "test")
+        with reading(place):
+            tests = [{**_find_split(place, "test", folder), "clip": options.clip}]
+        return load_sources(read_yolo, FEATURES, options, tests, paths=("labels",))
     held_out = validation is None and options.validation_fraction is not None
     places = [_find_place(train or validation, "train"), _find_place(validation or train, "validation")]
     if not held_out and validation is None and places[0] == places[1] and not _is_yaml(places[0]):
