@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "signals": set(),
     "processes": set(),
     "progress": set(),
-    "run": {"report"},
+    "run": {"metrics", "report"},
     "codecs": set(),
     "config": {"data", "metrics", "tasks"},
     "metrics": {"codecs"},

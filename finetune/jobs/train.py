@@ -351,12 +351,13 @@ def finish(
 
     on_main(write)
     trackers.report(result["step"], evaluation.scores, predictions)
-    log.info("final  validation  %s", format_scores(evaluation.scores))
-    if test is not None:
-        log.info("final  test  %s", format_scores(test.scores))
     rows = folder.predictions / "validation.jsonl"
     complete_report(options, folder, model, data, metric, evaluation, rows)
-    return on_main(lambda: read_metrics(folder))
+    metrics = on_main(lambda: read_metrics(folder))
+    log.info("%s", format_score_table("validation", evaluation.scores, metrics.get("intervals", {})))
+    if test is not None:
+        log.info("%s", format_score_table("test", test.scores, {}))
+    return metrics
 
 
 def predictions_of(options: Train, data: Data, evaluation: Evaluation) -> Predictions:

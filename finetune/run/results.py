@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune.errors import UserError
 from finetune.example import PredictionRow
+from finetune.metrics.units import unit_of
 from finetune.report.draw import draw_prediction, draw_row
 from finetune.report.thumbnail import write_thumbnail
 from finetune.run.files import read_json, write_folder, write_json, write_jsonl
@@ -196,6 +197,29 @@ def format_scores(scores: Scores) -> str:
     """Format scores as one line; groups are in metrics.json."""
     values = {name: value for name, value in scores.items() if not isinstance(value, dict)}
     return "  ".join(f"{name} {_format_number(value)}" for name, value in values.items())
+
+
+def format_score_table(name: str, scores: Scores, intervals: Mapping[str, Sequence[float]]) -> str:
+    """Lay scores out as text, a line each: value, unit and 95 % interval.
+
+    Args:
+        name: of the split.
+        scores: of an evaluation.
+        intervals: field -> its lowest and highest value.
+    """
+    rows = [("score", "value", "unit", "95 % interval" if intervals else "")]
+    for field, value in scores.items():
+        if isinstance(value, dict) or field == "n":
+            continue
+        low_high = intervals.get(field)
+        interval = " to ".join(map(_format_number, low_high)) if low_high else ""
+        rows.append((field, _format_number(value), unit_of(field), interval))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}".rstrip()
+        for row in rows
+    ]
+    return "\n".join([f"final scores, {name}, {scores['n']} examples", *lines])
 
 
 def _format_number(value: object) -> str:

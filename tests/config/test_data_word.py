@@ -86,7 +86,7 @@ def test_an_export_trains_and_its_test_split_is_scored_at_the_end(
     EXPORTS[name].make(inside / "export")
     code, out, err = command("data=export", *SHORT)
     assert code == 0, err
-    assert "final  test  ap " in out
+    assert "final scores, test, " in out
     run = inside / "runs/export"
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test"]["n"] == len(exports.SCENES["test"])
