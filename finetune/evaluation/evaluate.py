@@ -139,7 +139,9 @@ def _load_batches(
 
 def _begin_row(example: Example) -> PredictionRow:
     group = {} if example.group is None else {"group": example.group}
-    return cast(PredictionRow, {"id": example.id, **group, "prefix": example.prefix, **example.target})
+    image = {} if example.image is None else {"image": example.image}
+    row = {"id": example.id, **group, **image, "prefix": example.prefix, **example.target}
+    return cast(PredictionRow, row)
 
 
 def _finish_row(row: PredictionRow, answer: Answer, task: Task, metric: Metric) -> PredictionRow:

@@ -19,7 +19,9 @@ def make_run(tmp_path: Path) -> Callable[[], Path]:
         root = tmp_path / "runs/a"
         for name in (
             "config.yaml", "environment.json", "metrics.json", "train.log", "predictions/validation.jsonl",
-            "pictures/000.png", "adapter/adapter_model.safetensors", "adapter/tokenizer.json",
+            "pictures/000.png", "history.jsonl", "report.html", "report.md", "thumbnails/validation/000001.png",
+            "thumbnails/validation.evaluate.1/000010.jpeg", "predictions/validation.evaluate.blank.jsonl",
+            "adapter/adapter_model.safetensors", "adapter/tokenizer.json",
             "checkpoints/checkpoint-5/optimizer.pt", "checkpoints/checkpoint-5/rng_state_1.pth",
             "checkpoints/checkpoint-5/complete", "wandb/offline-run-1/run.wandb", MARKER,
         ):  # fmt: skip
@@ -34,7 +36,7 @@ USERS = [
     "notes.txt", "adapter/notes.txt", "checkpoints/best.txt", "checkpoints/checkpoint-old/model.bin",
     "checkpoints/checkpoint-5/why.md", "pictures/mine.jpg", "predictions/other/x.jsonl", "config.yaml.bak",
     "adapter/backup.safetensors", "checkpoints/checkpoint-5/model_before.safetensors", "pictures/mine.png",
-    "predictions/mine.jsonl",
+    "predictions/mine.jsonl", "thumbnails/validation/mine.png", "thumbnails/mine/000001.png",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import finetune.assembly.evidence
 import finetune.assembly.model
 import finetune.generation.generate
 import finetune.jobs.train
@@ -59,6 +60,7 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "in the final save": (OUTCOME, "write_folder", 1),
     "before the final evaluation is written": (RESULTS, "write_pictures", 1),
     "before the metrics are written": (RESULTS, "write_json", 1),
+    "before the report is written": (finetune.assembly.evidence, "write_report", 1),
 }
 
 ALL = [(method, moment) for method in METHODS for moment in MOMENTS]
@@ -67,10 +69,10 @@ SOME = [(list(METHODS)[number % len(METHODS)], moment) for number, moment in enu
 
 
 def read(folder: Path) -> tuple[dict[str, torch.Tensor], Any, str]:
-    """Return what a run leaves but for the times: weights, metrics, predictions."""
+    """Return what a run leaves but for times and memory: weights, metrics, predictions."""
     weights = load_file(next(folder.glob("[am]*/*.safetensors")))
     metrics = json.loads((folder / "metrics.json").read_text())
-    for name in ("seconds", "examples_per_second"):
+    for name in ("seconds", "examples_per_second", "peak_memory_gib"):
         del metrics["train"][name]
     return weights, metrics, (folder / "predictions/validation.jsonl").read_text()
 

@@ -90,6 +90,8 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             suffixes=text.suffixes,
             target=self.task.build_target(row),
             group=row["group"],
+            # Of training no row is written, and a digest takes time.
+            image=None if self.seed is not None else _name_images(row),
             epoch=epoch,
             antialias=(self.antialias or {}).get(row.get(PART) or "", True),
             form=build_form(self.task, self.grammar, row, text.prefix),
@@ -145,6 +147,11 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
 
     def _without_pictures(self) -> Dataset:
         return self.rows.select_columns([name for name in self.rows.column_names if name not in PICTURES])
+
+
+def _name_images(row: Row) -> str:
+    sources = row.get("images") or [row["image"]]
+    return ", ".join(Picture(source, "").key for source in sources)
 
 
 def prefix_part(row: Values) -> Values:
