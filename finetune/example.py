@@ -49,8 +49,8 @@ class Example:
     group: str | None = None
     """Scores are also reported for each group, such as VQAv2's answer type."""
     image: str | None = None
-    """What identifies the images, in prediction rows: their paths, or digests of those inside the data; None
-    in training."""
+    """What identifies the images, in prediction rows: their paths, or digests of those inside the data;
+    None in training."""
     epoch: int = 0
     """The pass over the data in which this example was drawn; decides between several suffixes."""
     antialias: bool = True

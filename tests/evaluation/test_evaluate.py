@@ -45,7 +45,16 @@ def test_every_example_is_scored_once_in_order(
     assert result.scores["n"] == 7
     assert sum(group["n"] for group in result.scores["by_group"].values()) == 7
     for row in result.rows:
-        assert set(row) == {"id", "group", "image", "prefix", "references", "prediction", "score", "confidence"}
+        assert set(row) == {
+            "id",
+            "group",
+            "image",
+            "prefix",
+            "references",
+            "prediction",
+            "score",
+            "confidence",
+        }
 
 
 def test_the_batch_size_does_not_matter(digits: ExampleDataset, score: Callable[..., Evaluation]) -> None:

@@ -36,6 +36,10 @@ WHOLE_RUN = {
     "environment.json",
     "metrics.json",
     "train.log",
+    "history.jsonl",
+    "report.html",
+    "report.md",
+    "thumbnails",
     "predictions",
     "checkpoints",
 }

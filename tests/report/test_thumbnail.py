@@ -2,12 +2,14 @@
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.report.thumbnail import thumbnail
+from finetune.report.thumbnail import place_side_by_side, read_thumbnail, thumbnail, write_thumbnail
+from tests.conftest import noise_image
 
 
 def decode(uri: str) -> Image.Image:
@@ -44,3 +46,18 @@ def test_flat_images_are_exact() -> None:
 
 def test_a_line_of_pixels_stays_an_image() -> None:
     assert decode(thumbnail(noise(5000, 1), side=100)).size == (100, 1)
+
+
+def test_several_images_stand_side_by_side() -> None:
+    page = place_side_by_side([noise_image(0, 30, 20), noise_image(1, 10, 40)])
+    assert page.size == (40, 40)
+    assert page.getpixel((5, 30)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    "image", [noise_image(0, 300, 200), Image.new("RGB", (20, 20))], ids=["jpeg", "png"]
+)
+def test_a_thumbnail_in_a_file_is_the_one_of_a_page(tmp_path: Path, image: Image.Image) -> None:
+    write_thumbnail(image, tmp_path / "000001")
+    assert read_thumbnail(tmp_path / "000001") == thumbnail(image)
+    assert read_thumbnail(tmp_path / "000002") == ""

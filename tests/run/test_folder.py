@@ -19,7 +19,8 @@ def make_run(tmp_path: Path) -> Callable[[], Path]:
         root = tmp_path / "runs/a"
         for name in (
             "config.yaml", "environment.json", "metrics.json", "train.log", "predictions/validation.jsonl",
-            "pictures/000.png", "history.jsonl", "report.html", "report.md", "thumbnails/validation/000001.png",
+            "pictures/000.png", "history.jsonl", "report.html", "report.md",
+            "thumbnails/validation/000001.png",
             "thumbnails/validation.evaluate.1/000010.jpeg", "predictions/validation.evaluate.blank.jsonl",
             "adapter/adapter_model.safetensors", "adapter/tokenizer.json",
             "checkpoints/checkpoint-5/optimizer.pt", "checkpoints/checkpoint-5/rng_state_1.pth",

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,23 @@ def test_a_row_becomes_an_example_in_the_tasks_words(digits: ExampleDataset) -> 
     assert example.suffixes == (example.group,)
     assert example.epoch == 3
     assert example.images[0].mode == "RGB"
+
+
+def test_a_blank_example_differs_in_its_pixels_alone(digits: ExampleDataset) -> None:
+    seen, blank = digits[3], replace(digits, blank=True)[3]
+    assert blank.images[0].getcolors() == [(56 * 56, (128, 128, 128))]
+    assert replace(blank, images=seen.images) == seen
+
+
+def test_an_evaluated_example_names_its_images_by_path_or_content(turned: Dataset) -> None:
+    row = turned[0]
+    assert ExampleDataset(turned, VQA, "validation")[0].image == row["image"]
+    assert ExampleDataset(turned, VQA, "train", seed=0)[0].image is None
+    digits = ExampleDataset(load_digits(56).validation, VQA, "validation")
+    names = [digits[index].image for index in (0, 1, 0)]
+    assert names[0] == names[2] != names[1]
+    several = Dataset.from_list([{**row, "images": [row["image"], row["image"]]}]).remove_columns("image")
+    assert ExampleDataset(several, VQA, "validation")[0].image == f"{row['image']}, {row['image']}"
 
 
 def test_a_column_the_task_needs_is_missed_at_once(digits: ExampleDataset) -> None:
