@@ -43,7 +43,13 @@ from finetune.run.environment import describe_environment
 from finetune.run.files import explain_disk_errors, write_json, write_jsonl, write_text
 from finetune.run.folder import Launch, RunFolder
 from finetune.run.log import logging_to
-from finetune.run.results import Predictions, format_scores, read_metrics, write_training
+from finetune.run.results import (
+    Predictions,
+    format_score_table,
+    format_scores,
+    read_metrics,
+    write_training,
+)
 from finetune.run.resume import check_same_settings, find_start, resume_command
 from finetune.run.trackers.several import Trackers
 from finetune.training.callbacks import (
