@@ -234,6 +234,8 @@ class PreviewResult(Result):
             f"{self.rows:,} rows and {self.images:,} images checked in {self.seconds:.1f} s "
             f"({rate:,.0f} rows/s): {len(self.faults):,} faults, {doubts:,} doubts"
         )
+        if self.faults and not self.validated:
+            print("validate=true decodes every image too, and its exit code says whether there are faults")
         print(printable(f"{self.folder}/preview.html shows the data"), flush=True)
 
 

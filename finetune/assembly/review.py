@@ -83,9 +83,9 @@ def review_data(
         UserError: a file cannot be read at all, or no row of a split can be used.
     """
     train_collator, collator = build_collators(config, processor)
-    splits = _read_splits(config)
+    findings: list[RowFinding] = []
+    splits = _read_splits(config, findings)
     task = build_task(config, splits)
-    findings = [RowFinding(reason) for reason in splits.skipped]
     train = _review_rows(build_train_examples(config, splits, task), train_collator, findings)
     train = _review_lengths(config, train, train_collator, findings)
     empty = EmptyAnswer(task, metric)
@@ -106,24 +106,32 @@ def review_data(
     return Review(reviewed, task, findings, len(splits.train) + len(splits.validation), images)
 
 
-def _read_splits(config: RunConfig) -> Splits:
-    """Return the rows, and list their faults instead of raising the first one."""
+def _read_splits(config: RunConfig, findings: list[RowFinding]) -> Splits:
+    """Return the rows, and add what is left out of them to the findings instead of raising a fault."""
+    strict, lenient = (
+        replace(config, dataset=_treat_faults(config.dataset, treatment))
+        for treatment in (OnError.error, OnError.skip)
+    )
     try:
         # Rows that are read as a training reads them are in the cache for it.
-        return read_splits(config)
+        splits, is_fault = read_splits(strict), False
     except UserError:
-        return read_splits(replace(config, dataset=_leave_out(config.dataset)))
+        splits, is_fault = read_splits(lenient), True
+    # A row that its format leaves out on purpose, such as one without an image, is no fault.
+    findings += [RowFinding(reason, is_fault) for reason in splits.skipped]
+    return splits
 
 
-def _leave_out(dataset: Any) -> Any:
+def _treat_faults(dataset: Any, treatment: OnError) -> Any:
     if isinstance(dataset, dict):
-        return {**dataset, "on_error": OnError.skip} if "on_error" in dataset else dataset
+        return {**dataset, "on_error": treatment} if "on_error" in dataset else dataset
     if isinstance(dataset, Mixture):
         parts = {
-            name: replace(part, source=_leave_out(part.source)) for name, part in dataset.parts.items()
+            name: replace(part, source=_treat_faults(part.source, treatment))
+            for name, part in dataset.parts.items()
         }
         return replace(dataset, parts=parts)
-    return replace(dataset, on_error=OnError.skip) if hasattr(dataset, "on_error") else dataset
+    return replace(dataset, on_error=treatment) if hasattr(dataset, "on_error") else dataset
 
 
 def place_findings(

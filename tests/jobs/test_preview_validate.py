@@ -236,3 +236,19 @@ def test_a_file_that_cannot_be_read_at_all_is_a_mistake(tmp_path: Path, command:
     assert code == 2
     assert f"No file {tmp_path}/nowhere.jsonl" in err
     assert "checked" not in out
+
+
+def test_a_row_that_its_format_leaves_out_on_purpose_is_no_fault(
+    tmp_path: Path, texts: list[str], command: Command
+) -> None:
+    turns = [{"from": "human", "value": "what is it?"}, {"from": "gpt", "value": "a thing"}]
+    for name, first in (("train", 0), ("valid", 20)):
+        rows = [{"image": f"{number}.jpg", "conversations": turns} for number in range(first, first + 20)]
+        if name == "train":
+            del rows[3]["image"]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = [*texts[1:], "recipe=jsonl_qlora", "dataset=conversations", "dataset.skip_text_only=true"]
+    code, out, _ = command("preview", *words, "validate=true")
+    assert f"doubt: {tmp_path}/train.jsonl line 4: it has no image" in out
+    assert "0 faults" in out
+    assert code == 0
