@@ -103,7 +103,11 @@ class Sweep:
             self._used.add(own)
             return own, None
         compared = importlib.import_module("finetune.assembly.compared")
-        _, launch = command.prepare([])
+        try:
+            _, launch = command.prepare([])
+        except UserError:  # running it will report it
+            self._used.add(own)
+            return own, None
         for number, member in sorted(taken.items()):
             if number not in self._used and compared.has_same_settings(member, launch.recipe):
                 self._used.add(number)
