@@ -359,11 +359,11 @@ def finish(
     trackers.report(result["step"], evaluation.scores, predictions)
     rows = folder.predictions / "validation.jsonl"
     complete_report(options, folder, model, data, metric, evaluation, rows)
-    metrics = on_main(lambda: read_metrics(folder))
-    log.info("%s", format_score_table("validation", evaluation.scores, metrics.get("intervals", {})))
+    written = on_main(lambda: read_metrics(folder))
+    log.info("%s", format_score_table("validation", evaluation.scores, written.get("intervals", {})))
     if test is not None:
         log.info("%s", format_score_table("test", test.scores, {}))
-    return metrics
+    return written
 
 
 def predictions_of(options: Train, data: Data, evaluation: Evaluation) -> Predictions:
