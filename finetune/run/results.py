@@ -212,7 +212,7 @@ def format_score_table(name: str, scores: Scores, intervals: Mapping[str, Sequen
         if isinstance(value, dict) or field == "n":
             continue
         low_high = intervals.get(field)
-        interval = " to ".join(map(_format_number, low_high)) if low_high else ""
+        interval = " to ".join(map(_format_number, low_high[:2])) if low_high else ""
         rows.append((field, _format_number(value), unit_of(field), interval))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
