@@ -73,7 +73,7 @@ def build_report(options: RunConfig, folder: RunFolder) -> RunReport:
 def list_sets(
     options: RunConfig, folder: RunFolder, metrics: Mapping[str, Any], metric: Metric
 ) -> list[ScoredSet]:
-    """Return the evaluated sets of a run: the one at its end, and the last that was evaluated later.
+    """Return the evaluated sets of a run: those at its end, and the last that was evaluated later.
 
     Raises:
         UserError: the rows of a set are missing, or not those that were scored.
@@ -82,6 +82,13 @@ def list_sets(
     if "final" in metrics:
         entry = {**metrics, "scores": metrics["final"], "rows": "predictions/validation.jsonl"}
         sets.append(_read_set(options, folder, "Final evaluation", entry, metric))
+    if "test" in metrics:
+        entry = {
+            **metrics.get("test_evidence", {}),
+            "scores": metrics["test"],
+            "rows": "predictions/test.jsonl",
+        }
+        sets.append(_read_set(options, folder, "Final evaluation, test split", entry, metric))
     for number, entry in enumerate(metrics.get("evaluate", []), 1):
         if number == len(metrics["evaluate"]):
             title = f"Evaluation {number}" if number > 1 or sets else "Evaluation"

@@ -135,6 +135,8 @@ _WRITTEN = {
     "thumbnails": (".*.partial",),
     "thumbnails/validation*": _THUMBNAILS,
     "thumbnails/.validation*.partial": _THUMBNAILS,
+    "thumbnails/test*": _THUMBNAILS,
+    "thumbnails/.test*.partial": _THUMBNAILS,
     "adapter": _WEIGHTS,
     ".adapter.partial": _WEIGHTS,
     "model": _WEIGHTS,

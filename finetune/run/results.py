@@ -163,6 +163,8 @@ def add_evidence(folder: RunFolder, file: Path, evidence: Scores, blank: Sequenc
     entries: list[Scores] = metrics.get("evaluate", [])
     if entries and entries[-1].get("rows") == str(file.relative_to(folder.root)):
         metrics["evaluate"] = [*entries[:-1], {**entries[-1], **evidence}]
+    elif file.stem == "test":
+        metrics["test_evidence"] = evidence
     else:
         metrics |= evidence
     write_json(folder.metrics, metrics)

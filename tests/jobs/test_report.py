@@ -13,6 +13,8 @@ from PIL import Image
 from finetune.assembly import evidence
 from finetune.cli import main
 from finetune.report import plots
+from finetune.run.folder import RunFolder
+from finetune.run.results import add_evidence
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -212,6 +214,20 @@ def test_an_evaluation_adds_itself_and_is_found_when_the_next_one_comes(
     assert "Final evaluation</h2>" in page
     assert "Evaluation 2</h2>" in page
     assert "<dt>model</dt><dd>tiny</dd>" in page
+
+
+def test_a_test_split_has_its_own_part(inside: Path, command: Command) -> None:
+    rows, test = inside / "predictions/validation.jsonl", inside / "predictions/test.jsonl"
+    shutil.copyfile(rows, test)
+    metrics = read_json(inside / "metrics.json")
+    (inside / "metrics.json").write_text(json.dumps({**metrics, "test": metrics["final"]}))
+    folder = RunFolder(inside)
+    add_evidence(folder, test, {"intervals": {"exact_match": [1.5, 2.5, 1000]}}, read_lines(rows)[:2])
+    assert read_json(inside / "metrics.json")["intervals"] == metrics["intervals"]
+    assert len(read_lines(inside / "predictions/test.blank.jsonl")) == 2
+    assert command("report", "run=runs/quickstart")[0] == 0
+    own = (inside / "report.html").read_text().split("Final evaluation, test split</h2>")[1]
+    assert "1.5 to 2.5" in own
 
 
 def test_a_report_that_fails_costs_nothing_but_itself(
