@@ -27,7 +27,9 @@ RECIPE_OF = {
 }
 """Export -> its recipe, if it is not that of its kind."""
 OF_KIND = {
-    **{"boxes": "detect_qlora", "masks": "detect_qlora", "pairs": "text_qlora"},
+    "boxes": "detect_qlora",
+    "masks": "detect_qlora",
+    "pairs": "text_qlora",
     "classes": "classify_qlora",
 }
 """Outlines of COCO's export are the corners of its boxes."""
@@ -82,9 +84,13 @@ def test_an_export_trains_and_its_test_split_is_scored_at_the_end(
     name: str, inside: Path, command: Command
 ) -> None:
     EXPORTS[name].make(inside / "export")
+    if shared := EXPORTS[name].dataset == "jsonl":
+        files = [inside / f"export/dataset/_annotations.{split}.jsonl" for split in ("train", "test")]
+        files[0].write_text("".join(file.read_text() for file in files))
     code, out, err = command("data=export", *SHORT)
     assert code == 0, err
     assert "final  test  ap " in out
+    assert ("1 of 1 test examples are also in train" in out + err) == shared
     run = inside / "runs/export"
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test"]["n"] == len(exports.SCENES["test"])

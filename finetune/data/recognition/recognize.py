@@ -75,6 +75,9 @@ def _find_format(path: Path, dataset: str | None) -> tuple[str, Mapping[str, str
                     found[name] = splits
             except UserError as error:
                 problems.append(error)
+    tables = found.get("table", {})
+    if tables and "hub" in found and all(table.endswith(".parquet") for table in tables.values()):
+        del found["table"]  # a folder of parquet files as `datasets` writes it
     if len(found) == 1 and not problems:
         return next(iter(found.items()))
     if problems:
