@@ -189,6 +189,10 @@ def two_files(folder: Path) -> None:
     exports.write(folder / "more.csv", "image,question,answer\na.jpg,what,cup\n")
 
 
+def odd_images(folder: Path) -> None:
+    folder.write_text("Foto,question,answer\na.jpg,what?,a cup\n")
+
+
 @pytest.mark.parametrize(
     ("make", "words", "message"),
     [
@@ -225,6 +229,10 @@ def test_a_question_is_answered_by_naming_the_option(inside: Path) -> None:
     two_formats(inside / "data")
     words = write_out("train", ["data=data", "dataset=table"]).words
     assert "recipe=vqa_qlora" in words
+    odd_images(inside / "odd.csv")
+    with pytest.raises(UserError, match=r"its columns are: Foto, question, answer. Name it: dataset.col"):
+        write_out("train", ["data=odd.csv"])
+    assert "recipe=vqa_qlora" in write_out("train", ["data=odd.csv", "dataset.columns.image=Foto"]).words
     odd_table(inside / "odd")
     words = write_out("train", ["data=odd", "dataset.columns.captions=foo"]).words
     assert "recipe=caption_qlora" in words

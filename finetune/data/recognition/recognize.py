@@ -7,6 +7,7 @@ from pathlib import Path
 from finetune.data.formats.label_studio_tasks import read_annotation
 from finetune.data.layouts.finders import FINDERS
 from finetune.data.layouts.image_folder import find_metadata
+from finetune.data.layouts.texts import TABLES
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import list_columns, read_json_rows
 from finetune.data.recognition import objects
@@ -45,7 +46,11 @@ def recognize(
                 f"No file or folder {place} (data=). Paths are relative to the current folder, "
                 f"{Path.cwd()}."
             )
-        name, splits = _find_format(files[0] if files else path, dataset)
+        first_path = files[0] if files else path
+        if "image" in given and dataset in {None, "table"} and _is_table(first_path):
+            name, splits = "table", {"train": str(first_path)}
+        else:
+            name, splits = _find_format(first_path, dataset)
         if name == "hub":
             return recognize_folder(path, splits, given)
         first = splits.get("train") or next(iter(splits.values()))
@@ -94,11 +99,20 @@ def _find_format(path: Path, dataset: str | None) -> tuple[str, Mapping[str, str
     raise UserError(_explain_nothing(path, list(FINDERS)))
 
 
+def _is_table(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in TABLES
+
+
 def _explain_nothing(path: Path, known: list[str]) -> str:
+    if _is_table(path):
+        return (
+            f"{path} (data=) has no column of images that is named so; its columns are: "
+            f"{', '.join(list_columns(str(path))) or 'none'}. Name it: dataset.columns.image=NAME."
+        )
     if path.is_file():
         return (
             f"{path} (data=) is not a file of a known format: {', '.join(known)}. docs/data.md shows what "
-            "each looks like; a table needs a column of images, such as `image`."
+            "each looks like."
         )
     names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
     if not names:
