@@ -46,11 +46,10 @@ def recognize(
                 f"No file or folder {place} (data=). Paths are relative to the current folder, "
                 f"{Path.cwd()}."
             )
-        first_path = files[0] if files else path
-        if "image" in given and dataset in {None, "table"} and _is_table(first_path):
-            name, splits = "table", {"train": str(first_path)}
-        else:
-            name, splits = _find_format(first_path, dataset)
+        file = files[0] if files else path
+        # A named column of images may have any name, by which it would not be found.
+        is_table = "image" in given and dataset in {None, "table"} and _is_table(file)
+        name, splits = ("table", {"train": str(file)}) if is_table else _find_format(file, dataset)
         if name == "hub":
             return recognize_folder(path, splits, given)
         first = splits.get("train") or next(iter(splits.values()))
@@ -65,9 +64,9 @@ def _match(path: Path) -> list[Path]:
     return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
 
 
-def _find_format(path: Path, dataset: str | None) -> tuple[str, Mapping[str, str]]:
+def _find_format(path: Path, dataset: str | None) -> tuple[str, dict[str, str]]:
     """Return the only format of a folder or file, and its splits."""
-    found: dict[str, Mapping[str, str]] = {}
+    found: dict[str, dict[str, str]] = {}
     problems: list[UserError] = []
     if dataset is not None and dataset not in FINDERS:
         raise UserError(
