@@ -32,7 +32,7 @@ def recognize_folder(folder: Path, splits: Mapping[str, str], given: Mapping[str
     """
     features, rows = _read_folder(folder, next(iter(splits.values())))
     purpose = _recognize(features, rows, str(folder), given)
-    return Recognition("hub", splits, Purpose(purpose.kind, {"path": str(folder), **purpose.options}))
+    return Recognition("hub", splits, purpose._replace(options={"path": str(folder), **purpose.options}))
 
 
 def recognize_hub(name: str, given: Mapping[str, str]) -> Recognition:
@@ -64,7 +64,7 @@ def recognize_hub(name: str, given: Mapping[str, str]) -> Recognition:
     purpose = _recognize(features, rows, name, given)
     known = {split: splits[split] for split in ("train", "validation", "test") if split in splits}
     return Recognition(
-        "hub", known or {"train": listed[0]}, Purpose(purpose.kind, {"path": name, **purpose.options})
+        "hub", known or {"train": listed[0]}, purpose._replace(options={"path": name, **purpose.options})
     )
 
 
@@ -85,7 +85,8 @@ def _recognize(
             places |= {"objects.labels": f"{column}.{labels}"} if labels else {}
             named = {"columns.image": images[0]} if images and images[0] != "image" else {}
             return Purpose(Kind.detection, {**named, **places})
-    return recognize_columns(list(features), rows, where, given, images[0] if images else None)
+    image = images[0] if images else None
+    return recognize_columns(list(features), rows, where, given, image, keeps_named=True)
 
 
 def _answers_of(turn: object) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from finetune.data.formats.label_studio_tasks import read_annotation
 from finetune.data.layouts.finders import FINDERS
 from finetune.data.layouts.image_folder import find_metadata
+from finetune.data.layouts.texts import TABLES
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import list_columns, read_json_rows
 from finetune.data.recognition import objects
@@ -45,7 +46,10 @@ def recognize(
                 f"No file or folder {place} (data=). Paths are relative to the current folder, "
                 f"{Path.cwd()}."
             )
-        name, splits = _find_format(files[0] if files else path, dataset)
+        file = files[0] if files else path
+        # A named column of images may have any name, by which it would not be found.
+        is_table = "image" in given and dataset in {None, "table"} and _is_table(file)
+        name, splits = ("table", {"train": str(file)}) if is_table else _find_format(file, dataset)
         if name == "hub":
             return recognize_folder(path, splits, given)
         first = splits.get("train") or next(iter(splits.values()))
@@ -60,9 +64,9 @@ def _match(path: Path) -> list[Path]:
     return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
 
 
-def _find_format(path: Path, dataset: str | None) -> tuple[str, Mapping[str, str]]:
+def _find_format(path: Path, dataset: str | None) -> tuple[str, dict[str, str]]:
     """Return the only format of a folder or file, and its splits."""
-    found: dict[str, Mapping[str, str]] = {}
+    found: dict[str, dict[str, str]] = {}
     problems: list[UserError] = []
     if dataset is not None and dataset not in FINDERS:
         raise UserError(
@@ -75,6 +79,9 @@ def _find_format(path: Path, dataset: str | None) -> tuple[str, Mapping[str, str
                     found[name] = splits
             except UserError as error:
                 problems.append(error)
+    tables = found.get("table", {})
+    if tables and "hub" in found and all(table.endswith(".parquet") for table in tables.values()):
+        del found["table"]  # a folder of parquet files as `datasets` writes it
     if len(found) == 1 and not problems:
         return next(iter(found.items()))
     if problems:
@@ -91,11 +98,20 @@ def _find_format(path: Path, dataset: str | None) -> tuple[str, Mapping[str, str
     raise UserError(_explain_nothing(path, list(FINDERS)))
 
 
+def _is_table(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in TABLES
+
+
 def _explain_nothing(path: Path, known: list[str]) -> str:
+    if _is_table(path):
+        return (
+            f"{path} (data=) has no column of images that is named so; its columns are: "
+            f"{', '.join(list_columns(str(path))) or 'none'}. Name it: dataset.columns.image=NAME."
+        )
     if path.is_file():
         return (
             f"{path} (data=) is not a file of a known format: {', '.join(known)}. docs/data.md shows what "
-            "each looks like; a table needs a column of images, such as `image`."
+            "each looks like."
         )
     names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
     if not names:
