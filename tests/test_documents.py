@@ -88,7 +88,7 @@ def test_every_documented_command_composes(
         match words:
             case ["make", target]:
                 assert re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
-            case ["source", ".venv/bin/activate"]:
+            case ["source", ".venv/bin/activate"] | ["pip", "install", "-e", "."]:
                 pass
             case ["cp", source, _]:
                 assert (REPOSITORY / source).is_file()
