@@ -123,7 +123,7 @@ def test_an_official_reading_reads_the_text_again_where_it_can(
             "jsonl line 1): expected `prediction`",
         ),
         (["metric=vqa_accuracy"], [row("x")], "VQA accuracy needs 10 references, but it has 1"),
-        (["metric=vqa_accuracy", "metric.convention=offical"], [row("x")], "expected one of [official"),
+        (["metric=vqa_accuracy", "metric.convention=offical"], [row("x")], "expected one of official"),
         (["metric=detection"], [row("x")], "`height` and `width`"),
         (["metric=exact_match"], ["[" * 100_000], "line 1: nested too deeply"),
         (["metric=exact_match"], [row("x"), "", "1" * 5000], "line 3: not a whole JSON object"),
