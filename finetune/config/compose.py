@@ -244,7 +244,8 @@ def prefer_command_line(composed: DictConfig, overrides: list[str]) -> None:
         return
     for name, rival in (rivals, rivals[::-1]):
         if f"dataset.{name}" in given and f"dataset.{rival}" not in given:
-            composed.dataset[rival] = None
+            # Of Hub datasets, the split's usual name counts as none.
+            composed.dataset[rival] = getattr(OmegaConf.get_type(composed.dataset), rival, None)
 
 
 def to_options(config: DictConfig) -> Job:

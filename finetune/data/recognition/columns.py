@@ -18,6 +18,14 @@ NAMES = {
 EXTRACTION_PROMPT = "extract data in JSON format"
 """Where no column asks: maestro's prompt for the same task."""
 
+_CORNERS = (
+    {"xmin", "ymin", "xmax", "ymax"},
+    {"x_min", "y_min", "x_max", "y_max"},
+    {"x1", "y1", "x2", "y2"},
+    {"bbox"},
+)
+"""Columns of one box per row, as in Roboflow's CSV for TensorFlow."""
+
 _ABOUT = {"id", "group", "width", "height", "split", "file_size", "image_id", "question_id"}
 _ASKS = {"question", "expression", "prefix"}
 _ANSWERED = {"answers", "captions", "suffix", "suffixes"}
@@ -30,7 +38,7 @@ def recognize_columns(
     given: Mapping[str, str],
     image: str | None = None,
 ) -> Purpose:
-    """Return what the rows of a table are for, and its columns.
+    """Return what the rows of a table are for, and all of its columns that are read.
 
     Args:
         names: the columns.
@@ -46,7 +54,7 @@ def recognize_columns(
     found: dict[str, str] = {} if image in {None, "image", "images"} else {"image": str(image)}
     plain = {name.strip().lower().replace(" ", "_"): name for name in names if name != image}
     if {"prefix", "suffix"} <= plain.keys() and not given.keys() & _ANSWERED:
-        found |= {ours: plain[ours] for ours in ("prefix", "suffix") if plain[ours] != ours}
+        found |= {ours: plain[ours] for ours in ("prefix", "suffix")}
         return Purpose(_kind(rows, plain["suffix"], Kind.pairs), _columns(found))
     sought = {
         ours: next((plain[name] for name in usual if name in plain), None) for ours, usual in NAMES.items()
@@ -63,6 +71,13 @@ def recognize_columns(
         raise UserError(_ask(where, names, image, question))
     if question is not None:
         return _finish({"question": question, "answers": answers}, found, rows, answers, Kind.question)
+    boxes = next((corners for corners in _CORNERS if corners <= plain.keys()), None)
+    if boxes and not given.keys() & _ANSWERED:
+        raise UserError(
+            f"{where} has boxes in columns ({', '.join(plain[name] for name in sorted(boxes))}), which are "
+            "not read. Export the boxes as COCO's JSON, YOLO or Pascal VOC. Or, for the class of the whole "
+            f"image: dataset.columns.answers={answers}."
+        )
     return _finish({"answers": answers}, found, rows, answers, Kind.classes)
 
 
@@ -76,14 +91,14 @@ def _finish(
     kind = _kind(rows, answers, kind)
     if kind == Kind.extraction and "captions" in columns:
         columns = {"answers": columns["captions"]}
-    renamed = {ours: theirs for ours, theirs in columns.items() if theirs is not None and theirs != ours}
+    named = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
     task = {}
     if kind == Kind.classes:
         task = {"task.answers": "answers"}
     if kind == Kind.extraction:
         task = {"task.prompt": "{question}" if "question" in columns else EXTRACTION_PROMPT}
         task["task.answers"] = "answers"
-    return Purpose(kind, _columns({**found, **renamed}), task)
+    return Purpose(kind, _columns({**found, **named}), task)
 
 
 def _kind(rows: Iterable[Mapping[str, object]], answers: str | None, kind: Kind) -> Kind:

@@ -32,7 +32,7 @@ def recognize_folder(folder: Path, splits: Mapping[str, str], given: Mapping[str
     """
     features, rows = _read_folder(folder, next(iter(splits.values())))
     purpose = _recognize(features, rows, str(folder), given)
-    return Recognition("hub", splits, Purpose(purpose.kind, {"path": str(folder), **purpose.options}))
+    return Recognition("hub", splits, _at(purpose, str(folder)))
 
 
 def recognize_hub(name: str, given: Mapping[str, str]) -> Recognition:
@@ -63,9 +63,11 @@ def recognize_hub(name: str, given: Mapping[str, str]) -> Recognition:
     splits = {name_split(split) or split: split for split in reversed(listed)}
     purpose = _recognize(features, rows, name, given)
     known = {split: splits[split] for split in ("train", "validation", "test") if split in splits}
-    return Recognition(
-        "hub", known or {"train": listed[0]}, Purpose(purpose.kind, {"path": name, **purpose.options})
-    )
+    return Recognition("hub", known or {"train": listed[0]}, _at(purpose, name))
+
+
+def _at(purpose: Purpose, path: str) -> Purpose:
+    return purpose._replace(options={"path": path, **purpose.options})
 
 
 def _recognize(
@@ -92,7 +94,9 @@ def _answers_of(turn: object) -> Iterator[str]:
     """Yield the answer of a pair of texts, or the text of a turn that answers."""
     if isinstance(turn, Mapping) and turn.get("role", turn.get("from", "assistant")) in ANSWERS:
         text = turn.get("assistant", turn.get("content", turn.get("value")))
-        yield from texts_of(text)
+        parts = text if isinstance(text, list) else [{"text": text}]
+        for part in parts:
+            yield from texts_of(part.get("text") if isinstance(part, Mapping) else part)
 
 
 def _is_image(kind: Any) -> bool:

@@ -7,6 +7,8 @@ from pathlib import Path
 from finetune.data.formats.label_studio_tasks import read_annotation
 from finetune.data.layouts.finders import FINDERS
 from finetune.data.layouts.image_folder import find_metadata
+from finetune.data.layouts.splits import find_files, list_folder
+from finetune.data.layouts.texts import JSON, TABLES, find_tables
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import list_columns, read_json_rows
 from finetune.data.recognition import objects
@@ -45,7 +47,7 @@ def recognize(
                 f"No file or folder {place} (data=). Paths are relative to the current folder, "
                 f"{Path.cwd()}."
             )
-        name, splits = _find_format(files[0] if files else path, dataset)
+        name, splits = _find_format(files[0] if files else path, dataset, given.get("image"))
         if name == "hub":
             return recognize_folder(path, splits, given)
         first = splits.get("train") or next(iter(splits.values()))
@@ -60,8 +62,8 @@ def _match(path: Path) -> list[Path]:
     return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
 
 
-def _find_format(path: Path, dataset: str | None) -> tuple[str, Mapping[str, str]]:
-    """Return the only format of a folder or file, and its splits."""
+def _find_format(path: Path, dataset: str | None, image: str | None) -> tuple[str, Mapping[str, str]]:
+    """Return the only format of a folder or file, and its splits; `image` is a table's column of images."""
     found: dict[str, Mapping[str, str]] = {}
     problems: list[UserError] = []
     if dataset is not None and dataset not in FINDERS:
@@ -71,7 +73,7 @@ def _find_format(path: Path, dataset: str | None) -> tuple[str, Mapping[str, str
     for name, find in FINDERS.items():
         if dataset in {None, name}:
             try:
-                if splits := find(path):
+                if splits := find_tables(path, image) if name == "table" else find(path):
                     found[name] = splits
             except UserError as error:
                 problems.append(error)
@@ -93,6 +95,8 @@ def _find_format(path: Path, dataset: str | None) -> tuple[str, Mapping[str, str
 
 def _explain_nothing(path: Path, known: list[str]) -> str:
     if path.is_file():
+        if (problem := _explain_table(path)) is not None:
+            return problem
         return (
             f"{path} (data=) is not a file of a known format: {', '.join(known)}. docs/data.md shows what "
             "each looks like; a table needs a column of images, such as `image`."
@@ -100,11 +104,40 @@ def _explain_nothing(path: Path, known: list[str]) -> str:
     names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
     if not names:
         return f"The folder {path} (data=) is empty."
+    for file in find_files(path, *JSON, *TABLES):
+        if (problem := _explain_table(file)) is not None:
+            return problem
     more = ", ..." if len(names) > _LISTED else ""
+    below = next((folder for folder in list_folder(path) if folder.is_dir() and _has_format(folder)), None)
+    hint = (
+        f"Did you mean data={below}?" if below is not None else "docs/data.md shows what each looks like."
+    )
     return (
         f"{path} (data=) has no data of a known format: {', '.join(known)}. It holds: "
-        f"{', '.join(names[:_LISTED])}{more}. docs/data.md shows what each looks like."
+        f"{', '.join(names[:_LISTED])}{more}. {hint}"
     )
+
+
+def _explain_table(file: Path) -> str | None:
+    """Return why a file is no table of images; None if it is not a table at all."""
+    try:
+        columns = list_columns(str(file))
+    except UserError as error:
+        return str(error) if file.suffix.lower() in TABLES else None
+    if len(columns) < 2 or file.suffix.lower() not in TABLES:
+        return None
+    return (
+        f"{file}: cannot tell which column has the images; the columns are: {', '.join(columns)}. Name it: "
+        f"dataset=table dataset.columns.image={columns[0]} (and dataset.columns.question=NAME, "
+        "dataset.columns.answers=NAME where they have other names, too)."
+    )
+
+
+def _has_format(folder: Path) -> bool:
+    try:
+        return any(find(folder) for find in FINDERS.values())
+    except UserError:
+        return True
 
 
 def _recognize_purpose(name: str, place: str, given: Mapping[str, str]) -> Purpose:
@@ -121,7 +154,13 @@ def _recognize_purpose(name: str, place: str, given: Mapping[str, str]) -> Purpo
         return _recognize_label_studio(place, given)
     if name == "image_folder":
         return _recognize_image_folder(place)
-    return recognize_columns(list_columns(place), sample(place), place, given)
+    return _only_renamed(recognize_columns(list_columns(place), sample(place), place, given))
+
+
+def _only_renamed(purpose: Purpose) -> Purpose:
+    """Leave out the columns that have our names, which are read anyway."""
+    columns = {key: name for key, name in purpose.options.items() if key != f"columns.{name}"}
+    return purpose._replace(options=columns)
 
 
 _OBJECTS = {
@@ -145,7 +184,7 @@ def _recognize_label_studio(file: str, given: Mapping[str, str]) -> Purpose:
     if shapes:
         return Purpose(objects.kind_of_shapes(shapes))
     names = dict.fromkeys(name for row in rows for name in row)
-    return recognize_columns(list(names), rows, file, given, "image")
+    return _only_renamed(recognize_columns(list(names), rows, file, given, "image"))
 
 
 def _recognize_image_folder(place: str) -> Purpose:
