@@ -148,6 +148,18 @@ def test_other_words_win(words: list[str], expected: dict[str, str | None], insi
     composed(written)
 
 
+def test_a_preview_has_a_folder_of_its_own(inside: Path) -> None:
+    exports.roboflow_coco(inside / "export")
+    assert "out=previews/export" in write_out("preview", ["data=export", "model=tiny"]).words
+    assert not [word for word in write_out("train", ["data=export"]).words if word.startswith("out=")]
+
+
+def test_an_archive_is_to_be_unpacked(inside: Path) -> None:
+    (inside / "export.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"is an archive\. Unpack it, and give the folder: data=export\."):
+        write_out("train", ["data=export.zip"])
+
+
 def test_dataset_auto_is_the_long_form(inside: Path) -> None:
     exports.roboflow_voc(inside / "export")
     long = write_out("train", ["dataset=auto", "dataset.path=export", "seed=1"])
@@ -199,6 +211,10 @@ def box_table(folder: Path) -> None:
     exports.write(folder / "train/_annotations.csv", text)
 
 
+def label_studio_table(folder: Path) -> None:
+    exports.write(folder / "project.csv", "image,id,label,annotator,annotation_id\n/data/a.jpg,1,[],1,1\n")
+
+
 def unpacked(folder: Path) -> None:
     exports.labelme(folder / "inner")
 
@@ -217,6 +233,7 @@ def unpacked(folder: Path) -> None:
         pytest.param(foreign_table, [], "Name it: dataset=table dataset.columns.image=Bild", id="images"),
         pytest.param(wide_table, [], "Save the file as UTF-8.", id="UTF-16"),
         pytest.param(box_table, [], "has boxes in columns (xmax, xmin, ymax, ymin)", id="boxes in a CSV"),
+        pytest.param(label_studio_table, [], "as JSON or JSON-MIN.", id="Label Studio's CSV"),
         pytest.param(unpacked, [], "Did you mean data=data/inner?", id="folder below"),
         pytest.param(two_files, [], "may be its train data", id="two files"),
         pytest.param(nothing, ["dataset=digits"], "not of dataset=digits.", id="not a format of files"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from finetune.data.formats.label_studio_tasks import read_annotation
 from finetune.data.layouts.finders import FINDERS
 from finetune.data.layouts.image_folder import find_metadata
+from finetune.data.layouts.label_studio import is_minimal
 from finetune.data.layouts.splits import find_files, list_folder
 from finetune.data.layouts.texts import JSON, TABLES, find_tables
 from finetune.data.reading.faults import Faults, reading
@@ -20,6 +21,7 @@ from finetune.errors import UserError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _LISTED = 8
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
 def recognize(
@@ -94,6 +96,8 @@ def _find_format(path: Path, dataset: str | None, image: str | None) -> tuple[st
 
 
 def _explain_nothing(path: Path, known: list[str]) -> str:
+    if path.suffix.lower() in _ARCHIVES:
+        return f"{path} (data=) is an archive. Unpack it, and give the folder: data={path.with_suffix('')}."
     if path.is_file():
         if (problem := _explain_table(path)) is not None:
             return problem
@@ -126,6 +130,8 @@ def _explain_table(file: Path) -> str | None:
         return str(error) if file.suffix.lower() in TABLES else None
     if len(columns) < 2 or file.suffix.lower() not in TABLES:
         return None
+    if is_minimal(dict.fromkeys(columns)):
+        return f"{file} is Label Studio's CSV, which is not read. Export the project as JSON or JSON-MIN."
     return (
         f"{file}: cannot tell which column has the images; the columns are: {', '.join(columns)}. Name it: "
         f"dataset=table dataset.columns.image={columns[0]} (and dataset.columns.question=NAME, "
