@@ -76,7 +76,8 @@ def find_kind(file: Path, image: str | None = None) -> str | None:
         return None
     if not row.keys().isdisjoint(_TURNS) or {"query", "response"} <= row.keys():
         return "conversations"
-    if {"instruction", "output"} <= row.keys() and not row.keys().isdisjoint(("image", "images")):
+    pairs = ({"instruction", "output"}, {"prompt", "completion"})
+    if any(pair <= row.keys() for pair in pairs) and not row.keys().isdisjoint(("image", "images")):
         return "conversations"
     if file.suffix.lower() in JSON and {"image", "prefix", "suffix"} <= row.keys():
         return "jsonl"
