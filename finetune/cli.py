@@ -62,6 +62,7 @@ def _answer(words: list[str]) -> int:
         if asks_for_help:
             print(job_help(job, _doc(job)) if job else overview(), flush=True)
             return 0
+        quiet_libraries()
         _run(read_line(job or "train", words))
         sys.stdout.flush()
     except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -144,7 +145,6 @@ def run_job(command: Command, words: list[str]) -> float | None:
     """
     options, launch = command.prepare(words)
     importlib.import_module("finetune.assembly.custom").check_targets(options)
-    quiet_libraries()
     job = importlib.import_module(f"finetune.jobs.{command.job}")
     show_on_terminal("stdout" if JOBS[command.job].needs_data else "stderr")
     result: Result = job.run(options, launch)

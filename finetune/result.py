@@ -85,7 +85,7 @@ class EvaluateResult(Result):
     file: Path
     """The prediction rows."""
     scores: Mapping[str, Any]
-    """Over the validation split."""
+    """Over the validation split, or with `split=test` over the test split."""
 
     @property
     def rows(self) -> list[PredictionRow]:

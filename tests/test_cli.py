@@ -97,7 +97,7 @@ Process = Callable[..., subprocess.CompletedProcess[str]]
         ),
         (
             "recipe=quickstart dataset=5",
-            "No choice of `dataset` `5`. `python -m finetune train --help` lists the .",
+            "No choice of `dataset` `5`. `python -m finetune train --help` lists the 44 choices.",
         ),
         ("recipe=quickstart dataset=", "dataset= is empty."),
         ("recipe=quickstart metrics=5", "metrics=5: expected names in brackets"),

@@ -118,14 +118,14 @@ def run_in_little(command: Command, line: str, folder: Path, mask_vae: Path) -> 
     """Run a line with the tiny base, check what the run left, and return its prediction rows."""
     words = [word for word in shlex.split(line) if not word.startswith("model=")]
     evaluates = words[0] == "evaluate"
-    words = write_out("train", words).words
+    words = write_out("train", [*words, "run_name=try"]).words
     config = compose([new for word in words if word != "evaluate" for new in rewrite(word)])
     masks = [f"task.mask_vae={mask_vae}"] if getattr(config.task, "mask_vae", None) else []
     given = {word.split("=")[0] for word in words}
     extra = [
         word for word in [*TINY, *([] if evaluates else STEP), *masks] if word.split("=")[0] not in given
     ]
-    code, _, err = command(*words, *extra, f"runs_dir={folder}", "run_name=try")
+    code, _, err = command(*words, *extra, f"runs_dir={folder}")
     assert code == 0, err
     metrics = json.loads((folder / "try/metrics.json").read_text(encoding="utf-8"))
     scores = metrics["evaluate"][0]["scores"] if evaluates else metrics["final"]

@@ -88,7 +88,7 @@ def test_every_documented_command_composes(
         match words:
             case ["make", target]:
                 assert re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
-            case ["source", ".venv/bin/activate"]:
+            case ["source", ".venv/bin/activate"] | ["pip", "install", "-e", "."]:
                 pass
             case ["cp", source, _]:
                 assert (REPOSITORY / source).is_file()
@@ -111,8 +111,8 @@ def test_documents_and_recipes_have_commands() -> None:
     assert {f"{name}.yaml" for name in known_recipes()} <= places
 
 
-def test_the_readme_names_every_choice_of_every_group() -> None:
-    text = (REPOSITORY / "README.md").read_text()
+def test_the_page_of_recipes_names_every_choice_of_every_group() -> None:
+    text = (REPOSITORY / "docs/recipes.md").read_text()
     data = (REPOSITORY / "docs/data.md").read_text()
     # Its row links to the table of benchmarks, which names them.
     benchmarks = set(re.findall(r"^\| \[`(\w+)`\]\(#", data, re.MULTILINE))
@@ -120,8 +120,15 @@ def test_the_readme_names_every_choice_of_every_group() -> None:
         row = re.search(rf"^\| `{group}` \|(.*)\|$", text, re.MULTILINE)
         assert row, group
         named = set(re.findall(r"`([\w-]+)`", re.sub(r"\([^)]*\)", "", row[1])))
-        linked = benchmarks if "](docs/data.md#benchmarks)" in row[1] else set()
+        linked = benchmarks if "](data.md#benchmarks)" in row[1] else set()
         assert named | linked == set(group_choices(group)) - {"own"}
+
+
+def test_the_page_of_recipes_has_every_recipe_as_its_header_says() -> None:
+    text = (REPOSITORY / "docs/recipes.md").read_text(encoding="utf-8")
+    for name, file in known_recipes().items():
+        headline = file.read_text(encoding="utf-8").splitlines()[1].removeprefix("# ")
+        assert f"| `{name}` | {headline} |" in text
 
 
 @pytest.mark.slow

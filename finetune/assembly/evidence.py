@@ -57,6 +57,7 @@ def complete_report(
     metric: Metric,
     evaluation: Evaluation,
     file: Path,
+    more_follow: bool = False,
 ) -> None:
     """Add what stands next to the scores that were just written, and write the report; collective.
 
@@ -70,6 +71,7 @@ def complete_report(
         metric: the metric that the rows were scored with.
         evaluation: scores and rows.
         file: the prediction rows.
+        more_follow: leave the report to a later call, for another split.
     """
     examples, collator = data.validation, data.evaluation_collator
     try:
@@ -87,7 +89,9 @@ def complete_report(
             chain.from_iterable(chosen),
             lambda index: place_side_by_side(examples[index].images),
         )
-        write_report(options, folder)
+        if not more_follow:
+            write_report(options, folder)
+            log.info("report: %s", folder.report)
 
     on_main(lambda: _without_failing(folder, complete))
 
@@ -107,8 +111,6 @@ def _without_failing(folder: RunFolder, write: Callable[[], None]) -> None:
             folder.root,
         )
         log.debug("the report failed", exc_info=True)
-    else:
-        log.info("report: %s", folder.report)
 
 
 def answer_blank(

@@ -244,7 +244,7 @@ def prefer_command_line(composed: DictConfig, overrides: list[str]) -> None:
         return
     for name, rival in (rivals, rivals[::-1]):
         if f"dataset.{name}" in given and f"dataset.{rival}" not in given:
-            # Of Hub datasets, the split's usual name counts as none.
+            # The default: a Hub dataset always names a split, which a share replaces.
             composed.dataset[rival] = getattr(OmegaConf.get_type(composed.dataset), rival, None)
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.jobs import JOBS, has_option
 from finetune.errors import UserError
 
@@ -179,13 +178,11 @@ def _quote(value: str, quote_commas: bool) -> str:
 
 def _describe(place: str, recognition: "Recognition") -> str:
     """Return what was recognized."""
-    schema = GROUP_SCHEMAS["dataset"][recognition.dataset]
-    what = " ".join(str(schema.__doc__).split()).partition(":")[0].partition(" with ")[0].rstrip(".")
     names = [split for split in ("train", "validation", "test") if split in recognition.splits]
     splits = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
     return (
-        f"{place}: {recognition.purpose.kind.value} in {what} (dataset={recognition.dataset}), with "
-        f"{splits}. The same, written out:"
+        f"{place}: {recognition.purpose.kind.value}, dataset={recognition.dataset}, with {splits}. "
+        "The same, written out:"
     )
 
 

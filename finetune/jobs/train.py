@@ -10,6 +10,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -357,12 +358,17 @@ def finish(
 
     on_main(write)
     trackers.report(result["step"], evaluation.scores, predictions)
-    rows = folder.predictions / "validation.jsonl"
-    complete_report(options, folder, model, data, metric, evaluation, rows)
+    sets = {"validation": (data, evaluation)}
+    if data.test is not None and test is not None:
+        sets["test"] = (replace(data, validation=data.test), test)
+    for split, (examples, scored) in sets.items():
+        rows = folder.predictions / f"{split}.jsonl"
+        more_follow = split != list(sets)[-1]
+        complete_report(options, folder, model, examples, metric, scored, rows, more_follow)
     written = on_main(lambda: read_metrics(folder))
-    log.info("%s", format_score_table("validation", evaluation.scores, written.get("intervals", {})))
-    if test is not None:
-        log.info("%s", format_score_table("test", test.scores, {}))
+    for split, (_, scored) in sets.items():
+        beside = written if split == "validation" else written.get("test_evidence", {})
+        log.info("%s", format_score_table(split, scored.scores, beside.get("intervals", {})))
     return written
 
 

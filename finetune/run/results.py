@@ -221,7 +221,8 @@ def format_score_table(name: str, scores: Scores, intervals: Mapping[str, Sequen
         f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}".rstrip()
         for row in rows
     ]
-    return "\n".join([f"final scores, {name}, {scores['n']} examples", *lines])
+    count = scores["n"]
+    return "\n".join([f"final scores, {name}, {count} example{'s' if count != 1 else ''}", *lines])
 
 
 def _format_number(value: object) -> str:

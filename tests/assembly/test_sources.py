@@ -91,7 +91,7 @@ def test_a_held_out_share_says_that_it_needs_the_training_file(tmp_path: Path) -
 def test_faults_of_the_validation_split_are_listed_once(tmp_path: Path) -> None:
     Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
     right = {"image": "a.png", "prefix": "x", "suffix": "y"}
-    (tmp_path / "v.jsonl").write_text("\n".join(map(json.dumps, [right, {**right, "suffix": {}}])))
+    (tmp_path / "v.jsonl").write_text("\n".join(map(json.dumps, [right, {**right, "suffix": None}])))
     words = ["dataset.train=null", f"dataset.validation={tmp_path}/v.jsonl", "dataset.on_error=skip"]
     config = compose(["recipe=jsonl_qlora", "dataset.validation_fraction=null", *words])
     splits = load_splits(config, training=False)

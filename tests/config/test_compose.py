@@ -7,7 +7,14 @@ from omegaconf import OmegaConf
 
 from finetune.config.checks import check
 from finetune.config.choices import GROUP_SCHEMAS
-from finetune.config.compose import compose, group_choices, known_recipes
+from finetune.config.compose import (
+    compose,
+    compose_words,
+    group_choices,
+    known_recipes,
+    prefer_command_line,
+    to_options,
+)
 from finetune.config.help import GROUPS
 from finetune.config.schema import RunConfig
 from finetune.data.options import Digits, Table
@@ -77,3 +84,28 @@ def test_the_composed_config_written_as_a_recipe_composes_to_the_same(
     file.write_text("# @package _global_\ndefaults:\n  - override /dataset: digits\n" + printed)
     _, again, _ = command(f"recipe={file}", "--cfg", "job")
     assert OmegaConf.create(again) == OmegaConf.create(printed)
+
+
+@pytest.mark.parametrize(
+    ("former", "recipe", "words"),
+    [
+        ("coco_json_qlora", "detect_qlora", []),
+        (
+            "yolo_qlora",
+            "detect_qlora",
+            ["dataset=yolo", "dataset.train=data.yaml", "dataset.validation=null"],
+        ),
+    ],
+)
+def test_a_recipe_for_one_format_is_that_for_its_kind_of_task(
+    former: str, recipe: str, words: list[str]
+) -> None:
+    assert compose([f"recipe={recipe}", *words]) == compose([f"recipe={former}"])
+
+
+def test_a_share_of_a_hub_dataset_replaces_a_split_that_a_recipe_names() -> None:
+    words = ["recipe=detect_qlora", "dataset=hub", "dataset.validation_fraction=0.1"]
+    composed, _ = compose_words(words)
+    prefer_command_line(composed, words)
+    assert composed.dataset.validation == "validation"
+    check(to_options(composed), OmegaConf.create())

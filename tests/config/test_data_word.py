@@ -84,9 +84,13 @@ def test_an_export_trains_and_its_test_split_is_scored_at_the_end(
     name: str, inside: Path, command: Command
 ) -> None:
     EXPORTS[name].make(inside / "export")
+    if shared := EXPORTS[name].dataset == "jsonl":
+        files = [inside / f"export/dataset/_annotations.{split}.jsonl" for split in ("train", "test")]
+        files[0].write_text("".join(file.read_text() for file in files))
     code, out, err = command("data=export", *SHORT)
     assert code == 0, err
     assert "final scores, test, " in out
+    assert ("1 of 1 test examples are also in train" in out + err) == shared
     run = inside / "runs/export"
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test"]["n"] == len(exports.SCENES["test"])
@@ -219,6 +223,10 @@ def unpacked(folder: Path) -> None:
     exports.labelme(folder / "inner")
 
 
+def odd_images(folder: Path) -> None:
+    folder.write_text("Foto,question,answer\na.jpg,what?,a cup\n")
+
+
 @pytest.mark.parametrize(
     ("make", "words", "message"),
     [
@@ -230,7 +238,7 @@ def unpacked(folder: Path) -> None:
         pytest.param(only_images, [], "data (data=) has no data of a known format: ", id="images alone"),
         pytest.param(two_formats, [], "Name one of them next to data=, such as dataset=coco", id="two"),
         pytest.param(odd_table, [], "dataset.columns.answers=foo", id="columns"),
-        pytest.param(foreign_table, [], "Name it: dataset=table dataset.columns.image=Bild", id="images"),
+        pytest.param(foreign_table, [], "its columns are: Bild, Frage, Antwort. Name it: ", id="images"),
         pytest.param(wide_table, [], "Save the file as UTF-8.", id="UTF-16"),
         pytest.param(box_table, [], "has boxes in columns (xmax, xmin, ymax, ymin)", id="boxes in a CSV"),
         pytest.param(label_studio_table, [], "as JSON or JSON-MIN.", id="Label Studio's CSV"),
@@ -260,6 +268,10 @@ def test_a_question_is_answered_by_naming_the_option(inside: Path) -> None:
     two_formats(inside / "data")
     words = write_out("train", ["data=data", "dataset=table"]).words
     assert "recipe=vqa_qlora" in words
+    odd_images(inside / "odd.csv")
+    with pytest.raises(UserError, match=r"its columns are: Foto, question, answer. Name it: dataset.col"):
+        write_out("train", ["data=odd.csv"])
+    assert "recipe=vqa_qlora" in write_out("train", ["data=odd.csv", "dataset.columns.image=Foto"]).words
     odd_table(inside / "odd")
     words = write_out("train", ["data=odd", "dataset.columns.captions=foo"]).words
     assert "recipe=caption_qlora" in words

@@ -110,13 +110,13 @@ def test_answers_of_boxes_are_drawn(runs: Path, command: Command) -> None:
 def test_runs_on_other_rows_are_compared_on_those_they_share(runs: Path, command: Command) -> None:
     answer(runs / "a", *["right"] * 12)
     file = runs / "b/predictions/validation.jsonl"
-    file.write_text("".join(file.read_text().splitlines(keepends=True)[:9]))
-    change(runs / "b", lambda metrics: metrics["final"].update(n=9))
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:11]))
+    change(runs / "b", lambda metrics: metrics["final"].update(n=11))
     code, out, err = command("compare", "runs/a", "runs/b")
     assert code == 0, err
-    assert "note: the runs were not scored on the same rows (a: 12, b: 9)" in out
-    assert "on 9 common rows" in out
-    assert "3 of a and 0 of b are left out" in out
+    assert "note: the runs were not scored on the same rows (a: 12, b: 11)" in out
+    assert "on 11 common rows" in out
+    assert "1 of a and 0 of b are left out" in out
     assert "* best" not in out
 
 

@@ -79,7 +79,7 @@ def test_classes_that_the_run_does_not_know_are_reported_and_nothing_is_written(
     before = {path: path.stat().st_mtime_ns for path in (inside / "runs").rglob("*")}
     code, _, err = command("evaluate", "run=runs/own", "dataset.validation=other")
     assert code == 2
-    assert "validation (other): Row `0" in err
+    assert "validation (other/_annotations.coco.json: image 0): Row `0`" in err
     assert "class `zebra` is not in task.labels" in err
     assert "They are: cat, dog" in err
     assert {path: path.stat().st_mtime_ns for path in (inside / "runs").rglob("*")} == before

@@ -89,7 +89,7 @@ TEXTS: list[tuple[bytes | dict[str, Any], str]] = [
     (ask("7.jpg", prefix=""), "its prompt is empty"),
     (b'{"image": "8.jpg", "prefix"', "not a whole JSON object"),
     ({"image": "9.jpg", "prefix": "?"}, "no `suffix`"),
-    (ask("10.jpg", suffix={"a": 1}), "must be a string"),
+    (ask("10.jpg", suffix=True), "must be a string"),
     (ask("11.jpg", id="20"), ""),
     (ask("12.jpg", id="20"), "id `20` is duplicated"),
     (ask("13.jpg", suffix="red " * 300), "is too long"),

@@ -1,5 +1,6 @@
 """JSON objects, one per line or in a list, with `image`, `prefix` and `suffix`."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
@@ -101,7 +102,7 @@ def read_name(row: Record, key: str) -> str | None:
 
 
 def read_accepted(row: Record, key: str, nothing: bool = False) -> list[str]:
-    """Return the accepted texts under a key, which may hold a text or a number, or a list of them.
+    """Return the accepted texts under a key: a text, a number, an object as JSON, or a list of these.
 
     Args:
         row: the object.
@@ -114,6 +115,9 @@ def read_accepted(row: Record, key: str, nothing: bool = False) -> list[str]:
     value = row[key]
     values = value if isinstance(value, list) else [value]
     texts = [str(item) if is_number(item) else item for item in values]
+    texts = [
+        json.dumps(item, ensure_ascii=False) if isinstance(item, dict) and item else item for item in texts
+    ]
     if not _is_texts(texts):
         raise UserError(
             f"{row.where}: `{key}` must be a string or a list of accepted strings, got {value!r}."

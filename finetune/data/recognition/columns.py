@@ -37,8 +37,9 @@ def recognize_columns(
     where: str,
     given: Mapping[str, str],
     image: str | None = None,
+    keeps_named: bool = False,
 ) -> Purpose:
-    """Return what the rows of a table are for, and all of its columns that are read.
+    """Return what the rows of a table are for, and its columns.
 
     Args:
         names: the columns.
@@ -46,6 +47,7 @@ def recognize_columns(
         where: the table, for error messages.
         given: our column -> column, as named on the command line; these are not sought.
         image: column of the images; None: by its name.
+        keeps_named: only columns that are named are read.
 
     Raises:
         UserError: the columns do not say what is asked and what is the answer.
@@ -54,7 +56,9 @@ def recognize_columns(
     found: dict[str, str] = {} if image in {None, "image", "images"} else {"image": str(image)}
     plain = {name.strip().lower().replace(" ", "_"): name for name in names if name != image}
     if {"prefix", "suffix"} <= plain.keys() and not given.keys() & _ANSWERED:
-        found |= {ours: plain[ours] for ours in ("prefix", "suffix")}
+        found |= {ours: plain[ours] for ours in ("prefix", "suffix") if keeps_named or plain[ours] != ours}
+        if "suffix" in found:
+            found["suffixes"] = found.pop("suffix")
         return Purpose(_kind(rows, plain["suffix"], Kind.pairs), _columns(found))
     sought = {
         ours: next((plain[name] for name in usual if name in plain), None) for ours, usual in NAMES.items()
@@ -96,8 +100,8 @@ def _finish(
     if kind == Kind.classes:
         task = {"task.answers": "answers"}
     if kind == Kind.extraction:
-        task = {"task.prompt": "{question}" if "question" in columns else EXTRACTION_PROMPT}
-        task["task.answers"] = "answers"
+        prompt = "{question}" if "question" in columns else EXTRACTION_PROMPT
+        task = {"task.prompt": prompt, "task.answers": "answers"}
     return Purpose(kind, _columns({**found, **named}), task)
 
 

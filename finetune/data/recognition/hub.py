@@ -32,7 +32,7 @@ def recognize_folder(folder: Path, splits: Mapping[str, str], given: Mapping[str
     """
     features, rows = _read_folder(folder, next(iter(splits.values())))
     purpose = _recognize(features, rows, str(folder), given)
-    return Recognition("hub", splits, _at(purpose, str(folder)))
+    return Recognition("hub", splits, purpose._replace(options={"path": str(folder), **purpose.options}))
 
 
 def recognize_hub(name: str, given: Mapping[str, str]) -> Recognition:
@@ -63,11 +63,9 @@ def recognize_hub(name: str, given: Mapping[str, str]) -> Recognition:
     splits = {name_split(split) or split: split for split in reversed(listed)}
     purpose = _recognize(features, rows, name, given)
     known = {split: splits[split] for split in ("train", "validation", "test") if split in splits}
-    return Recognition("hub", known or {"train": listed[0]}, _at(purpose, name))
-
-
-def _at(purpose: Purpose, path: str) -> Purpose:
-    return purpose._replace(options={"path": path, **purpose.options})
+    return Recognition(
+        "hub", known or {"train": listed[0]}, purpose._replace(options={"path": name, **purpose.options})
+    )
 
 
 def _recognize(
@@ -87,7 +85,8 @@ def _recognize(
             places |= {"objects.labels": f"{column}.{labels}"} if labels else {}
             named = {"columns.image": images[0]} if images and images[0] != "image" else {}
             return Purpose(Kind.detection, {**named, **places})
-    return recognize_columns(list(features), rows, where, given, images[0] if images else None)
+    image = images[0] if images else None
+    return recognize_columns(list(features), rows, where, given, image, keeps_named=True)
 
 
 def _answers_of(turn: object) -> Iterator[str]:

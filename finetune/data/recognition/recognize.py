@@ -9,7 +9,7 @@ from finetune.data.layouts.finders import FINDERS
 from finetune.data.layouts.image_folder import find_metadata
 from finetune.data.layouts.label_studio import is_minimal
 from finetune.data.layouts.splits import find_files, list_folder
-from finetune.data.layouts.texts import JSON, TABLES, find_tables
+from finetune.data.layouts.texts import TABLES, find_tables
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import list_columns, read_json_rows
 from finetune.data.recognition import objects
@@ -49,7 +49,8 @@ def recognize(
                 f"No file or folder {place} (data=). Paths are relative to the current folder, "
                 f"{Path.cwd()}."
             )
-        name, splits = _find_format(files[0] if files else path, dataset, given.get("image"))
+        file = files[0] if files else path
+        name, splits = _find_format(file, dataset, given.get("image"))
         if name == "hub":
             return recognize_folder(path, splits, given)
         first = splits.get("train") or next(iter(splits.values()))
@@ -64,9 +65,9 @@ def _match(path: Path) -> list[Path]:
     return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
 
 
-def _find_format(path: Path, dataset: str | None, image: str | None) -> tuple[str, Mapping[str, str]]:
+def _find_format(path: Path, dataset: str | None, image: str | None) -> tuple[str, dict[str, str]]:
     """Return the only format of a folder or file, and its splits; `image` is a table's column of images."""
-    found: dict[str, Mapping[str, str]] = {}
+    found: dict[str, dict[str, str]] = {}
     problems: list[UserError] = []
     if dataset is not None and dataset not in FINDERS:
         raise UserError(
@@ -79,6 +80,9 @@ def _find_format(path: Path, dataset: str | None, image: str | None) -> tuple[st
                     found[name] = splits
             except UserError as error:
                 problems.append(error)
+    tables = found.get("table", {})
+    if tables and "hub" in found and all(table.endswith(".parquet") for table in tables.values()):
+        del found["table"]  # a folder of parquet files as `datasets` writes it
     if len(found) == 1 and not problems:
         return next(iter(found.items()))
     if problems:
@@ -95,22 +99,24 @@ def _find_format(path: Path, dataset: str | None, image: str | None) -> tuple[st
     raise UserError(_explain_nothing(path, list(FINDERS)))
 
 
+def _is_table(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in TABLES
+
+
 def _explain_nothing(path: Path, known: list[str]) -> str:
     if path.suffix.lower() in _ARCHIVES:
         return f"{path} (data=) is an archive. Unpack it, and give the folder: data={path.with_suffix('')}."
+    for file in [path] if path.is_file() else find_files(path, *TABLES):
+        if _is_table(file):
+            return _explain_table(file)
     if path.is_file():
-        if (problem := _explain_table(path)) is not None:
-            return problem
         return (
             f"{path} (data=) is not a file of a known format: {', '.join(known)}. docs/data.md shows what "
-            "each looks like; a table needs a column of images, such as `image`."
+            "each looks like."
         )
     names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
     if not names:
         return f"The folder {path} (data=) is empty."
-    for file in find_files(path, *JSON, *TABLES):
-        if (problem := _explain_table(file)) is not None:
-            return problem
     more = ", ..." if len(names) > _LISTED else ""
     below = next((folder for folder in list_folder(path) if folder.is_dir() and _has_format(folder)), None)
     hint = (
@@ -122,20 +128,18 @@ def _explain_nothing(path: Path, known: list[str]) -> str:
     )
 
 
-def _explain_table(file: Path) -> str | None:
-    """Return why a file is no table of images; None if it is not a table at all."""
+def _explain_table(file: Path) -> str:
+    """Return why a table is not one of images."""
     try:
         columns = list_columns(str(file))
     except UserError as error:
-        return str(error) if file.suffix.lower() in TABLES else None
-    if len(columns) < 2 or file.suffix.lower() not in TABLES:
-        return None
+        return str(error)
     if is_minimal(dict.fromkeys(columns)):
         return f"{file} is Label Studio's CSV, which is not read. Export the project as JSON or JSON-MIN."
     return (
-        f"{file}: cannot tell which column has the images; the columns are: {', '.join(columns)}. Name it: "
-        f"dataset=table dataset.columns.image={columns[0]} (and dataset.columns.question=NAME, "
-        "dataset.columns.answers=NAME where they have other names, too)."
+        f"{file} (data=) has no column of images that is named so; its columns are: "
+        f"{', '.join(columns) or 'none'}. Name it: dataset.columns.image=NAME (and dataset.columns.question"
+        "=NAME, dataset.columns.answers=NAME where they have other names, too)."
     )
 
 
@@ -160,13 +164,7 @@ def _recognize_purpose(name: str, place: str, given: Mapping[str, str]) -> Purpo
         return _recognize_label_studio(place, given)
     if name == "image_folder":
         return _recognize_image_folder(place)
-    return _only_renamed(recognize_columns(list_columns(place), sample(place), place, given))
-
-
-def _only_renamed(purpose: Purpose) -> Purpose:
-    """Leave out the columns that have our names, which are read anyway."""
-    columns = {key: name for key, name in purpose.options.items() if key != f"columns.{name}"}
-    return purpose._replace(options=columns)
+    return recognize_columns(list_columns(place), sample(place), place, given)
 
 
 _OBJECTS = {
@@ -190,7 +188,7 @@ def _recognize_label_studio(file: str, given: Mapping[str, str]) -> Purpose:
     if shapes:
         return Purpose(objects.kind_of_shapes(shapes))
     names = dict.fromkeys(name for row in rows for name in row)
-    return _only_renamed(recognize_columns(list(names), rows, file, given, "image"))
+    return recognize_columns(list(names), rows, file, given, "image")
 
 
 def _recognize_image_folder(place: str) -> Purpose:

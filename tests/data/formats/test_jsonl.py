@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,10 @@ def test_a_share_held_out_keeps_rows_of_one_picture_together(folder: Path) -> No
 def test_one_picture_cannot_be_divided(folder: Path) -> None:
     with pytest.raises(UserError, match="at least two different images"):
         load(write(folder, ROW, ROW), validation=None, validation_fraction=0.5)
+
+
+def test_an_object_as_the_answer_is_its_json(tmp_path: Path, load: Callable[..., Splits]) -> None:
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    row = {"image": "a.png", "prefix": "extract", "suffix": {"total": 7, "shop": "Café"}}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    assert load("jsonl", tmp_path / "a.jsonl").train[0]["suffixes"] == ['{"total": 7, "shop": "Café"}']
