@@ -1,6 +1,6 @@
 """Every fault in the data of a run, collected where `build_data` would raise the first one."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from finetune.assembly.data import (
     build_validation,
 )
 from finetune.assembly.empty_answers import EmptyAnswer, check_together
-from finetune.assembly.sources import build_task, read_splits
+from finetune.assembly.sources import build_source, build_task, read_splits, read_test
 from finetune.config.schema import RunConfig
 from finetune.data.batches.collator import Collator
 from finetune.data.batches.options import Overflow
@@ -71,12 +71,12 @@ class Review:
 def review_data(
     config: RunConfig, processor: PaliGemmaProcessor, metric: Metric, *, every_image: bool
 ) -> Review:
-    """Check every row of both splits as a training would, and decode images on all cores.
+    """Check every row of all splits as a training would, and decode images on all cores.
 
     Args:
         config: options of the run.
         processor: processor of the checkpoint.
-        metric: checked by scoring an empty answer to each validation example.
+        metric: checked by scoring an empty answer to each example of the validation and test splits.
         every_image: decode all of them; otherwise some of each split.
 
     Raises:
@@ -84,29 +84,43 @@ def review_data(
     """
     train_collator, collator = build_collators(config, processor)
     findings: list[RowFinding] = []
-    splits = _read_splits(config, findings)
+    splits = _read(config, read_splits, findings)
     task = build_task(config, splits)
     train = _review_rows(build_train_examples(config, splits, task), train_collator, findings)
     train = _review_lengths(config, train, train_collator, findings)
-    empty = EmptyAnswer(task, metric)
-    most = max(LONGEST_REFERENCE, config.collator.max_text_length)
-    validation = _review_rows(
-        build_validation(config, splits, task), collator, findings, check=empty, most_tokens=most
-    )
-    try:
-        check_together(validation, empty)
-    except UserError as error:
-        findings.append(RowFinding(str(error), split="validation"))
-    reviewed = {
-        survey.examples.split: Reviewed(survey, _decode(survey.examples, every_image, findings), used)
-        for survey, used in ((train, train_collator), (validation, collator))
-    }
-    findings += _find_overlap(reviewed["validation"], reviewed["train"])
+    reviewed = {"train": Reviewed(train, _decode(train.examples, every_image, findings), train_collator)}
+    held_out = {"validation": splits}
+    if build_source(config.dataset).for_test() is not None:
+        held_out["test"] = _read(config, read_test, findings)
+    for name, part in held_out.items():
+        examples = build_validation(config, part, task, name)
+        survey = _review_answers(config, examples, collator, metric, findings)
+        reviewed[name] = Reviewed(survey, _decode(survey.examples, every_image, findings), collator)
+        findings += _find_overlap(reviewed[name], reviewed["train"])
     images = sum(len(split.images) for split in reviewed.values())
-    return Review(reviewed, task, findings, len(splits.train) + len(splits.validation), images)
+    rows = len(splits.train) + sum(len(part.validation) for part in held_out.values())
+    return Review(reviewed, task, findings, rows, images)
 
 
-def _read_splits(config: RunConfig, findings: list[RowFinding]) -> Splits:
+def _review_answers(
+    config: RunConfig,
+    examples: ExampleDataset,
+    collator: Collator,
+    metric: Metric,
+    findings: list[RowFinding],
+) -> Survey:
+    """Review the rows of a split that is scored."""
+    empty = EmptyAnswer(examples.task, metric)
+    most = max(LONGEST_REFERENCE, config.collator.max_text_length)
+    survey = _review_rows(examples, collator, findings, check=empty, most_tokens=most)
+    try:
+        check_together(survey, empty)
+    except UserError as error:
+        findings.append(RowFinding(str(error), split=examples.split))
+    return survey
+
+
+def _read(config: RunConfig, read: Callable[[RunConfig], Splits], findings: list[RowFinding]) -> Splits:
     """Return the rows, and add what is left out of them to the findings instead of raising a fault."""
     strict, lenient = (
         replace(config, dataset=_treat_faults(config.dataset, treatment))
@@ -114,9 +128,9 @@ def _read_splits(config: RunConfig, findings: list[RowFinding]) -> Splits:
     )
     try:
         # Rows that are read as a training reads them are in the cache for it.
-        splits, is_fault = read_splits(strict), False
+        splits, is_fault = read(strict), False
     except UserError:
-        splits, is_fault = read_splits(lenient), True
+        splits, is_fault = read(lenient), True
     # A row that its format leaves out on purpose, such as one without an image, is no fault.
     findings += [RowFinding(reason, is_fault) for reason in splits.skipped]
     return splits

@@ -92,7 +92,7 @@ def write_out(job: str, words: list[str], quote_commas: bool = False) -> Written
             raise
         # Files that were named are clear, even where the folder has others that may be meant.
         recognition = recognize(given["dataset.train"], given.get("dataset"), columns)
-    new = _leave_out(_spell(recognition, given, name_run(place, job)), given)
+    new = _leave_out(_spell(recognition, given, name_run(place, job), job), given)
     new = {key: _quote(value, quote_commas) for key, value in new.items() if has_option(job, key)}
     kept = [word for word in words if word.partition("=")[0] not in hidden]
     written = [*(f"{key}={value}" for key, value in new.items()), *kept]
@@ -127,7 +127,7 @@ def name_run(place: str, job: str) -> str:
 
 
 def _spell(
-    recognition: "Recognition", given: Mapping[str, str], run_name: str
+    recognition: "Recognition", given: Mapping[str, str], run_name: str, job: str
 ) -> Iterator[tuple[str, str]]:
     """Yield key and value of each word that was recognized."""
     kind = recognition.purpose.kind.name
@@ -153,6 +153,8 @@ def _spell(
             # The tiny model is for trying files out without a network.
             yield "task.mask_vae", "own"
     yield "run_name", run_name
+    if job == "preview":
+        yield "out", f"previews/{run_name}"
 
 
 def _leave_out(new: Iterator[tuple[str, str]], given: Mapping[str, str]) -> dict[str, str]:

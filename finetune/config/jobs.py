@@ -107,7 +107,7 @@ class Preview(Job):
     """Check every row and decode every image, on all cores. The exit code is 0 if the data are clean, 1 if
     something has a fault (all are in `findings.jsonl`), and 2 if a file cannot be read at all."""
     out: str | None = None
-    """Folder to write. `null`: `previews/RECIPE`."""
+    """Folder to write. `null`: `previews/RECIPE`; with `data=FOLDER`, `previews/FOLDER`."""
     overwrite: bool = False
     """Replace the preview in its folder."""
 

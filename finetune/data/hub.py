@@ -87,7 +87,8 @@ def _explain(path: str, split: str, error: Exception) -> str:
         return f"The dataset `{path}` cannot be reached ({text}). Check the network, or give local files."
     # For an unknown split or configuration, the message lists the known ones.
     if isinstance(error, FileNotFoundError | ValueError) and not isinstance(error, pa.ArrowException):
-        return f"Dataset `{path}`, split `{split}`: {text}"
+        named = " Name it: dataset.train=NAME, dataset.validation=NAME." if "split" in text else ""
+        return f"Dataset `{path}`, split `{split}`: {text}{named}"
     return (
         f"Dataset `{path}`, split `{split}`: its files cannot be read ({type(cause).__name__}: {text}). "
         "Are they whole, and do all have the same columns?"

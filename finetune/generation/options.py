@@ -76,6 +76,10 @@ class EvaluationConfig(GenerationOptions):
         if self.strategy != EvaluateWhen.steps and self.steps is not None:
             yield f"{prefix}steps is given: it needs {prefix}strategy=steps."
         if self.metric_for_best_model and self.strategy == EvaluateWhen.no:
-            yield f"{prefix}metric_for_best_model compares evaluations: {prefix}strategy=epoch."
+            best = f"{prefix}metric_for_best_model"
+            yield (
+                f"{best}={self.metric_for_best_model} compares evaluations: add {prefix}strategy=epoch, or "
+                f"{best}=null to keep the last checkpoint."
+            )
         if self.early_stopping_patience and not self.metric_for_best_model:
             yield f"{prefix}early_stopping_patience needs {prefix}metric_for_best_model."

@@ -34,7 +34,7 @@ Command = Callable[..., tuple[int, str, str]]
         ("freeze.multi_modal_projector=attention", "one linear layer"),
         ("evaluation.strategy=steps", "say how many"),
         ("evaluation.steps=5", "needs evaluation.strategy=steps"),
-        ("evaluation.metric_for_best_model=loss", "compares evaluations"),
+        ("evaluation.metric_for_best_model=loss", "or evaluation.metric_for_best_model=null to keep"),
         ("evaluation.early_stopping_patience=1", "needs evaluation.metric_for_best_model"),
         ("evaluation.grammar=auto", "What fits it: evaluation.grammar=yes_no"),
         ("evaluation.grammar=boxes", "expected one of none, auto, yes_no, number"),

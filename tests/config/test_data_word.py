@@ -152,6 +152,18 @@ def test_other_words_win(words: list[str], expected: dict[str, str | None], insi
     composed(written)
 
 
+def test_a_preview_has_a_folder_of_its_own(inside: Path) -> None:
+    exports.roboflow_coco(inside / "export")
+    assert "out=previews/export" in write_out("preview", ["data=export", "model=tiny"]).words
+    assert not [word for word in write_out("train", ["data=export"]).words if word.startswith("out=")]
+
+
+def test_an_archive_is_to_be_unpacked(inside: Path) -> None:
+    (inside / "export.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"is an archive\. Unpack it, and give the folder: data=export\."):
+        write_out("train", ["data=export.zip"])
+
+
 def test_dataset_auto_is_the_long_form(inside: Path) -> None:
     exports.roboflow_voc(inside / "export")
     long = write_out("train", ["dataset=auto", "dataset.path=export", "seed=1"])
@@ -189,6 +201,28 @@ def two_files(folder: Path) -> None:
     exports.write(folder / "more.csv", "image,question,answer\na.jpg,what,cup\n")
 
 
+def foreign_table(folder: Path) -> None:
+    exports.write(folder / "fragen.csv", "Bild;Frage;Antwort\na.jpg;was?;tasse\n")
+
+
+def wide_table(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "data.csv").write_bytes("image,caption\na.jpg,Tür\n".encode("utf-16"))
+
+
+def box_table(folder: Path) -> None:
+    text = "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,20,10,cup,1,2,3,4\n"
+    exports.write(folder / "train/_annotations.csv", text)
+
+
+def label_studio_table(folder: Path) -> None:
+    exports.write(folder / "project.csv", "image,id,label,annotator,annotation_id\n/data/a.jpg,1,[],1,1\n")
+
+
+def unpacked(folder: Path) -> None:
+    exports.labelme(folder / "inner")
+
+
 def odd_images(folder: Path) -> None:
     folder.write_text("Foto,question,answer\na.jpg,what?,a cup\n")
 
@@ -204,6 +238,11 @@ def odd_images(folder: Path) -> None:
         pytest.param(only_images, [], "data (data=) has no data of a known format: ", id="images alone"),
         pytest.param(two_formats, [], "Name one of them next to data=, such as dataset=coco", id="two"),
         pytest.param(odd_table, [], "dataset.columns.answers=foo", id="columns"),
+        pytest.param(foreign_table, [], "its columns are: Bild, Frage, Antwort. Name it: ", id="images"),
+        pytest.param(wide_table, [], "Save the file as UTF-8.", id="UTF-16"),
+        pytest.param(box_table, [], "has boxes in columns (xmax, xmin, ymax, ymin)", id="boxes in a CSV"),
+        pytest.param(label_studio_table, [], "as JSON or JSON-MIN.", id="Label Studio's CSV"),
+        pytest.param(unpacked, [], "Did you mean data=data/inner?", id="folder below"),
         pytest.param(two_files, [], "may be its train data", id="two files"),
         pytest.param(nothing, ["dataset=digits"], "not of dataset=digits.", id="not a format of files"),
         pytest.param(nothing, ["run=runs/x"], "data= with run=FOLDER has no effect", id="run"),
@@ -236,6 +275,12 @@ def test_a_question_is_answered_by_naming_the_option(inside: Path) -> None:
     odd_table(inside / "odd")
     words = write_out("train", ["data=odd", "dataset.columns.captions=foo"]).words
     assert "recipe=caption_qlora" in words
+    foreign_table(inside / "foreign")
+    named = [f"dataset.columns.{name}" for name in ("image=Bild", "question=Frage", "answers=Antwort")]
+    assert "recipe=vqa_qlora" in write_out("train", ["data=foreign", *named]).words
+    box_table(inside / "boxes")
+    words = write_out("train", ["data=boxes", "dataset.columns.answers=class"]).words
+    assert "recipe=classify_qlora" in words
     two_files(inside / "files")
     words = write_out("train", ["data=files", "dataset=table", "dataset.train=files/more.csv"]).words
     assert {"recipe=vqa_qlora", "dataset.columns.answers=answer"} <= set(words)

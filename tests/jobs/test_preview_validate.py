@@ -89,7 +89,7 @@ TEXTS: list[tuple[bytes | dict[str, Any], str]] = [
     (ask("7.jpg", prefix=""), "its prompt is empty"),
     (b'{"image": "8.jpg", "prefix"', "not a whole JSON object"),
     ({"image": "9.jpg", "prefix": "?"}, "no `suffix`"),
-    (ask("10.jpg", suffix=[["a"]]), "`suffix`"),
+    (ask("10.jpg", suffix=True), "must be a string"),
     (ask("11.jpg", id="20"), ""),
     (ask("12.jpg", id="20"), "id `20` is duplicated"),
     (ask("13.jpg", suffix="red " * 300), "is too long"),
@@ -153,6 +153,21 @@ def test_images_of_another_split_are_found_and_copies_that_look_alike_are_doubts
     assert f"{tmp_path}/train.jsonl line 6" in findings["2"].reason
     assert "the same image and texts" in findings["9"].reason
     assert [findings[row].is_fault for row in ("1", "2", "9")] == [True, False, True]
+
+
+def test_the_test_split_is_checked_too(tmp_path: Path, texts: list[str], command: Command) -> None:
+    test = tmp_path / "test.jsonl"
+    write_lines(test, [ask("40.jpg"), ask("39.jpg", suffix=" "), ask("0.jpg"), ask("41.jpg")])
+    photo(40).save(tmp_path / "40.jpg")
+    (tmp_path / "41.jpg").write_text("hello")
+    code, out, _ = command("preview", *texts, f"dataset.test={test}", "validate=true")
+    assert code == 1
+    faults = [text for text in out.splitlines() if text.startswith("fault: ")]
+    for line, reason in {2: "has an empty text", 3: "is also in train", 4: "is not an image"}.items():
+        assert [fault for fault in faults if f"{test} line {line}" in fault and reason in fault]
+    assert len(faults) == 3
+    assert "test" in (tmp_path / "preview/preview.html").read_text()
+    assert list((tmp_path / "preview/pictures").glob("test-*.png"))
 
 
 def test_location_tokens_in_a_few_texts_are_doubts_with_their_lines(

@@ -129,7 +129,13 @@ class Inspection(torch.utils.data.Dataset[pa.StructArray]):
             # An empty answer that is compared as objects means that there are none.
             if not suffix.strip() and "objects" not in target:
                 which = f"suffix {number} of {len(text.suffixes)}" if len(text.suffixes) > 1 else "suffix"
-                raise UserError(f"{name}: its {which} has no text: {suffix!r}. Write the answer there.")
+                boxes = text.prefix.startswith(("detect ", "segment "))
+                hint = (
+                    "; where boxes as text are the answers: task=box_text metric=detection" if boxes else ""
+                )
+                raise UserError(
+                    f"{name}: its {which} has no text: {suffix!r}. Write the answer there{hint}."
+                )
         for written in (text.prefix, *text.suffixes):
             token = self.collator.find_reserved(written)
             if token is not None:

@@ -77,7 +77,12 @@ def read_labelme(
         with faults.skipping():
             record = read_record(Path(name))
             folders = [Path(image_dir)] if image_dir else [Path(name).parent, top / "images", top]
-            path, size = measure_image(record["imagePath"], folders, name)
+            image = record["imagePath"]
+            if not image_dir and isinstance(image, str) and image.startswith(".."):
+                # Next to the annotations; `measure_image` refuses one outside the folder that was named.
+                image = str(Path(name).parent.relative_to(top) / image.replace("\\", "/"))
+                folders = [top]
+            path, size = measure_image(image, folders, name)
             check_size((record.get("imageHeight"), record.get("imageWidth")), size, name)
             objects = list(_read_objects(faults, record, size, faults.note if clip else None))
             row_id = str(Path(name).relative_to(top).with_suffix(""))

@@ -24,8 +24,8 @@ def read_turns(record: Record) -> list[Turn]:
     """Return every turn, including a separate `system`.
 
     Lists of `from` and `value` (LLaVA, ShareGPT), `role` and `content` (chat messages), or `human` and
-    `assistant` (ms-swift); or a single question: `query` and `response` with `history` (ms-swift), or
-    `instruction`, `input` and `output` (Alpaca).
+    `assistant` (ms-swift); or a single question: `query` and `response` with `history` (ms-swift),
+    `instruction`, `input` and `output` (Alpaca), or `prompt` and `completion`, texts or turns (TRL).
 
     Raises:
         UserError: there are none, or one is not as expected.
@@ -39,6 +39,12 @@ def read_turns(record: Record) -> list[Turn]:
     if listed is None and not any(key in record for key in _LISTS):
         if "query" in record:
             return [*turns, *_read_history(record), *_ask(record, record["query"], record["response"])]
+        if {"prompt", "completion"} <= record.keys():
+            return [
+                *turns,
+                *_read_side(record, "prompt", "user"),
+                *_read_side(record, "completion", "assistant"),
+            ]
         if "instruction" in record:
             question = [record[key] for key in ("instruction", "input") if record.get(key)]
             return [*turns, *_ask(record, "\n".join(map(str, question)), record["output"])]
@@ -48,6 +54,15 @@ def read_turns(record: Record) -> list[Turn]:
         f"{record.where}: no list `conversations` or `messages`, and no `query` with `response`; the keys "
         f"are: {', '.join(record) or 'none'}."
     )
+
+
+def _read_side(record: Record, key: str, role: str) -> list[Turn]:
+    """Return the turns of TRL's `prompt` or `completion`; a text is one turn."""
+    value = record[key]
+    if not isinstance(value, list):
+        return [Turn(role, _join_parts(value, f"{record.where}: `{key}`"))]
+    places = enumerate(value, 1)
+    return [turn for n, item in places for turn in _read_turn(Record(item, f"{record.where} `{key}` {n}"))]
 
 
 def _ask(record: Record, question: object, answer: object) -> list[Turn]:

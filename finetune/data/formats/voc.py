@@ -127,7 +127,8 @@ def read_voc(
 
 def _read_image(faults: Faults, where: str, images: Path, one_based: bool, clip: Note | None) -> Row:
     root = parse_xml(Path(where))
-    path, size = measure_image(find_text(root, "filename", where), images, where)
+    name = _add_ending(find_text(root, "filename", where), images)
+    path, size = measure_image(name, images, where)
     if root.find("size") is not None:
         height, width = (find_number(root, f"size/{side}", where) for side in ("height", "width"))
         check_size((height, width), size, where)
@@ -136,6 +137,14 @@ def _read_image(faults: Faults, where: str, images: Path, one_based: bool, clip:
         with faults.skipping():
             objects.append(_read_object(element, size, f"{where} object {number}", one_based, clip))
     return build_row(Path(where).stem, path, size, objects, where)
+
+
+def _add_ending(name: str, images: Path) -> str:
+    """Return the name of an image with its ending, which Label Studio leaves out."""
+    if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+        return name
+    spelled = (name + ending for suffix in sorted(IMAGE_SUFFIXES) for ending in (suffix, suffix.upper()))
+    return next((full for full in spelled if (images / full).is_file()), name)
 
 
 def _read_object(

@@ -1,6 +1,7 @@
 """Folders that `datasets` reads: output of `save_to_disk`, and parquet files with images inside."""
 
 import json
+import re
 from pathlib import Path
 
 from finetune.data.layouts.splits import list_folder, name_split
@@ -18,10 +19,13 @@ def find_splits(path: Path) -> dict[str, str]:
     if (path / SAVED_DATASET).is_file():
         return {"train": "train"}
     files = [file for folder in (path, path / "data") for file in list_folder(folder)]
-    stems = [
-        file.stem.rpartition("-of-")[0].rpartition("-")[0] for file in files if file.suffix == ".parquet"
-    ]
-    return _by_split(list(dict.fromkeys(stem for stem in stems if stem)))
+    return _by_split(list(dict.fromkeys(filter(None, map(name_shards, files)))))
+
+
+def name_shards(file: Path) -> str | None:
+    """Return the name that shards share, such as `train` of `train-00000-of-00002.parquet`; or None."""
+    shard = re.fullmatch(r"(.+)-\d+-of-\d+", file.stem)
+    return shard[1] if shard and file.suffix == ".parquet" else None
 
 
 def _read_names(file: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""labelme: one JSON file per image, next to it."""
+"""labelme: one JSON file per image, next to it or in a folder next to the images."""
 
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,13 @@ def find_splits(path: Path) -> dict[str, str]:
     folders = [folder for folder in split_folders(path) if _holds_labelme(folder)]
     if folders:
         return group_files(folders, path)
-    return {"train": str(path)} if _holds_labelme(path) else {}
+    apart = [folder for folder in list_folder(path) if _has_annotations_alone(folder)]
+    return {"train": str(path)} if _holds_labelme(path) or len(apart) == 1 else {}
+
+
+def _has_annotations_alone(folder: Path) -> bool:
+    """Return whether a folder has JSON files whose images are in another one (`labelme --output`)."""
+    return _holds_labelme(folder) and all(file.suffix.lower() == ".json" for file in list_folder(folder))
 
 
 def _holds_labelme(folder: Path) -> bool:

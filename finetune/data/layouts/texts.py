@@ -6,6 +6,7 @@ pairs or chat messages.
 
 from pathlib import Path
 
+from finetune.data.layouts.hub import name_shards
 from finetune.data.layouts.image_folder import METADATA
 from finetune.data.layouts.label_studio import is_minimal, is_task
 from finetune.data.layouts.peek import peek_json
@@ -40,38 +41,48 @@ def find_conversations(path: Path) -> dict[str, str]:
     return _find(path, "conversations")
 
 
-def find_tables(path: Path) -> dict[str, str]:
+def find_tables(path: Path, image: str | None = None) -> dict[str, str]:
     """Return split -> flat file with a column of images and other columns (`dataset=table`).
+
+    Args:
+        path: the export.
+        image: column of the images; None: by its usual names.
 
     Raises:
         UserError: two files may be the same split.
     """
-    return _find(path, "table")
+    return _find(path, "table", image)
 
 
-def _find(path: Path, kind: str) -> dict[str, str]:
+def _find(path: Path, kind: str, image: str | None = None) -> dict[str, str]:
     if path.is_file():
-        return {"train": str(path)} if find_kind(path) == kind else {}
+        return {"train": str(path)} if find_kind(path, image) == kind else {}
     endings = JSON if kind != "table" else (*JSON, *TABLES)
     files = find_files(path, *endings, below=("dataset",))
     others = {*METADATA, *_NOT_DATA}
-    return group_files(
-        [file for file in files if file.name not in others and find_kind(file) == kind], path
-    )
+    files = [file for file in files if file.name not in others and not name_shards(file)]
+    return group_files([file for file in files if find_kind(file, image) == kind], path)
 
 
-def find_kind(file: Path) -> str | None:
-    """Return `jsonl`, `conversations` or `table` for a file of texts; None for another one."""
+def find_kind(file: Path, image: str | None = None) -> str | None:
+    """Return `jsonl`, `conversations` or `table` for a file of texts; None for another one.
+
+    Args:
+        file: JSON, JSON Lines, CSV or parquet.
+        image: column of the images; None: by its usual names.
+    """
     row = read_first(file)
     if row is None or is_task(row) or is_minimal(row):
         return None
     if not row.keys().isdisjoint(_TURNS) or {"query", "response"} <= row.keys():
         return "conversations"
-    if {"instruction", "output"} <= row.keys() and not row.keys().isdisjoint(("image", "images")):
+    pairs = ({"instruction", "output"}, {"prompt", "completion"})
+    if any(pair <= row.keys() for pair in pairs) and not row.keys().isdisjoint(("image", "images")):
         return "conversations"
     if file.suffix.lower() in JSON and {"image", "prefix", "suffix"} <= row.keys():
         return "jsonl"
-    return "table" if len(row) > 1 and find_image_column(row) else None
+    has_images = image in row or find_image_column(row) is not None
+    return "table" if len(row) > 1 and has_images else None
 
 
 def find_image_column(row: dict[str, object]) -> str | None:

@@ -18,6 +18,14 @@ NAMES = {
 EXTRACTION_PROMPT = "extract data in JSON format"
 """Where no column asks: maestro's prompt for the same task."""
 
+_CORNERS = (
+    {"xmin", "ymin", "xmax", "ymax"},
+    {"x_min", "y_min", "x_max", "y_max"},
+    {"x1", "y1", "x2", "y2"},
+    {"bbox"},
+)
+"""Columns of one box per row, as in Roboflow's CSV for TensorFlow."""
+
 _ABOUT = {"id", "group", "width", "height", "split", "file_size", "image_id", "question_id"}
 _ASKS = {"question", "expression", "prefix"}
 _ANSWERED = {"answers", "captions", "suffix", "suffixes"}
@@ -67,6 +75,13 @@ def recognize_columns(
         raise UserError(_ask(where, names, image, question))
     if question is not None:
         return _finish({"question": question, "answers": answers}, found, rows, answers, Kind.question)
+    boxes = next((corners for corners in _CORNERS if corners <= plain.keys()), None)
+    if boxes and not given.keys() & _ANSWERED:
+        raise UserError(
+            f"{where} has boxes in columns ({', '.join(plain[name] for name in sorted(boxes))}), which are "
+            "not read. Export the boxes as COCO's JSON, YOLO or Pascal VOC. Or, for the class of the whole "
+            f"image: dataset.columns.answers={answers}."
+        )
     return _finish({"answers": answers}, found, rows, answers, Kind.classes)
 
 

@@ -93,7 +93,9 @@ def _answers_of(turn: object) -> Iterator[str]:
     """Yield the answer of a pair of texts, or the text of a turn that answers."""
     if isinstance(turn, Mapping) and turn.get("role", turn.get("from", "assistant")) in ANSWERS:
         text = turn.get("assistant", turn.get("content", turn.get("value")))
-        yield from texts_of(text)
+        parts = text if isinstance(text, list) else [{"text": text}]
+        for part in parts:
+            yield from texts_of(part.get("text") if isinstance(part, Mapping) else part)
 
 
 def _is_image(kind: Any) -> bool:

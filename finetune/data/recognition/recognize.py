@@ -7,7 +7,9 @@ from pathlib import Path
 from finetune.data.formats.label_studio_tasks import read_annotation
 from finetune.data.layouts.finders import FINDERS
 from finetune.data.layouts.image_folder import find_metadata
-from finetune.data.layouts.texts import TABLES
+from finetune.data.layouts.label_studio import is_minimal
+from finetune.data.layouts.splits import find_files, list_folder
+from finetune.data.layouts.texts import TABLES, find_tables
 from finetune.data.reading.faults import Faults, reading
 from finetune.data.reading.tables import list_columns, read_json_rows
 from finetune.data.recognition import objects
@@ -19,6 +21,7 @@ from finetune.errors import UserError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _LISTED = 8
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
 def recognize(
@@ -47,9 +50,7 @@ def recognize(
                 f"{Path.cwd()}."
             )
         file = files[0] if files else path
-        # A named column of images may have any name, by which it would not be found.
-        is_table = "image" in given and dataset in {None, "table"} and _is_table(file)
-        name, splits = ("table", {"train": str(file)}) if is_table else _find_format(file, dataset)
+        name, splits = _find_format(file, dataset, given.get("image"))
         if name == "hub":
             return recognize_folder(path, splits, given)
         first = splits.get("train") or next(iter(splits.values()))
@@ -64,8 +65,8 @@ def _match(path: Path) -> list[Path]:
     return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
 
 
-def _find_format(path: Path, dataset: str | None) -> tuple[str, dict[str, str]]:
-    """Return the only format of a folder or file, and its splits."""
+def _find_format(path: Path, dataset: str | None, image: str | None) -> tuple[str, dict[str, str]]:
+    """Return the only format of a folder or file, and its splits; `image` is a table's column of images."""
     found: dict[str, dict[str, str]] = {}
     problems: list[UserError] = []
     if dataset is not None and dataset not in FINDERS:
@@ -75,7 +76,7 @@ def _find_format(path: Path, dataset: str | None) -> tuple[str, dict[str, str]]:
     for name, find in FINDERS.items():
         if dataset in {None, name}:
             try:
-                if splits := find(path):
+                if splits := find_tables(path, image) if name == "table" else find(path):
                     found[name] = splits
             except UserError as error:
                 problems.append(error)
@@ -103,11 +104,11 @@ def _is_table(path: Path) -> bool:
 
 
 def _explain_nothing(path: Path, known: list[str]) -> str:
-    if _is_table(path):
-        return (
-            f"{path} (data=) has no column of images that is named so; its columns are: "
-            f"{', '.join(list_columns(str(path))) or 'none'}. Name it: dataset.columns.image=NAME."
-        )
+    if path.suffix.lower() in _ARCHIVES:
+        return f"{path} (data=) is an archive. Unpack it, and give the folder: data={path.with_suffix('')}."
+    for file in [path] if path.is_file() else find_files(path, *TABLES):
+        if _is_table(file):
+            return _explain_table(file)
     if path.is_file():
         return (
             f"{path} (data=) is not a file of a known format: {', '.join(known)}. docs/data.md shows what "
@@ -117,10 +118,36 @@ def _explain_nothing(path: Path, known: list[str]) -> str:
     if not names:
         return f"The folder {path} (data=) is empty."
     more = ", ..." if len(names) > _LISTED else ""
+    below = next((folder for folder in list_folder(path) if folder.is_dir() and _has_format(folder)), None)
+    hint = (
+        f"Did you mean data={below}?" if below is not None else "docs/data.md shows what each looks like."
+    )
     return (
         f"{path} (data=) has no data of a known format: {', '.join(known)}. It holds: "
-        f"{', '.join(names[:_LISTED])}{more}. docs/data.md shows what each looks like."
+        f"{', '.join(names[:_LISTED])}{more}. {hint}"
     )
+
+
+def _explain_table(file: Path) -> str:
+    """Return why a table is not one of images."""
+    try:
+        columns = list_columns(str(file))
+    except UserError as error:
+        return str(error)
+    if is_minimal(dict.fromkeys(columns)):
+        return f"{file} is Label Studio's CSV, which is not read. Export the project as JSON or JSON-MIN."
+    return (
+        f"{file} (data=) has no column of images that is named so; its columns are: "
+        f"{', '.join(columns) or 'none'}. Name it: dataset.columns.image=NAME (and dataset.columns.question"
+        "=NAME, dataset.columns.answers=NAME where they have other names, too)."
+    )
+
+
+def _has_format(folder: Path) -> bool:
+    try:
+        return any(find(folder) for find in FINDERS.values())
+    except UserError:
+        return True
 
 
 def _recognize_purpose(name: str, place: str, given: Mapping[str, str]) -> Purpose:

@@ -484,6 +484,16 @@ def labelme_masks(folder: Path) -> None:
     labelme(folder, "mask")
 
 
+def labelme_apart(folder: Path) -> None:
+    """With `--output`: the JSON files are in another folder than the images, and name them with `\\`."""
+    labelme(folder / "images")
+    for file in (folder / "images").glob("*.json"):
+        content = json.loads(file.read_text())
+        content["imagePath"] = "..\\images\\" + content["imagePath"]
+        write(folder / "annotations" / file.name, content)
+        file.unlink()
+
+
 # Texts
 
 QUESTION = "which animal or thing is in the image?"
@@ -614,6 +624,17 @@ def trl_chat(folder: Path) -> None:
     write_lines(folder / "train.jsonl", rows)
 
 
+def trl_completion(folder: Path) -> None:
+    """TRL's prompt and completion, as turns."""
+    rows = []
+    for scene in ALL:
+        draw(scene, folder / scene.name)
+        asked = [{"role": "user", "content": QUESTION}]
+        said = [{"role": "assistant", "content": answer(scene)}]
+        rows.append({"images": [scene.name], "prompt": asked, "completion": said})
+    write_lines(folder / "train.jsonl", rows)
+
+
 def openai_chat(folder: Path) -> None:
     """Messages with `image_url` parts."""
     rows = []
@@ -695,6 +716,7 @@ EXPORTS = {
     "cvat_ultralytics": Export(cvat_ultralytics, "yolo", "boxes"),
     "cvat_voc": Export(cvat_voc, "voc", "boxes"),
     "labelme": Export(labelme, "labelme", "boxes"),
+    "labelme_apart": Export(labelme_apart, "labelme", "boxes"),
     "labelme_polygons": Export(labelme_polygons, "labelme", "masks"),
     "labelme_masks": Export(labelme_masks, "labelme", "masks"),
     "roboflow_paligemma": Export(roboflow_paligemma, "jsonl", "pairs", _THREE),
@@ -705,6 +727,7 @@ EXPORTS = {
     "llama_factory": Export(llama_factory, "conversations", "pairs"),
     "llama_factory_alpaca": Export(llama_factory_alpaca, "conversations", "pairs"),
     "trl_chat": Export(trl_chat, "conversations", "pairs"),
+    "trl_completion": Export(trl_completion, "conversations", "pairs"),
     "openai_chat": Export(openai_chat, "conversations", "pairs"),
     "json_list": Export(json_list, "table", "columns"),
     "excel_csv": Export(excel_csv, "table", "columns"),

@@ -65,6 +65,16 @@ def test_files_beside_the_pictures_are_read(
     assert load("voc", root / "train").train[0]["image"] == str(root / "train/a.jpg")
 
 
+def test_an_image_that_is_named_without_its_ending_is_found(
+    root: Path, load: Callable[..., Splits]
+) -> None:
+    for file in (root / "Annotations").iterdir():
+        file.write_text(file.read_text().replace(".jpg<", "<"))
+    (root / "JPEGImages/b.jpg").rename(root / "JPEGImages/b.JPG")
+    images = [str(root / "JPEGImages" / name) for name in ("a.jpg", "b.JPG")]
+    assert load("voc", root).train["image"][:] == images
+
+
 def test_vocs_own_coordinates_are_shifted_by_the_first_pixel(
     root: Path, load: Callable[..., Splits]
 ) -> None:
