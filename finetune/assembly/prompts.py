@@ -103,7 +103,9 @@ def _build_row(
         prefixes = write_prefixes(task, fields, list(wording.fields), wording.example)
     for prefix in prefixes:
         if not prefix.strip() and wording.example.strip():
-            raise UserError(f"The prompt is empty. The run was evaluated with such as {wording.example!r}.")
+            raise UserError(
+                f"The prompt is empty. The run was evaluated with others, such as {wording.example!r}."
+            )
         form = build_form(task, options.evaluation.grammar, fields, prefix)
         yield from (Prompt(name, image, prefix, form) for name, image in images)
 
