@@ -128,8 +128,9 @@ def _find_odd_texts(split: Reviewed, summary: Summary) -> list[RowFinding]:
 
 
 def _compare_classes(summaries: Mapping[str, Summary]) -> Iterator[RowFinding]:
-    """Yield the classes that are in one split only."""
-    for name, other in (("train", "validation"), ("validation", "train")):
+    """Yield the classes that are in the training split only, or not in it."""
+    scored = [name for name in summaries if name != "train"]
+    for name, other in [*(("train", one) for one in scored), *((one, "train") for one in scored)]:
         missing = sorted(summaries[other].classes.keys() - summaries[name].classes.keys())
         if missing and summaries[name].classes:
             yield _doubt(f"Classes of {other} without an object in {name}: {list_names(missing)}.", name)

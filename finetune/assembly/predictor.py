@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PaliGemmaProcessor
 
 from finetune.assembly.custom import object_options
+from finetune.assembly.data import LONGEST_REFERENCE
 from finetune.assembly.finished import load_trained, resolve_finished_run
 from finetune.assembly.mask_codec import find_mask_vae
 from finetune.assembly.model import half_precision
@@ -123,7 +124,25 @@ class Predictor:
         numbered = None if rows is None else number_rows(rows)
         return build_prompts(self._options, wording, name_images(images), numbered)
 
+    def check_lengths(self, prompts: Sequence[Prompt]) -> None:
+        """Check that no prompt is longer than the texts that an evaluation takes.
+
+        Raises:
+            UserError: one is.
+        """
+        most = max(LONGEST_REFERENCE, self._options.collator.max_text_length)
+        first = {prompt.prefix: prompt.name for prompt in reversed(prompts)}
+        for prefix, name in reversed(first.items()):
+            tokens = len(self.processor.tokenizer(f"{prefix}\n")["input_ids"])
+            if tokens > most:
+                raise UserError(
+                    f"The prompt of image `{name}` is too long: it has {tokens:,} text tokens, the limit "
+                    f"is {most:,}. It begins with {prefix[:40]!r}. Shorten it, or raise "
+                    "collator.max_text_length."
+                )
+
     def _answer_all(self, prompts: Sequence[Prompt]) -> list[PredictionRow]:
+        self.check_lengths(prompts)
         rows = []
         while prompts:
             faults: dict[str, str] = {}

@@ -102,6 +102,10 @@ def _build_row(
     else:
         prefixes = write_prefixes(task, fields, list(wording.fields), wording.example)
     for prefix in prefixes:
+        if not prefix.strip() and wording.example.strip():
+            raise UserError(
+                f"The prompt is empty. The run was evaluated with others, such as {wording.example!r}."
+            )
         form = build_form(task, options.evaluation.grammar, fields, prefix)
         yield from (Prompt(name, image, prefix, form) for name, image in images)
 
@@ -172,6 +176,8 @@ def find_images(image: str, out: Path | None = None) -> tuple[list[Path], Path |
         UserError: there are none, or `out` is their folder.
     """
     path = Path(image).expanduser()
+    if path.suffix.lower() in {".json", ".jsonl"} and path.is_file():
+        raise UserError(f"{image} is not an image. For a file with a prompt a line: prompts={image}.")
     if path.is_dir():
         return _list_folder(path, out), path
     if path.is_file():

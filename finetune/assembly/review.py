@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import combinations
+from typing import Any, TypeVar
 
 import numpy as np
 from transformers import PaliGemmaProcessor
@@ -14,7 +15,7 @@ from finetune.assembly.data import (
     build_validation,
 )
 from finetune.assembly.empty_answers import EmptyAnswer, check_together
-from finetune.assembly.sources import build_source, build_task, read_splits, read_test
+from finetune.assembly.sources import build_task, load_test, read_splits
 from finetune.config.schema import RunConfig
 from finetune.data.batches.collator import Collator
 from finetune.data.batches.options import Overflow
@@ -30,6 +31,8 @@ from finetune.errors import UserError
 from finetune.example import RowFinding
 from finetune.metrics.metric import Metric
 from finetune.tasks.task import Task
+
+S = TypeVar("S", Splits, Splits | None)
 
 MOST_IMAGES = 500
 """Images of a split that are decoded unless all of them are asked for, evenly spread."""
@@ -71,12 +74,12 @@ class Review:
 def review_data(
     config: RunConfig, processor: PaliGemmaProcessor, metric: Metric, *, every_image: bool
 ) -> Review:
-    """Check every row of all splits as a training would, and decode images on all cores.
+    """Check every row of every split as a training would, and decode images on all cores.
 
     Args:
         config: options of the run.
         processor: processor of the checkpoint.
-        metric: checked by scoring an empty answer to each example of the validation and test splits.
+        metric: checked by scoring an empty answer to each validation and test example.
         every_image: decode all of them; otherwise some of each split.
 
     Raises:
@@ -85,42 +88,27 @@ def review_data(
     train_collator, collator = build_collators(config, processor)
     findings: list[RowFinding] = []
     splits = _read(config, read_splits, findings)
+    tests = _read(config, load_test, findings)
     task = build_task(config, splits)
     train = _review_rows(build_train_examples(config, splits, task), train_collator, findings)
     train = _review_lengths(config, train, train_collator, findings)
-    reviewed = {"train": Reviewed(train, _decode(train.examples, every_image, findings), train_collator)}
-    held_out = {"validation": splits}
-    if build_source(config.dataset).for_test() is not None:
-        held_out["test"] = _read(config, read_test, findings)
-    for name, part in held_out.items():
-        examples = build_validation(config, part, task, name)
-        survey = _review_answers(config, examples, collator, metric, findings)
-        reviewed[name] = Reviewed(survey, _decode(survey.examples, every_image, findings), collator)
-        findings += _find_overlap(reviewed[name], reviewed["train"])
+    surveys = [(train, train_collator)]
+    scored = {"validation": splits} if tests is None else {"validation": splits, "test": tests}
+    for name, read in scored.items():
+        examples = build_validation(config, read, task, name)
+        surveys.append((_review_scored(config, examples, collator, metric, findings), collator))
+    reviewed = {
+        survey.examples.split: Reviewed(survey, _decode(survey.examples, every_image, findings), used)
+        for survey, used in surveys
+    }
+    for one, other in combinations(reversed(reviewed.values()), 2):
+        findings += _find_overlap(one, other)
     images = sum(len(split.images) for split in reviewed.values())
-    rows = len(splits.train) + sum(len(part.validation) for part in held_out.values())
+    rows = len(splits.train) + sum(len(read.validation) for read in scored.values())
     return Review(reviewed, task, findings, rows, images)
 
 
-def _review_answers(
-    config: RunConfig,
-    examples: ExampleDataset,
-    collator: Collator,
-    metric: Metric,
-    findings: list[RowFinding],
-) -> Survey:
-    """Review the rows of a split that is scored."""
-    empty = EmptyAnswer(examples.task, metric)
-    most = max(LONGEST_REFERENCE, config.collator.max_text_length)
-    survey = _review_rows(examples, collator, findings, check=empty, most_tokens=most)
-    try:
-        check_together(survey, empty)
-    except UserError as error:
-        findings.append(RowFinding(str(error), split=examples.split))
-    return survey
-
-
-def _read(config: RunConfig, read: Callable[[RunConfig], Splits], findings: list[RowFinding]) -> Splits:
+def _read(config: RunConfig, read: Callable[[RunConfig], S], findings: list[RowFinding]) -> S:
     """Return the rows, and add what is left out of them to the findings instead of raising a fault."""
     strict, lenient = (
         replace(config, dataset=_treat_faults(config.dataset, treatment))
@@ -131,8 +119,9 @@ def _read(config: RunConfig, read: Callable[[RunConfig], Splits], findings: list
         splits, is_fault = read(strict), False
     except UserError:
         splits, is_fault = read(lenient), True
-    # A row that its format leaves out on purpose, such as one without an image, is no fault.
-    findings += [RowFinding(reason, is_fault) for reason in splits.skipped]
+    if splits is not None:
+        # A row that its format leaves out on purpose, such as one without an image, is no fault.
+        findings += [RowFinding(reason, is_fault) for reason in splits.skipped]
     return splits
 
 
@@ -187,6 +176,24 @@ def _review_rows(
     return _leave_rows_out(survey, faults, findings)
 
 
+def _review_scored(
+    config: RunConfig,
+    examples: ExampleDataset,
+    collator: Collator,
+    metric: Metric,
+    findings: list[RowFinding],
+) -> Survey:
+    """Return the survey of a split that is scored, without the rows that have faults."""
+    empty = EmptyAnswer(examples.task, metric)
+    most = max(LONGEST_REFERENCE, config.collator.max_text_length)
+    survey = _review_rows(examples, collator, findings, check=empty, most_tokens=most)
+    try:
+        check_together(survey, empty)
+    except UserError as error:
+        findings.append(RowFinding(str(error), split=examples.split))
+    return survey
+
+
 def _review_lengths(
     config: RunConfig, train: Survey, collator: Collator, findings: list[RowFinding]
 ) -> Survey:
@@ -235,27 +242,28 @@ def _decode(examples: ExampleDataset, every_image: bool, findings: list[RowFindi
     return decoded
 
 
-def _find_overlap(validation: Reviewed, train: Reviewed) -> list[RowFinding]:
-    """Return the validation rows whose image is also in the training split."""
-    shared = set(validation.survey.find_shared(train.survey).tolist())
-    same = "is also in train: the same image and texts. The score will be too high."
-    ids = name_rows(validation.examples, shared)
+def _find_overlap(scored: Reviewed, other: Reviewed) -> list[RowFinding]:
+    """Return the rows of a scored split whose image is also in another split."""
+    shared = set(scored.survey.find_shared(other.survey).tolist())
+    name = other.examples.split
+    same = f"is also in {name}: the same image and texts. The score will be too high."
+    ids = name_rows(scored.examples, shared)
     reasons = {index: f"Row `{ids[index]}` {same}" for index in sorted(shared)}
     alike = {}
-    pairs = [pair for pair in find_pairs(validation.images, train.images) if pair.row not in shared]
-    ids = name_rows(validation.examples, [pair.row for pair in pairs])
-    others = name_rows(train.examples, [pair.other for pair in pairs])
-    places = find_places(train.examples.rows, others.values())
+    pairs = [pair for pair in find_pairs(scored.images, other.images) if pair.row not in shared]
+    ids = name_rows(scored.examples, [pair.row for pair in pairs])
+    others = name_rows(other.examples, [pair.other for pair in pairs])
+    places = find_places(other.examples.rows, others.values())
     for pair in pairs:
-        other = others[pair.other]
-        where = f"row `{other}`" + (f" ({places[other]})" if other in places else "")
+        row = others[pair.other]
+        where = f"row `{row}`" + (f" ({places[row]})" if row in places else "")
         if pair.is_same:
             reasons[pair.row] = (
-                f"Row `{ids[pair.row]}`: its image is also in train, {where}. The score will be too high."
+                f"Row `{ids[pair.row]}`: its image is also in {name}, {where}. The score will be too high."
             )
         else:
-            alike[pair.row] = f"Row `{ids[pair.row]}`: its image looks like one in train, {where}."
+            alike[pair.row] = f"Row `{ids[pair.row]}`: its image looks like one in {name}, {where}."
     return [
-        *place_findings(validation.examples, reasons),
-        *place_findings(validation.examples, alike, is_fault=False),
+        *place_findings(scored.examples, reasons),
+        *place_findings(scored.examples, alike, is_fault=False),
     ]

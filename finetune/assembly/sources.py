@@ -130,15 +130,8 @@ def load_test(config: RunConfig) -> Splits | None:
     Raises:
         UserError: it cannot be read, or is empty.
     """
-    return None if build_source(config.dataset).for_test() is None else read_test(config)
-
-
-def read_test(config: RunConfig) -> Splits:
-    """Load the rows of the test split, as `load_test`.
-
-    Raises:
-        UserError: there is none, it cannot be read, or is empty.
-    """
+    if build_source(config.dataset).for_test() is None:
+        return None
     splits = main_first(choose_test(config).load)
     if len(splits.validation) == 0:
         raise UserError("The test split has no rows.")

@@ -31,6 +31,8 @@ def plot_costs(comparison: Comparison) -> list[tuple["Markup", str]]:
 
 
 def _scatter(runs: Sequence[FinishedRun], field: str, cost: str) -> "Markup":
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     def draw(axes: "Axes") -> None:
         for number, run in enumerate(runs):
             color, place = COLORS[number % len(COLORS)], (run.cost[cost], run.scores[field])
@@ -50,6 +52,10 @@ def _scatter(runs: Sequence[FinishedRun], field: str, cost: str) -> "Markup":
         axes.margins(x=0.15, y=0.12)
         if cost == LEARNING:
             axes.set_xscale("log")
+            # The default labels are formulas, which are not parsed.
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel=plain(cost), ylabel=plain(field))
 
     return draw_svg(draw, f"{field} against {cost}")

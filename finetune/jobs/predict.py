@@ -84,6 +84,8 @@ def run(
     todo = any(prompt.key not in known and prompt.name not in left_out for prompt in asked)
     session = Session(answers, drawings, left_out)
     predictor = Predictor(options, folder) if todo else None
+    if predictor is not None:
+        predictor.check_lengths(asked)
     listed = None if answers is None else answers.left_out
     return PredictResult(session.answer_all(predictor, asked), session.faults, listed)
 

@@ -167,12 +167,16 @@ def build_trainer(
     trackers: Trackers,
 ) -> PaliGemmaTrainer:
     """Build the trainer, with finetune's log lines in place of transformers'."""
+    # Short enough for a line of a terminal: the table at the end and history.jsonl have all fields.
+    chosen = options.evaluation.metric_for_best_model or "loss"
+    on_the_way = dict.fromkeys([*list(metric.higher_is_better)[:3], chosen, "unfinished", "loss"])
 
     def evaluate_split(learner: nn.Module, step: int) -> dict[str, float]:
         evaluate.best_step = trainer.state.best_global_step
         evaluation = evaluate(learner, step)
         scores = evaluation.scores
-        log.info("step %d/%d  validation  %s", step, trainer.args.max_steps, format_scores(scores))
+        shown = {name: scores[name] for name in on_the_way if name in scores}
+        log.info("step %d/%d  validation  %s", step, trainer.args.max_steps, format_scores(shown))
         trackers.show(step, predictions_of(options, data, evaluation))
         return {name: value for name, value in scores.items() if not isinstance(value, dict)}
 

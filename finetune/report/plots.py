@@ -105,7 +105,7 @@ def plot_lines(
             axes.legend()
         axes.set(xlabel=plain(x), ylabel=plain(y))
 
-    return draw_svg(draw, label, fits=False)
+    return draw_svg(draw, label)
 
 
 def plot_bars(names: Sequence[str], values: Sequence[float], x: str, label: str) -> "Markup":
@@ -152,7 +152,7 @@ def plot_histogram(values: Sequence[float], x: str, y: str, label: str, bins: in
         axes.grid(visible=False, axis="x")
         axes.set(xlabel=plain(x), ylabel=plain(y))
 
-    return draw_svg(draw, label, 2.2, fits=False)
+    return draw_svg(draw, label, 2.2)
 
 
 def plain(text: str, most: int = 32) -> str:

@@ -215,7 +215,10 @@ def format_score_table(name: str, scores: Scores, intervals: Mapping[str, Sequen
             continue
         low_high = intervals.get(field)
         interval = " to ".join(map(_format_number, low_high[:2])) if low_high else ""
-        rows.append((field, _format_number(value), unit_of(field), interval))
+        unit = unit_of(field)
+        # An AP or AR of -1 says that the set has no object of that size.
+        number = "-" if value == -1 and unit == "0 to 1" else _format_number(value)
+        rows.append((field, number, unit, interval))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
         f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}".rstrip()

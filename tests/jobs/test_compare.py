@@ -85,6 +85,7 @@ def test_two_runs_are_a_table_a_verdict_and_a_page(runs: Path, command: Command)
     assert "&lt;script&gt;alert(1)" in page
     assert "\x1b" not in page
     assert page.count('<svg class="plot"') >= 2
+    assert "mathdefault" not in page, "labels of axes are plain text"
     rows = [json.loads(line) for line in (runs / "compare/compare_rows.jsonl").read_text().splitlines()]
     assert len(rows) == 11
     assert {row["gain"] for row in rows} == {0, 100}

@@ -428,3 +428,24 @@ def test_a_loaded_run_takes_what_predict_takes(inside: Path) -> None:
     for rows, message in wrong:
         with pytest.raises(finetune.UserError, match=message):
             finetune.predict(run="runs/quickstart_detect", prompts=rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(["image=pictures", "prefix="], "The prompt is empty", id="empty prompt"),
+        pytest.param(
+            ["image=pictures", f"prefix={'word ' * 3000}"],
+            "text tokens, the limit is 2,048",
+            id="long prompt",
+        ),
+        pytest.param(["image=asked.jsonl"], "prompts=asked.jsonl", id="prompts as image"),
+    ],
+)
+def test_a_prompt_that_cannot_be_meant_is_refused(
+    inside: Path, command: Command, words: list[str], message: str
+) -> None:
+    (inside / "asked.jsonl").write_text('{"image": "pictures/validation-0.png", "prefix": "detect 1"}\n')
+    code, out, err = command("predict", "run=runs/quickstart_detect", *words)
+    assert (code, out) == (2, "")
+    assert message in err

@@ -267,3 +267,18 @@ def test_a_row_that_its_format_leaves_out_on_purpose_is_no_fault(
     assert f"doubt: {tmp_path}/train.jsonl line 4: it has no image" in out
     assert "0 faults" in out
     assert code == 0
+
+
+def test_the_test_split_is_checked_like_the_others(tmp_path: Path, texts: list[str]) -> None:
+    photo(40).save(tmp_path / "40.jpg")
+    names = ("40.jpg", "3.jpg", "35.jpg", "missing.jpg")
+    write_lines(tmp_path / "test.jsonl", [ask(name) for name in names])
+    result = finetune.preview(*texts, f"dataset.test={tmp_path}/test.jsonl", validate=True)
+    faults = sorted(str(finding) for finding in result.findings if finding.is_fault)
+    reasons = ["is also in train", "is also in validation", "no image `missing.jpg`"]
+    assert len(faults) == 3
+    for line, reason in enumerate(reasons, 2):
+        assert any(f"test.jsonl line {line}" in fault and reason in fault for fault in faults)
+    assert result.rows == result.images == 43
+    assert len(list((tmp_path / "preview").rglob("test-*.png"))) == 2
+    assert "test.jsonl" in (tmp_path / "preview" / "preview.html").read_text(encoding="utf-8")

@@ -121,6 +121,20 @@ def test_the_best_checkpoint_becomes_the_result(inside: Path, command: Command) 
     assert metrics["final"]["loss"] == pytest.approx(min(losses), rel=1e-3)
 
 
+def test_a_line_of_an_evaluation_is_short_and_the_table_has_all_scores(
+    inside: Path, command: Command
+) -> None:
+    data = ["dataset.train=32", "dataset.validation=2", "trainer.max_steps=1"]
+    code, out, err = command("recipe=quickstart_detect", *data, "evaluation=epoch")
+    assert code == 0, err
+    [line] = [line for line in out.splitlines() if line.startswith("step 1/1  validation  ")]
+    assert line.split()[3::2] == ["ap", "ap50", "ap75", "loss", "unfinished"]
+    assert len(line) <= 100
+    table = [line.split() for line in out.splitlines() if line.startswith("  ap_")]
+    assert [row[0] for row in table] == ["ap_small", "ap_medium", "ap_large"]
+    assert "-" in {row[1] for row in table}, "digits are not as large as all sizes"
+
+
 def test_training_stops_when_nothing_improves(inside: Path, command: Command) -> None:
     words = [*EACH_STEP, "trainer.learning_rate=1e-9", "evaluation.metric_for_best_model=exact_match"]
     code, _, err = command(

@@ -53,3 +53,13 @@ def test_a_histogram_of_any_values_is_drawn(values: list[float]) -> None:
 
 def test_a_plot_of_ones_own_is_drawn() -> None:
     assert "currentColor" in draw_svg(lambda axes: axes.scatter([1], [2]), "a point")
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0004, 0.001], [0.12341, 0.12345], [-1234567.0, 1.0]])
+def test_the_name_of_an_axis_is_inside_the_plot(values: list[float]) -> None:
+    lines = plot_lines({"": (range(len(values)), values)}, "step", "name of y", "x")
+    histogram = plot_histogram([1.0] * 50_000, "length", "name of y", "x")
+    for svg in (lines, histogram):
+        turned = re.search(r"rotate\(-90 ([-\d.]+) [-\d.]+\)\">name of y<", svg)
+        assert turned is not None
+        assert float(turned[1]) >= 9, "letters reach nine points to the left of their baseline"
