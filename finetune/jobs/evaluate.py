@@ -28,7 +28,7 @@ from finetune.result import EvaluateResult, choose_objective
 from finetune.run.environment import describe_environment
 from finetune.run.files import explain_disk_errors, write_json, write_jsonl, write_text
 from finetune.run.folder import Launch, RunFolder
-from finetune.run.results import Predictions, add_evaluation, format_scores, read_metrics
+from finetune.run.results import Predictions, add_evaluation, format_score_table, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,10 @@ def run(options: Evaluate, launch: Launch) -> EvaluateResult:
                 log.warning("warning: %s", doubt.text)
         file = on_main(lambda: write(options, folder, launch.command, data, evaluation))
         complete_report(asked, folder, model, data, metric, evaluation, file)
+        written = on_main(lambda: read_metrics(folder))["evaluate"][-1]
+        title = f"scores, {options.split} ({written['dataset']})"
+        log.info("%s", format_score_table(title, evaluation.scores, written.get("intervals", {})))
+        log.info("prediction rows: %s", file)
     best = options.evaluation.metric_for_best_model
     objective = choose_objective(evaluation.scores, best, metric)
     return EvaluateResult(folder.root, file, evaluation.scores, objective=objective)
@@ -104,7 +108,6 @@ def write(
         The file of the prediction rows.
     """
     is_run = options.run is not None
-    dataset = build_source(options.dataset).describe("validation")
     predictions = Predictions(
         evaluation.rows,
         lambda index: data.validation[index].images[0],
@@ -113,7 +116,7 @@ def write(
     entry = {
         "command": command,
         "split": options.split,
-        "dataset": dataset,
+        "dataset": build_source(options.dataset).describe("validation"),
         "scores": evaluation.scores,
     }
     with explain_disk_errors(folder.root):
@@ -123,6 +126,4 @@ def write(
         if data.dropped:
             skipped = file.with_suffix(".skipped.jsonl") if is_run else folder.skipped
             write_jsonl(skipped, data.dropped)
-    log.info("%s (%s)  %s", options.split, dataset, format_scores(evaluation.scores))
-    log.info("prediction rows: %s", file)
     return file

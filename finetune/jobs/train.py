@@ -372,7 +372,8 @@ def finish(
     written = on_main(lambda: read_metrics(folder))
     for split, (_, scored) in sets.items():
         beside = written if split == "validation" else written.get("test_evidence", {})
-        log.info("%s", format_score_table(split, scored.scores, beside.get("intervals", {})))
+        title = f"final scores, {split}"
+        log.info("%s", format_score_table(title, scored.scores, beside.get("intervals", {})))
     return written
 
 

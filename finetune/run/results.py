@@ -201,11 +201,11 @@ def format_scores(scores: Scores) -> str:
     return "  ".join(f"{name} {_format_number(value)}" for name, value in values.items())
 
 
-def format_score_table(name: str, scores: Scores, intervals: Mapping[str, Sequence[float]]) -> str:
+def format_score_table(title: str, scores: Scores, intervals: Mapping[str, Sequence[float]]) -> str:
     """Lay scores out as text, a line each: value, unit and 95 % interval.
 
     Args:
-        name: of the split.
+        title: what was scored.
         scores: of an evaluation.
         intervals: field -> its lowest and highest value.
     """
@@ -225,7 +225,7 @@ def format_score_table(name: str, scores: Scores, intervals: Mapping[str, Sequen
         for row in rows
     ]
     count = scores["n"]
-    return "\n".join([f"final scores, {name}, {count} example{'s' if count != 1 else ''}", *lines])
+    return "\n".join([f"{title}, {count} example{'s' if count != 1 else ''}", *lines])
 
 
 def _format_number(value: object) -> str:

@@ -68,7 +68,7 @@ def test_a_run_knows_its_classes_and_asks_as_it_was_trained(inside: Path, comman
         assert code == 0, err
         rows = read_rows(inside / "runs/own/predictions/validation.evaluate.jsonl")
         assert {row["prefix"] for row in rows} == {"detect cat ; dog"}
-        assert "validation (valid)  ap" in out
+        assert "scores, validation (valid), 2 examples" in out
         assert "2 classes: cat, dog" in out
 
 
