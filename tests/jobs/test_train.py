@@ -641,7 +641,7 @@ def test_several_sources_are_mixed_and_what_is_wrong_in_them_is_listed(
 ) -> None:
     write_jsonl(inside)
     with (inside / "train.jsonl").open("a") as lines:
-        lines.write('\n{"image": "img/0.png", "prefix": "x", "suffix": 5}\n')
+        lines.write('\n{"image": "img/0.png", "prefix": "x", "suffix": true}\n')
     words = [
         "dataset=mixture",
         "+dataset@dataset.parts.digits.source=digits",
