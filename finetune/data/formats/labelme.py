@@ -14,7 +14,7 @@ from finetune.codecs.coco_mask import encode_rle
 from finetune.data.annotations import Labelme
 from finetune.data.formats.shapes import Point, place_shape, surround, trace_ellipse
 from finetune.data.formats.splits import find_image_dir, find_split_files, load_sources
-from finetune.data.images import check_size, measure_image
+from finetune.data.images import IMAGE_SUFFIXES, check_size, measure_image
 from finetune.data.layouts.labelme import find_splits, is_labelme
 from finetune.data.objects import Note, build_object, build_row, check_label, object_features
 from finetune.data.reading.faults import Faults
@@ -87,6 +87,21 @@ def read_labelme(
             objects = list(_read_objects(faults, record, size, faults.note if clip else None))
             row_id = str(Path(name).relative_to(top).with_suffix(""))
             yield build_row(row_id, path, size, objects, name)
+    for image in _find_unannotated(annotations) if Path(file).is_dir() else []:
+        # labelme writes no file for an image without shapes: it may be empty, or not annotated yet.
+        faults.note("images without a JSON file, which are left out", str(image))
+
+
+def _find_unannotated(annotations: Sequence[str]) -> list[Path]:
+    """Return the images next to annotations that have none themselves."""
+    annotated = {Path(name).with_suffix("") for name in annotations}
+    folders = sorted({path.parent for path in annotated})
+    return [
+        path
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.with_suffix("") not in annotated
+    ]
 
 
 def _read_objects(

@@ -94,3 +94,15 @@ def test_a_bad_file_is_named(folder: Path, load: Callable[..., Splits]) -> None:
     (folder / "a.json").write_text('{"version": "5.5.0", "shapes": [')
     with pytest.raises(UserError, match=r"a.json: not whole JSON"):
         load("labelme", folder)
+
+
+def test_images_without_a_file_of_their_own_are_counted(
+    folder: Path, load: Callable[..., Splits], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="finetune")
+    Image.new("RGB", (20, 10)).save(folder / "b.jpg")
+    Image.new("RGB", (20, 10)).save(folder / "c.jpg")
+    assert len(load("labelme", write(folder, GOOD)).train) == 1
+    assert (
+        f"images without a JSON file, which are left out: 2; the first: {folder / 'b.jpg'}" in caplog.text
+    )
