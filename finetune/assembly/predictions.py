@@ -14,9 +14,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from finetune.codecs.coco_mask import compress_rle, encode_polygons, find_box
+from finetune.data.layouts.peek import peek_json
 from finetune.data.objects import name_class
 from finetune.data.reading.faults import Faults
-from finetune.data.reading.json import index_items, iterate_items, iterate_records, read_member, read_record
+from finetune.data.reading.json import index_items, iterate_items, iterate_records, read_record
 from finetune.data.reading.record import Record
 from finetune.errors import UserError
 from finetune.example import PredictionRow, Rle, SceneObject
@@ -88,11 +89,11 @@ def _first_character(file: Path) -> str:
 
 
 def _is_coco(file: Path) -> bool:
-    """Return whether a file is one JSON object with `annotations`: its rows would not have that key."""
-    try:
-        return read_member(file, "annotations") is not None
-    except UserError:  # a list or JSON lines; whoever reads the rows reports what is wrong
+    """Return whether a file is COCO's ground truth, from its beginning: `images` may fill all of that."""
+    start = peek_json(file)
+    if start is None or start.kind == "list":
         return False
+    return "annotations" in start.first or (start.kind == "object" and "images" in start.first)
 
 
 def join_rows(predictions: JsonlRows, truth: JsonlRows) -> Iterator[Row]:
