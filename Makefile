@@ -37,7 +37,7 @@ test-lowest:  ## the fast tests in .venv-lowest, on the lowest versions allowed 
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "The lowest Python is 3.11: make PYTHON=python3.11 $@"; exit 1; }
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints-lowest.txt)"
-	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[tensorboard,trackio,wandb]' hypothesis jiwer pytest
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[demo,onnx,supervision,tensorboard,trackio,wandb]' hypothesis ipykernel jiwer nbclient nbformat pytest
 	$(LOWEST)/bin/python -m pytest -m "not slow and not gpu and not network and not parity"
 
 check: setup  ## format, lint, types

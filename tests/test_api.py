@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import finetune
-from finetune.api import to_words
+from finetune.call import to_words
 from finetune.command import read_line
 from finetune.config.compose import compose_words
 from finetune.errors import UserError
