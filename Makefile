@@ -30,7 +30,7 @@ test: setup  ## the tests that need neither a GPU nor the Hub
 exhaustive: setup  ## every method killed at every moment, of which `test` has a part: six minutes
 	$(BIN)/python -m pytest -m exhaustive
 
-fast: setup  ## the tests that take seconds
+fast: setup  ## the tests that take seconds each
 	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
 
 test-lowest:  ## the fast tests in .venv-lowest, on the lowest versions allowed (10 minutes)

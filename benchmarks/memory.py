@@ -18,8 +18,8 @@ def main() -> None:
     for recipe in known_recipes():
         options = compose([f"recipe={recipe}"])
         config = published_config(options.model.path)
-        if config is None:
-            continue
+        if config is None or getattr(options.dataset, "train", "") is None:
+            continue  # not a published checkpoint, or a benchmark that is only scored
         memory = plan_model(options).memory
         sizes = (
             memory.weights,

@@ -181,10 +181,14 @@ TABLE = {
 def describe_preset(name: str) -> list[str]:
     """What is trained on, what is scored on, and what copy there is on the Hub."""
     if name == "vqav2":  # its files are named apart from any split
-        return ["`train`", "`val`", "validation split alone"]
+        return ["`train`", "`val`", "validation split only"]
     dataset = compose([f"dataset={name}"]).dataset
     train = f"`{dataset.train}`" if dataset.train else "-"
-    validation = f"`{dataset.validation}`" if len(dataset.validation) < 80 else "all eight to score on"
+    validation = (
+        f"`{dataset.validation}`"
+        if len(dataset.validation) < 80
+        else "all eight validation and test splits"
+    )
     copy = "yes" if dataset.hub.train else "to evaluate only"
     return [train, validation, copy if dataset.hub.path else "no"]
 

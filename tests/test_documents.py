@@ -67,7 +67,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         words = ["recipe=quickstart", "trainer.max_steps=1", "evaluation.limit=2"]
         assert main(words) == 0
-        assert main([*words, "run_name=NAME"]) == 0
+        for name in ("NAME", "questions"):
+            assert main([*words, f"run_name={name}"]) == 0
         assert (
             main(["recipe=quickstart_detect", *words[1:], "dataset.train=64", "dataset.validation=2"]) == 0
         )

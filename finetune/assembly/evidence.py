@@ -40,7 +40,7 @@ _LARGE = 1_000_000_000
 
 @dataclass(frozen=True)
 class BlankAnswers:
-    """Answers to some examples of a split whose images were replaced with grey ones."""
+    """Answers to some examples of a split whose images were replaced with gray ones."""
 
     rows: list[PredictionRow]
     indices: Sequence[int]
@@ -176,7 +176,7 @@ def describe_evidence(
         blank: the same examples, or some of them, without their images.
 
     Returns:
-        `intervals`: field -> lower end, upper end, number of samples. `baseline`: `scores` with grey
+        `intervals`: field -> lower end, upper end, number of samples. `baseline`: `scores` with gray
         images, `with_images` those of the same `n` examples, and `difference` with its interval.
     """
     limits = {"resamples": options.resamples, "seconds": options.interval_seconds}

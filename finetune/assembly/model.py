@@ -32,7 +32,7 @@ class Learner:
     processor: PaliGemmaProcessor
     """Processor of the checkpoint."""
     table: str
-    """Learning, adapted and quantised parameters by tower, for the log."""
+    """Learning, adapted and quantized parameters by tower, for the log."""
     parameters: dict[str, dict[str, int | str]]
     """The same for `metrics.json`."""
 
@@ -66,13 +66,13 @@ def load_base(
     *,
     trained: bool = True,
 ) -> PaliGemmaForConditionalGeneration:
-    """Load the base model, quantised as `peft.bits` says.
+    """Load the base model, quantized as `peft.bits` says.
 
     Args:
         checkpoint: configuration of the checkpoint; changed in place.
         options: name the checkpoint.
         freeze: the parameters that may learn.
-        peft: the method and the quantisation.
+        peft: the method and the quantization.
         half: see `half_dtype`.
         trained: without an adapter, store the parameters that `freeze` lets learn in
             `model.learning_dtype`, because they will be or were trained. Otherwise the whole model is in

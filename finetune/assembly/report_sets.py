@@ -42,7 +42,7 @@ class ScoredSet:
     images: Path
     """Folder of the drawn images."""
     baseline: Mapping[str, Any] = field(default_factory=dict)
-    """The same examples with grey images, as `metrics.json` has it; empty if it was not measured."""
+    """The same examples with gray images, as `metrics.json` has it; empty if it was not measured."""
     published: Sequence[PublishedScore] = ()
     comparable: Sequence[PublishedScore] = ()
     """Those of the run's kind of model and resolution."""
@@ -94,15 +94,15 @@ def _describe_answers(scores: Mapping[str, Any], calibration: Calibration | None
 
 
 def _list_scores(scored: ScoredSet, fields: Sequence[str]) -> Table:
-    grey = scored.baseline.get("scores", {})
+    gray = scored.baseline.get("scores", {})
     published = {one.field: one for one in scored.comparable if one.group is None}
     head = ["score", "value", "95 % interval"]
-    head += ["grey images"] if grey else []
+    head += ["gray images"] if gray else []
     head += ["published"] if published else []
     rows: list[list[Cell]] = []
     for name in fields:
         row: list[Cell] = [name, _known(scored.scores[name]), _format_interval(scored.intervals.get(name))]
-        row += [_known(grey.get(name))] if grey else []
+        row += [_known(gray.get(name))] if gray else []
         row += [published[name].value if name in published else None] if published else []
         rows.append(row)
     resamples = {one.resamples for one in scored.intervals.values()}
@@ -110,8 +110,8 @@ def _list_scores(scored: ScoredSet, fields: Sequence[str]) -> Table:
     if resamples:
         counts = " or ".join(f"{count:,}" for count in sorted(resamples))
         note = f"95 % intervals: percentile bootstrap, {counts} resamples."
-    if grey:
-        note += f" Grey images: {scored.baseline['n']:,} of the examples, answered without seeing them."
+    if gray:
+        note += f" Gray images: {scored.baseline['n']:,} of the examples, answered without seeing them."
     return Table("Scores", head, rows, note.strip())
 
 
@@ -141,9 +141,9 @@ def _list_published(published: Sequence[PublishedScore]) -> list[Table]:
 
 
 def _describe_baseline(baseline: Mapping[str, Any], metric: Metric) -> list[str]:
-    """Return a warning where grey images do as well, or why they were not tried."""
+    """Return a warning where gray images do as well, or why they were not tried."""
     if skipped := baseline.get("skipped"):
-        return [f"Grey images were not tried: {skipped}"]
+        return [f"Gray images were not tried: {skipped}"]
     name, more_is_better = next(iter(metric.higher_is_better.items()), ("", True))
     if name not in baseline.get("difference", {}):
         return []
@@ -154,7 +154,7 @@ def _describe_baseline(baseline: Mapping[str, Any], metric: Metric) -> list[str]
     return [
         f"The model may ignore its images: on {baseline['n']:,} examples, {name} is "
         f"{baseline['with_images'][name]:.4g} with their images and {baseline['scores'][name]:.4g} with "
-        f"grey ones. The 95 % interval of the difference, {low:.4g} to {high:.4g}, does not exclude 0."
+        f"gray ones. The 95 % interval of the difference, {low:.4g} to {high:.4g}, does not exclude 0."
     ]
 
 

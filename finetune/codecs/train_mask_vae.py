@@ -27,7 +27,7 @@ def train_mask_vae(crops: Tensor, steps: int = 400, batch: int = 32, seed: int =
 
     Args:
         crops: (N, 64, 64) floats, 0 to 1: masks in their boxes, scaled.
-        steps: optimiser steps.
+        steps: optimizer steps.
         batch: crops of one step.
         seed: of weights and order.
 

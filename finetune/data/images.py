@@ -165,7 +165,7 @@ def convert_image(image: Image.Image, as_stored: bool = False) -> Image.Image:
     """Return an image that a program has opened as `Picture.load` returns one from a file.
 
     Raises:
-        ValueError: its grey values have no known scale.
+        ValueError: its gray values have no known scale.
     """
     return _to_rgb_as_stored(image) if as_stored else _to_rgb(ImageOps.exif_transpose(image))
 
@@ -267,7 +267,7 @@ def _to_bytes(image: Image.Image) -> Image.Image:
     floats = image.mode == "F"
     if not np.isfinite([low, high]).all() or low < 0 or high > (255 if floats else 65535):
         raise _ScaleError(
-            f"has grey values from {low:g} to {high:g}, whose scale is unknown: expected whole numbers of "
+            f"has gray values from {low:g} to {high:g}, whose scale is unknown: expected whole numbers of "
             "up to 16 bits, or floats of 0 to 1 or 0 to 255. Convert it to 8 bits."
         )
     if floats:

@@ -18,7 +18,7 @@ def search_beams(
     pad: int,
     limits: Limits | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the ended hypothesis of the highest summed log-probability, without length normalisation.
+    """Return the ended hypothesis of the highest summed log-probability, without length normalization.
 
     At each step every live beam may end; the best ended one is kept, and the beams continue without EOS. So
     an answer that ran out of tokens never beats one that ended, as it may in transformers' beam search.

@@ -30,7 +30,7 @@ class GenerationOptions:
     """Longest answer in tokens, including EOS. `null`: a quarter more than the longest reference of both
     splits, at least 16; for `predict` without a run, 128."""
     num_beams: int = option(1, Range(1, 1e4))
-    """1 is greedy; more is beam search without length normalisation, as in the paper."""
+    """1 is greedy; more is beam search without length normalization, as in the paper."""
     grammar: Grammar = Grammar.none
     """What answers may be: `none` for anything; `auto` for what the task writes (objects of the classes in
     the prompt, none twice; one of the choices); `yes_no` or `number` for a task of texts."""
@@ -57,10 +57,10 @@ class EvaluationConfig(GenerationOptions):
     pictures: int = option(10, Range(0, 1e6))
     """Number of predictions to draw into the run's `pictures/` (tasks with boxes or masks)."""
     blank_images: BlankImages = BlankImages.auto
-    """Also answer examples with grey images, once, at the end: a model that scores as well without them
+    """Also answer examples with gray images, once, at the end: a model that scores as well without them
     ignores them. `auto`: not where a model of over 10^9 parameters runs on a CPU."""
     blank_limit: int = option(200, COUNT)
-    """Most examples to answer with grey images; the first ones."""
+    """Most examples to answer with gray images; the first ones."""
     loss: bool = True
     """Also compute the loss over the first accepted suffix."""
     metric_for_best_model: str | None = None

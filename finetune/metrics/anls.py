@@ -1,4 +1,4 @@
-"""ANLS: average normalised Levenshtein similarity, for answers that are read off a page."""
+"""ANLS: average normalized Levenshtein similarity, for answers that are read off a page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class AnlsConvention(StrEnum):
 
 @dataclass(frozen=True)
 class Anls:
-    """Average normalised Levenshtein similarity, 0 to 1."""
+    """Average normalized Levenshtein similarity, 0 to 1."""
 
     higher_is_better: ClassVar[Mapping[str, bool]] = {"anls": True}
 

@@ -73,6 +73,6 @@ def _check(name: str, full: str, module: nn.Module, embedding: str, targets: Seq
         raise UserError(f"{_KEY}: `{name}` ({full}) has no weights that could learn.")
     if any(not parameter.is_floating_point() for parameter in module.parameters()):
         raise UserError(
-            f"{_KEY}: `{name}` ({full}) is quantised, so that it cannot learn itself: leave it out, or "
+            f"{_KEY}: `{name}` ({full}) is quantized, so that it cannot learn itself: leave it out, or "
             "leave its tower out of peft.quantize."
         )

@@ -180,7 +180,7 @@ def load_model(
         attention: `auto`, `sdpa` or `eager`, for the language model.
         final_logit_softcap: keep PaliGemma 2's soft-cap on the logits.
         quantization: of the linear layers.
-        device: where quantised weights go; others are moved by the trainer.
+        device: where quantized weights go; others are moved by the trainer.
 
     Raises:
         UserError: weights are missing, unknown, of another shape, damaged, or pickles.

@@ -1,4 +1,4 @@
-"""Adapters, and the quantised weights that they adapt.
+"""Adapters, and the quantized weights that they adapt.
 
 PEFT and bitsandbytes ignore wrong names without an error, so the result is read back and checked.
 """
@@ -47,7 +47,7 @@ class Quantization:
         )
 
     def assert_on(self, model: nn.Module) -> None:
-        """Check the quantisation of the loaded model.
+        """Check the quantization of the loaded model.
 
         Raises:
             RuntimeError: a layer is not stored or computed as asked.
@@ -58,7 +58,7 @@ class Quantization:
             expected = self.options.quantizes(name)
             kind = bnb.nn.Linear4bit if self.options.bits == 4 else bnb.nn.Linear8bitLt
             if isinstance(module, kind) != expected:
-                raise RuntimeError(f"{name}: quantised={not expected}, asked for {expected}")
+                raise RuntimeError(f"{name}: quantized={not expected}, asked for {expected}")
             if isinstance(module, bnb.nn.Linear4bit):
                 state = module.weight.quant_state
                 actual = (module.compute_dtype, state.quant_type, state.nested)

@@ -215,7 +215,7 @@ def format_memory(memory: StepMemory, shape: StepShape) -> str:
     parts: Mapping[str, int] = {
         "weights": memory.weights,
         "gradients and optimizer": memory.gradients + memory.optimizer,
-        f"activations of {shape.examples} examples": memory.activations,
+        f"activations of {shape.examples} example{'s' * (shape.examples != 1)}": memory.activations,
         "logits": memory.logits,
     }
     listed = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())

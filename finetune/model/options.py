@@ -155,7 +155,7 @@ class PeftConfig:
     modules_to_save: list[str] = field(default_factory=list)
     """Modules that learn in full next to the adapters, such as `multi_modal_projector`."""
     use_dora: bool = False
-    """DoRA: magnitude and direction are learnt separately."""
+    """DoRA: magnitude and direction are learned separately."""
     use_rslora: bool = False
     """rsLoRA: scale by sqrt(r)."""
     bits: int = option(16, OneOf((16, 8, 4)))
@@ -163,21 +163,21 @@ class PeftConfig:
     quantize: list[Tower] = field(default_factory=lambda: [Tower.language_model])
     """Towers whose linear layers are stored in `bits`; never `lm_head`."""
     double_quant: bool = True
-    """Also quantise the scales of NF4."""
+    """Also quantize the scales of NF4."""
 
     def problems(self, prefix: str) -> Iterator[str]:
         """Yield options that contradict each other."""
         if self.method == PeftMethod.none:
             if self.bits != 16:
                 yield (
-                    f"{prefix}bits={self.bits}: quantised weights cannot learn themselves; peft=qlora can."
+                    f"{prefix}bits={self.bits}: quantized weights cannot learn themselves; peft=qlora can."
                 )
             if self.use_dora or self.use_rslora or self.modules_to_save:
                 yield f"{prefix}use_dora, use_rslora and modules_to_save need an adapter: peft=lora."
         elif not self.target_modules:
             yield f"{prefix}target_modules is empty: no layer would get an adapter."
         if self.bits != 16 and not self.quantize:
-            yield f"{prefix}bits={self.bits} with {prefix}quantize=[]: name the towers to quantise."
+            yield f"{prefix}bits={self.bits} with {prefix}quantize=[]: name the towers to quantize."
 
     def quantizes(self, name: str) -> bool:
         """Return whether a linear layer is stored in `bits`, by its full name."""

@@ -1,4 +1,4 @@
-"""The table at the start of a run: learning, adapted and quantised parameters of each tower."""
+"""The table at the start of a run: learning, adapted and quantized parameters of each tower."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class TowerCount:
     """Numbers of parameters of one tower."""
 
     parameters: int = 0
-    """Of the base model, quantised ones counted unpacked."""
+    """Of the base model, quantized ones counted unpacked."""
     learning: int = 0
     adapter: int = 0
     """In adapters and in copies of `modules_to_save`."""
@@ -54,12 +54,12 @@ def count_parameters(model: nn.Module, planned: PeftConfig | None = None) -> dic
 
 
 def is_linear_weight(name: str, parameter: nn.Parameter) -> bool:
-    """Return whether a parameter can be quantised: embeddings and norms never are."""
+    """Return whether a parameter can be quantized: embeddings and norms never are."""
     return name.endswith("weight") and parameter.ndim == 2 and "embed" not in name
 
 
 def _size(parameter: nn.Parameter) -> tuple[int, bool]:
-    """Return the number of weights, and whether they are quantised."""
+    """Return the number of weights, and whether they are quantized."""
     state = getattr(parameter, "quant_state", None)
     if state is not None:
         return int(torch.Size(state.shape).numel()), True
@@ -84,7 +84,7 @@ def describe_counts(counts: dict[str, TowerCount]) -> dict[str, dict[str, int | 
 def format_table(counts: dict[str, TowerCount]) -> str:
     """Lay the counts out as text."""
     rows: list[tuple[str, ...]] = [
-        ("tower", "parameters", "learning", "adapter", "quantised", "dtype", "learns in")
+        ("tower", "parameters", "learning", "adapter", "quantized", "dtype", "learns in")
     ]
     for tower, count in counts.items():
         numbers = (count.parameters, count.learning, count.adapter, count.quantized)

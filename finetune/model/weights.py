@@ -1,7 +1,7 @@
 """The weights of a checkpoint, loaded into a model that is already built, and read back.
 
 A full model's file has other names than its `state_dict` (transformers renames on saving), an adapter's has
-PEFT's. Both libraries skip names that they do not recognise; here both sets of names must be equal.
+PEFT's. Both libraries skip names that they do not recognize; here both sets of names must be equal.
 """
 
 import json

@@ -254,7 +254,7 @@ def _draw_tags(
 
 
 def _add_caption(image: Image.Image, prompt: str, answer: str) -> Image.Image:
-    """Write prompt and answer below an image, the prompt in grey."""
+    """Write prompt and answer below an image, the prompt in gray."""
     font = _load_font(_text_size(image.size))
     height = _line_height(font)
     pad = height // 2

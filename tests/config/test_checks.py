@@ -11,7 +11,7 @@ Command = Callable[..., tuple[int, str, str]]
         ("resume=true overwrite=true", "choose one"),
         ("trainer.gradient_accumulation_steps=2", "follows from trainer.global_batch_size"),
         ("peft.bits=3", "expected 16, 8 or 4"),
-        ("peft=none peft.bits=4", "quantised weights cannot learn themselves"),
+        ("peft=none peft.bits=4", "quantized weights cannot learn themselves"),
         ("peft=none peft.use_dora=true", "need an adapter"),
         ("peft.target_modules=[]", "no layer would get an adapter"),
         ("peft.quantize=[]", "name the towers"),

@@ -72,7 +72,7 @@ def test_greys_without_a_known_scale_are_refused_before_training(
     Image.fromarray(pixels).save(tmp_path / "x.tiff")
     picture = Picture(str(tmp_path / "x.tiff"), "row")
     for read in (picture.load, picture.size):
-        with pytest.raises(UserError, match=r"row: image .*grey values from .* Convert it to 8 bits"):
+        with pytest.raises(UserError, match=r"row: image .*gray values from .* Convert it to 8 bits"):
             read()
 
 

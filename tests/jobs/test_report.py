@@ -54,7 +54,7 @@ def test_a_run_ends_with_a_page_that_needs_nothing_else(trained: Path) -> None:
     assert not re.search(r"https?://|<script|src=\"(?!data:)|href=\"(?!#)|@import", page)
     for title in ("Final evaluation", "Worst predictions", "Best predictions", "Training", "Parameters"):
         assert f">{title}</h" in page
-    for text in ("exact_match", "95 % interval", "grey images", "Learning rate", "Reliability"):
+    for text in ("exact_match", "95 % interval", "gray images", "Learning rate", "Reliability"):
         assert text in page
     # At most six of each kind, each with its image.
     assert page.count('<article class="card">') == page.count('src="data:image/') == 18
@@ -263,7 +263,7 @@ def test_grey_images_are_not_answered_where_it_is_not_wanted_or_too_slow(
     assert command(*words)[0] == 0
     skipped = read_json(inside / "metrics.json")["evaluate"][-1]["baseline"]["skipped"]
     assert "evaluation.blank_images=always" in skipped
-    assert f"Grey images were not tried: {skipped}" in (inside / "report.html").read_text()
+    assert f"Gray images were not tried: {skipped}" in (inside / "report.html").read_text()
     assert command(*words, "evaluation.blank_images=always")[0] == 0
     assert read_json(inside / "metrics.json")["evaluate"][-1]["baseline"]["n"] == 12
 

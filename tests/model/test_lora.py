@@ -145,7 +145,7 @@ def test_a_tower_named_without_its_path_would_be_quantised_and_is_caught() -> No
             config.llm_int8_skip_modules = ["vision_tower", "multi_modal_projector", "lm_head"]
             return config
 
-    with pytest.raises(RuntimeError, match=r"vision_tower.*quantised=True, asked for False"):
+    with pytest.raises(RuntimeError, match=r"vision_tower.*quantized=True, asked for False"):
         load_quantized(WithoutPath(PeftConfig(bits=4)))
 
 

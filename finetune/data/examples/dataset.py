@@ -49,7 +49,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
     """Of the answers to the examples."""
 
     blank: bool = False
-    """Whether each image is replaced with a grey one of its size, to learn what is answered unseen."""
+    """Whether each image is replaced with a gray one of its size, to learn what is answered unseen."""
 
     def __post_init__(self) -> None:
         self.task.check_columns(self.rows.column_names)

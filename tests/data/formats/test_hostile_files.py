@@ -75,7 +75,7 @@ def write_lines(file: Path, sound: dict[str, Any], bad: dict[str, Any] | str | b
         pytest.param({**ROW, "image": "cut.png"}, "cannot be decoded", id="cut PNG"),
         pytest.param({**ROW, "image": "huge.png"}, "12000 x 12000 pixels, more than", id="too many pixels"),
         pytest.param(
-            {**ROW, "image": "wide.tif"}, "grey values from 0 to 1e+06", id="TIFF without a scale"
+            {**ROW, "image": "wide.tif"}, "gray values from 0 to 1e+06", id="TIFF without a scale"
         ),
     ],
 )
