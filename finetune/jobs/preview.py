@@ -14,7 +14,6 @@ import logging
 import shlex
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 from finetune.assembly.doubts import find_doubts
 from finetune.assembly.preview import Shown, describe_split, show_examples
@@ -28,9 +27,9 @@ from finetune.model.load import load_processor
 from finetune.processes import join_processes
 from finetune.report.preview import render_preview
 from finetune.result import PreviewResult
-from finetune.run.files import explain_disk_errors, write_folder, write_jsonl, write_text
+from finetune.run.files import write_jsonl, write_text
 from finetune.run.folder import Launch
-from finetune.run.preview_folder import PreviewFolder
+from finetune.run.out_folder import OutFolder
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def run(options: Preview, launch: Launch) -> PreviewResult:
         UserError: a mistake in the options, a file that cannot be read at all, or no usable row.
     """
     join_processes()
-    folder = PreviewFolder(launch.folder)
+    folder = OutFolder(launch.folder, "preview")
     folder.check(overwrite=options.overwrite)
     metric = build_run_metric(options)
     processor = load_processor(options.model.path, options.model.revision)
@@ -84,30 +83,22 @@ def _render(
 
 
 def write(
-    folder: PreviewFolder,
+    folder: OutFolder,
     page: str,
     shown: dict[str, list[Shown]],
     findings: list[RowFinding],
     *,
     overwrite: bool,
 ) -> None:
-    """Write the files of a preview, the page last.
+    """Write the files of a preview.
 
     Raises:
         UserError: the folder was taken meanwhile, or the disk is full.
     """
-    pictures = {
-        f"{name}-{number:03d}.png": example.picture
-        for name, split in shown.items()
-        for number, example in enumerate(split)
-    }
-    folder.claim(overwrite=overwrite)
-
-    def save(target: Path) -> None:
-        for name, picture in pictures.items():
-            picture.save(target / name)
-
-    with explain_disk_errors(folder.root):
-        write_folder(folder.pictures, save)
-        write_jsonl(folder.findings, map(asdict, findings))
-        write_text(folder.page, page)
+    with folder.writing(overwrite=overwrite) as target:
+        (target / "pictures").mkdir()
+        for name, split in shown.items():
+            for number, example in enumerate(split):
+                example.picture.save(target / f"pictures/{name}-{number:03d}.png")
+        write_jsonl(target / "findings.jsonl", map(asdict, findings))
+        write_text(target / "preview.html", page)

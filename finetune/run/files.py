@@ -192,8 +192,18 @@ def _matches(folder: str, pattern: str) -> bool:
 
 
 @contextmanager
-def explain_disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full disk, a quota or a folder that may not be written into a `UserError`."""
+def explain_disk_errors(
+    folder: Path,
+    once_free: str = "Earlier complete checkpoints are whole. Free some space, then add resume=true.",
+    choose: str = "Choose another runs_dir=",
+) -> Iterator[None]:
+    """Turn a full disk, a quota or a folder that may not be written into a `UserError`.
+
+    Args:
+        folder: where the block writes.
+        once_free: what to do about a full disk.
+        choose: what to do about a folder that may not be written.
+    """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -204,11 +214,10 @@ def explain_disk_errors(folder: Path) -> Iterator[None]:
         )
         if full:
             raise UserError(
-                f"The disk is full, or a quota: could not write under {folder} ({error}). Earlier complete "
-                "checkpoints are whole. Free some space, then add resume=true."
+                f"The disk is full, or a quota: could not write under {folder} ({error}). {once_free}"
             ) from error
         if number in _NOT_ALLOWED:
-            raise UserError(f"May not write under {folder} ({error}). Choose another runs_dir=.") from error
+            raise UserError(f"May not write under {folder} ({error}). {choose}.") from error
         raise
 
 

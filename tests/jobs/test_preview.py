@@ -139,7 +139,7 @@ def test_a_preview_is_replaced_with_overwrite_and_other_files_are_kept(
     assert command("preview", *words_of(folder))[0] == 0
     code, _, err = command("preview", *words_of(folder))
     assert code == 2
-    assert "already holds a preview" in err
+    assert "already has a result of `preview`" in err
     (folder / "out/pictures/notes.txt").write_text("mine")
     (folder / "out/mine.txt").write_text("mine")
     words = [word for word in words_of(folder) if not word.startswith("examples")]
@@ -159,7 +159,7 @@ def test_a_folder_of_others_or_of_a_run_is_never_touched(
         (folder / "out" / marker).touch()
     code, _, err = command("preview", *words_of(folder), "overwrite=true")
     assert code == 2
-    assert "no preview wrote what is in it" in err
+    assert "`preview` did not write what is in it" in err
     assert (folder / "out/preview.html").read_text() == "mine"
 
 
