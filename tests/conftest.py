@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,6 +20,9 @@ from finetune.cli import main, quiet_libraries
 from finetune.example import Batch, Example
 from finetune.model.forward import model_inputs
 from finetune.model.load import load_processor
+
+if TYPE_CHECKING:
+    from tests.hub.client import ConnectedHub
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -109,6 +113,16 @@ def process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["ConnectedHub"]:
+    """A Hub on loopback, which the Hub's client of this process uses; `hub.env` is for others."""
+    from tests.hub.client import ConnectedHub  # imports `datasets`, which takes a second
+
+    with ConnectedHub(tmp_path / "hub-home") as server:
+        server.connect(monkeypatch)
+        yield server
 
 
 @pytest.fixture
