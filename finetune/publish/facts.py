@@ -228,7 +228,8 @@ def _find_base(config: DictConfig, environment: Mapping[str, Any], adapter: Mapp
     recorded = recorded if isinstance(recorded, dict) else {}
     path = str(recorded.get("path") or OmegaConf.select(config, "model.path"))
     named = [OmegaConf.select(config, "model.hub_id"), path, adapter.get("base_model_name_or_path")]
-    hub_id = next((name for name in named if isinstance(name, str) and is_hub_id(name)), None)
+    found = (name for name in named if isinstance(name, str) and is_hub_id(name))
+    hub_id = recorded.get("hub_id") or next(found, None)
     revisions = (
         recorded.get("commit"),
         recorded.get("revision"),

@@ -88,7 +88,8 @@ def _name_images(facts: RunFacts) -> str:
 
 def _quote(text: str) -> str:
     """Return a text as Python writes it, in double quotes where that needs no escapes."""
-    return f'"{text}"' if text.isprintable() and not {*'"\\'} & {*text} else repr(text)
+    quoted = f'"{text}"' if text.isprintable() and not {*'"\\'} & {*text} else repr(text)
+    return quoted.replace("```", r"\x60\x60\x60")  # a simple reader would end the block of code there
 
 
 def _name(facts: RunFacts, repo: str | None, folder: str, is_adapter: bool) -> Iterator[str]:
