@@ -1,5 +1,6 @@
 """The data and the training of a run as its card lists them, without anything of the machine's folders."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -97,7 +98,11 @@ def _describe_steps(facts: RunFacts, train: Any) -> str | None:
     if "steps" not in train:
         return None
     batch = facts.setting("trainer.global_batch_size")
-    return f"{train['steps']:,}" + (f" with a batch of {batch}" if batch else "")
+    if batch is None:
+        factors = ("per_device_train_batch_size", "gradient_accumulation_steps")
+        batch = math.prod(int(facts.setting(f"trainer.{name}") or 1) for name in factors)
+        batch *= int(facts.environment.get("processes") or 1)
+    return f"{train['steps']:,} with a batch of {batch}"
 
 
 def _describe_hardware(facts: RunFacts) -> str | None:
