@@ -37,6 +37,8 @@ _LONGEST_NAME = 60
 """Characters of a class that a card shows."""
 
 _MARK = re.compile(r"\n<!-- card sha256:([0-9a-f]{64}) -->\n?$")
+_BLANKS = re.compile(r"^(`{3,}).*?^\1$|\n{3,}", re.DOTALL | re.MULTILINE)
+"""A block of code, or more than one blank line."""
 _EMPTY = "[More Information Needed]"
 """What PEFT's template says in every section."""
 
@@ -94,7 +96,7 @@ def write_card(facts: RunFacts, repo: str | None = None, merged: str | None = No
         command=shlex.join(hide_paths(facts.command)),
         is_gemma=not facts.base.is_tiny,
     )
-    text = re.sub(r"\n{3,}(?!def |print)", "\n\n", text).rstrip("\n") + "\n"
+    text = _BLANKS.sub(lambda match: match[0] if match[1] else "\n\n", text).rstrip("\n") + "\n"
     for _ in find_secrets({"card": text}, frozenset({"card"})):
         raise UserError(
             f"The card of {facts.name} would hold what looks like a secret: it is not written. Look for it "

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.recipe_file import load_recipe
 from finetune.errors import UserError
-from finetune.publish.prompts import Prompt, list_prompts
+from finetune.publish.prompts import Prompt, count_images, list_prompts
 from finetune.publish.scores import ScoredSet, list_scored
 from finetune.run.files import read_json
 from finetune.run.folder import RunFolder
@@ -184,7 +184,7 @@ def read_facts(root: Path) -> RunFacts:
         resolution=_find_resolution(config, result),
         targets=_list_targets(adapter),
         prompts=list_prompts(config, rows),
-        images=2 if OmegaConf.select(config, "dataset.release") == "nlvr2" else 1,
+        images=count_images(rows),
         scored=scored,
         data=_read_data(metrics),
         dataset=metrics.get("dataset"),
@@ -229,7 +229,8 @@ def _find_base(config: DictConfig, environment: Mapping[str, Any], adapter: Mapp
     path = str(recorded.get("path") or OmegaConf.select(config, "model.path"))
     named = [OmegaConf.select(config, "model.hub_id"), path, adapter.get("base_model_name_or_path")]
     found = (name for name in named if isinstance(name, str) and is_hub_id(name))
-    hub_id = recorded.get("hub_id") or next(found, None)
+    known = str(recorded.get("hub_id") or "")
+    hub_id = known if _HUB_ID.fullmatch(known) else next(found, None)
     revisions = (
         recorded.get("commit"),
         recorded.get("revision"),

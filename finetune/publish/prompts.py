@@ -1,6 +1,7 @@
 """What a reader has to write, and what the model answers: the prompts and answers of a run's tasks."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.tasks.task import fill_template, template_columns
+
+_IMAGE = re.compile(r"[0-9a-f]{32}|.*\.\w{2,5}", re.DOTALL)
+"""The digest of an image inside its row, or a file."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,19 @@ def list_prompts(config: DictConfig, rows: Path) -> tuple[Prompt, ...]:
         task = OmegaConf.to_container(node) if OmegaConf.is_config(node) else {}
         prompts.append(_read_task(name, task if isinstance(task, dict) else {}, prefixes.get(name)))
     return tuple(prompts)
+
+
+def count_images(rows: Path) -> int:
+    """Return the number of images of the first prediction row, which names them one after the other."""
+    if not rows.is_file():
+        return 1
+    with rows.open(encoding="utf-8") as lines:
+        try:
+            row = json.loads(next(lines, "{}"))
+        except ValueError:
+            return 1
+    names = str(row.get("image", "")).split(", ")
+    return len(names) if all(map(_IMAGE.fullmatch, names)) else 1
 
 
 def _read_task(name: str, task: Mapping[Any, Any], text: str | None) -> Prompt:

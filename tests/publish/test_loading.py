@@ -193,6 +193,22 @@ def test_paligemma_2_is_loaded_as_it_was_trained(finished: Path) -> None:
     assert "config.text_config.sliding_window = 16777216" in code
 
 
+def test_two_images_are_asked_about_at_once(
+    run: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = run / "predictions/validation.jsonl"
+    rows = read_rows(run)
+    file.write_text("".join(json.dumps({**row, "image": "a.jpg, b, c.jpg"}) + "\n" for row in rows))
+    assert read_facts(run).images == 1
+    file.write_text("".join(json.dumps({**row, "image": "a.jpg, b.jpg"}) + "\n" for row in rows))
+    monkeypatch.chdir(digits)
+    code = show_code(read_facts(run), folder=str(run / "adapter"))
+    assert 'ask(["image1.jpg", "image2.jpg"], "answer en which digit is this?")' in code
+    names: dict[str, object] = {}
+    exec(code.rpartition("answer = ask")[0], names)
+    assert isinstance(names["ask"](["0.png", "1.png"], "answer en"), str)  # type: ignore[operator]
+
+
 @pytest.mark.parametrize(
     "prompt",
     [
