@@ -141,7 +141,7 @@ def _describe_kind(facts: RunFacts, merged: str | None) -> str:
         return "A full fine-tuning"
     if merged is None:
         return f"A {facts.method} adapter"
-    return f"A {facts.method} adapter merged into its base, in {merged}"
+    return f"A {facts.method} adapter merged, in {merged}, into the weights"
 
 
 def _write_head(facts: RunFacts, repo: str | None, merged: str | None) -> str:

@@ -98,6 +98,7 @@ def test_a_tuned_gemma_has_its_notice_and_names_its_base(run: Path, change: Chan
         "finetune",
     )
     assert "PeftModel" not in text
+    assert "A QLoRA adapter merged, in bfloat16, into the weights of [google/paligemma-3b-pt-224](" in text
     assert 'model_path = "ann/digits"' in text
 
 
