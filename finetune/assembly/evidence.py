@@ -26,6 +26,7 @@ from finetune.metrics.metric import Metric
 from finetune.metrics.pair import PairAccuracy
 from finetune.metrics.several import metrics_of
 from finetune.processes import on_main
+from finetune.publish.card import update_card
 from finetune.report.options import ReportConfig
 from finetune.report.thumbnail import place_side_by_side
 from finetune.run.folder import RunFolder
@@ -94,9 +95,11 @@ def complete_report(
             log.info("report: %s", folder.report)
 
     on_main(lambda: _without_failing(folder, complete))
+    if not more_follow:
+        on_main(lambda: _without_failing(folder, lambda: update_card(folder), "model card"))
 
 
-def _without_failing(folder: RunFolder, write: Callable[[], None]) -> None:
+def _without_failing(folder: RunFolder, write: Callable[[], None], what: str = "report") -> None:
     """Write something whose failure is only reported."""
     try:
         write()
@@ -105,12 +108,13 @@ def _without_failing(folder: RunFolder, write: Callable[[], None]) -> None:
             str(error) if isinstance(error, UserError | OSError) else f"{type(error).__name__}: {error}"
         )
         log.warning(
-            "warning: the results are written, but their report is not: %s Once that is mended: python -m "
+            "warning: the results are written, but their %s is not: %s Once that is mended: python -m "
             "finetune report run=%s",
+            what,
             reason,
             folder.root,
         )
-        log.debug("the report failed", exc_info=True)
+        log.debug("the %s failed", what, exc_info=True)
 
 
 def answer_blank(

@@ -347,6 +347,7 @@ def finish(
         "evaluations": list_evaluations(trainer),
         "dataset": build_source(options.dataset).describe("validation"),
         "parameters": learner.parameters,
+        "backbone": model.config.text_config.model_type,
     }
     predictions = predictions_of(options, data, evaluation)
     test = score_test(options, data, trainer, metric)

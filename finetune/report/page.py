@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def render(template: str, **values: object) -> str:
+def render(template: str, /, package: str = "finetune.report", **values: object) -> str:
     """Return a page.
 
     Every value is escaped, except for those of type `markupsafe.Markup`, such as the plots of `plots.py`.
@@ -22,10 +22,11 @@ def render(template: str, **values: object) -> str:
     uses and that is not given is an error.
 
     Args:
-        template: file in `finetune/report/templates/`, such as `report.html.j2`; `.md.j2` is not escaped.
+        template: file in `templates/`, such as `report.html.j2`; `.md.j2` is not escaped.
+        package: has the folder `templates/`.
         values: what the template names.
     """
-    return _environment().get_template(template).render(values)
+    return _environment(package).get_template(template).render(values)
 
 
 def format_number(value: object) -> str:
@@ -48,12 +49,27 @@ def format_cell(value: object) -> str:
     return re.sub(r"([\\`*<|\[\]])", r"\\\1", line)
 
 
+def format_span(value: object) -> str:
+    """Return a text on one line as a code span of Markdown, whatever it has; the filter `span`."""
+    line = " ".join(printable(str(value)).split()) or " "
+    fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
+    space = " " if line[0] == "`" or line[-1] == "`" else ""
+    return f"{fence}{space}{line}{space}{fence}"
+
+
+def format_code(value: object) -> str:
+    """Return a text as a block of code of Markdown, whatever it has; the filter `code`."""
+    text = printable(str(value))
+    fence = "`" * max(3, max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    return f"{fence}text\n{text}\n{fence}\n"
+
+
 @cache
-def _environment() -> "Environment":
+def _environment(package: str) -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
-        loader=PackageLoader("finetune.report"),
+        loader=PackageLoader(package),
         autoescape=select_autoescape(enabled_extensions=("html.j2",)),
         undefined=StrictUndefined,
         finalize=_finalize,
@@ -61,7 +77,12 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"number": format_number, "cell": format_cell}
+    environment.filters |= {
+        "number": format_number,
+        "cell": format_cell,
+        "span": format_span,
+        "code": format_code,
+    }
     return environment
 
 

@@ -60,6 +60,8 @@ def save_result(trainer: PaliGemmaTrainer, processor: PaliGemmaProcessor, target
     def write(path: Path) -> None:
         trainer.model.save_pretrained(path, state_dict=weights)
         processor.save_pretrained(path)
+        # PEFT's is an empty template; the card follows when the scores are known.
+        (path / card.name).unlink(missing_ok=True)
         if card.is_file():  # of a resumed run; the user may have edited it
             shutil.copyfile(card, path / card.name)
 

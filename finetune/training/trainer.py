@@ -284,7 +284,9 @@ class PaliGemmaTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            seal(self._checkpoint(self.state.global_step).folder)
+            folder = self._checkpoint(self.state.global_step).folder
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty template
+            seal(folder)
             rotate(Path(self.args.output_dir), self.keep, self.state.best_global_step)
 
     def _init_training_state(

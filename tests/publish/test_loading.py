@@ -1,0 +1,266 @@
+"""The code of a card, run as a reader would: by itself, it gives the run's own answers."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from finetune.cli import main
+from finetune.model.load import TINY_BASE, load_processor
+from finetune.publish.card import write_card
+from finetune.publish.facts import read_facts
+from finetune.publish.loading import show_code, show_decoding
+from tests.conftest import REPOSITORY
+from tests.hub.client import ConnectedHub
+from tests.publish.conftest import TINY_RUN
+
+TAIL = """
+import json, sys
+assert "finetune" not in sys.modules
+prompts = json.load(open("prompts.json"))
+print(json.dumps([ask(f"{number}.png", prompt) for number, prompt in enumerate(prompts)]))
+"""
+
+
+def read_rows(run: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (run / "predictions/validation.jsonl").read_text().splitlines()]
+
+
+def find_code(card: str) -> str:
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert code is not None
+    return code[1]
+
+
+def answer_by_code(
+    code: str, run: Path, digits: Path, folder: Path, env: Mapping[str, str] | None = None
+) -> list[str]:
+    """Run the code of a card in a process of its own, about the images that the run was scored on.
+
+    Args:
+        code: as it stands in the card.
+        run: folder of the run.
+        digits: folder of the images.
+        folder: where the code runs.
+        env: variables that the process gets.
+    """
+    folder.mkdir(exist_ok=True)
+    for file in digits.iterdir():
+        (folder / file.name).symlink_to(file)
+    prompts = [row["prefix"] for row in read_rows(run)]
+    (folder / "prompts.json").write_text(json.dumps(prompts))
+    (folder / "code.py").write_text(code + TAIL, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "code.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **(env or {})},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answers: list[str] = json.loads(done.stdout.splitlines()[-1])
+    assert len(answers) == len(prompts) == 100
+    return answers
+
+
+def check_same(answers: list[str], run: Path) -> None:
+    predictions = [row["prediction"] for row in read_rows(run)]
+    assert len(set(predictions)) > 3
+    assert answers == predictions
+
+
+def test_the_code_gives_the_answers_of_the_run(
+    finished: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(digits)
+    names: dict[str, object] = {}
+    exec(show_code(read_facts(finished), folder=str(finished / "adapter")), names)
+    ask = names["ask"]
+    assert callable(ask)
+    rows = read_rows(finished)[:24]
+    assert [ask(f"{n}.png", row["prefix"]) for n, row in enumerate(rows)] == [r["prediction"] for r in rows]
+
+
+METHODS = [
+    pytest.param(["recipe=quickstart"], id="qlora", marks=pytest.mark.exhaustive),
+    pytest.param(
+        ["recipe=quickstart", "peft=dora", "peft.modules_to_save=[multi_modal_projector]"],
+        id="dora and a module in full",
+        marks=pytest.mark.exhaustive,
+    ),
+    pytest.param(
+        ["recipe=quickstart_full", "model.dtype=bfloat16", "freeze=vision"],
+        id="full with frozen towers",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(["recipe=quickstart", "peft=lora"], id="lora", marks=pytest.mark.exhaustive),
+    pytest.param(["recipe=quickstart", "peft=rslora"], id="rslora", marks=pytest.mark.exhaustive),
+    pytest.param(["recipe=quickstart_full"], id="full", marks=pytest.mark.exhaustive),
+    pytest.param(
+        ["recipe=quickstart_full", "model.dtype=bfloat16", "freeze=attention_only"],
+        id="attention alone",
+        marks=pytest.mark.exhaustive,
+    ),
+    pytest.param(
+        ["recipe=quickstart", "peft=lora", "peft.modules_to_save=[embed_tokens]"],
+        id="tied embedding in full",
+        marks=pytest.mark.exhaustive,
+    ),
+    pytest.param(
+        ["recipe=quickstart", "peft=lora", "model.learning_dtype=bfloat16"],
+        id="adapter in bfloat16",
+        marks=pytest.mark.exhaustive,
+    ),
+    pytest.param(
+        ["recipe=quickstart", "peft=lora", "model.dtype=float32", "trainer.bf16=false"],
+        id="without autocast",
+        marks=pytest.mark.exhaustive,
+    ),
+    pytest.param(
+        ["recipe=quickstart", "image.resize=bilinear", "dataset.size=91"],
+        id="another kernel",
+        marks=pytest.mark.exhaustive,
+    ),
+]
+
+
+@pytest.mark.parametrize("words", METHODS)
+def test_the_card_of_a_run_has_code_that_gives_its_answers(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, *TINY_RUN, "run_name=a"]) == 0
+    run = tmp_path / "runs/a"
+    result = run / read_facts(run).kind.value
+    code = find_code((result / "README.md").read_text(encoding="utf-8"))
+    if "dataset.size=91" in words:
+        digits = write_enlarged(tmp_path / "enlarged", 91)
+    check_same(answer_by_code(code, run, digits, result), run)
+
+
+def write_enlarged(folder: Path, size: int) -> Path:
+    from finetune.data.shipped.digits import load_digits
+
+    folder.mkdir()
+    for number, row in enumerate(load_digits(size).validation.select(range(100))):
+        (folder / f"{number}.png").write_bytes(row["image"]["bytes"])
+    (folder / "image.jpg").write_bytes((folder / "0.png").read_bytes())
+    return folder
+
+
+@pytest.mark.slow
+def test_the_code_of_a_repository_loads_it_with_the_base_inside(
+    finished: Path, digits: Path, tmp_path: Path, hub: ConnectedHub
+) -> None:
+    card = write_card(read_facts(finished), repo="ann/digits")
+    api = HfApi()
+    api.create_repo("ann/digits", private=True)
+    api.upload_folder(repo_id="ann/digits", folder_path=finished / "adapter")
+    api.upload_folder(repo_id="ann/digits", folder_path=TINY_BASE, path_in_repo="base")
+    check_same(answer_by_code(find_code(card), finished, digits, tmp_path / "reader", hub.env), finished)
+
+
+@pytest.mark.slow
+def test_the_code_of_an_adapter_loads_its_base_from_the_hub(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: ConnectedHub
+) -> None:
+    api = HfApi()
+    api.create_repo("ann/tiny")
+    api.upload_folder(repo_id="ann/tiny", folder_path=TINY_BASE)
+    monkeypatch.chdir(tmp_path)
+    words = ["recipe=quickstart", "model.path=ann/tiny", *TINY_RUN, "run_name=a"]
+    assert main([*words, "peft=dora", "peft.modules_to_save=[multi_modal_projector]"]) == 0
+    run = tmp_path / "runs/a"
+    card = write_card(read_facts(run), repo="ann/digits")
+    assert 'base = "ann/tiny"' in card
+    api.create_repo("ann/digits")
+    api.upload_folder(repo_id="ann/digits", folder_path=run / "adapter")
+    check_same(answer_by_code(find_code(card), run, digits, tmp_path / "reader", hub.env), run)
+
+
+def test_paligemma_2_is_loaded_as_it_was_trained(finished: Path) -> None:
+    facts = read_facts(finished)
+    code = show_code(
+        replace(
+            facts, backbone="gemma2", base=replace(facts.base, path="g/p2", hub_id="g/p2", revision="abc")
+        )
+    )
+    compile(code, "card", "exec")
+    assert 'config = PaliGemmaConfig.from_pretrained(base, revision="abc")' in code
+    assert "config.text_config.final_logit_softcapping = None" in code
+    assert "config.text_config.sliding_window = 16777216" in code
+
+
+def test_two_images_are_asked_about_at_once(
+    run: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = run / "predictions/validation.jsonl"
+    rows = read_rows(run)
+    file.write_text("".join(json.dumps({**row, "image": "a.jpg, b, c.jpg"}) + "\n" for row in rows))
+    assert read_facts(run).images == 1
+    file.write_text("".join(json.dumps({**row, "image": "a.jpg, b.jpg"}) + "\n" for row in rows))
+    monkeypatch.chdir(digits)
+    code = show_code(read_facts(run), folder=str(run / "adapter"))
+    assert 'ask(["image1.jpg", "image2.jpg"], "answer en which digit is this?")' in code
+    names: dict[str, object] = {}
+    exec(code.rpartition("answer = ask")[0], names)
+    assert isinstance(names["ask"](["0.png", "1.png"], "answer en"), str)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "detect cat ; dog",
+        "Question: what?\nContext: none\nOptions: (A) b\nAnswer:",
+        "answer en  two  spaces \t ",
+        "答えて。 ¿qué? 🙂",
+        "",
+        "ends with a dot.",
+    ],
+)
+def test_the_processor_reads_a_prompt_as_the_run_does(prompt: str) -> None:
+    from PIL import Image
+
+    from finetune.data.batches.collator import Collator
+    from finetune.example import Example
+
+    processor = load_processor("tiny")
+    image = Image.new("RGB", (70, 50), "red")
+    ours = Collator(processor).build_prompts([Example("a", (image,), prompt, ())])["input_ids"]
+    plain = processor(text="<image>" + prompt, images=image, return_tensors="pt")["input_ids"]
+    assert ours.tolist() == plain.tolist()
+
+
+def test_the_boxes_of_an_answer_are_read_by_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image, ImageOps
+
+    from finetune.codecs.boxes import decode_boxes
+
+    answer = "<loc0102><loc0000><loc1023><loc0307> cup ; <loc0001><loc0002><loc0003><loc0004> hot dog"
+    monkeypatch.chdir(tmp_path)
+    turned = Image.new("RGB", (40, 30))
+    exif = turned.getexif()
+    exif[274] = 6
+    turned.save("image.jpg", exif=exif)
+    printed: list[tuple[object, ...]] = []
+    names = {
+        "answer": answer,
+        "Image": Image,
+        "ImageOps": ImageOps,
+        "print": lambda *row: printed.append(row),
+    }
+    exec(show_decoding(1023), names)
+    expected = [(one.label, *one.box_xyxy) for one in decode_boxes(answer, (40, 30)).objects]
+    assert printed == [(label, *map(pytest.approx, box)) for label, *box in expected]
+    assert len(show_decoding(1023).splitlines()) <= 9
