@@ -21,10 +21,11 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "finetune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-EVERYWHERE = {"errors", "example", "option", "progress", "strict_json"}
+EVERYWHERE = {"errors", "example", "hub", "option", "progress", "strict_json"}
 MAY_IMPORT = {
     "errors": set(),
     "example": set(),
+    "hub": set(),
     "option": set(),
     "strict_json": set(),
     "signals": set(),
