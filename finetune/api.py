@@ -20,6 +20,7 @@ from finetune.run.folder import RunFolder
 if TYPE_CHECKING:
     from finetune.assembly.predictor import Predictor
     from finetune.assembly.prompts import Given
+    from finetune.publish.results import PushResult
     from finetune.result import (
         CompareResult,
         EvaluateResult,
@@ -170,6 +171,19 @@ def compare(*folders: str | Path, **options: object) -> "CompareResult":
         UserError: a folder holds no finished run.
     """
     return cast("CompareResult", run_job("compare", list(map(str, folders)), options))
+
+
+def push(*words: str, **options: object) -> "PushResult":
+    """Publish a finished run (`run=FOLDER`) on the Hub (`repo=USER/NAME`), as one commit.
+
+    Args:
+        words: `key=value`, as on the command line.
+        options: values by key.
+
+    Raises:
+        UserError: the run is not finished, a file has a secret in it, or the Hub refuses the push.
+    """
+    return cast("PushResult", run_job("push", words, options))
 
 
 def load(*words: str, **options: object) -> "Predictor":

@@ -29,6 +29,9 @@ HTTP = importlib.import_module(HfHubHTTPError.__mro__[1].__module__.split(".")[0
 
 LOG_IN = "run `hf auth login`, or set HF_TOKEN"
 
+REPOSITORY = "repository"
+"""What something is pushed to, among the kinds that messages name."""
+
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed."""
 
@@ -89,10 +92,9 @@ def explain_gated(kind: str, name: str) -> str:
 
 def explain_missing(kind: str, name: str) -> str:
     """Return the message for a repository that does not exist, or is hidden."""
+    elsewhere = "" if kind == REPOSITORY else ", nor a folder of that name"
     who = f"nobody is logged in: {LOG_IN}" if get_token() is None else "the token in use may not read it"
-    return (
-        f"There is no {kind} `{name}` on the Hub, nor a folder of that name; or it is private, and {who}."
-    )
+    return f"There is no {kind} `{name}` on the Hub{elsewhere}; or it is private, and {who}."
 
 
 def explain_revision(kind: str, name: str, revision: str | None) -> str:
@@ -150,6 +152,8 @@ def _explain_one(error: BaseException, kind: str, name: str, revision: str | Non
         return explain_revision(kind, name, revision)
     if isinstance(error, RepositoryNotFoundError):
         return explain_missing(kind, name)
+    if isinstance(error, OfflineModeIsEnabled) and kind == REPOSITORY:
+        return f"{subject} cannot be reached, because HF_HUB_OFFLINE=1 forbids it: unset it."
     if isinstance(error, OfflineModeIsEnabled):
         return (
             f"{subject} is not in the local cache, and the Hub cannot be reached, because HF_HUB_OFFLINE=1 "
@@ -169,8 +173,8 @@ def _explain_one(error: BaseException, kind: str, name: str, revision: str | Non
 def _explain_status(error: Any, subject: str) -> str:
     """Return the meaning of an answer of the Hub that is no file."""
     status = int(error.response.status_code)
-    said = " ".join(str(getattr(error, "server_message", None) or "").split())[:300]
-    quoted = f" It says: {said}" if said else ""
+    said = " ".join(str(getattr(error, "server_message", None) or "").split())[:300].rstrip(".")
+    quoted = f" It says: {said}." if said else ""
     if status == 401:
         return (
             f"{subject}: the Hub does not accept the token (401). It may be mistyped, expired or "
@@ -214,7 +218,8 @@ def _lost(error: BaseException) -> str:
 def _network(kind: str) -> str:
     proxy = next((key for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY") if os.environ.get(key)), None)
     also = f" and the proxy in {proxy}" if proxy else ""
-    return f"Check the network{also}, or give a folder{_shipped(kind)}."
+    instead = "" if kind == REPOSITORY else f", or give a folder{_shipped(kind)}"
+    return f"Check the network{also}{instead}."
 
 
 def _shipped(kind: str) -> str:

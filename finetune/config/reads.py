@@ -42,7 +42,7 @@ def check_options(job: str, words: list[str]) -> None:
         )
     if job == "predict" and not {"run", "model", "model.path"} & set(keys):
         problems.append("Which model? run=FOLDER (a finished run), or model=ID.")
-    if job == "report" and "run" not in keys:
+    if job in {"report", "push"} and "run" not in keys:
         problems.append("Which run? run=FOLDER (a finished run).")
     messages = [problem for problem in problems if problem]
     if messages:

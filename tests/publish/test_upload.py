@@ -1,0 +1,168 @@
+"""One commit to a Hub that fails: what the client does, from the server's log."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from finetune.errors import UserError
+from finetune.publish import upload
+from finetune.publish.contents import Contents
+from finetune.publish.options import PushOptions
+from finetune.publish.results import PushResult
+
+if TYPE_CHECKING:
+    from tests.hub.client import ConnectedHub
+
+CARD = b"---\nlicense: gemma\n---\n# Digits\n"
+FILES = {"README.md": CARD, "config.yaml": b"seed: 0\n", "adapter_model.safetensors": bytes(90_000)}
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(upload, "_sleep", lambda seconds: None)
+    file = tmp_path / "adapter_model.safetensors"
+    file.write_bytes(FILES["adapter_model.safetensors"])
+    return file
+
+
+def push(weights: Path, **options: Any) -> PushResult:
+    destination = upload.check_destination(PushOptions(repo="ann/digits", **options))
+    files: dict[str, Path | bytes] = {name: FILES[name] for name in ("README.md", "config.yaml")}
+    files[weights.name] = weights
+    return upload.push(Contents(files), destination, "Push digits")
+
+
+def refusal(weights: Path) -> str:
+    with pytest.raises(UserError) as error:
+        push(weights)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("where", "fault"),
+    [
+        ("GET /api/whoami", {"status": 503}),
+        ("GET /api/models/ann/digits$", {"status": 500}),
+        ("POST /api/repos/create", {"status": 429, "retry_after": 2}),
+        ("POST /api/validate-yaml", {"status": 502}),
+        ("POST .*/preupload/", {"status": 500, "times": 2}),
+        ("POST .*/objects/batch", {"status": 503}),
+        ("PUT /objects/", {"status": 503}),
+        ("PUT /objects/", {"cut": 1000}),
+        ("POST /api/verify/", {"status": 500}),
+        ("POST .*/commit/", {"status": 503}),
+        ("POST .*/commit/", {"cut": 10}),
+        ("GET .*/tree/", {"status": 500}),
+        ("GET .*/refs", {"cut": 3}),
+    ],
+)
+def test_a_failure_that_passes_is_overcome(
+    weights: Path, hub: "ConnectedHub", where: str, fault: dict[str, Any]
+) -> None:
+    hub.fail_next(where, **fault)
+    push(weights)
+    assert len(hub.asked(where)) > fault.get("times", 1)
+    assert hub.files("ann/digits") == FILES
+    assert hub.commits("ann/digits") == ["Push digits"]
+
+
+def test_a_commit_whose_answer_was_lost_is_not_made_twice(weights: Path, hub: "ConnectedHub") -> None:
+    hub.fail_next("POST .*/commit/", 503, then=hub.answer_last)
+    assert push(weights).changed
+    assert [one.status for one in hub.asked("POST .*/commit/")] == [503, 412]
+    assert hub.commits("ann/digits") == ["Push digits"]
+
+
+@pytest.mark.parametrize(
+    ("where", "fault", "expected"),
+    [
+        ("POST .*/commit/", {"status": 500, "times": -1}, "the Hub cannot answer now (status 500)"),
+        (
+            "POST .*/commit/",
+            {"status": 403},
+            "forbids this to the token in use (403). It says: no.",
+        ),
+        ("POST .*/commit/", {"status": 409}, "the Hub refuses the request (status 409)"),
+        ("POST .*/commit/", {"cut": 10, "times": -1}, "the connection was cut"),
+        ("POST .*/preupload/", {"status": 404, "code": "RepoNotFound"}, "There is no repository"),
+        ("PUT /objects/", {"status": 403}, "forbids this to the token in use (403)"),
+        ("PUT /objects/", {"cut": 99, "times": -1}, "the connection was cut"),
+        ("POST /api/repos/create", {"status": 403}, "forbids this to the token in use (403)"),
+        (
+            "POST /api/repos/create",
+            {"status": 429, "retry_after": 4000},
+            "Try again in 4000 seconds",
+        ),
+    ],
+)
+def test_a_failure_that_stays_publishes_nothing_and_the_next_push_goes_on(
+    weights: Path, hub: "ConnectedHub", where: str, fault: dict[str, Any], expected: str
+) -> None:
+    hub.fail_next(where, message="no", **fault)
+    message = refusal(weights)
+    assert expected in message
+    assert "Nothing was published; the same command goes on with what is missing." in message
+    assert ("model", "ann/digits") not in hub.repositories or hub.files("ann/digits") == {}
+    hub.faults.clear()
+    arrived = set(hub.objects)
+    before = len(hub.log)
+    push(weights)
+    assert hub.files("ann/digits") == FILES
+    again = {one.path.rpartition("/")[2] for one in hub.log[before:] if one.method == "PUT"}
+    assert not again & arrived
+
+
+def test_a_commit_by_somebody_else_meanwhile_is_left_as_it_is(weights: Path, hub: "ConnectedHub") -> None:
+    hub.fail_next("POST .*/commit/", then=lambda: _add(hub))
+    assert "the branch main got another commit during the push" in refusal(weights)
+    assert hub.files("ann/digits") == {"mine.txt": b"mine"}
+
+
+def test_a_repository_that_has_something_else_afterwards_is_reported(
+    weights: Path, hub: "ConnectedHub"
+) -> None:
+    hub.fail_next("POST .*/commit/", then=lambda: hub.objects.update(dict.fromkeys(hub.objects, b"other")))
+    assert re.search(r"ann/digits does not have what was sent: \S+safetensors", refusal(weights))
+
+
+def _add(hub: "ConnectedHub") -> None:
+    hub.add("ann/digits", {"mine.txt": b"mine"})
+
+
+def test_a_card_that_the_hub_refuses_is_named_before_anything_is_uploaded(
+    weights: Path, hub: "ConnectedHub"
+) -> None:
+    destination = upload.check_destination(PushOptions(repo="ann/digits"))
+    with pytest.raises(UserError, match="The Hub refuses the model card: .*must be an object"):
+        upload.push(
+            Contents({"README.md": b"---\n- a\n---\n", "model.safetensors": weights}), destination, "x"
+        )
+    assert hub.files("ann/digits") == {}
+    assert not hub.asked("PUT ")
+
+
+def test_a_wait_that_the_hub_asks_for_is_kept(
+    weights: Path, hub: "ConnectedHub", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(upload, "_sleep", waited.append)
+    hub.fail_next("GET /api/whoami", 429, retry_after=9)
+    hub.fail_next("POST .*/commit/", 500, times=2)
+    push(weights)
+    assert waited == [9, 1, 4]
+
+
+def test_a_long_file_goes_in_parts_and_the_token_stays_at_the_hub(
+    weights: Path, hub: "ConnectedHub"
+) -> None:
+    hub.part_size = 40_000
+    push(weights)
+    parts = hub.asked("PUT .*/parts/")
+    assert [(len(one.body), one.account) for one in parts] == [
+        (40_000, None),
+        (40_000, None),
+        (10_000, None),
+    ]
