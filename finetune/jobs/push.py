@@ -7,6 +7,7 @@ all if a file has a token or a password in it. The repository is private unless 
 one commit; a second push of the same makes none.
 """
 
+import importlib.util
 import logging
 import shlex
 import tempfile
@@ -30,6 +31,9 @@ from finetune.run.out_folder import OutFolder
 from finetune.run.results import read_metrics
 
 log = logging.getLogger(__name__)
+
+MERGED_DTYPE = "bfloat16"
+"""Format of the merged model that is pushed: that of published checkpoints."""
 
 
 def run(options: Push, launch: Launch) -> PushResult:
@@ -157,10 +161,31 @@ def prepared(options: PushOptions, settings: RunConfig, folder: RunFolder) -> It
 
 def write_readme(options: PushOptions, folder: RunFolder, result: Path) -> str:
     """Return the text of README.md: a card that names the repository, or the one that a user changed."""
-    file = result / CARD
-    return file.read_text(encoding="utf-8") if file.is_file() else f"# {folder.root.absolute().name}\n"
+    file = find_result(folder) / CARD
+    own = file.read_text(encoding="utf-8") if file.is_file() else None
+    if importlib.util.find_spec("finetune.publish.card") is None:
+        return own or f"# {folder.root.absolute().name}\n"
+    card = importlib.import_module("finetune.publish.card")
+    if own is not None and card.is_edited(own):
+        log.info("%s was changed by hand and is sent as it is", file)
+        return own
+    facts = importlib.import_module("finetune.publish.facts").read_facts(folder.root)
+    merged = MERGED_DTYPE if options.weights == Weights.merged else None
+    return str(card.write_card(facts, options.repo, merged))
 
 
 def merge_into(settings: RunConfig, folder: RunFolder, target: Path) -> Path:
-    """Merge a run's adapter into its base, and return the folder of the model."""
-    raise UserError("weights=merged is not there yet.")
+    """Merge a run's adapter into its base, and return the folder of the model.
+
+    Raises:
+        UserError: the merged model does not compute what the adapter computes.
+    """
+    jobs = importlib.import_module("finetune.config.jobs")
+    if not hasattr(jobs, "Merge"):
+        raise UserError("weights=merged needs the job `merge`, which this version does not have.")
+    shared = {one.name: getattr(settings, one.name) for one in fields(RunConfig)}
+    shared |= {name: None for name in shared if name in {"adapter", "adapter_revision"}}
+    options = jobs.Merge(**shared, run=str(folder.root), out=str(target))
+    merge = importlib.import_module("finetune.jobs.merge")
+    merge.run(options, Launch(folder.root, "", []))
+    return target
