@@ -79,6 +79,30 @@ def explain(error: BaseException, kind: str, name: str, revision: str | None = N
     return None
 
 
+def explain_dataset(error: BaseException, name: str, revision: str | None = None) -> str | None:
+    """Return what an error of `datasets` means if the Hub is its reason; None if it is not.
+
+    Args:
+        error: as it was raised.
+        name: USER/NAME.
+        revision: that was asked for.
+    """
+    if type(error).__name__ == "DatasetNotFoundError":  # whose cause `datasets` has removed
+        text = str(error)
+        if text.startswith("Revision "):
+            return explain_revision("dataset", name, revision)
+        return (explain_gated if "is a gated dataset" in text else explain_missing)("dataset", name)
+    for one in (error, error.__context__):  # `datasets` raises its own in place of the client's
+        reason = None if one is None else explain(one, "dataset", name, revision)
+        if reason is not None:
+            return reason
+    if isinstance(error, ConnectionError):  # of `datasets`, which has removed the cause
+        return (
+            f"The dataset `{name}` cannot be reached: {' '.join(str(error).split())}. {_network('dataset')}"
+        )
+    return None
+
+
 def explain_gated(kind: str, name: str) -> str:
     """Return the message for a repository whose files need permission."""
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}"

@@ -9,6 +9,7 @@ import huggingface_hub.constants
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset, Features, Image, Value
 
 from finetune.data.images import encode_png
 from finetune.data.published import Hub
@@ -19,6 +20,8 @@ from tests.hub.server import READER, STRANGER
 
 if TYPE_CHECKING:
     from tests.hub.client import ConnectedHub
+
+Command = Callable[..., tuple[int, str, str]]
 
 BASE = {file.name: file.read_bytes() for file in TINY_BASE.iterdir() if file.is_file()}
 
@@ -188,3 +191,52 @@ def test_weights_and_processor_have_the_same_messages(hub: "ConnectedHub") -> No
     shutil.rmtree(hub.home)
     for load in (lambda: load_processor("ann/model"), lambda: load_model("ann/model", config)):
         assert "does not accept the token" in refusal(load)
+
+
+def test_data_on_the_hub_are_recognized_and_loaded(hub: "ConnectedHub", command: Command) -> None:
+    rows = Dataset.from_dict(
+        {"image": [noise_image(number) for number in range(3)], "caption": ["a cup"] * 3},
+        features=Features({"image": Image(), "caption": Value("string")}),
+    )
+    stream = io.BytesIO()
+    rows.to_parquet(stream)
+    for split in ("train", "validation"):
+        hub.add("ann/cups", {f"data/{split}-00000-of-00001.parquet": stream.getvalue()}, kind="dataset")
+    hub.repositories["dataset", "ann/cups"].private = True
+    words = ("data=ann/cups", "model=tiny")
+    code, out, err = command("plan", *words, "trainer.global_batch_size=1")
+    assert code == 0, err
+    assert "dataset.path=ann/cups" in out
+    assert "3 train and 3 validation examples" in out
+    assert [one.account for one in hub.asked("GET /objects")] == [None] * len(hub.asked("GET /objects"))
+
+
+@pytest.mark.parametrize(
+    ("token", "gated", "expected"),
+    [
+        (None, False, "There is no dataset `ann/cups` on the Hub"),
+        (STRANGER, True, "The dataset `ann/cups` is gated"),
+    ],
+)
+def test_data_on_the_hub_that_may_not_be_read_say_so(
+    hub: "ConnectedHub",
+    monkeypatch: pytest.MonkeyPatch,
+    command: Command,
+    token: str | None,
+    gated: bool,
+    expected: str,
+) -> None:
+    repository = hub.add("ann/cups", {"data/train-0.parquet": table()}, kind="dataset")
+    repository.private, repository.gated = not gated, gated
+    hub.login(monkeypatch, token)
+    code, _, err = command("plan", "data=ann/cups", "model=tiny")
+    assert code == 2
+    assert f"error: data=ann/cups: no such file or folder here. {expected}" in err
+
+
+def test_data_on_a_hub_that_is_away_say_so(hub: "ConnectedHub", command: Command) -> None:
+    hub.stop()
+    code, _, err = command("plan", "data=ann/cups", "model=tiny")
+    assert code == 2
+    assert "data=ann/cups: no such file or folder here." in err
+    assert "ann/cups` cannot be reached" in err

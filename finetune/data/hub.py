@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Image, List, config, load_dataset, load_from_disk
-from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import constants
 
 from finetune.data.hub_rows import Shaper, holds_images
@@ -15,7 +14,7 @@ from finetune.data.published import Hub, HubSource
 from finetune.data.release import select_split, split_names
 from finetune.data.rows import Splits, hold_out_rows
 from finetune.errors import UserError
-from finetune.hub import explain, explain_gated, explain_missing, explain_revision
+from finetune.hub import explain_dataset
 
 _NETWORK = {"httpx", "httpcore", "requests", "urllib3", "huggingface_hub", "aiohttp", "socket"}
 """Packages whose errors are network errors, of files that are not on the Hub."""
@@ -70,16 +69,11 @@ def _load_saved(path: str, split: str) -> Dataset:
 
 def _explain(path: str, split: str, error: Exception, revision: str | None = None) -> str:
     """Return the meaning of an error of `load_dataset` in one line, and a remedy."""
-    cause = error if error.__cause__ is None or isinstance(error, DatasetNotFoundError) else error.__cause__
+    cause = error.__cause__ or error
     text = " ".join(str(cause).split())[:400]
-    if isinstance(error, DatasetNotFoundError):  # whose cause `datasets` has removed
-        if text.startswith("Revision "):
-            return explain_revision("dataset", path, revision)
-        return (explain_gated if "is a gated dataset" in text else explain_missing)("dataset", path)
-    for one in (error, error.__context__):  # `datasets` raises its own in place of the Hub's
-        reason = None if one is None else explain(one, "dataset", path, revision)
-        if reason is not None:
-            return reason
+    reason = explain_dataset(error, path, revision)
+    if reason is not None:
+        return reason
     if isinstance(error, RuntimeError) and "scripts are no longer supported" in text:
         return (
             f"The dataset `{path}` has a loading script, which is never run ({text}). Use a copy in "

@@ -253,56 +253,6 @@ def test_weights_that_the_run_did_not_write_are_refused(
     assert hub.log == []
 
 
-def add_public(hub: "ConnectedHub", _: pytest.MonkeyPatch) -> None:
-    hub.add("ann/digits")
-
-
-def add_dataset(hub: "ConnectedHub", _: pytest.MonkeyPatch) -> None:
-    hub.add("ann/digits", kind="dataset")
-
-
-def add_tag(hub: "ConnectedHub", _: pytest.MonkeyPatch) -> None:
-    repository = hub.add("ann/digits", private=True)
-    repository.tags["v1"] = repository.branches["main"]
-
-
-def as_account(token: str | None) -> Callable[["ConnectedHub", pytest.MonkeyPatch], None]:
-    return lambda hub, patch: hub.login(patch, token)
-
-
-@pytest.mark.parametrize(
-    ("change", "words", "expected"),
-    [
-        pytest.param(as_account(None), [], "Nobody is logged in to the Hub", id="no token"),
-        pytest.param(as_account(READER), [], "The token of `ann` may only read", id="read-only"),
-        pytest.param(as_account("hf_" + "x" * 30), [], "does not accept the token (401)", id="unknown"),
-        pytest.param(
-            as_account(STRANGER),
-            [],
-            "`bob`, who may not write there. Choose one of: bob/digits",
-            id="another's",
-        ),
-        pytest.param(add_public, [], "ann/digits is public on the Hub, but private=true", id="public"),
-        pytest.param(add_dataset, [], "ann/digits is a dataset on the Hub", id="a dataset"),
-        pytest.param(add_tag, ["revision=v1"], "revision=v1 is a tag or a commit", id="a tag"),
-    ],
-)
-def test_a_place_that_cannot_be_written_is_refused(
-    run: Path,
-    hub: "ConnectedHub",
-    monkeypatch: pytest.MonkeyPatch,
-    command: Command,
-    change: Callable[["ConnectedHub", pytest.MonkeyPatch], None],
-    words: list[str],
-    expected: str,
-) -> None:
-    change(hub, monkeypatch)
-    before = set(hub.repositories)
-    assert expected in refused(command, *PUSH, *words)
-    assert set(hub.repositories) == before
-    assert not [one for one in hub.log if one.method in {"POST", "PUT", "DELETE"}]
-
-
 def test_a_public_repository_is_made_and_written_if_asked_for(
     run: Path, hub: "ConnectedHub", command: Command
 ) -> None:

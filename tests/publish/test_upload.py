@@ -1,6 +1,7 @@
 """One commit to a Hub that fails: what the client does, from the server's log."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from finetune.publish import upload
 from finetune.publish.contents import Contents
 from finetune.publish.options import PushOptions
 from finetune.publish.results import PushResult
+from tests.hub.server import READER, STRANGER
 
 if TYPE_CHECKING:
     from tests.hub.client import ConnectedHub
@@ -34,9 +36,9 @@ def push(weights: Path, **options: Any) -> PushResult:
     return upload.push(Contents(files), destination, "Push digits")
 
 
-def refusal(weights: Path) -> str:
+def refusal(weights: Path, **options: Any) -> str:
     with pytest.raises(UserError) as error:
-        push(weights)
+        push(weights, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -166,3 +168,52 @@ def test_a_long_file_goes_in_parts_and_the_token_stays_at_the_hub(
         (40_000, None),
         (10_000, None),
     ]
+
+
+def add_public(hub: "ConnectedHub", _: pytest.MonkeyPatch) -> None:
+    hub.add("ann/digits")
+
+
+def add_dataset(hub: "ConnectedHub", _: pytest.MonkeyPatch) -> None:
+    hub.add("ann/digits", kind="dataset")
+
+
+def add_tag(hub: "ConnectedHub", _: pytest.MonkeyPatch) -> None:
+    repository = hub.add("ann/digits", private=True)
+    repository.tags["v1"] = repository.branches["main"]
+
+
+def as_account(token: str | None) -> Callable[["ConnectedHub", pytest.MonkeyPatch], None]:
+    return lambda hub, patch: hub.login(patch, token)
+
+
+@pytest.mark.parametrize(
+    ("change", "revision", "expected"),
+    [
+        pytest.param(as_account(None), None, "Nobody is logged in to the Hub", id="no token"),
+        pytest.param(as_account(READER), None, "The token of `ann` may only read", id="read-only"),
+        pytest.param(as_account("hf_" + "x" * 30), None, "does not accept the token (401)", id="unknown"),
+        pytest.param(
+            as_account(STRANGER),
+            None,
+            "`bob`, who may not write there. Choose one of: bob/digits",
+            id="another's",
+        ),
+        pytest.param(add_public, None, "ann/digits is public on the Hub, but private=true", id="public"),
+        pytest.param(add_dataset, None, "ann/digits is a dataset on the Hub", id="a dataset"),
+        pytest.param(add_tag, "v1", "revision=v1 is a tag or a commit", id="a tag"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_without_a_change(
+    weights: Path,
+    hub: "ConnectedHub",
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[["ConnectedHub", pytest.MonkeyPatch], None],
+    revision: str | None,
+    expected: str,
+) -> None:
+    change(hub, monkeypatch)
+    before = set(hub.repositories)
+    assert expected in refusal(weights, revision=revision)
+    assert set(hub.repositories) == before
+    assert not [one for one in hub.log if one.method in {"POST", "PUT", "DELETE"}]
