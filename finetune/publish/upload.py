@@ -25,7 +25,7 @@ from huggingface_hub.utils.tqdm import (
 
 from finetune.errors import UserError
 from finetune.hub import LOG_IN, REPOSITORY, explain, find_status, find_wait, is_transient
-from finetune.publish.contents import Contents, is_allowed
+from finetune.publish.contents import CARD, Contents, is_allowed
 from finetune.publish.options import PushOptions
 from finetune.publish.results import PushResult
 
@@ -37,6 +37,8 @@ WAITS = (1.0, 4.0, 16.0)
 """Seconds before each further attempt of a request that the client does not repeat by itself."""
 _PATIENCE = 300
 """Seconds; a Hub that wants a longer wait is not waited for."""
+_OF_A_PUSH = {"config.yaml", "metrics.json"}
+"""Files of every push, and of hardly anything else."""
 _MOVED = 412
 """Status of a commit on a branch that has got another commit meanwhile."""
 
@@ -108,10 +110,12 @@ def push(contents: Contents, to: Destination, message: str) -> PushResult:
     with _explaining(to.repo, "Nothing was published; the same command goes on with what is missing."):
         if not to.exists:
             _ask(lambda: api.create_repo(to.repo, private=to.private, exist_ok=True))
-        parent = _open_branch(api, to)
+        parent = _find_start(api, to)
+        there = _list_files(api, to.repo, parent)
+        _check_earlier(there, to.repo)
+        _open_branch(api, to)
         additions = [CommitOperationAdd(name, content) for name, content in contents.files.items()]
         # Files of an earlier push that this one does not have, such as a model where now an adapter is.
-        there = _list_files(api, to.repo, parent)
         stale = tuple(name for name in there if name not in contents.files and is_allowed(name))
         deletions = [CommitOperationDelete(name) for name in stale]
         with _quiet_bars():
@@ -149,22 +153,43 @@ def _find(api: HfApi, repo: str, kind: str) -> Any:
         return None
 
 
-def _open_branch(api: HfApi, to: Destination) -> str:
-    """Return the last commit of the branch, which is made if it does not exist.
+def _find_start(api: HfApi, to: Destination) -> str:
+    """Return the last commit of the branch, or of main if the branch does not exist yet.
 
     Raises:
-        UserError: it is a tag or a commit.
+        UserError: its name is that of a tag or a commit.
     """
     refs = _ask(lambda: api.list_repo_refs(to.repo))
-    names = {branch.name: branch.target_commit for branch in refs.branches}
-    if to.branch in names:
-        return names[to.branch]
+    heads = {branch.name: branch.target_commit for branch in refs.branches}
+    if to.branch in heads:
+        return heads[to.branch]
     try:
         _ask(lambda: api.repo_info(to.repo, revision=to.branch))
     except RevisionNotFoundError:
-        _ask(lambda: api.create_branch(to.repo, branch=to.branch, exist_ok=True))
-        return str(_ask(lambda: api.repo_info(to.repo, revision=to.branch)).sha)
+        return heads[constants.DEFAULT_REVISION]
     raise UserError(f"revision={to.branch} is a tag or a commit of {to.repo}: a push needs a branch.")
+
+
+def _check_earlier(there: dict[str, RepoFile], repo: str) -> None:
+    """Refuse a repository whose files a push would replace, and no push wrote.
+
+    Raises:
+        UserError: names some of them.
+    """
+    if there.keys() >= _OF_A_PUSH:
+        return
+    foreign = [name for name in there if is_allowed(name) and name != CARD]
+    if foreign:
+        raise UserError(
+            f"{repo} has {', '.join(foreign[:3])}, which no push wrote: nothing in it is touched. Choose "
+            "another name."
+        )
+
+
+def _open_branch(api: HfApi, to: Destination) -> None:
+    """Make the branch if it does not exist, from main."""
+    if to.branch != constants.DEFAULT_REVISION:
+        _ask(lambda: api.create_branch(to.repo, branch=to.branch, exist_ok=True))
 
 
 def _commit(

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from tests.hub.client import ConnectedHub
 
 CARD = b"---\nlicense: gemma\n---\n# Digits\n"
-FILES = {"README.md": CARD, "config.yaml": b"seed: 0\n", "adapter_model.safetensors": bytes(90_000)}
+FILES = {
+    "README.md": CARD,
+    "config.yaml": b"seed: 0\n",
+    "metrics.json": b"{}\n",
+    "adapter_model.safetensors": bytes(90_000),
+}
 
 
 @pytest.fixture
@@ -31,7 +36,9 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def push(weights: Path, **options: Any) -> PushResult:
     destination = upload.check_destination(PushOptions(repo="ann/digits", **options))
-    files: dict[str, Path | bytes] = {name: FILES[name] for name in ("README.md", "config.yaml")}
+    files: dict[str, Path | bytes] = {
+        name: FILES[name] for name in ("README.md", "config.yaml", "metrics.json")
+    }
     files[weights.name] = weights
     return upload.push(Contents(files), destination, "Push digits")
 
@@ -217,3 +224,21 @@ def test_a_place_that_cannot_be_written_is_refused_without_a_change(
     assert expected in refusal(weights, revision=revision)
     assert set(hub.repositories) == before
     assert not [one for one in hub.log if one.method in {"POST", "PUT", "DELETE"}]
+
+
+@pytest.mark.parametrize("revision", [None, "v1"])
+def test_files_that_no_push_wrote_are_not_replaced(
+    weights: Path, hub: "ConnectedHub", revision: str | None
+) -> None:
+    theirs = {"model.safetensors": b"theirs", "config.json": b"{}"}
+    hub.add("ann/digits", {**theirs, "LICENSE": b"theirs"}, private=True)
+    message = refusal(weights, revision=revision)
+    assert "ann/digits has config.json, model.safetensors, which no push wrote" in message
+    assert hub.files("ann/digits") == {**theirs, "LICENSE": b"theirs"}
+    assert not [one for one in hub.log if one.method in {"POST", "PUT", "DELETE"}]
+
+
+def test_a_repository_with_a_first_readme_is_filled(weights: Path, hub: "ConnectedHub") -> None:
+    hub.add("ann/digits", {"README.md": b"mine", "LICENSE": b"mine"}, private=True)
+    push(weights)
+    assert hub.files("ann/digits") == {**FILES, "LICENSE": b"mine"}
