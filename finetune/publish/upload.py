@@ -110,10 +110,11 @@ def push(contents: Contents, to: Destination, message: str) -> PushResult:
     with _explaining(to.repo, "Nothing was published; the same command goes on with what is missing."):
         if not to.exists:
             _ask(lambda: api.create_repo(to.repo, private=to.private, exist_ok=True))
-        parent = _find_start(api, to)
+        parent, is_new = _find_start(api, to)
         there = _list_files(api, to.repo, parent)
         _check_earlier(there, to.repo)
-        _open_branch(api, to)
+        if is_new:
+            _ask(lambda: api.create_branch(to.repo, branch=to.branch, exist_ok=True))
         additions = [CommitOperationAdd(name, content) for name, content in contents.files.items()]
         # Files of an earlier push that this one does not have, such as a model where now an adapter is.
         stale = tuple(name for name in there if name not in contents.files and is_allowed(name))
@@ -153,8 +154,8 @@ def _find(api: HfApi, repo: str, kind: str) -> Any:
         return None
 
 
-def _find_start(api: HfApi, to: Destination) -> str:
-    """Return the last commit of the branch, or of main if the branch does not exist yet.
+def _find_start(api: HfApi, to: Destination) -> tuple[str, bool]:
+    """Return the last commit of the branch; if there is no such branch yet, that of main, and True.
 
     Raises:
         UserError: its name is that of a tag or a commit.
@@ -162,11 +163,11 @@ def _find_start(api: HfApi, to: Destination) -> str:
     refs = _ask(lambda: api.list_repo_refs(to.repo))
     heads = {branch.name: branch.target_commit for branch in refs.branches}
     if to.branch in heads:
-        return heads[to.branch]
+        return heads[to.branch], False
     try:
         _ask(lambda: api.repo_info(to.repo, revision=to.branch))
     except RevisionNotFoundError:
-        return heads[constants.DEFAULT_REVISION]
+        return heads[constants.DEFAULT_REVISION], True
     raise UserError(f"revision={to.branch} is a tag or a commit of {to.repo}: a push needs a branch.")
 
 
@@ -184,12 +185,6 @@ def _check_earlier(there: dict[str, RepoFile], repo: str) -> None:
             f"{repo} has {', '.join(foreign[:3])}, which no push wrote: nothing in it is touched. Choose "
             "another name."
         )
-
-
-def _open_branch(api: HfApi, to: Destination) -> None:
-    """Make the branch if it does not exist, from main."""
-    if to.branch != constants.DEFAULT_REVISION:
-        _ask(lambda: api.create_branch(to.repo, branch=to.branch, exist_ok=True))
 
 
 def _commit(

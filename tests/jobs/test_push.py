@@ -293,6 +293,9 @@ def test_a_training_pushes_at_its_end(empty: Path, hub: "ConnectedHub", command:
     assert set(hub.files("ann/digits", "first")) == SENT
     assert "pushed: " in out
     assert "push" not in (empty / "runs/quickstart/config.yaml").read_text()
+    written = [file.read_bytes() for file in (empty / "runs").rglob("*") if file.is_file()]
+    assert not [content for content in [*written, hub.received()] if WRITER.encode() in content]
+    assert WRITER not in out + err
 
 
 def test_a_training_whose_push_fails_is_complete_and_says_how_to_push(
