@@ -7,7 +7,7 @@ all if a file has a token or a password in it. The repository is private unless 
 one commit; a second push of the same makes none.
 """
 
-import importlib.util
+import importlib
 import logging
 import shlex
 import tempfile
@@ -21,7 +21,9 @@ from finetune.config.schema import RunConfig
 from finetune.errors import UserError
 from finetune.hub import is_transient
 from finetune.model.load import TINY_BASE
-from finetune.publish.contents import CARD, Contents, collect
+from finetune.publish.card import CARD, is_edited, write_card
+from finetune.publish.contents import Contents, collect
+from finetune.publish.facts import read_facts
 from finetune.publish.options import PushAtEnd, PushOptions, Weights
 from finetune.publish.results import PushResult
 from finetune.publish.upload import check_destination, push
@@ -152,26 +154,22 @@ def prepared(options: PushOptions, settings: RunConfig, folder: RunFolder) -> It
             result = merge_into(settings, folder, Path(stack.enter_context(scratch)) / "model")
         elif result == folder.adapter and settings.model.path == "tiny":
             base = TINY_BASE
-        readme = write_readme(options, folder, result)
+        readme = write_readme(options, folder)
         contents = collect(folder, result, readme, options.include, base)
         if contents.left_out:
             log.info("not sent: %s", ", ".join(contents.left_out))
         yield contents
 
 
-def write_readme(options: PushOptions, folder: RunFolder, result: Path) -> str:
+def write_readme(options: PushOptions, folder: RunFolder) -> str:
     """Return the text of README.md: a card that names the repository, or the one that a user changed."""
     file = find_result(folder) / CARD
     own = file.read_text(encoding="utf-8") if file.is_file() else None
-    if importlib.util.find_spec("finetune.publish.card") is None:
-        return own or f"# {folder.root.absolute().name}\n"
-    card = importlib.import_module("finetune.publish.card")
-    if own is not None and card.is_edited(own):
+    if own is not None and is_edited(own):
         log.info("%s was changed by hand and is sent as it is", file)
         return own
-    facts = importlib.import_module("finetune.publish.facts").read_facts(folder.root)
     merged = MERGED_DTYPE if options.weights == Weights.merged else None
-    return str(card.write_card(facts, options.repo, merged))
+    return write_card(read_facts(folder.root), options.repo, merged)
 
 
 def merge_into(settings: RunConfig, folder: RunFolder, target: Path) -> Path:

@@ -94,7 +94,6 @@ def run(options: Train, launch: Launch) -> TrainResult:
         processor = load_processor(options.model.path, options.model.revision)
         data = build_data(options, processor, metric)
         launch = record_settings(options, folder, launch, data)
-
         learner = build_learner(options, checkpoint, processor)
         evaluator = build_evaluator(
             options.evaluation, options.trainer, data.validation, data.evaluation_collator, metric

@@ -20,6 +20,7 @@ import yaml
 
 from finetune.config.secrets import find_secret_lines
 from finetune.errors import UserError
+from finetune.publish.card import CARD
 from finetune.publish.options import IMAGES, PREDICTIONS
 from finetune.publish.paths import Places, is_local, list_texts
 from finetune.run.files import read_json
@@ -27,7 +28,6 @@ from finetune.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-CARD = "README.md"
 _PROCESSOR = (
     "processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",

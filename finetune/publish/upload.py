@@ -25,7 +25,8 @@ from huggingface_hub.utils.tqdm import (
 
 from finetune.errors import UserError
 from finetune.hub import LOG_IN, REPOSITORY, explain, find_status, find_wait, is_transient
-from finetune.publish.contents import CARD, Contents, is_allowed
+from finetune.publish.card import CARD
+from finetune.publish.contents import Contents, is_allowed
 from finetune.publish.options import PushOptions
 from finetune.publish.results import PushResult
 
