@@ -216,8 +216,8 @@ class LocalHub:
         What a body has in base64, such as the files of a commit, comes decoded too.
         """
         bodies = [one.body for one in self.log]
-        coded = [match for body in bodies for match in re.findall(rb"[A-Za-z0-9+/]{16,}={0,2}", body)]
-        return b"\n".join([*bodies, *(base64.b64decode(text + b"=" * (-len(text) % 4)) for text in coded)])
+        coded = [text for body in bodies for text in re.findall(rb'"([A-Za-z0-9+/]+={0,2})"', body)]
+        return b"\n".join([*bodies, *(base64.b64decode(text) for text in coded if len(text) % 4 == 0)])
 
     def answer_last(self) -> None:
         """Do what the last request asks for, for a fault that loses only the answer."""

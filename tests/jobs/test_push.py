@@ -101,7 +101,9 @@ def test_a_dry_run_writes_the_folder_and_asks_nobody(
     code, _, err = command("push", "run=runs/quickstart", "dry_run=true")
     assert code == 2
     assert "overwrite=true" in err
-    assert command("push", "run=runs/quickstart", "dry_run=true", "overwrite=true")[0] == 0
+    assert (
+        command("push", "run=runs/quickstart", "dry_run=true", "overwrite=true", "repo=ann/digits")[0] == 0
+    )
     monkeypatch.setenv("HF_TOKEN", WRITER)
     assert command(*PUSH)[0] == 0
     assert hub.files("ann/digits") == {name: (folder / name).read_bytes() for name in SENT}
