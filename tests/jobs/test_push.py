@@ -1,8 +1,11 @@
 """Publishing a run: what is sent, to a Hub that answers as it should, and to one that does not."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -372,3 +375,27 @@ def test_what_was_pushed_is_loaded_from_the_hub_and_answers_alike(
     hub.login(monkeypatch, STRANGER)
     with pytest.raises(UserError, match="There is no adapter `ann/three`|`ann/two`"):
         ask("ann/three")
+
+
+@pytest.mark.slow
+def test_the_code_of_the_pushed_card_answers_elsewhere_without_this_package(
+    run: Path, hub: "ConnectedHub", tmp_path: Path
+) -> None:
+    image = next((run / "thumbnails/validation").iterdir())
+    own = finetune.predict(run=run, image=image, prefix="answer en which digit is this?")
+    finetune.push(run=run, repo="ann/digits")
+    [code] = re.findall(r"```python\n(.*?)```", hub.files("ann/digits")["README.md"].decode(), re.DOTALL)
+    code = (
+        code.replace('"image.jpg"', repr(str(image))) + "\nimport sys; assert 'finetune' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **hub.env, "HF_TOKEN": READER},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == next(iter(own.rows))["prediction"]
