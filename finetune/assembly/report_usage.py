@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from finetune.config.schema import RunConfig
+from finetune.model.load import resolve_path
 from finetune.run.folder import RunFolder
 
 
@@ -55,4 +56,4 @@ def _show_plain(options: RunConfig, folder: RunFolder, prompt: str) -> str:
 def _read_base(adapter: Path) -> str:
     """Return the model that the adapter was trained on, by the adapter's own file."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    return str(config["base_model_name_or_path"])
+    return resolve_path(str(config["base_model_name_or_path"]))
