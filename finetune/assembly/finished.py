@@ -9,11 +9,12 @@ from torch import nn
 from transformers import PaliGemmaConfig
 
 from finetune.assembly.mask_codec import use_mask_vae
-from finetune.assembly.model import half_dtype, load_base
+from finetune.assembly.model import check_adapter, half_dtype, load_base, read_adapter_for
 from finetune.config.jobs import Evaluate, Predict
 from finetune.errors import UserError
 from finetune.model.adapter import load_adapter
 from finetune.model.learning import check_one_format
+from finetune.model.origin import pin_revision, read_origin
 from finetune.run.checkpoints import check_weights
 from finetune.run.folder import RunFolder
 from finetune.run.results import read_metrics
@@ -24,15 +25,17 @@ FinishedJob = TypeVar("FinishedJob", Evaluate, Predict)
 def resolve_finished_run(config: FinishedJob, folder: RunFolder) -> FinishedJob:
     """Return a config whose model or adapter is a finished run's result, and whose mask VAE is the run's.
 
+    A base on the Hub gets the commit that the run was trained on, or without `run=` today's.
+
     Args:
-        config: options of the job; returned unchanged without `run=`.
+        config: options of the job.
         folder: folder of the run.
 
     Raises:
         UserError: the run has neither adapter nor model, or their files are not those that it wrote.
     """
     if config.run is None:
-        return config
+        return replace(config, model=pin_revision(config.model))
     if folder.mask_vae.is_file():
         config = use_mask_vae(config, folder.mask_vae)
     digests = read_metrics(folder).get("result", {}).get("sha256")
@@ -40,7 +43,8 @@ def resolve_finished_run(config: FinishedJob, folder: RunFolder) -> FinishedJob:
         if digests is not None and result.is_dir():
             check_weights(result, digests)
     if folder.adapter.is_dir():
-        return replace(config, adapter=str(folder.adapter))
+        model = pin_revision(config.model, read_origin(folder.environment))
+        return replace(config, model=model, adapter=str(folder.adapter))
     if folder.model.is_dir():
         return replace(config, model=replace(config.model, path=str(folder.model), revision=None))
     raise UserError(
@@ -52,14 +56,16 @@ def load_trained(config: Evaluate | Predict, checkpoint: PaliGemmaConfig) -> nn.
     """Load the model with its adapter on this process's device, in evaluation mode."""
     PartialState(cpu=not torch.cuda.is_available())
     half = half_dtype(config.trainer)
+    adapter = read_adapter_for(config, checkpoint, is_loaded=False)
     # What was trained is read in `learning_dtype`, so that a finished run has the values of its last
     # evaluation. Without run= it is not known which weights were trained.
     base = load_base(
         checkpoint, config.model, config.freeze, config.peft, half, trained=config.run is not None
     )
     model: nn.Module = base.to(PartialState().device)
-    if config.adapter is not None:
-        model = load_adapter(base, config.adapter, config.peft.bits)
+    if adapter is not None:
+        check_adapter(config, checkpoint, adapter)
+        model = load_adapter(base, adapter)
     if half is None:
         check_one_format(model)
     return model.eval()

@@ -15,7 +15,10 @@ from finetune.generation.options import GenerationOptions
 from finetune.option import MAY_BE_EMPTY, Range, option
 
 _PARTS = r"(dataset|task|metrics?)([.@].*)?"
-_MODEL = r"(model([.].*)?|adapter|trainer[.](bf16|fp16)|peft|peft[.](bits|quantize|double_quant))"
+_MODEL = (
+    r"(model([.].*)?|adapter(_revision|_base)?|trainer[.](bf16|fp16)"
+    r"|peft|peft[.](bits|quantize|double_quant))"
+)
 _ANSWERS = rf"(image[.].*|evaluation[.]({'|'.join(field.name for field in fields(GenerationOptions))}))"
 
 

@@ -13,9 +13,10 @@ _ROOTS = {"recipe", *(field.name for field in fields(RunConfig)), *chain(*map(ow
 
 _FIXED_BY_RUN = {
     "recipe": "the run's own config.yaml is the recipe",
-    "model": "the run names its own checkpoint",
-    "model.(path|revision|resolution|final_logit_softcap|llm_dropout)": "the run names its own checkpoint",
-    "adapter": "run=FOLDER brings its own adapter",
+    "model([.](path|revision|hub_id|resolution|final_logit_softcap|llm_dropout))?": (
+        "the run names its own checkpoint"
+    ),
+    "adapter(_revision)?": "run=FOLDER brings its own adapter",
     r"peft(\..*)?": "the run's adapter is fixed",
     "run_name|runs_dir|overwrite": "the scores are written into the run's own folder",
 }

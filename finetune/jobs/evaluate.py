@@ -7,7 +7,7 @@ recipe names data, task and metric, and the results get their own folder. Only t
 """
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from finetune.assembly.custom import build_metric
@@ -23,6 +23,7 @@ from finetune.evaluation.evaluate import Evaluation
 from finetune.metrics.doubts import Level
 from finetune.metrics.observe import find_doubts
 from finetune.model.load import load_config, load_processor
+from finetune.model.origin import Origin, find_origin
 from finetune.processes import join_processes, on_main
 from finetune.result import EvaluateResult, choose_objective
 from finetune.run.environment import describe_environment
@@ -55,7 +56,8 @@ def run(options: Evaluate, launch: Launch) -> EvaluateResult:
         model = load_trained(options, checkpoint)
         if options.run is None:
             launch = record_data(launch, data.task, options.evaluation)
-            on_main(lambda: open_folder(folder, options, launch))
+            base = replace(find_origin(options.model), revision=asked.model.revision)
+            on_main(lambda: open_folder(folder, options, launch, base))
         log.info("%s", describe_run(options, folder.root, None, data.validation))
         evaluate = build_evaluator(
             options.evaluation, options.trainer, data.validation, data.evaluation_collator, metric
@@ -87,12 +89,12 @@ def check_folder(options: Evaluate, folder: RunFolder) -> None:
         read_metrics(folder)
 
 
-def open_folder(folder: RunFolder, options: Evaluate, launch: Launch) -> None:
+def open_folder(folder: RunFolder, options: Evaluate, launch: Launch, base: Origin) -> None:
     """Claim a new folder for scores that do not belong to a run."""
     folder.claim(resume=False, overwrite=options.overwrite)
     with explain_disk_errors(folder.root):
         write_text(folder.config, launch.recipe)
-        write_json(folder.environment, describe_environment(launch.command))
+        write_json(folder.environment, describe_environment(launch.command, asdict(base)))
 
 
 def write(

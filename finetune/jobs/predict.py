@@ -135,7 +135,7 @@ def describe_settings(options: Predict, folder: RunFolder) -> dict[str, Any]:
         "run": None if options.run is None else str(Path(options.run).absolute()),
         "result": result,
         "model": f"{model.path} {model.revision or ''} {model.resolution or ''}".strip(),
-        "adapter": options.adapter,
+        "adapter": options.adapter and f"{options.adapter} {options.adapter_revision or ''}".strip(),
         "prefix": options.prefix,
         **dict.fromkeys(("question", "expression", "labels", "choices")),
         **options.fields,

@@ -21,6 +21,7 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Pal
 
 from finetune.errors import UserError
 from finetune.model.lora import Quantization
+from finetune.model.options import COMMIT
 from finetune.strict_json import parse_json
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,8 @@ def find_file(path: str, name: str, kind: str = "checkpoint", revision: str | No
             hint = f" Did you mean {inside.parent}?" if inside.is_file() else ""
             raise UserError(f"{folder} holds no {kind}: there is no {name} in it.{hint}")
         return folder / name
-    log.info("looking up %s on the Hub", path)
+    if revision is None or not COMMIT.fullmatch(revision):  # later files are asked for by commit
+        log.info("looking up %s on the Hub", path)
     try:
         return Path(hf_hub_download(path, name, revision=revision))
     except GatedRepoError as error:

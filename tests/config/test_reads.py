@@ -21,6 +21,8 @@ Command = Callable[..., tuple[int, str, str]]
         ("evaluate", "run=x model=tiny", "model= with run=FOLDER has no effect: the run names its own"),
         ("evaluate", "run=x recipe=quickstart", "recipe= with run=FOLDER"),
         ("evaluate", "run=x adapter=y", "run=FOLDER brings its own adapter"),
+        ("evaluate", "run=x adapter_revision=y", "run=FOLDER brings its own adapter"),
+        ("predict", "run=x model.hub_id=ann/y", "the run names its own checkpoint"),
         ("evaluate", "run=x peft.r=4", "peft.r= with run=FOLDER has no effect"),
         ("evaluate", "run=x peft=dora", "peft= with run=FOLDER has no effect"),
         ("evaluate", "run=x freeze.last_n=2", "freeze.last_n= has no effect on `evaluate`"),
@@ -54,6 +56,8 @@ def test_an_option_that_the_job_would_ignore_is_refused(job: str, words: str, me
         ("evaluate", "recipe=quickstart model=tiny adapter=x run_name=y peft=none overwrite=true"),
         ("predict", "run=x image=y prefix=z out=o evaluation.max_new_tokens=9"),
         ("predict", "model=tiny adapter=x image=y prefix=z"),
+        ("predict", "model=tiny adapter=x/y adapter_revision=v1 adapter_base=any image=y prefix=z"),
+        ("evaluate", "run=x adapter_base=any"),
         ("score", "recipe=quickstart predictions=x metric.lower=true"),
     ],
 )
