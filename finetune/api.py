@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ScoreResult,
         TrainResult,
     )
+    from finetune.web.result import DemoResult
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +171,22 @@ def compare(*folders: str | Path, **options: object) -> "CompareResult":
         UserError: a folder holds no finished run.
     """
     return cast("CompareResult", run_job("compare", list(map(str, folders)), options))
+
+
+def demo(*words: str, **options: object) -> "DemoResult":
+    """Show a finished run (`run=FOLDER`) on a page in the browser, or write a Space (`export=FOLDER`).
+
+    Args:
+        words: `key=value`, as on the command line.
+        options: values by key.
+
+    Returns:
+        The page with its `url`; it is served by threads until `close()` is called or the program ends.
+
+    Raises:
+        UserError: the run is not finished, the port is in use, or Gradio is missing.
+    """
+    return cast("DemoResult", run_job("demo", words, options))
 
 
 def load(*words: str, **options: object) -> "Predictor":

@@ -59,6 +59,7 @@ def test_the_package_exports_its_commands_and_nothing_else() -> None:
     assert finetune.__all__ == [
         "UserError",
         "compare",
+        "demo",
         "evaluate",
         "load",
         "plan",

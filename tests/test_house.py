@@ -60,6 +60,7 @@ MAY_IMPORT = {
         "tasks",
         "training",
     },
+    "web": {"assembly", "codecs", "config", "data", "metrics", "report", "result", "run", "tasks"},
     "result": {"doctor", "metrics", "model"},
     "jobs": {
         "assembly",
@@ -67,6 +68,7 @@ MAY_IMPORT = {
         "comparison",
         "config",
         "data",
+        "web",
         "doctor",
         "evaluation",
         "generation",
@@ -85,7 +87,7 @@ MAY_IMPORT = {
     "sweep": {"command", "config"},
     "cli": {"command", "config", "result", "run", "signals", "sweep"},
     "call": {"command", "config", "run"},
-    "api": {"assembly", "call", "result", "run"},
+    "api": {"assembly", "call", "result", "web", "run"},
     "__main__": {"cli"},
     "__init__": {"api"},
 }

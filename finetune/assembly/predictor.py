@@ -27,7 +27,7 @@ from finetune.assembly.prompts import (
     number_rows,
 )
 from finetune.codecs.objects import ObjectReader
-from finetune.config.jobs import Predict
+from finetune.config.jobs import Asking
 from finetune.data.batches.collator import Collator
 from finetune.data.images import Picture, convert_image
 from finetune.errors import UserError, describe
@@ -56,7 +56,7 @@ class Predictor:
         UserError: the run is not finished, or model and adapter do not fit.
     """
 
-    def __init__(self, options: Predict, folder: RunFolder) -> None:
+    def __init__(self, options: Asking, folder: RunFolder) -> None:
         options = resolve_finished_run(options, folder)
         path, revision = options.model.path, options.model.revision
         self._options = options
@@ -222,7 +222,7 @@ def decode_image(source: ImageSource, name: str, as_stored: bool = False) -> Ima
         raise UserError(f"image `{name}` cannot be decoded: {error}") from error
 
 
-def build_reader(options: Predict, folder: RunFolder) -> ObjectReader:
+def build_reader(options: Asking, folder: RunFolder) -> ObjectReader:
     """Return a reader of boxes, and of masks if the run or the task has weights for them."""
     objects = object_options(options.task)
     reader = ObjectReader() if objects is None else objects.build().reader

@@ -54,8 +54,8 @@ class _OfRun(Job):
     """Options of the jobs that may be given a run."""
 
     run: str | None = None
-    """Folder of a run: `evaluate` scores it, `predict` asks it, `plan` shows it, `report` writes its page,
-    and `train` continues it with `resume=true`."""
+    """Folder of a run: `evaluate` scores it, `predict` and `demo` ask it, `plan` shows it, `report` writes
+    its page, and `train` continues it with `resume=true`."""
 
     def folder(self, name: str) -> Path:
         """Return the run's folder."""
@@ -136,12 +136,9 @@ class Evaluate(_InFolder):
 
 
 @dataclass
-class Predict(_OfRun):
-    """Ask about your images (run=FOLDER image=FILE prefix=PROMPT)."""
+class Asking(_OfRun):
+    """Options of the jobs that ask a model about images without rows of data."""
 
-    picture: str | None = None
-    """An image file, a folder of images, a pattern such as `"photos/*.jpg"`, or several of these with
-    commas between them."""
     prefix: str | None = option(None, MAY_BE_EMPTY)
     """The prompt. `null`: the prompt of the run's task, with the fields below in it."""
     question: str | None = None
@@ -152,14 +149,6 @@ class Predict(_OfRun):
     """The classes in the prompt of the task, such as `detect {labels}`. `null`: all of the task."""
     choices: list[str] | None = None
     """The choices, for a task of multiple choice."""
-    prompts: str | None = None
-    """A JSONL file with a prompt a line: `image` (relative to the file, or to the current folder; missing:
-    every image of `image=`), and `prefix` or the fields of the task's prompt."""
-    out: str | None = None
-    """Folder for the answers, in `predictions.jsonl`, and for copies of the images with the predicted boxes
-    and masks drawn in. The same command again goes on where it was stopped."""
-    overwrite: bool = False
-    """Forget the answers in `out=` and ask again; its other files are kept."""
 
     reads = f"task([.@].*)?|{_MODEL}|{_ANSWERS}"
     needs_data = False
@@ -175,8 +164,62 @@ class Predict(_OfRun):
         if self.prefix is not None and self.fields:
             names = " ".join(f"{name}=" for name in self.fields)
             yield f"prefix= is a whole prompt, {names} a part of the task's: choose one."
+
+
+@dataclass
+class Predict(Asking):
+    """Ask about your images (run=FOLDER image=FILE prefix=PROMPT)."""
+
+    picture: str | None = None
+    """An image file, a folder of images, a pattern such as `"photos/*.jpg"`, or several of these with
+    commas between them."""
+    prompts: str | None = None
+    """A JSONL file with a prompt a line: `image` (relative to the file, or to the current folder; missing:
+    every image of `image=`), and `prefix` or the fields of the task's prompt."""
+    out: str | None = None
+    """Folder for the answers, in `predictions.jsonl`, and for copies of the images with the predicted boxes
+    and masks drawn in. The same command again goes on where it was stopped."""
+    overwrite: bool = False
+    """Forget the answers in `out=` and ask again; its other files are kept."""
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield options that exclude each other."""
+        yield from super().problems(prefix)
         if self.overwrite and self.out is None:
             yield "overwrite=true needs out=: without it nothing is written."
+
+
+@dataclass
+class Demo(Asking):
+    """Show a run on a page in the browser (run=FOLDER), or write it as a Space (export=FOLDER)."""
+
+    host: str = "127.0.0.1"
+    """Address that the page is served at. With the default only this machine reaches it; `0.0.0.0` is for
+    the whole network, without a password."""
+    port: int | None = option(7860, Range(0, 65535))
+    """Port of the page. `null` or 0: any free one."""
+    examples: int = option(8, Range(0, 100))
+    """Validation examples that are offered on the page; 0 for none."""
+    max_upload_mb: float = option(20.0, Range(0.001, 10_000))
+    """Largest image file that may be uploaded, in megabytes (10^6 bytes)."""
+    max_images: int = option(50, Range(1, 10_000))
+    """Most images that may be asked about at once."""
+    export: str | None = None
+    """Folder to write as a Space of the Hub, which shows the same page; nothing is served."""
+    repo: str | None = None
+    """With `export=`: the published adapter or model (`USER/NAME`) that the Space loads. `null`: the
+    weights are copied into the Space."""
+    overwrite: bool = False
+    """Replace the Space in the folder `export=`; other files in it are kept."""
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield options that exclude each other."""
+        yield from super().problems(prefix)
+        for name in ("repo", "overwrite"):
+            if getattr(self, name) and self.export is None:
+                yield f"{name}= is about the folder of a Space: it needs export=FOLDER."
+        if self.export is not None and self.run is None:
+            yield "export= writes the Space of a run: it needs run=FOLDER."
 
 
 @dataclass
@@ -227,6 +270,7 @@ JOBS: dict[str, type[Job]] = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "demo": Demo,
     "score": Score,
     "plan": Plan,
     "preview": Preview,

@@ -20,7 +20,7 @@ _FIXED_BY_RUN = {
     r"peft(\..*)?": "the run's adapter is fixed",
     "run_name|runs_dir|overwrite": "the scores are written into the run's own folder",
 }
-"""Keys that `evaluate` and `predict` refuse with `run=`, and why."""
+"""Keys that `evaluate`, `predict` and `demo` refuse with `run=`, and why."""
 
 
 def check_options(job: str, words: list[str]) -> None:
@@ -41,7 +41,7 @@ def check_options(job: str, words: list[str]) -> None:
             "run=FOLDER with `train` continues that run: add resume=true. To repeat it under another "
             "name: recipe=FOLDER/config.yaml run_name=NAME."
         )
-    if job == "predict" and not {"run", "model", "model.path"} & set(keys):
+    if job in {"predict", "demo"} and not {"run", "model", "model.path"} & set(keys):
         problems.append("Which model? run=FOLDER (a finished run), or model=ID.")
     if job == "report" and "run" not in keys:
         problems.append("Which run? run=FOLDER (a finished run).")
@@ -55,9 +55,9 @@ def _problem(job: str, key: str, has_run: bool) -> str | None:
         return None  # composing reports unknown keys
     if has_run and job == "train" and key in {"recipe", "run_name", "runs_dir"}:
         return f"{key}= with run=FOLDER has no effect: the run has its own. Leave it out."
-    if has_run and job in {"evaluate", "predict"}:
+    if has_run and job in {"evaluate", "predict", "demo"}:
         for pattern, reason in _FIXED_BY_RUN.items():
-            if re.fullmatch(pattern, key) and (job, key) != ("predict", "overwrite"):
+            if re.fullmatch(pattern, key) and (job == "evaluate" or key != "overwrite"):
                 return f"{key}= with run=FOLDER has no effect: {reason}. Leave it out."
     if has_option(job, SPELLINGS.get(key, key)):
         return None

@@ -13,7 +13,7 @@ Command = Callable[..., tuple[int, str, str]]
     ("job", "words", "message"),
     [
         ("train", "image=x", "image= has no effect on `train`. It is an option of `predict`."),
-        ("train", "prefix=x", "It is an option of `predict`."),
+        ("train", "prefix=x", "It is an option of `predict`, `demo`."),
         ("train", "out=x", "It is an option of `predict`, `preview`, `compare`."),
         ("train", "predictions=x", "It is an option of `score`."),
         ("train", "run=x", "add resume=true"),
