@@ -58,6 +58,7 @@ MAY_IMPORT = {
         "tasks",
         "training",
     },
+    "publish": {"result", "run"},
     "result": {"doctor", "metrics", "model"},
     "jobs": {
         "assembly",
@@ -70,6 +71,7 @@ MAY_IMPORT = {
         "generation",
         "metrics",
         "model",
+        "publish",
         "report",
         "processes",
         "result",
@@ -82,7 +84,7 @@ MAY_IMPORT = {
     "sweep": {"command", "config"},
     "cli": {"command", "config", "result", "run", "signals", "sweep"},
     "call": {"command", "config", "run"},
-    "api": {"assembly", "call", "result", "run"},
+    "api": {"assembly", "call", "config", "publish", "result"},
     "__main__": {"cli"},
     "__init__": {"api"},
 }

@@ -1,6 +1,7 @@
 """Loads a trained model: the result of a run, or any checkpoint with any adapter."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -11,9 +12,12 @@ from transformers import PaliGemmaConfig
 from finetune.assembly.mask_codec import use_mask_vae
 from finetune.assembly.model import half_dtype, load_base
 from finetune.config.jobs import Evaluate, Predict
+from finetune.config.published import fetch_published, is_published
 from finetune.errors import UserError
 from finetune.model.adapter import load_adapter
 from finetune.model.learning import check_one_format
+from finetune.model.options import PeftConfig, PeftMethod
+from finetune.processes import main_first
 from finetune.run.checkpoints import check_weights
 from finetune.run.folder import RunFolder
 from finetune.run.results import read_metrics
@@ -21,12 +25,28 @@ from finetune.run.results import read_metrics
 FinishedJob = TypeVar("FinishedJob", Evaluate, Predict)
 
 
-def resolve_finished_run(config: FinishedJob, folder: RunFolder) -> FinishedJob:
+def open_run(config: FinishedJob, folder: Path) -> RunFolder:
+    """Return the folder of the run that a job names, which may be on the Hub.
+
+    Args:
+        config: options of the job.
+        folder: the one that the command names.
+
+    Raises:
+        UserError: the run cannot be downloaded.
+    """
+    if config.run is not None and is_published(config.run):
+        return RunFolder(main_first(lambda: fetch_published(str(config.run))))
+    return RunFolder(folder)
+
+
+def resolve_finished_run(config: FinishedJob, folder: RunFolder, *, as_written: bool = True) -> FinishedJob:
     """Return a config whose model or adapter is a finished run's result, and whose mask VAE is the run's.
 
     Args:
         config: options of the job; returned unchanged without `run=`.
         folder: folder of the run.
+        as_written: refuse weights that are not those that the run wrote.
 
     Raises:
         UserError: the run has neither adapter nor model, or their files are not those that it wrote.
@@ -37,12 +57,15 @@ def resolve_finished_run(config: FinishedJob, folder: RunFolder) -> FinishedJob:
         config = use_mask_vae(config, folder.mask_vae)
     digests = read_metrics(folder).get("result", {}).get("sha256")
     for result in (folder.adapter, folder.model):
-        if digests is not None and result.is_dir():
+        if as_written and digests is not None and result.is_dir():
             check_weights(result, digests)
     if folder.adapter.is_dir():
         return replace(config, adapter=str(folder.adapter))
     if folder.model.is_dir():
-        return replace(config, model=replace(config.model, path=str(folder.model), revision=None))
+        model = replace(config.model, path=str(folder.model), revision=None)
+        # Of an adapter that was merged into its base, the settings are still those of its training.
+        peft = config.peft if config.peft.method == PeftMethod.none else PeftConfig()
+        return replace(config, model=model, peft=peft)
     raise UserError(
         f"{folder.root} is not finished: it has neither adapter/ nor model/. Continue it with resume=true."
     )

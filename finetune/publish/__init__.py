@@ -1,0 +1,1 @@
+"""What makes a result usable elsewhere: what it says of itself, its card, and its repetition."""
