@@ -186,7 +186,7 @@ def reproduce(*words: str, **options: object) -> "ReproduceResult":
     return cast("ReproduceResult", run_job("reproduce", words, options))
 
 
-def load(*words: str, **options: object) -> "Predictor":
+def load(*words: str | Path, **options: object) -> "Predictor":
     """Load a model: `load("runs/NAME")`, `load("USER/NAME")`, `load(model=ID, adapter=ID)`.
 
     Args:

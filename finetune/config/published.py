@@ -74,7 +74,9 @@ def _download(name: str, files: list[str]) -> Path:
         raise UserError(f"`{name}` cannot be read from the Hub: {error}") from error
 
 
-def name_model(words: Sequence[str], options: Mapping[str, object]) -> tuple[list[str], dict[str, object]]:
+def name_model(
+    words: Sequence[str | Path], options: Mapping[str, object]
+) -> tuple[list[str], dict[str, object]]:
     """Write out a model that is named without saying what it is, or an adapter without its base.
 
     A folder or repository with a run's `config.yaml` is meant as a run, so that its prompt and classes are
@@ -90,6 +92,7 @@ def name_model(words: Sequence[str], options: Mapping[str, object]) -> tuple[lis
     Raises:
         UserError: two models are named, or what is named is on the Hub and cannot be read.
     """
+    words = list(map(str, words))
     bare = [word for word in words if "=" not in word or Path(word).is_dir()]
     rest = [word for word in words if word not in bare]
     given = {**dict.fromkeys(word.partition("=")[0] for word in rest), **options}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import HfApi
-from PIL import Image
+from PIL import ExifTags, Image, ImageDraw
 
 import finetune
 from finetune.cli import main
@@ -47,7 +47,7 @@ IMAGES = [noise_image(number, 60, 40) for number in range(3)]
 
 
 def test_a_run_is_loaded_by_its_folder_and_answers_images_in_batches(trained: Path) -> None:
-    model = finetune.load(str(trained))
+    model = finetune.load(trained)
     model.batch_size = 2
     rows = model(IMAGES)
     assert [row["image"] for row in rows] == ["0", "1", "2"]
@@ -210,3 +210,33 @@ def test_masks_are_arrays_of_the_image() -> None:
     assert decode_row_masks({"prediction": "a cat"}) is None
     assert len(to_supervision({"prediction": "a cat"}, [])) == 0
     assert Image.fromarray(masks[0]).size == (3, 2)
+
+
+def turned(image: Image.Image, file: Path) -> Path:
+    """Write an image as a phone stores it: sideways, with a note how to turn it."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save(file, exif=exif)
+    return file
+
+
+def test_boxes_are_of_the_upright_original_whatever_its_size_or_its_file(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (300, 200))
+    ImageDraw.Draw(picture).ellipse((20, 30, 110, 110), outline="white", width=14)
+    ImageDraw.Draw(picture).rectangle((170, 110, 270, 190), fill="white")
+    file = turned(picture, tmp_path / "phone.png")
+    larger = picture.resize((1200, 800), Image.Resampling.NEAREST)
+    model = finetune.load(model="tiny")
+    with Image.open(file) as phone:
+        assert phone.size == (200, 300)
+        given = [picture, file, phone, larger]
+        upright, stored, opened, large = model(given, "detect ring ; square")
+    square = upright["prediction_objects"][1]
+    # The model is tiny; the other boxes are exact.
+    assert square["box_xyxy"] == pytest.approx([170, 110, 270, 190], abs=40)
+    for row in (stored, opened):
+        assert (row["width"], row["height"]) == (300, 200)
+        assert row["prediction_objects"] == upright["prediction_objects"]
+    assert large["prediction_objects"][1]["box_xyxy"] == pytest.approx(
+        [4 * side for side in square["box_xyxy"]], abs=12
+    )
