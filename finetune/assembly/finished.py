@@ -16,7 +16,8 @@ from finetune.config.published import fetch_published, is_published
 from finetune.errors import UserError
 from finetune.model.adapter import load_adapter
 from finetune.model.learning import check_one_format
-from finetune.model.options import PeftConfig, PeftMethod
+from finetune.model.load import read_object, resolve_path
+from finetune.model.options import ModelConfig, PeftConfig, PeftMethod
 from finetune.processes import main_first
 from finetune.run.checkpoints import check_weights
 from finetune.run.folder import RunFolder
@@ -60,7 +61,7 @@ def resolve_finished_run(config: FinishedJob, folder: RunFolder, *, as_written: 
         if as_written and digests is not None and result.is_dir():
             check_weights(result, digests)
     if folder.adapter.is_dir():
-        return replace(config, adapter=str(folder.adapter))
+        return replace(config, adapter=str(folder.adapter), model=_find_base(config.model, folder.adapter))
     if folder.model.is_dir():
         model = replace(config.model, path=str(folder.model), revision=None)
         # Of an adapter that was merged into its base, the settings are still those of its training.
@@ -69,6 +70,17 @@ def resolve_finished_run(config: FinishedJob, folder: RunFolder, *, as_written: 
     raise UserError(
         f"{folder.root} is not finished: it has neither adapter/ nor model/. Continue it with resume=true."
     )
+
+
+def _find_base(model: ModelConfig, adapter: Path) -> ModelConfig:
+    """Return where the base of a run is; that of a published run may have been in a folder elsewhere."""
+    if Path(resolve_path(model.path)).is_dir():
+        return model
+    settings = read_object(adapter / "adapter_config.json")
+    base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not isinstance(base, str) or base == model.path or not is_published(base):
+        return model
+    return replace(model, path=base, revision=model.revision or revision)
 
 
 def load_trained(config: Evaluate | Predict, checkpoint: PaliGemmaConfig) -> nn.Module:

@@ -92,9 +92,9 @@ def name_model(
     Raises:
         UserError: two models are named, or what is named is on the Hub and cannot be read.
     """
-    words = list(map(str, words))
-    bare = [word for word in words if "=" not in word or Path(word).is_dir()]
-    rest = [word for word in words if word not in bare]
+    texts = list(map(str, words))
+    bare = [word for word in texts if "=" not in word or Path(word).is_dir()]
+    rest = [word for word in texts if word not in bare]
     given = {**dict.fromkeys(word.partition("=")[0] for word in rest), **options}
     keys = given.keys() & {"run", "model", "model.path"}
     if len(bare) > 1 or (bare and keys):

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,7 +230,7 @@ def test_boxes_are_of_the_upright_original_whatever_its_size_or_its_file(tmp_pat
     model = finetune.load(model="tiny")
     with Image.open(file) as phone:
         assert phone.size == (200, 300)
-        given = [picture, file, phone, larger]
+        given: list[Any] = [picture, file, phone, larger]
         upright, stored, opened, large = model(given, "detect ring ; square")
     square = upright["prediction_objects"][1]
     # The model is tiny; the other boxes are exact.
@@ -240,3 +241,17 @@ def test_boxes_are_of_the_upright_original_whatever_its_size_or_its_file(tmp_pat
     assert large["prediction_objects"][1]["box_xyxy"] == pytest.approx(
         [4 * side for side in square["box_xyxy"]], abs=12
     )
+
+
+def test_the_base_of_a_published_run_is_that_of_its_adapter_where_its_folder_is_not_here(
+    hub: ConnectedHub, trained: Path, pushed: Path
+) -> None:
+    base = Path(finetune.__file__).parent / "assets/tiny"
+    commit = push(base, "ann/base")
+    config = (pushed / "config.yaml").read_text(encoding="utf-8")
+    (pushed / "config.yaml").write_text(config.replace("path: tiny\n", "path: my-base\n"), encoding="utf-8")
+    settings = json.loads((pushed / "adapter_config.json").read_text(encoding="utf-8"))
+    settings |= {"base_model_name_or_path": "ann/base", "revision": commit}
+    (pushed / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    push(pushed)
+    assert finetune.load("ann/boxes")(IMAGES) == finetune.load(run=trained)(IMAGES)

@@ -1,5 +1,6 @@
 """A digest follows the rows and their images, and neither their folder nor their machine."""
 
+import shutil
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from finetune.data.examples import fingerprint as module
 from finetune.data.examples.fingerprint import fingerprint
+from finetune.data.examples.mixture import mix_splits
 from finetune.data.options import Jsonl
 from finetune.data.rows import PICTURE, Splits, text_features
 from finetune.data.shipped.digits import load_digits
@@ -152,3 +154,15 @@ def test_the_shipped_digits_are_known() -> None:
     splits = load_digits(56)
     digests = [digest(splits.train), digest(splits.validation, ordered=False)]
     assert [text[:15] for text in digests] == ["sha256:f0e8eac3", "sha256:29308433"]
+
+
+def test_parts_of_a_mixture_count_by_their_content_too(questions: Path) -> None:
+    parts = {"files": Splits(read(questions), read(questions)), "inside": load_digits(56)}
+    before = digest(mix_splits(parts).train)
+    moved = questions.parent / "moved"
+    shutil.copytree(questions.parent, moved, ignore=shutil.ignore_patterns("moved"))
+    elsewhere = read(moved / "train.jsonl")
+    assert digest(mix_splits({**parts, "files": Splits(elsewhere, elsewhere)}).train) == before
+    change_pixel(moved / "train.jsonl")
+    changed = read(moved / "train.jsonl")
+    assert digest(mix_splits({**parts, "files": Splits(changed, changed)}).train) != before
