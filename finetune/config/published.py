@@ -44,7 +44,7 @@ def _download(name: str, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -70,7 +70,11 @@ def _download(name: str, files: list[str]) -> Path:
             f"`{name}` is neither a folder nor in the local cache, and the Hub cannot be reached. Check "
             "the name and the network."
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except HFValidationError as error:
+        raise UserError(
+            f"`{name}` is neither a folder nor the name of a repository (USER/NAME)."
+        ) from error
+    except Exception as error:  # of the network, the Hub or the disk
         raise UserError(f"`{name}` cannot be read from the Hub: {error}") from error
 
 

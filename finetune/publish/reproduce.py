@@ -8,7 +8,7 @@ they are kept may change.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -152,13 +152,18 @@ def _compare_facts(result: Comparison, what: str, before: Any, now: Any) -> None
 
 def _compare_split(result: Comparison, split: str, card: ScoredSplit, again: ScoredSplit) -> None:
     are_same = _compare_answers(result, split, card, again)
-    before, now = dict(_list_numbers(card)), dict(_list_numbers(again))
+    # Intervals of other numbers of samples are others.
+    same_intervals = {
+        name
+        for name in card.intervals.keys() & again.intervals.keys()
+        if card.intervals[name][2:] == again.intervals[name][2:]
+    }
+    before, now = (dict(_list_numbers(one, same_intervals)) for one in (card, again))
     same = 0
     for key in sorted(before.keys() | now.keys()):
         first, second = before.get(key), now.get(key)
         if first is None or second is None:
-            if not key.startswith("intervals."):
-                result.differences.append(Difference(f"{split} {key}", first, second))
+            result.differences.append(Difference(f"{split} {key}", first, second))
             continue
         tolerance = _ROUNDING if _PROBABLE.fullmatch(key) else _EXACT
         if math.isclose(first, second, rel_tol=tolerance, abs_tol=_EXACT):
@@ -216,10 +221,10 @@ def _compare_answers(result: Comparison, split: str, card: ScoredSplit, again: S
     return False
 
 
-def _list_numbers(split: ScoredSplit) -> Iterator[tuple[str, float]]:
+def _list_numbers(split: ScoredSplit, intervals: Collection[str]) -> Iterator[tuple[str, float]]:
     yield from _flatten(split.scores)
-    for name, interval in split.intervals.items():
-        ends = zip(("low", "high"), interval, strict=False) if isinstance(interval, list | tuple) else ()
+    for name in intervals:
+        ends = zip(("low", "high"), split.intervals[name], strict=False)
         yield from ((f"intervals.{name}.{end}", value) for end, value in ends)
 
 
