@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import UserError
+from finetune.errors import UserError, describe
 from finetune.run.checkpoints import digest_weights
 from finetune.run.files import read_json
 from finetune.run.folder import RunFolder
 from finetune.run.record import read_places
 from finetune.run.results import read_metrics
 from finetune.strict_json import parse_json
+
+_SPLITS = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -55,32 +57,58 @@ def read_record(folder: RunFolder, name: str) -> Record:
     Raises:
         UserError: it has no scores, or a file in it is damaged.
     """
-    metrics = read_metrics(folder)
-    entries = {str(entry.get("split")): entry for entry in metrics.get("evaluate", [])}
+    file, metrics = folder.metrics, read_metrics(folder)
+    listed = {str(entry.get("split")): entry for entry in metrics.get("evaluate", [])}
+    data = dict(_object(file, metrics, "data"))
+    for entry in listed.values() if "final" not in metrics else []:
+        data |= _object(file, entry, "data")
     if _is_scores(metrics.get("final")):
-        test = {"scores": metrics.get("test"), **(metrics.get("test_evidence") or {})}
-        answers = metrics.get("answers") or {}
-        entries = {
-            "validation": {**metrics, "scores": metrics["final"], "answers": answers.get("validation")}
+        answers = _object(file, metrics, "answers")
+        test = {"scores": metrics.get("test"), **_object(file, metrics, "test_evidence")}
+        listed = {
+            "validation": {**metrics, "scores": metrics["final"], "answers": answers.get("validation")},
+            "test": {**test, "answers": answers.get("test")},
         }
-        if _is_scores(test["scores"]):
-            entries["test"] = {**test, "answers": answers.get("test")}
     splits = {
-        split: _read_split(folder, entry, split)
-        for split, entry in entries.items()
-        if _is_scores(entry.get("scores"))
+        split: _read_split(folder, listed[split], split)
+        for split in _SPLITS
+        if _is_scores(listed.get(split, {}).get("scores"))
     }
     if not splits:
         raise UserError(
             f"{name} has no scores: expected a finished run, or what `push` sent of one, with metrics.json."
         )
-    data = dict(metrics.get("data") or {})
-    for entry in metrics.get("evaluate", []) if "final" not in metrics else []:
-        data |= entry.get("data") or {}
-    made_with = read_json(folder.environment) if folder.environment.is_file() else {}
-    settings = metrics.get("settings")
-    weights = (metrics.get("result") or {}).get("sha256") or {}
-    return Record(name, splits, data, made_with, settings, weights, read_places(folder.config))
+    environment: Mapping[str, Any] = {}
+    if folder.environment.is_file():
+        read = {"environment.json": read_json(folder.environment)}
+        environment = _object(folder.environment, read, "environment.json")
+        for key in ("packages", "base"):
+            _object(folder.environment, environment, key)
+    return Record(
+        name,
+        splits,
+        {split: _object(file, data, split) for split in data},
+        environment,
+        _object(file, metrics, "settings") if "settings" in metrics else None,
+        _object(file, _object(file, metrics, "result"), "sha256"),
+        read_places(folder.config),
+    )
+
+
+def _object(file: Path, values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the object under a key; empty if there is none.
+
+    Raises:
+        UserError: there is something else.
+    """
+    value = values.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UserError(
+            f"{file}: expected an object under `{key}`, but got {describe(value)}. Restore the file."
+        )
+    return value
 
 
 def digest_result(folder: RunFolder) -> dict[str, str]:
@@ -94,10 +122,21 @@ def _is_scores(value: object) -> bool:
 
 
 def _read_split(folder: RunFolder, entry: Mapping[str, Any], split: str) -> ScoredSplit:
-    file = folder.root / str(entry.get("rows", f"predictions/{split}.jsonl"))
+    # The name alone: a card may come from somebody else.
+    file = folder.predictions / Path(str(entry.get("rows", f"{split}.jsonl"))).name
     rows = _read_answers(file) if file.is_file() else None
-    answers = entry.get("answers")
-    return ScoredSplit(entry["scores"], entry.get("intervals") or {}, answers, rows)
+    intervals = _object(folder.metrics, entry, "intervals")
+    for field_name, interval in intervals.items():
+        if not isinstance(interval, list) or len(interval) < 2 or not all(map(_is_number, interval)):
+            raise UserError(
+                f"{folder.metrics}: expected the ends of the interval of `{field_name}`, but got "
+                f"{describe(interval)}. Restore the file."
+            )
+    return ScoredSplit(entry["scores"], intervals, entry.get("answers"), rows)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _read_answers(file: Path) -> dict[str, str]:

@@ -18,8 +18,8 @@ from finetune.example import PredictionRow
 
 _NOT_COMPARED = (
     "adapter", "adapter_base", "adapter_revision", "check_images", "evaluation.batch_size",
-    "evaluation.pictures", "model.hub_id", "model.path", "model.revision", "published", "push", "report", "runs_dir",
-    "task.mask_vae", "tracker", "trainer.dataloader_num_workers",
+    "evaluation.pictures", "model.hub_id", "model.path", "model.revision", "published", "push", "report",
+    "runs_dir", "task.mask_vae", "tracker", "trainer.dataloader_num_workers",
     "trainer.dataloader_prefetch_factor",
 )  # fmt: skip
 """Settings that change no score, or name a place; the base and the data have digests."""
