@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from finetune.call import prepare_job, run_job, undisturbed, without_bars
+from finetune.config.published import name_model
 from finetune.errors import UserError
-from finetune.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from finetune.assembly.predictor import Predictor
     from finetune.assembly.prompts import Given
+    from finetune.publish.results import ReproduceResult
     from finetune.result import (
         CompareResult,
         EvaluateResult,
@@ -189,21 +190,37 @@ def demo(*words: str, **options: object) -> "DemoResult":
     return cast("DemoResult", run_job("demo", words, options))
 
 
-def load(*words: str, **options: object) -> "Predictor":
-    """Load the model of a finished run (`run=FOLDER`), or any checkpoint, with its processor.
+def reproduce(*words: str, **options: object) -> "ReproduceResult":
+    """Score a run or a published result again (`card=FOLDER` or `card=USER/NAME`), and compare.
 
     Args:
-        words: `key=value`, as for `predict`.
+        words: `key=value`, as on the command line.
         options: values by key.
 
+    Raises:
+        UserError: the card has no scores, or its data or base are not here.
+    """
+    return cast("ReproduceResult", run_job("reproduce", words, options))
+
+
+def load(*words: str | Path, **options: object) -> "Predictor":
+    """Load a model: `load("runs/NAME")`, `load("USER/NAME")`, `load(model=ID, adapter=ID)`.
+
+    Args:
+        words: a run, an adapter or a checkpoint by its folder or its name on the Hub (`USER/NAME`, or
+            `USER/NAME@REVISION`); and `key=value`, as for `predict`.
+        options: values by key. An adapter without `model=` is put on the base that it names.
+
     Returns:
-        `model` and `processor`, ready to use, and `ask(image, prefix)`.
+        A function of images, which returns answers with boxes and masks; it has `model` and `processor`.
 
     Raises:
-        UserError: the run is not finished, or model and adapter do not fit.
+        UserError: the run is not finished, model and adapter do not fit, or the Hub does not have them.
     """
     with undisturbed():
-        job, launch = prepare_job("predict", words, options)
+        job, launch = prepare_job("predict", *name_model(words, options))
         module = importlib.import_module("finetune.assembly.predictor")
+        finished = importlib.import_module("finetune.assembly.finished")
         with without_bars():
-            return cast("Predictor", module.Predictor(job, RunFolder(launch.folder.absolute())))
+            folder = finished.open_run(job, launch.folder.absolute())
+            return cast("Predictor", module.Predictor(job, folder))

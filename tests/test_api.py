@@ -65,6 +65,7 @@ def test_the_package_exports_its_commands_and_nothing_else() -> None:
         "plan",
         "predict",
         "preview",
+        "reproduce",
         "score",
         "train",
         "write_report",

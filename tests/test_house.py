@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "doctor": {"data", "model"},
     "comparison": {"metrics", "report", "run"},
     "model": set(),
-    "publish": {"config", "metrics", "report", "run", "tasks"},
+    "publish": {"config", "metrics", "report", "result", "run", "tasks"},
     "report": {"codecs"},
     "tasks": {"codecs", "metrics"},
     "data": {"codecs", "tasks", "signals"},
@@ -87,7 +87,7 @@ MAY_IMPORT = {
     "sweep": {"command", "config"},
     "cli": {"command", "config", "result", "run", "signals", "sweep"},
     "call": {"command", "config", "run"},
-    "api": {"assembly", "call", "result", "web", "run"},
+    "api": {"assembly", "call", "config", "publish", "result", "web", "run"},
     "__main__": {"cli"},
     "__init__": {"api"},
 }

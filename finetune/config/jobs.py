@@ -253,6 +253,31 @@ class Report(_OfRun):
 
 
 @dataclass
+class Reproduce(Job):
+    """Score a run or a published result again, and say what differs (card=FOLDER or card=USER/NAME)."""
+
+    card: str | None = None
+    """Folder of a run or of a result that was pushed, or `USER/NAME` or `USER/NAME@REVISION` on the Hub."""
+    train: bool = False
+    """Train again too, instead of scoring the weights that are there."""
+    run_name: str | None = option(None, MAY_BE_EMPTY)
+    """Name of the folder for the new scores. `null`: the card's with `_reproduce`."""
+    overwrite: bool = False
+    """Delete the run in its folder first."""
+
+    # Where things are may change; any other setting would be another result.
+    reads = (
+        "runs_dir|check_images|dataset[.].*|model|model[.]path|adapter|evaluation[.](batch_size|pictures)"
+        "|trainer[.]dataloader_.*|report[.].*"
+    )
+
+    def folder(self, name: str) -> Path:
+        """Return the folder for the new scores."""
+        card = Path((self.card or "").partition("@")[0])
+        return Path(self.runs_dir) / (self.run_name or f"{card.resolve().name}_reproduce")
+
+
+@dataclass
 class Compare(Job):
     """Compare runs, or the runs of a sweep, in a table and a page (compare runs/a runs/b)."""
 
@@ -277,6 +302,7 @@ JOBS: dict[str, type[Job]] = {
     "doctor": Doctor,
     "report": Report,
     "compare": Compare,
+    "reproduce": Reproduce,
 }
 """Job -> its options. `finetune/jobs/<name>.py` runs it; the class's docstring is its line in `--help`."""
 

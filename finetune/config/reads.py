@@ -5,6 +5,7 @@ from dataclasses import fields
 from itertools import chain
 
 from finetune.config.jobs import JOBS, has_option, own_options
+from finetune.config.published import is_published
 from finetune.config.schema import SPELLINGS, RunConfig
 from finetune.config.words import split_word
 from finetune.errors import UserError
@@ -21,6 +22,10 @@ _FIXED_BY_RUN = {
     "run_name|runs_dir|overwrite": "the scores are written into the run's own folder",
 }
 """Keys that `evaluate`, `predict` and `demo` refuse with `run=`, and why."""
+
+
+_READ_PUBLISHED = {"predict", "demo"}
+"""Jobs that take a run from the Hub; others read or write more of its folder than is pushed."""
 
 
 def check_options(job: str, words: list[str]) -> None:
@@ -45,6 +50,14 @@ def check_options(job: str, words: list[str]) -> None:
         problems.append("Which model? run=FOLDER (a finished run), or model=ID.")
     if job == "report" and "run" not in keys:
         problems.append("Which run? run=FOLDER (a finished run).")
+    if job == "reproduce" and "card" not in keys:
+        problems.append("Which result? card=FOLDER (of a run), or card=USER/NAME on the Hub.")
+    named = next((word.partition("=")[2] for word in words if word.startswith("run=")), "")
+    if job not in _READ_PUBLISHED and is_published(named):
+        problems.append(
+            f"run={named} is on the Hub, and `{job}` works in a run's own folder. Ask it with `predict`, "
+            f"or score it again: reproduce card={named}."
+        )
     messages = [problem for problem in problems if problem]
     if messages:
         raise UserError("\n".join(messages))
@@ -53,6 +66,8 @@ def check_options(job: str, words: list[str]) -> None:
 def _problem(job: str, key: str, has_run: bool) -> str | None:
     if re.split(r"[./@]", key)[0] not in {*_ROOTS, *SPELLINGS}:
         return None  # composing reports unknown keys
+    if job == "reproduce" and key == "recipe":
+        return "recipe= with card= has no effect: the result's own config.yaml is the recipe. Leave it out."
     if has_run and job == "train" and key in {"recipe", "run_name", "runs_dir"}:
         return f"{key}= with run=FOLDER has no effect: the run has its own. Leave it out."
     if has_run and job in {"evaluate", "predict", "demo"}:

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PrinterCallback, ProgressCallback
 
 from finetune import signals
-from finetune.assembly.data import Data, build_data, warn_of_shared_examples
+from finetune.assembly.data import Data, build_data, fingerprint_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import LastEvaluations, build_evaluator
 from finetune.assembly.evidence import complete_report
@@ -342,6 +342,7 @@ def finish(
         "train": measure_training(trainer, before.get("train", {})),
         "evaluations": list_evaluations(trainer),
         "dataset": build_source(options.dataset).describe("validation"),
+        "data": fingerprint_data(data),
         "parameters": learner.parameters,
         "backbone": model.config.text_config.model_type,
     }

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from typing import Any
 
 import yaml
 from huggingface_hub.errors import HFValidationError
