@@ -10,7 +10,18 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # as in `typing`, which takes longer to import than all the rest
 if TYPE_CHECKING:
-    from finetune.api import compare, evaluate, load, plan, predict, preview, score, train, write_report
+    from finetune.api import (
+        compare,
+        evaluate,
+        load,
+        merge,
+        plan,
+        predict,
+        preview,
+        score,
+        train,
+        write_report,
+    )
     from finetune.errors import UserError
 
 __all__ = [
@@ -18,6 +29,7 @@ __all__ = [
     "compare",
     "evaluate",
     "load",
+    "merge",
     "plan",
     "predict",
     "preview",

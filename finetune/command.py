@@ -109,7 +109,7 @@ class Command:
             )
         prefer_command_line(composed, self.overrides)
         options = to_options(composed)
-        if run is not None and self.job in {"evaluate", "predict", "report"}:
+        if run is not None and self.job in {"evaluate", "merge", "predict", "report"}:
             options.adapter = None  # the one that its training continued; the result has its own
         name = self._name()
         check(options, composed, name if run is None else None)

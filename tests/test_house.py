@@ -60,6 +60,7 @@ MAY_IMPORT = {
         "tasks",
         "training",
     },
+    "publish": {"result"},
     "result": {"doctor", "metrics", "model"},
     "jobs": {
         "assembly",
@@ -75,6 +76,7 @@ MAY_IMPORT = {
         "publish",
         "report",
         "processes",
+        "publish",
         "result",
         "run",
         "signals",
@@ -85,7 +87,7 @@ MAY_IMPORT = {
     "sweep": {"command", "config"},
     "cli": {"command", "config", "result", "run", "signals", "sweep"},
     "call": {"command", "config", "run"},
-    "api": {"assembly", "call", "result", "run"},
+    "api": {"assembly", "call", "publish", "result", "run"},
     "__main__": {"cli"},
     "__init__": {"api"},
 }

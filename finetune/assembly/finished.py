@@ -10,7 +10,7 @@ from transformers import PaliGemmaConfig
 
 from finetune.assembly.mask_codec import use_mask_vae
 from finetune.assembly.model import half_dtype, load_base
-from finetune.config.jobs import Evaluate, Predict
+from finetune.config.jobs import Evaluate, Merge, Predict
 from finetune.errors import UserError
 from finetune.model.adapter import load_adapter
 from finetune.model.learning import check_one_format
@@ -18,7 +18,7 @@ from finetune.run.checkpoints import check_weights
 from finetune.run.folder import RunFolder
 from finetune.run.results import read_metrics
 
-FinishedJob = TypeVar("FinishedJob", Evaluate, Predict)
+FinishedJob = TypeVar("FinishedJob", Evaluate, Merge, Predict)
 
 
 def resolve_finished_run(config: FinishedJob, folder: RunFolder) -> FinishedJob:
@@ -48,7 +48,7 @@ def resolve_finished_run(config: FinishedJob, folder: RunFolder) -> FinishedJob:
     )
 
 
-def load_trained(config: Evaluate | Predict, checkpoint: PaliGemmaConfig) -> nn.Module:
+def load_trained(config: Evaluate | Merge | Predict, checkpoint: PaliGemmaConfig) -> nn.Module:
     """Load the model with its adapter on this process's device, in evaluation mode."""
     PartialState(cpu=not torch.cuda.is_available())
     half = half_dtype(config.trainer)

@@ -19,7 +19,7 @@ _FIXED_BY_RUN = {
     r"peft(\..*)?": "the run's adapter is fixed",
     "run_name|runs_dir|overwrite": "the scores are written into the run's own folder",
 }
-"""Keys that `evaluate` and `predict` refuse with `run=`, and why."""
+"""Keys that `evaluate`, `merge` and `predict` refuse with `run=`, and why."""
 
 
 def check_options(job: str, words: list[str]) -> None:
@@ -44,6 +44,13 @@ def check_options(job: str, words: list[str]) -> None:
         problems.append("Which model? run=FOLDER (a finished run), or model=ID.")
     if job == "report" and "run" not in keys:
         problems.append("Which run? run=FOLDER (a finished run).")
+    if job == "merge":
+        if not {"run", "adapter"} & set(keys):
+            problems.append(
+                "What is merged? run=FOLDER (a finished run), or model=ID adapter=ID_OR_FOLDER."
+            )
+        if "out" not in keys:
+            problems.append("Where to? out=FOLDER, for the merged model.")
     messages = [problem for problem in problems if problem]
     if messages:
         raise UserError("\n".join(messages))
@@ -54,9 +61,10 @@ def _problem(job: str, key: str, has_run: bool) -> str | None:
         return None  # composing reports unknown keys
     if has_run and job == "train" and key in {"recipe", "run_name", "runs_dir"}:
         return f"{key}= with run=FOLDER has no effect: the run has its own. Leave it out."
-    if has_run and job in {"evaluate", "predict"}:
+    if has_run and job in {"evaluate", "merge", "predict"}:
         for pattern, reason in _FIXED_BY_RUN.items():
-            if re.fullmatch(pattern, key) and (job, key) != ("predict", "overwrite"):
+            is_of_out = key == "overwrite" and job in {"merge", "predict"}
+            if re.fullmatch(pattern, key) and not is_of_out:
                 return f"{key}= with run=FOLDER has no effect: {reason}. Leave it out."
     if has_option(job, SPELLINGS.get(key, key)):
         return None
