@@ -23,6 +23,7 @@ from finetune.assembly.finished import load_trained, resolve_finished_run
 from finetune.assembly.model import half_precision
 from finetune.assembly.samples import Samples, draw_samples
 from finetune.config.jobs import Merge, MergedBase
+from finetune.data.options import Mixture
 from finetune.errors import UserError
 from finetune.model.agreement import (
     Agreement,
@@ -240,4 +241,7 @@ def evaluate_command(trained: Merge) -> str:
         f"model.dtype={trained.dtype}",
         f"run_name={Path(str(trained.out)).name}_evaluate",
     ]
+    vae = Path(str(trained.out), "mask_vae.npz")
+    if vae.is_file() and not isinstance(trained.dataset, Mixture):
+        words.append(f"task.mask_vae={vae}")
     return shlex.join(["python", "-m", "finetune", "evaluate", *words])

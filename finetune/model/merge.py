@@ -1,8 +1,8 @@
 """An adapter merged into its base: float32 arithmetic, one rounding, and a model without PEFT.
 
-PEFT's own merge stores an adapter on quantized weights in 4 bits again, which loses most of what was learned,
-and adds in the format of the base. Here each weight is computed in float32 from the values that the adapter
-was trained against, and rounded once, to the format of the result.
+PEFT's own merge stores an adapter on quantized weights in 4 bits again, which loses much of what was
+learned, and adds in the format of the base. Here each weight is computed in float32, from the values that
+the adapter was trained on, and rounded once, to the format of the result.
 """
 
 import copy
@@ -57,12 +57,15 @@ def merge(model: nn.Module, dtype: torch.dtype) -> PaliGemmaForConditionalGenera
     config, generation = _describe_plainly(base.config), copy.deepcopy(base.generation_config)
     names = {id(module): name for name, module in base.named_modules()}
     embedding, head = (
-        f"{names[id(module)]}.weight" for module in (base.get_input_embeddings(), base.get_output_embeddings())
+        f"{names[id(module)]}.weight"
+        for module in (base.get_input_embeddings(), base.get_output_embeddings())
     )
     weights = {}
     for name, tensor in iterate_weights(base):
         if not torch.isfinite(tensor).all():
-            raise UserError(f"`{name}` is not finite once it is merged: the adapter is damaged. Train again.")
+            raise UserError(
+                f"`{name}` is not finite once it is merged: the adapter is damaged. Train again."
+            )
         weights[name] = tensor.to("cpu", dtype)
     if config.tie_word_embeddings:
         if torch.equal(weights[embedding], weights[head]):
@@ -145,8 +148,8 @@ def read_weight(layer: nn.Module) -> Tensor:
 def merge_layer(name: str, layer: LoraLayer) -> tuple[Tensor, Tensor | None]:
     """Compute the weight and the bias of a layer with its adapter: float32, rounded nowhere.
 
-    LoRA adds `scaling * B @ A`, where scaling is alpha / r, for rsLoRA alpha / sqrt(r). DoRA then gives each
-    row, the weights of one output, the length that was learned as its magnitude.
+    LoRA adds `scaling * B @ A`, where scaling is alpha / r, for rsLoRA alpha / sqrt(r). DoRA then gives
+    each row, the weights of one output, the length that was learned as its magnitude.
 
     Args:
         name: of the layer, for messages.
@@ -161,10 +164,14 @@ def merge_layer(name: str, layer: LoraLayer) -> tuple[Tensor, Tensor | None]:
     has_magnitude = ADAPTER in layer.lora_magnitude_vector
     # DoRA is one of PEFT's variants; others cannot be written as a weight.
     is_known = ADAPTER not in layer.lora_variant or has_magnitude
-    if not isinstance(base, nn.Linear | nn.Embedding) or not is_known or (isinstance(base, nn.Embedding) and has_magnitude):
+    if (
+        not isinstance(base, nn.Linear | nn.Embedding)
+        or not is_known
+        or (isinstance(base, nn.Embedding) and has_magnitude)
+    ):
         raise UserError(
-            f"`{name}`: only LoRA, DoRA and rsLoRA of linear layers, and LoRA of embeddings, can be merged, "
-            f"but this is {type(layer).__name__} of {type(base).__name__}."
+            f"`{name}`: only LoRA, DoRA and rsLoRA of linear layers, and LoRA of embeddings, can be "
+            f"merged, but this is {type(layer).__name__} of {type(base).__name__}."
         )
     if isinstance(base, nn.Embedding):
         down, up = layer.lora_embedding_A[ADAPTER], layer.lora_embedding_B[ADAPTER]
