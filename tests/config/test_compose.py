@@ -99,7 +99,7 @@ def test_the_composed_config_written_as_a_recipe_composes_to_the_same(
     ],
 )
 def test_a_group_choice_wins_over_every_value_of_a_runs_config(
-    words: list[str], expected: tuple[str, ...], tmp_path: Path
+    words: list[str], expected: tuple[object, ...], tmp_path: Path
 ) -> None:
     file = tmp_path / "config.yaml"
     composed, choices = compose_words(["recipe=quickstart", "model.dtype=float32"])
@@ -107,7 +107,8 @@ def test_a_group_choice_wins_over_every_value_of_a_runs_config(
     recipe = add_recipe(file)
     config = compose([f"recipe={recipe}", *words])
     task = "caption" if "caption" in str(config.task.prompt) else "vqa"
-    assert (config.model.path, config.peft.method, config.peft.bits, config.model.dtype, task) == expected
+    method, dtype = config.peft.method.value, config.model.dtype.value
+    assert (config.model.path, method, config.peft.bits, dtype, task) == expected
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 import finetune
 from finetune.cli import main
 from finetune.jobs import merge as job
+from finetune.model.merge import merge
 
 Command = Callable[..., tuple[int, str, str]]
 Usage = namedtuple("Usage", "total used free")
@@ -252,9 +253,8 @@ def test_a_merge_that_computes_something_else_leaves_nothing(
         for module in model.modules():
             if isinstance(module, LoraLayer):
                 module.scaling = {name: value / 2 for name, value in module.scaling.items()}
-        return right(model, dtype)
+        return merge(model, dtype)
 
-    right = job.merge
     monkeypatch.setattr(job, "merge", merge_half)
     code, _, err = command("merge", "run=runs/quickstart", "out=out", "examples=1")
     assert code == 2
