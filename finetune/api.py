@@ -20,7 +20,7 @@ from finetune.errors import UserError
 if TYPE_CHECKING:
     from finetune.assembly.predictor import Predictor
     from finetune.assembly.prompts import Given
-    from finetune.publish.results import ReproduceResult
+    from finetune.publish.results import MergeResult, ReproduceResult
     from finetune.result import (
         CompareResult,
         EvaluateResult,
@@ -172,6 +172,20 @@ def compare(*folders: str | Path, **options: object) -> "CompareResult":
         UserError: a folder holds no finished run.
     """
     return cast("CompareResult", run_job("compare", list(map(str, folders)), options))
+
+
+def merge(*words: str, **options: object) -> "MergeResult":
+    """Merge the adapter of a finished run into its base (`run=FOLDER out=FOLDER`), or any adapter.
+
+    Args:
+        words: `key=value`, as on the command line.
+        options: values by key.
+
+    Raises:
+        UserError: a mistake in the options, the adapter does not fit, or the merged model does not compute
+            what the adapter computes.
+    """
+    return cast("MergeResult", run_job("merge", words, options))
 
 
 def demo(*words: str, **options: object) -> "DemoResult":

@@ -62,6 +62,7 @@ def test_the_package_exports_its_commands_and_nothing_else() -> None:
         "demo",
         "evaluate",
         "load",
+        "merge",
         "plan",
         "predict",
         "preview",

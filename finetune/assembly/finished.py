@@ -11,7 +11,7 @@ from transformers import PaliGemmaConfig
 
 from finetune.assembly.mask_codec import use_mask_vae
 from finetune.assembly.model import check_adapter, half_dtype, load_base, read_adapter_for
-from finetune.config.jobs import Asking, Evaluate
+from finetune.config.jobs import Asking, Evaluate, Merge
 from finetune.config.published import fetch_published, is_published
 from finetune.errors import UserError
 from finetune.model.adapter import load_adapter
@@ -24,7 +24,7 @@ from finetune.run.checkpoints import check_weights
 from finetune.run.folder import RunFolder
 from finetune.run.results import read_metrics
 
-FinishedJob = TypeVar("FinishedJob", Evaluate, Asking)
+FinishedJob = TypeVar("FinishedJob", Evaluate, Merge, Asking)
 
 
 def open_run(config: FinishedJob, folder: Path) -> RunFolder:
@@ -88,7 +88,7 @@ def _find_base(model: ModelConfig, adapter: Path) -> ModelConfig:
     return replace(model, path=base, revision=model.revision or revision)
 
 
-def load_trained(config: Evaluate | Asking, checkpoint: PaliGemmaConfig) -> nn.Module:
+def load_trained(config: Evaluate | Merge | Asking, checkpoint: PaliGemmaConfig) -> nn.Module:
     """Load the model with its adapter on this process's device, in evaluation mode."""
     PartialState(cpu=not torch.cuda.is_available())
     half = half_dtype(config.trainer)

@@ -29,6 +29,20 @@ class EvaluatedSplit(StrEnum):
     test = "test"
 
 
+class MergedDtype(StrEnum):
+    """Formats of a merged model."""
+
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+class MergedBase(StrEnum):
+    """What an adapter that was trained on quantized weights is merged into."""
+
+    quantized = "quantized"
+    original = "original"
+
+
 @dataclass
 class Job(RunConfig):
     """A recipe; each job's class adds its options."""
@@ -55,7 +69,7 @@ class _OfRun(Job):
 
     run: str | None = None
     """Folder of a run: `evaluate` scores it, `predict` and `demo` ask it, `plan` shows it, `report` writes
-    its page, and `train` continues it with `resume=true`."""
+    its page, `merge` makes one model of it, and `train` continues it with `resume=true`."""
 
     def folder(self, name: str) -> Path:
         """Return the run's folder."""
@@ -291,6 +305,29 @@ class Compare(Job):
     needs_data = False
 
 
+@dataclass
+class Merge(_OfRun):
+    """Merge an adapter into its base, as a plain model for any program (run=FOLDER out=FOLDER)."""
+
+    out: str | None = None
+    """Folder for the model, which `from_pretrained` of transformers loads without PEFT."""
+    dtype: MergedDtype = MergedDtype.bfloat16
+    """Format of the merged weights. bfloat16 is the format of published checkpoints and rounds each weight
+    once; float32 needs twice the space and answers as the adapter does."""
+    into: MergedBase | None = None
+    """For an adapter on quantized weights (QLoRA): `quantized` merges into the values that it was trained
+    on, so that the answers stay; `original` into those of the checkpoint, from which these were rounded.
+    `null`: `quantized`."""
+    examples: int = option(8, Range(1, 10_000))
+    """Examples of the validation split on which the merged model is compared with the adapter; without
+    them, images of noise."""
+    overwrite: bool = False
+    """Replace the merged model in `out=`; other files in it are kept."""
+
+    reads = f"runs_dir|check_images|{_MODEL}|{_ANSWERS}"
+    needs_data = False
+
+
 JOBS: dict[str, type[Job]] = {
     "train": Train,
     "evaluate": Evaluate,
@@ -303,6 +340,7 @@ JOBS: dict[str, type[Job]] = {
     "report": Report,
     "compare": Compare,
     "reproduce": Reproduce,
+    "merge": Merge,
 }
 """Job -> its options. `finetune/jobs/<name>.py` runs it; the class's docstring is its line in `--help`."""
 

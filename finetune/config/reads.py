@@ -21,7 +21,7 @@ _FIXED_BY_RUN = {
     r"peft(\..*)?": "the run's adapter is fixed",
     "run_name|runs_dir|overwrite": "the scores are written into the run's own folder",
 }
-"""Keys that `evaluate`, `predict` and `demo` refuse with `run=`, and why."""
+"""Keys that `evaluate`, `merge`, `predict` and `demo` refuse with `run=`, and why."""
 
 
 _READ_PUBLISHED = {"predict", "demo"}
@@ -58,6 +58,13 @@ def check_options(job: str, words: list[str]) -> None:
             f"run={named} is on the Hub, and `{job}` works in a run's own folder. Ask it with `predict`, "
             f"or score it again: reproduce card={named}."
         )
+    if job == "merge":
+        if not {"run", "adapter"} & set(keys):
+            problems.append(
+                "What is merged? run=FOLDER (a finished run), or model=ID adapter=ID_OR_FOLDER."
+            )
+        if "out" not in keys:
+            problems.append("Where to? out=FOLDER, for the merged model.")
     messages = [problem for problem in problems if problem]
     if messages:
         raise UserError("\n".join(messages))
@@ -70,7 +77,7 @@ def _problem(job: str, key: str, has_run: bool) -> str | None:
         return "recipe= with card= has no effect: the result's own config.yaml is the recipe. Leave it out."
     if has_run and job == "train" and key in {"recipe", "run_name", "runs_dir"}:
         return f"{key}= with run=FOLDER has no effect: the run has its own. Leave it out."
-    if has_run and job in {"evaluate", "predict", "demo"}:
+    if has_run and job in {"evaluate", "merge", "predict", "demo"}:
         for pattern, reason in _FIXED_BY_RUN.items():
             if re.fullmatch(pattern, key) and (job == "evaluate" or key != "overwrite"):
                 return f"{key}= with run=FOLDER has no effect: {reason}. Leave it out."
