@@ -1,9 +1,9 @@
 """Merge an adapter into its base, as a plain model for any program (run=FOLDER out=FOLDER).
 
-The folder has the model, its processor and, for masks, `mask_vae.npz`. `from_pretrained` of transformers
-loads it without PEFT and without this package. Before it gets its name it is loaded again and compared
-with the adapter: every weight, and the logits of examples. If they differ by more than rounding, nothing is
-left.
+The folder has the model, its processor, its card and, for masks, `mask_vae.npz`. `from_pretrained` of
+transformers loads it without PEFT and without this package. Before it gets its name it is loaded again and
+compared with the adapter: every weight, and the logits of examples. If they differ by more than rounding,
+nothing is left.
 
 Without `run=`, any adapter: model=ID adapter=ID_OR_FOLDER, with peft=qlora if it was trained on 4 bits. A
 run in which every weight learned has nothing to merge: its model is converted to `dtype`, and compared too.
@@ -34,10 +34,13 @@ from finetune.model.agreement import (
 )
 from finetune.model.load import build_meta_model, load_config, load_processor
 from finetune.model.merge import merge
+from finetune.model.options import AdapterBase
 from finetune.processes import count_processes
+from finetune.publish.card import write_card
+from finetune.publish.facts import read_facts
 from finetune.publish.results import MergeResult
 from finetune.run.checkpoints import digest_weights
-from finetune.run.files import write_json
+from finetune.run.files import write_json, write_text
 from finetune.run.folder import Launch, RunFolder
 from finetune.run.out_folder import OutFolder
 
@@ -81,6 +84,8 @@ def run(options: Merge, launch: Launch) -> MergeResult:
         comparison = write_merged(trained, checkpoint, processor, samples, partial)
         if options.run is not None and folder.mask_vae.is_file():
             shutil.copyfile(folder.mask_vae, partial / folder.mask_vae.name)
+        if options.run is not None:
+            write_text(partial / "README.md", write_card(read_facts(folder.root), merged=trained.dtype))
         write_json(partial / FACTS, describe(trained, samples, comparison))
     report(trained, samples, comparison)
     count = len(samples.examples)
@@ -153,7 +158,9 @@ def write_merged(
     of_run = reference = compute_logits_in_float32(model, samples.build_batches())
     if trained.into == MergedBase.original:
         del model
-        original = replace(trained, peft=replace(trained.peft, bits=16))
+        # It was asked for: the difference from the run is measured and reported.
+        peft, check = replace(trained.peft, bits=16), AdapterBase.any
+        original = replace(trained, peft=peft, adapter_base=check)
         model = load_trained(original, load_config(trained.model.path, trained.model.revision))
         reference = compute_logits_in_float32(model, samples.build_batches())
     weights = sample_weights(model)
