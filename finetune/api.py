@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from finetune.call import prepare_job, run_job, undisturbed, without_bars
+from finetune.config.published import name_model
 from finetune.errors import UserError
-from finetune.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from finetune.assembly.predictor import Predictor
     from finetune.assembly.prompts import Given
-    from finetune.publish.results import PushResult
+    from finetune.publish.results import MergeResult, PushResult, ReproduceResult
     from finetune.result import (
         CompareResult,
         EvaluateResult,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ScoreResult,
         TrainResult,
     )
+    from finetune.web.result import DemoResult
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +174,49 @@ def compare(*folders: str | Path, **options: object) -> "CompareResult":
     return cast("CompareResult", run_job("compare", list(map(str, folders)), options))
 
 
+def merge(*words: str, **options: object) -> "MergeResult":
+    """Merge the adapter of a finished run into its base (`run=FOLDER out=FOLDER`), or any adapter.
+
+    Args:
+        words: `key=value`, as on the command line.
+        options: values by key.
+
+    Raises:
+        UserError: a mistake in the options, the adapter does not fit, or the merged model does not compute
+            what the adapter computes.
+    """
+    return cast("MergeResult", run_job("merge", words, options))
+
+
+def demo(*words: str, **options: object) -> "DemoResult":
+    """Show a finished run (`run=FOLDER`) on a page in the browser, or write a Space (`export=FOLDER`).
+
+    Args:
+        words: `key=value`, as on the command line.
+        options: values by key.
+
+    Returns:
+        The page with its `url`; it is served by threads until `close()` is called or the program ends.
+
+    Raises:
+        UserError: the run is not finished, the port is in use, or Gradio is missing.
+    """
+    return cast("DemoResult", run_job("demo", words, options))
+
+
+def reproduce(*words: str, **options: object) -> "ReproduceResult":
+    """Score a run or a published result again (`card=FOLDER` or `card=USER/NAME`), and compare.
+
+    Args:
+        words: `key=value`, as on the command line.
+        options: values by key.
+
+    Raises:
+        UserError: the card has no scores, or its data or base are not here.
+    """
+    return cast("ReproduceResult", run_job("reproduce", words, options))
+
+
 def push(*words: str, **options: object) -> "PushResult":
     """Publish a finished run (`run=FOLDER`) on the Hub (`repo=USER/NAME`), as one commit.
 
@@ -186,21 +230,24 @@ def push(*words: str, **options: object) -> "PushResult":
     return cast("PushResult", run_job("push", words, options))
 
 
-def load(*words: str, **options: object) -> "Predictor":
-    """Load the model of a finished run (`run=FOLDER`), or any checkpoint, with its processor.
+def load(*words: str | Path, **options: object) -> "Predictor":
+    """Load a model: `load("runs/NAME")`, `load("USER/NAME")`, `load(model=ID, adapter=ID)`.
 
     Args:
-        words: `key=value`, as for `predict`.
-        options: values by key.
+        words: a run, an adapter or a checkpoint by its folder or its name on the Hub (`USER/NAME`, or
+            `USER/NAME@REVISION`); and `key=value`, as for `predict`.
+        options: values by key. An adapter without `model=` is put on the base that it names.
 
     Returns:
-        `model` and `processor`, ready to use, and `ask(image, prefix)`.
+        A function of images, which returns answers with boxes and masks; it has `model` and `processor`.
 
     Raises:
-        UserError: the run is not finished, or model and adapter do not fit.
+        UserError: the run is not finished, model and adapter do not fit, or the Hub does not have them.
     """
     with undisturbed():
-        job, launch = prepare_job("predict", words, options)
+        job, launch = prepare_job("predict", *name_model(words, options))
         module = importlib.import_module("finetune.assembly.predictor")
+        finished = importlib.import_module("finetune.assembly.finished")
         with without_bars():
-            return cast("Predictor", module.Predictor(job, RunFolder(launch.folder.absolute())))
+            folder = finished.open_run(job, launch.folder.absolute())
+            return cast("Predictor", module.Predictor(job, folder))

@@ -109,8 +109,9 @@ class Command:
             )
         prefer_command_line(composed, self.overrides)
         options = to_options(composed)
-        if run is not None and self.job in {"evaluate", "predict", "report"}:
-            options.adapter = None  # the one that its training continued; the result has its own
+        if run is not None and self.job in {"evaluate", "merge", "predict", "demo", "report"}:
+            # The one that its training continued; the result has its own.
+            options.adapter = options.adapter_revision = None
         name = self._name()
         check(options, composed, name if run is None else None)
         values = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)

@@ -5,6 +5,7 @@ that none waits for a process that has ended, and the main process reports it on
 """
 
 import logging
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,8 @@ import torch.distributed
 from accelerate import PartialState
 
 from finetune.errors import UserError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -39,6 +42,18 @@ def is_main_process() -> bool:
 def count_processes() -> int:
     """Return the number of processes of this run."""
     return int(PartialState().num_processes)
+
+
+def warn_of_idle_gpus(command: list[str]) -> None:
+    """Warn if this process leaves visible GPUs idle, with the command that uses them all."""
+    visible = torch.cuda.device_count()
+    if visible > 1 and count_processes() == 1:
+        words = command[command.index("-m") :]
+        log.warning(
+            "%d GPUs are visible, and this process uses one. For all of them: %s",
+            visible,
+            shlex.join(["torchrun", "--nproc-per-node", str(visible), *words]),
+        )
 
 
 @cache

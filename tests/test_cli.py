@@ -139,7 +139,7 @@ def test_help_of_a_job_documents_every_option(command: Command, job: str) -> Non
     shown = {SPELLINGS.get(key, key) for key in (lines[i].strip().partition("=")[0] for i in options)}
     read = {key for key in keys_of() if has_option(job, key) and not key.endswith("_target_")}
     assert shown == read - set(GROUP_SCHEMAS)
-    assert "metric.convention" in read or job in {"predict", "doctor", "compare", "report"}
+    assert "metric.convention" in read or job in {"predict", "demo", "doctor", "compare", "report"}
     for i in options:
         indent = len(lines[i]) - len(lines[i].lstrip())
         assert lines[i + 1].startswith(" " * (indent + 4)), f"{lines[i]} has no text"

@@ -12,6 +12,7 @@ from PIL import Image
 from finetune.cli import main
 from finetune.config.compose import group_choices, known_recipes
 from finetune.config.help import GROUPS
+from finetune.model.load import TINY_BASE
 from tests.conftest import REPOSITORY
 from tests.data.formats import exports
 from tests.test_data_documents import write_page_files
@@ -144,6 +145,19 @@ def test_the_readmes_python_runs(workplace: Path, monkeypatch: pytest.MonkeyPatc
     names: dict[str, object] = {}
     exec(short, names)
     assert names["losses"]
+
+
+@pytest.mark.slow
+def test_the_python_of_the_page_about_using_a_result_runs(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace)
+    Image.new("RGB", (8, 8)).save("cat.jpg")
+    page = (REPOSITORY / "docs/use.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code.replace("google/paligemma-3b-pt-224", str(TINY_BASE)), names)
+    assert capsys.readouterr().out.endswith("[64, 48, 192, 240]\n")
 
 
 DESIGN = (REPOSITORY / "docs/design.md").read_text(encoding="utf-8")

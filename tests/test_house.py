@@ -61,6 +61,7 @@ MAY_IMPORT = {
         "tasks",
         "training",
     },
+    "web": {"assembly", "codecs", "config", "data", "metrics", "report", "result", "run", "tasks"},
     "result": {"doctor", "metrics", "model"},
     "jobs": {
         "assembly",
@@ -68,6 +69,7 @@ MAY_IMPORT = {
         "comparison",
         "config",
         "data",
+        "web",
         "doctor",
         "evaluation",
         "generation",
@@ -86,7 +88,7 @@ MAY_IMPORT = {
     "sweep": {"command", "config", "publish"},
     "cli": {"command", "config", "result", "run", "signals", "sweep"},
     "call": {"command", "config", "run"},
-    "api": {"assembly", "call", "publish", "result", "run"},
+    "api": {"assembly", "call", "config", "publish", "result", "web", "run"},
     "__main__": {"cli"},
     "__init__": {"api"},
 }

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from datasets import Dataset
 from PIL.Image import Resampling
@@ -21,6 +22,7 @@ from finetune.data.batches.options import Overflow, Resize
 from finetune.data.examples.augment import Augmentation
 from finetune.data.examples.classes import expand_per_class
 from finetune.data.examples.dataset import ExampleDataset
+from finetune.data.examples.fingerprint import fingerprint
 from finetune.data.examples.inspection import Check
 from finetune.data.examples.mixture import first_rows
 from finetune.data.examples.options import AugmentationConfig
@@ -117,6 +119,24 @@ def build_data(
         test_shared={name: len(test.find_shared(other)) for name, other in others.items() if test},
         collator=collators[0],
         evaluation_collator=collators[1],
+    )
+
+
+def fingerprint_data(data: Data, evaluated: str = "validation") -> dict[str, dict[str, Any]]:
+    """Return what identifies the data of a run, by split, for `metrics.json`; collective.
+
+    Args:
+        data: examples of the run.
+        evaluated: see `build_data`.
+    """
+    splits = {"train": data.train, "test": data.test, evaluated: data.validation}
+    named = {name: examples for name, examples in splits.items() if examples is not None}
+    return on_main(
+        lambda: {
+            # Training draws rows by their place; a score is the same in any order.
+            name: fingerprint(examples.rows, name, ordered=name == "train")
+            for name, examples in named.items()
+        }
     )
 
 

@@ -10,12 +10,14 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Pal
 
 from finetune.config.schema import RunConfig
 from finetune.errors import UserError
-from finetune.model.adapter import continue_adapter
+from finetune.model.adapter import TrainedAdapter, continue_adapter, name_base, read_adapter
 from finetune.model.freeze import apply_freeze
 from finetune.model.learning import store_by_policy, store_what_learns
 from finetune.model.load import load_model
 from finetune.model.lora import Quantization, add_adapter
 from finetune.model.options import FreezePolicy, ModelConfig, PeftConfig, PeftMethod
+from finetune.model.origin import Origin, find_origin
+from finetune.model.provenance import check_base, describe_base
 from finetune.model.surgery import operate
 from finetune.model.table import count_parameters, describe_counts, format_table
 from finetune.training.options import TrainerConfig
@@ -35,13 +37,15 @@ class Learner:
     """Learning, adapted and quantized parameters by tower, for the log."""
     parameters: dict[str, dict[str, int | str]]
     """The same for `metrics.json`."""
+    origin: Origin
+    """The base, for `environment.json`."""
 
 
 def build_learner(config: RunConfig, checkpoint: PaliGemmaConfig, processor: PaliGemmaProcessor) -> Learner:
     """Load the base, freeze and adapt it, and change how it runs, in this order.
 
     Args:
-        config: `seed`, `adapter`, `model`, `freeze`, `peft` and `trainer` are read.
+        config: `seed`, `adapter...`, `model`, `freeze`, `peft` and `trainer` are read.
         checkpoint: configuration of the checkpoint; changed in place.
         processor: processor of the checkpoint.
 
@@ -50,11 +54,61 @@ def build_learner(config: RunConfig, checkpoint: PaliGemmaConfig, processor: Pal
     """
     set_seed(config.seed)  # before the adapter's matrices are drawn
     options, freeze, peft, half = config.model, config.freeze, config.peft, half_dtype(config.trainer)
+    adapter = read_continued(config, checkpoint, is_loaded=False)
     base = load_base(checkpoint, options, freeze, peft, half)
-    model = freeze_and_adapt(base, options, freeze, peft, half, config.adapter)
+    if adapter is not None:
+        check_adapter(config, checkpoint, adapter)
+    origin = find_origin(options)
+    model = freeze_and_adapt(base, options, freeze, peft, half, adapter, origin)
     operate(model, options.llm_dropout, config.trainer.activation_checkpointing)
     counts = count_parameters(model)
-    return Learner(model, processor, format_table(counts), describe_counts(counts))
+    return Learner(model, processor, format_table(counts), describe_counts(counts), origin)
+
+
+def read_continued(
+    config: RunConfig, checkpoint: PaliGemmaConfig, *, is_loaded: bool
+) -> TrainedAdapter | None:
+    """Read the adapter whose training a run continues; see `read_adapter_for`.
+
+    Raises:
+        UserError: the run trains no adapter.
+    """
+    if config.adapter is not None and config.peft.method == PeftMethod.none:
+        raise UserError(
+            f"adapter={config.adapter} with peft=none: the weights themselves would learn, without the "
+            "adapter. Choose the peft= that it was trained with, or leave adapter= out."
+        )
+    return read_adapter_for(config, checkpoint, is_loaded=is_loaded)
+
+
+def read_adapter_for(
+    config: RunConfig, checkpoint: PaliGemmaConfig, *, is_loaded: bool
+) -> TrainedAdapter | None:
+    """Read the adapter that a run continues or uses, if any, and check that the base is its own.
+
+    Args:
+        config: `adapter...`, `model` and `peft` are read.
+        checkpoint: configuration of the checkpoint.
+        is_loaded: see `check_base`.
+
+    Raises:
+        UserError: see `read_adapter` and `check_base`.
+    """
+    if config.adapter is None:
+        return None
+    adapter = read_adapter(config.adapter, config.adapter_revision)
+    check_adapter(config, checkpoint, adapter, is_loaded=is_loaded)
+    return adapter
+
+
+def check_adapter(
+    config: RunConfig, checkpoint: PaliGemmaConfig, adapter: TrainedAdapter, *, is_loaded: bool = True
+) -> None:
+    """Check that a base is the one that an adapter was trained on; see `check_base`."""
+    here = describe_base(config.model, checkpoint, config.peft)
+    check_base(
+        f"The adapter `{adapter.path}`", adapter.trained, here, config.adapter_base, is_loaded=is_loaded
+    )
 
 
 def load_base(
@@ -102,7 +156,8 @@ def freeze_and_adapt(
     freeze: FreezePolicy,
     peft: PeftConfig,
     half: torch.dtype | None,
-    adapter: str | None,
+    adapter: TrainedAdapter | None,
+    origin: Origin | None = None,
 ) -> nn.Module:
     """Freeze the base, add a new adapter or one to continue, and convert parameters that learn.
 
@@ -113,24 +168,22 @@ def freeze_and_adapt(
         peft: the method.
         half: see `half_dtype`.
         adapter: a trained adapter to continue.
+        origin: names the base in `adapter_config.json`.
 
     Raises:
         UserError: the settings do not fit the model, or the adapter does not fit the settings.
     """
     model: nn.Module = base
     if peft.method == PeftMethod.none:
-        if adapter is not None:
-            raise UserError(
-                f"adapter={adapter} with peft=none: the weights themselves would learn, without the "
-                "adapter. Choose the peft= that it was trained with, or leave adapter= out."
-            )
         apply_freeze(base, freeze)
     else:
         model = add_adapter(base, freeze, peft)
+        if origin is not None:
+            name_base(model, origin)
         if adapter is not None:
             # It must have the run's rank, alpha and layers: `config.yaml` then says what learns.
-            continue_adapter(model, adapter, peft.bits)
-            log.info("continuing the adapter %s", adapter)
+            continue_adapter(model, adapter)
+            log.info("continuing the adapter %s", adapter.path)
     store_what_learns(model, getattr(torch, options.learning_dtype), half)
     return model
 

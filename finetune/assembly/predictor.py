@@ -4,7 +4,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
@@ -12,6 +14,7 @@ from transformers import PaliGemmaProcessor
 
 from finetune.assembly.custom import object_options
 from finetune.assembly.data import LONGEST_REFERENCE
+from finetune.assembly.detections import decode_row_masks, to_supervision
 from finetune.assembly.finished import load_trained, resolve_finished_run
 from finetune.assembly.mask_codec import find_mask_vae
 from finetune.assembly.model import half_precision
@@ -27,7 +30,7 @@ from finetune.assembly.prompts import (
     number_rows,
 )
 from finetune.codecs.objects import ObjectReader
-from finetune.config.jobs import Predict
+from finetune.config.jobs import Asking
 from finetune.data.batches.collator import Collator
 from finetune.data.images import Picture, convert_image
 from finetune.errors import UserError, describe
@@ -36,6 +39,9 @@ from finetune.generation.generate import answer_batches
 from finetune.model.load import load_config, load_processor
 from finetune.run.folder import RunFolder
 from finetune.tasks.task import Answer
+
+if TYPE_CHECKING:
+    from supervision import Detections
 
 log = logging.getLogger(__name__)
 
@@ -50,20 +56,86 @@ class Predictor:
     Attributes:
         model: the model with its adapter, in evaluation mode.
         processor: processor of the checkpoint.
+        classes: the classes of the run's task, in its order; others that were found follow.
         batch_size: prompts in one batch; halved where they do not fit into the memory of the device.
 
     Raises:
         UserError: the run is not finished, or model and adapter do not fit.
     """
 
-    def __init__(self, options: Predict, folder: RunFolder) -> None:
+    def __init__(self, options: Asking, folder: RunFolder) -> None:
         options = resolve_finished_run(options, folder)
         path, revision = options.model.path, options.model.revision
         self._options = options
         self._reader = build_reader(options, folder)
         self.batch_size = options.evaluation.batch_size
+        self.classes = list_classes(options)
         self.processor: PaliGemmaProcessor = load_processor(path, revision)
         self.model: nn.Module = load_trained(options, load_config(path, revision, None))
+
+    @overload
+    def __call__(
+        self,
+        images: Given | Sequence[Given],
+        prefix: str | None = None,
+        *,
+        as_: Literal["rows"] = "rows",
+        **fields: object,
+    ) -> list[PredictionRow]: ...
+
+    @overload
+    def __call__(
+        self,
+        images: Given | Sequence[Given],
+        prefix: str | None = None,
+        *,
+        as_: Literal["supervision"],
+        **fields: object,
+    ) -> "list[Detections]": ...
+
+    def __call__(
+        self,
+        images: Given | Sequence[Given],
+        prefix: str | None = None,
+        *,
+        as_: str = "rows",
+        **fields: object,
+    ) -> "list[PredictionRow] | list[Detections]":
+        """Answer a prompt about each image, in batches.
+
+        Args:
+            images: open images, files, or arrays of uint8 (height, width, 3); or a single one.
+            prefix: the prompt, such as `detect cat`; None: the prompt of the run's task.
+            as_: `rows`, or `supervision` for `supervision.Detections`.
+            fields: what is in the prompt, such as `question` or `labels`.
+
+        Returns:
+            One prediction row, or one `Detections`, for each image, in their order.
+
+        Raises:
+            UserError: an image cannot be decoded, or the task has no such prompt or asks several.
+        """
+        if as_ not in {"rows", "supervision"}:
+            raise UserError(f"as_: expected rows or supervision, but got {describe(as_)}.")
+        listed = [images] if isinstance(images, str) or not isinstance(images, Sequence) else images
+        if not listed:
+            return []
+        names = [name for name, _ in name_images(listed)]
+        prompts = self._build(listed, prefix, fields)
+        if len(prompts) > len(set(names)):
+            raise UserError("The task asks several prompts about an image: call `ask_all`.")
+        # The same file may be given twice.
+        rows = {row["image"]: row for row in self._answer_all(prompts)}
+        answers = [rows[name] for name in names]
+        return answers if as_ == "rows" else [self.to_supervision(row) for row in answers]
+
+    def to_supervision(self, row: Mapping[str, Any]) -> "Detections":
+        """Return the boxes and masks of a row as `supervision.Detections`; see `detections.py`."""
+        return to_supervision(row, self.classes)
+
+    def masks(self, row: Mapping[str, Any]) -> np.ndarray | None:
+        """Return the masks of a row's objects: (N, height, width) bool; None if there are none."""
+        return decode_row_masks(row)
 
     def ask(self, image: Given, prefix: str | None = None, **fields: object) -> PredictionRow:
         """Answer a prompt about an image.
@@ -208,6 +280,15 @@ class Predictor:
         ]
 
 
+def list_classes(options: Asking) -> list[str]:
+    """Return the classes of the run's task, or of those of its mixture."""
+    dataset = options.dataset
+    parts = {} if dataset is None or isinstance(dataset, dict) else dataset.mixed_parts()
+    tasks = [part.task for part in parts.values()] or [options.task]
+    objects = [object_options(task) for task in tasks]
+    return list(dict.fromkeys(name for one in objects if one is not None for name in one.labels or ()))
+
+
 def decode_image(source: ImageSource, name: str, as_stored: bool = False) -> Image.Image:
     """Return an image as a model is asked about it.
 
@@ -222,7 +303,7 @@ def decode_image(source: ImageSource, name: str, as_stored: bool = False) -> Ima
         raise UserError(f"image `{name}` cannot be decoded: {error}") from error
 
 
-def build_reader(options: Predict, folder: RunFolder) -> ObjectReader:
+def build_reader(options: Asking, folder: RunFolder) -> ObjectReader:
     """Return a reader of boxes, and of masks if the run or the task has weights for them."""
     objects = object_options(options.task)
     reader = ObjectReader() if objects is None else objects.build().reader

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from finetune.assembly.custom import instantiate
-from finetune.config.jobs import Predict
+from finetune.config.jobs import Asking
 from finetune.data.images import IMAGE_SUFFIXES
 from finetune.data.reading.json import open_text
 from finetune.errors import UserError, describe
@@ -61,7 +61,7 @@ class Prompt(NamedTuple):
 
 
 def build_prompts(
-    options: Predict, wording: Wording, images: Sequence[Named], rows: Rows | None = None
+    options: Asking, wording: Wording, images: Sequence[Named], rows: Rows | None = None
 ) -> list[Prompt]:
     """Return the prompts, none of them twice.
 
@@ -75,7 +75,7 @@ def build_prompts(
         UserError: there is no image or no prompt, the task has no such field, or the grammar does not fit.
     """
     is_plain = wording.prefix is not None and options.evaluation.grammar == Grammar.none and rows is None
-    task = None if is_plain else _build_task(options)
+    task = None if is_plain else build_prompt_task(options)
     if rows is None and not images:
         raise UserError("Which image? image=FILE or image=FOLDER.")
     prompts: dict[tuple[str, str], Prompt] = {}
@@ -90,7 +90,7 @@ def build_prompts(
 
 
 def _build_row(
-    options: Predict, wording: Wording, task: object, images: Sequence[Named], row: Mapping[str, object]
+    options: Asking, wording: Wording, task: object, images: Sequence[Named], row: Mapping[str, object]
 ) -> Iterator[Prompt]:
     if not images:
         raise UserError("expected `image`, the path of a file, or image= for prompts without one.")
@@ -110,7 +110,7 @@ def _build_row(
         yield from (Prompt(name, image, prefix, form) for name, image in images)
 
 
-def _build_task(options: Predict) -> object:
+def build_prompt_task(options: Asking) -> object:
     """Return the run's task, which words prompts."""
     dataset = options.dataset
     parts = {} if dataset is None or isinstance(dataset, dict) else dataset.mixed_parts()

@@ -137,5 +137,10 @@ def _across(config: RunConfig) -> Iterator[str]:
             "model.dtype=float16 with trainer.bf16=true mixes two half precisions: choose trainer.fp16=true"
             " trainer.bf16=false, or model.dtype=bfloat16."
         )
+    if config.adapter_revision is not None and (config.adapter is None or Path(config.adapter).is_dir()):
+        yield (
+            f"adapter_revision={config.adapter_revision} is of an adapter on the Hub, but "
+            f"adapter={config.adapter or 'null'}: leave it out."
+        )
     yield from check_optimizer(config.trainer)
     yield from check_extra(config.trainer.extra)

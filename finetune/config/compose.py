@@ -39,6 +39,8 @@ _job: list[type[Job]] = [JOBS["train"]]
 """The job to compose for. A global: Hydra creates `RecipeSource` and passes it only a path."""
 _replaces_metrics = [False]
 """Whether the command line gives `metrics`, which then are not those of a recipe."""
+_chosen_groups: set[str] = set()
+"""Groups that the command line chooses; the values of a run's `config.yaml` would hide the choice."""
 _other_options = {name for job in JOBS for name in own_options(job)}
 
 
@@ -84,6 +86,11 @@ class RecipeSource(ConfigSource):
         # A recipe may contain another job's options: the output of `--cfg job` does.
         for name in _other_options - {field.name for field in fields(_job[0])}:
             config.pop(name, None)
+        if {field.name for field in fields(RunConfig)} <= config.keys():
+            for group in _chosen_groups:
+                config.pop(group, None)
+                kept = [entry for entry in config.get("defaults", []) if f"@{group}." not in str(entry)]
+                config.defaults = kept
         if _replaces_metrics[0]:
             config.pop("metrics", None)
             kept = [entry for entry in config.get("defaults", []) if "/metric@metrics." not in str(entry)]
@@ -117,6 +124,12 @@ def register(job: str, overrides: Sequence[str]) -> None:
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
     _job[0] = JOBS[job]
     _replaces_metrics[0] = any(word.startswith(("+metric@metrics.", "metrics=")) for word in overrides)
+    _chosen_groups.clear()
+    for word in overrides:
+        group, _, choice = word.partition("=")
+        # A path of a checkpoint keeps the other options of the model.
+        if (CONF_DIR / group).is_dir() and (group, choice) != ("model", "own"):
+            _chosen_groups.add(group)
     store = ConfigStore.instance()
     store.store(name="schema", node=JOBS[job])
     for group, choices in GROUP_SCHEMAS.items():

@@ -16,7 +16,10 @@ from finetune.option import MAY_BE_EMPTY, Range, option
 from finetune.publish.options import PushAtEnd, PushOptions
 
 _PARTS = r"(dataset|task|metrics?)([.@].*)?"
-_MODEL = r"(model([.].*)?|adapter|trainer[.](bf16|fp16)|peft|peft[.](bits|quantize|double_quant))"
+_MODEL = (
+    r"(model([.].*)?|adapter(_revision|_base)?|trainer[.](bf16|fp16)"
+    r"|peft|peft[.](bits|quantize|double_quant))"
+)
 _ANSWERS = rf"(image[.].*|evaluation[.]({'|'.join(field.name for field in fields(GenerationOptions))}))"
 
 
@@ -25,6 +28,20 @@ class EvaluatedSplit(StrEnum):
 
     validation = "validation"
     test = "test"
+
+
+class MergedDtype(StrEnum):
+    """Formats of a merged model."""
+
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+class MergedBase(StrEnum):
+    """What an adapter that was trained on quantized weights is merged into."""
+
+    quantized = "quantized"
+    original = "original"
 
 
 @dataclass
@@ -52,8 +69,9 @@ class _OfRun(Job):
     """Options of the jobs that may be given a run."""
 
     run: str | None = None
-    """Folder of a run: `evaluate` scores it, `predict` asks it, `plan` shows it, `report` writes its page,
-    `push` publishes it, and `train` continues it with `resume=true`."""
+    """Folder of a run: `evaluate` scores it, `predict` and `demo` ask it, `plan` shows it, `report` writes
+    its page, `merge` makes one model of it, `push` publishes it, and `train` continues it with
+    `resume=true`."""
 
     def folder(self, name: str) -> Path:
         """Return the run's folder."""
@@ -135,12 +153,9 @@ class Evaluate(_InFolder):
 
 
 @dataclass
-class Predict(_OfRun):
-    """Ask about your images (run=FOLDER image=FILE prefix=PROMPT)."""
+class Asking(_OfRun):
+    """Options of the jobs that ask a model about images without rows of data."""
 
-    picture: str | None = None
-    """An image file, a folder of images, a pattern such as `"photos/*.jpg"`, or several of these with
-    commas between them."""
     prefix: str | None = option(None, MAY_BE_EMPTY)
     """The prompt. `null`: the prompt of the run's task, with the fields below in it."""
     question: str | None = None
@@ -151,14 +166,6 @@ class Predict(_OfRun):
     """The classes in the prompt of the task, such as `detect {labels}`. `null`: all of the task."""
     choices: list[str] | None = None
     """The choices, for a task of multiple choice."""
-    prompts: str | None = None
-    """A JSONL file with a prompt a line: `image` (relative to the file, or to the current folder; missing:
-    every image of `image=`), and `prefix` or the fields of the task's prompt."""
-    out: str | None = None
-    """Folder for the answers, in `predictions.jsonl`, and for copies of the images with the predicted boxes
-    and masks drawn in. The same command again goes on where it was stopped."""
-    overwrite: bool = False
-    """Forget the answers in `out=` and ask again; its other files are kept."""
 
     reads = f"task([.@].*)?|{_MODEL}|{_ANSWERS}"
     needs_data = False
@@ -174,8 +181,62 @@ class Predict(_OfRun):
         if self.prefix is not None and self.fields:
             names = " ".join(f"{name}=" for name in self.fields)
             yield f"prefix= is a whole prompt, {names} a part of the task's: choose one."
+
+
+@dataclass
+class Predict(Asking):
+    """Ask about your images (run=FOLDER image=FILE prefix=PROMPT)."""
+
+    picture: str | None = None
+    """An image file, a folder of images, a pattern such as `"photos/*.jpg"`, or several of these with
+    commas between them."""
+    prompts: str | None = None
+    """A JSONL file with a prompt a line: `image` (relative to the file, or to the current folder; missing:
+    every image of `image=`), and `prefix` or the fields of the task's prompt."""
+    out: str | None = None
+    """Folder for the answers, in `predictions.jsonl`, and for copies of the images with the predicted boxes
+    and masks drawn in. The same command again goes on where it was stopped."""
+    overwrite: bool = False
+    """Forget the answers in `out=` and ask again; its other files are kept."""
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield options that exclude each other."""
+        yield from super().problems(prefix)
         if self.overwrite and self.out is None:
             yield "overwrite=true needs out=: without it nothing is written."
+
+
+@dataclass
+class Demo(Asking):
+    """Show a run on a page in the browser (run=FOLDER), or write it as a Space (export=FOLDER)."""
+
+    host: str = "127.0.0.1"
+    """Address that the page is served at. With the default only this machine reaches it; `0.0.0.0` is for
+    the whole network, without a password."""
+    port: int | None = option(7860, Range(0, 65535))
+    """Port of the page. `null` or 0: any free one."""
+    examples: int = option(8, Range(0, 100))
+    """Validation examples that are offered on the page; 0 for none."""
+    max_upload_mb: float = option(20.0, Range(0.001, 10_000))
+    """Largest image file that may be uploaded, in megabytes (10^6 bytes)."""
+    max_images: int = option(50, Range(1, 10_000))
+    """Most images that may be asked about at once."""
+    export: str | None = None
+    """Folder to write as a Space of the Hub, which shows the same page; nothing is served."""
+    repo: str | None = None
+    """With `export=`: the published adapter or model (`USER/NAME`) that the Space loads. `null`: the
+    weights are copied into the Space."""
+    overwrite: bool = False
+    """Replace the Space in the folder `export=`; other files in it are kept."""
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield options that exclude each other."""
+        yield from super().problems(prefix)
+        for name in ("repo", "overwrite"):
+            if getattr(self, name) and self.export is None:
+                yield f"{name}= is about the folder of a Space: it needs export=FOLDER."
+        if self.export is not None and self.run is None:
+            yield "export= writes the Space of a run: it needs run=FOLDER."
 
 
 @dataclass
@@ -206,6 +267,31 @@ class Report(_OfRun):
 
     reads = "report[.].*|published.*"
     needs_data = False
+
+
+@dataclass
+class Reproduce(Job):
+    """Score a run or a published result again, and say what differs (card=FOLDER or card=USER/NAME)."""
+
+    card: str | None = None
+    """Folder of a run or of a result that was pushed, or `USER/NAME` or `USER/NAME@REVISION` on the Hub."""
+    train: bool = False
+    """Train again too, instead of scoring the weights that are there."""
+    run_name: str | None = option(None, MAY_BE_EMPTY)
+    """Name of the folder for the new scores. `null`: the card's with `_reproduce`."""
+    overwrite: bool = False
+    """Delete the run in its folder first."""
+
+    # Where things are may change; any other setting would be another result.
+    reads = (
+        "runs_dir|check_images|dataset[.].*|model|model[.]path|adapter|evaluation[.](batch_size|pictures)"
+        "|trainer[.]dataloader_.*|report[.].*"
+    )
+
+    def folder(self, name: str) -> Path:
+        """Return the folder for the new scores."""
+        card = Path((self.card or "").partition("@")[0])
+        return Path(self.runs_dir) / (self.run_name or f"{card.resolve().name}_reproduce")
 
 
 @dataclass
@@ -246,16 +332,42 @@ class Push(PushOptions, _OfRun):
             yield "Where to? repo=USER/NAME is missing (dry_run=true only shows what would be sent)."
 
 
+@dataclass
+class Merge(_OfRun):
+    """Merge an adapter into its base, as a plain model for any program (run=FOLDER out=FOLDER)."""
+
+    out: str | None = None
+    """Folder for the model, which `from_pretrained` of transformers loads without PEFT."""
+    dtype: MergedDtype = MergedDtype.bfloat16
+    """Format of the merged weights. bfloat16 is the format of published checkpoints and rounds each weight
+    once; float32 needs twice the space and answers as the adapter does."""
+    into: MergedBase | None = None
+    """For an adapter on quantized weights (QLoRA): `quantized` merges into the values that it was trained
+    on, so that the answers stay; `original` into those of the checkpoint, from which these were rounded.
+    `null`: `quantized`."""
+    examples: int = option(8, Range(1, 10_000))
+    """Examples of the validation split on which the merged model is compared with the adapter; without
+    them, images of noise."""
+    overwrite: bool = False
+    """Replace the merged model in `out=`; other files in it are kept."""
+
+    reads = f"runs_dir|check_images|{_MODEL}|{_ANSWERS}"
+    needs_data = False
+
+
 JOBS: dict[str, type[Job]] = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "demo": Demo,
     "score": Score,
     "plan": Plan,
     "preview": Preview,
     "doctor": Doctor,
     "report": Report,
     "compare": Compare,
+    "reproduce": Reproduce,
+    "merge": Merge,
     "push": Push,
 }
 """Job -> its options. `finetune/jobs/<name>.py` runs it; the class's docstring is its line in `--help`."""

@@ -5,6 +5,7 @@ from dataclasses import fields
 from itertools import chain
 
 from finetune.config.jobs import JOBS, has_option, own_options
+from finetune.config.published import is_published
 from finetune.config.schema import SPELLINGS, RunConfig
 from finetune.config.words import split_word
 from finetune.errors import UserError
@@ -13,13 +14,18 @@ _ROOTS = {"recipe", *(field.name for field in fields(RunConfig)), *chain(*map(ow
 
 _FIXED_BY_RUN = {
     "recipe": "the run's own config.yaml is the recipe",
-    "model": "the run names its own checkpoint",
-    "model.(path|revision|resolution|final_logit_softcap|llm_dropout)": "the run names its own checkpoint",
-    "adapter": "run=FOLDER brings its own adapter",
+    "model([.](path|revision|hub_id|resolution|final_logit_softcap|llm_dropout))?": (
+        "the run names its own checkpoint"
+    ),
+    "adapter(_revision)?": "run=FOLDER brings its own adapter",
     r"peft(\..*)?": "the run's adapter is fixed",
     "run_name|runs_dir|overwrite": "the scores are written into the run's own folder",
 }
-"""Keys that `evaluate` and `predict` refuse with `run=`, and why."""
+"""Keys that `evaluate`, `merge`, `predict` and `demo` refuse with `run=`, and why."""
+
+
+_READ_PUBLISHED = {"predict", "demo"}
+"""Jobs that take a run from the Hub; others read or write more of its folder than is pushed."""
 
 
 def check_options(job: str, words: list[str]) -> None:
@@ -40,10 +46,25 @@ def check_options(job: str, words: list[str]) -> None:
             "run=FOLDER with `train` continues that run: add resume=true. To repeat it under another "
             "name: recipe=FOLDER/config.yaml run_name=NAME."
         )
-    if job == "predict" and not {"run", "model", "model.path"} & set(keys):
+    if job in {"predict", "demo"} and not {"run", "model", "model.path"} & set(keys):
         problems.append("Which model? run=FOLDER (a finished run), or model=ID.")
     if job in {"report", "push"} and "run" not in keys:
         problems.append("Which run? run=FOLDER (a finished run).")
+    if job == "reproduce" and "card" not in keys:
+        problems.append("Which result? card=FOLDER (of a run), or card=USER/NAME on the Hub.")
+    named = next((word.partition("=")[2] for word in words if word.startswith("run=")), "")
+    if job not in _READ_PUBLISHED and is_published(named):
+        problems.append(
+            f"run={named} is on the Hub, and `{job}` works in a run's own folder. Ask it with `predict`, "
+            f"or score it again: reproduce card={named}."
+        )
+    if job == "merge":
+        if not {"run", "adapter"} & set(keys):
+            problems.append(
+                "What is merged? run=FOLDER (a finished run), or model=ID adapter=ID_OR_FOLDER."
+            )
+        if "out" not in keys:
+            problems.append("Where to? out=FOLDER, for the merged model.")
     messages = [problem for problem in problems if problem]
     if messages:
         raise UserError("\n".join(messages))
@@ -52,11 +73,13 @@ def check_options(job: str, words: list[str]) -> None:
 def _problem(job: str, key: str, has_run: bool) -> str | None:
     if re.split(r"[./@]", key)[0] not in {*_ROOTS, *SPELLINGS}:
         return None  # composing reports unknown keys
+    if job == "reproduce" and key == "recipe":
+        return "recipe= with card= has no effect: the result's own config.yaml is the recipe. Leave it out."
     if has_run and job == "train" and key in {"recipe", "run_name", "runs_dir"}:
         return f"{key}= with run=FOLDER has no effect: the run has its own. Leave it out."
-    if has_run and job in {"evaluate", "predict"}:
+    if has_run and job in {"evaluate", "merge", "predict", "demo"}:
         for pattern, reason in _FIXED_BY_RUN.items():
-            if re.fullmatch(pattern, key) and (job, key) != ("predict", "overwrite"):
+            if re.fullmatch(pattern, key) and (job == "evaluate" or key != "overwrite"):
                 return f"{key}= with run=FOLDER has no effect: {reason}. Leave it out."
     if has_option(job, SPELLINGS.get(key, key)):
         return None

@@ -13,7 +13,7 @@ from omegaconf import MISSING
 from finetune.data.batches.options import CollatorConfig, ImageConfig
 from finetune.data.examples.options import AugmentationConfig
 from finetune.generation.options import EvaluationConfig
-from finetune.model.options import FreezePolicy, ModelConfig, PeftConfig
+from finetune.model.options import AdapterBase, FreezePolicy, ModelConfig, PeftConfig
 from finetune.option import Range, option
 from finetune.report.options import PublishedScore, ReportConfig
 from finetune.run.trackers.options import TrackerConfig
@@ -36,6 +36,11 @@ class RunConfig:
     adapter: str | None = None
     """Hub id or folder of an adapter for `model`: `train` continues it, `evaluate` and `predict` use it.
     The adapter of a run is runs/NAME/adapter."""
+    adapter_revision: str | None = None
+    """Branch, tag or commit of an `adapter` on the Hub."""
+    adapter_base: AdapterBase = AdapterBase.trained
+    """`trained`: an adapter is refused on another base, commit, resolution or quantisation than it was
+    trained on. `any`: it is used there, with a warning."""
     model: ModelConfig = field(default_factory=ModelConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     dataset: Any = MISSING

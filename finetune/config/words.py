@@ -26,6 +26,7 @@ from finetune.config.compose import (
 from finetune.config.data_word import DATA
 from finetune.config.help import GROUPS
 from finetune.config.jobs import JOBS
+from finetune.config.published import find_published, is_published
 from finetune.config.schema import SPELLINGS
 from finetune.config.secrets import find_secret_variables, find_secrets
 from finetune.data.options import GROUP_OF_PART
@@ -196,8 +197,8 @@ def rewrite(word: str, is_sweep: bool = False) -> list[str]:
     key = SPELLINGS.get(key, key)
     if key == "recipe":
         return [f"recipe={_recipes(value, is_sweep)}"]
-    if key == "run":
-        return [f"recipe={add_recipe(_run_config(value))}", f"run={quote(value)}"]
+    if key in {"run", "card"}:
+        return [f"recipe={add_recipe(_run_config(key, value))}", f"{key}={quote(value)}"]
     if key == "model":
         return _model(value, is_sweep)
     if key == "metrics":
@@ -234,10 +235,12 @@ def _recipes(value: str, is_sweep: bool) -> str:
     return quote(value)
 
 
-def _run_config(folder: str) -> Path:
+def _run_config(key: str, folder: str) -> Path:
     config = Path(folder) / "config.yaml"
     if not folder:
-        raise UserError("run= is empty. Expected a run's folder, such as run=runs/quickstart.")
+        raise UserError(f"{key}= is empty. Expected a run's folder, such as {key}=runs/quickstart.")
+    if is_published(folder):
+        config = find_published(folder, config.name)
     if not config.is_file():
         raise UserError(f"{folder} holds no run: there is no {config}. Runs are in runs/ by default.")
     return config

@@ -7,11 +7,12 @@ recipe names data, task and metric, and the results get their own folder. Only t
 """
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from finetune.assembly.custom import build_metric
-from finetune.assembly.data import Data, build_data
+from finetune.assembly.data import Data, build_data, fingerprint_data
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import build_evaluator
 from finetune.assembly.evidence import complete_report
@@ -23,6 +24,7 @@ from finetune.evaluation.evaluate import Evaluation
 from finetune.metrics.doubts import Level
 from finetune.metrics.observe import find_doubts
 from finetune.model.load import load_config, load_processor
+from finetune.model.origin import Origin, find_origin
 from finetune.processes import join_processes, on_main
 from finetune.result import EvaluateResult, choose_objective
 from finetune.run.environment import describe_environment
@@ -40,36 +42,63 @@ def run(options: Evaluate, launch: Launch) -> EvaluateResult:
         UserError: the run is not finished, or model, adapter and data do not fit.
     """
     join_processes()
-    metric = build_metric(options)
     with RunFolder(launch.folder) as folder:
         on_main(lambda: check_folder(options, folder))
-        asked, options = options, resolve_finished_run(options, folder)
-        if options.split == EvaluatedSplit.test:
-            options = replace(options, dataset=choose_test(options))
-        checkpoint = load_config(options.model.path, options.model.revision, options.model.resolution)
-        processor = load_processor(options.model.path, options.model.revision)
-        data = build_data(options, processor, metric, training=False, evaluated=options.split)
-        settle_longest_answer(options.evaluation, data.answers, len(data.validation))
-        if options.run is not None:
-            on_main(folder.lock)
-        model = load_trained(options, checkpoint)
-        if options.run is None:
-            launch = record_data(launch, data.task, options.evaluation)
-            on_main(lambda: open_folder(folder, options, launch))
-        log.info("%s", describe_run(options, folder.root, None, data.validation))
-        evaluate = build_evaluator(
-            options.evaluation, options.trainer, data.validation, data.evaluation_collator, metric
-        )
-        evaluation = evaluate(model)
-        for doubt in find_doubts(metric, evaluation.rows, evaluation.scores):
-            if doubt.level != Level.note:
-                log.warning("warning: %s", doubt.text)
-        file = on_main(lambda: write(options, folder, launch.command, data, evaluation))
-        complete_report(asked, folder, model, data, metric, evaluation, file)
-        written = on_main(lambda: read_metrics(folder))["evaluate"][-1]
-        title = f"scores, {options.split} ({written['dataset']})"
-        log.info("%s", format_score_table(title, evaluation.scores, written.get("intervals", {})))
-        log.info("prediction rows: %s", file)
+        resolved = resolve_finished_run(options, folder)
+        return evaluate_into(folder, options, resolved, launch, is_own=options.run is None)
+
+
+def evaluate_into(
+    folder: RunFolder,
+    asked: Evaluate,
+    options: Evaluate,
+    launch: Launch,
+    *,
+    is_own: bool,
+    is_open: bool = False,
+) -> EvaluateResult:
+    """Score a model, and write the scores.
+
+    Args:
+        folder: where to write them.
+        asked: the options that the report describes.
+        options: the same, with model and adapter of the run that is scored, if one is.
+        launch: how the job was started.
+        is_own: the folder is for such scores alone. Or else they are added to those of the run in it.
+        is_open: the folder was made before, for another split.
+
+    Raises:
+        UserError: see `run`.
+    """
+    metric = build_metric(options)
+    if options.split == EvaluatedSplit.test:
+        options = replace(options, dataset=choose_test(options))
+    checkpoint = load_config(options.model.path, options.model.revision, options.model.resolution)
+    processor = load_processor(options.model.path, options.model.revision)
+    data = build_data(options, processor, metric, training=False, evaluated=options.split)
+    settle_longest_answer(options.evaluation, data.answers, len(data.validation))
+    if not is_own:
+        on_main(folder.lock)
+    model = load_trained(options, checkpoint)
+    if is_own and not is_open:
+        launch = record_data(launch, data.task, options.evaluation)
+        base = replace(find_origin(options.model), revision=asked.model.revision)
+        on_main(lambda: open_folder(folder, options, launch, base))
+    log.info("%s", describe_run(options, folder.root, None, data.validation))
+    evaluate = build_evaluator(
+        options.evaluation, options.trainer, data.validation, data.evaluation_collator, metric
+    )
+    evaluation = evaluate(model)
+    digests = fingerprint_data(data, options.split)
+    for doubt in find_doubts(metric, evaluation.rows, evaluation.scores):
+        if doubt.level != Level.note:
+            log.warning("warning: %s", doubt.text)
+    file = on_main(lambda: write(options, folder, launch.command, data, evaluation, digests, is_own=is_own))
+    complete_report(asked, folder, model, data, metric, evaluation, file)
+    written = on_main(lambda: read_metrics(folder))["evaluate"][-1]
+    title = f"scores, {options.split} ({written['dataset']})"
+    log.info("%s", format_score_table(title, evaluation.scores, written.get("intervals", {})))
+    log.info("prediction rows: %s", file)
     best = options.evaluation.metric_for_best_model
     objective = choose_objective(evaluation.scores, best, metric)
     return EvaluateResult(folder.root, file, evaluation.scores, objective=objective)
@@ -87,12 +116,12 @@ def check_folder(options: Evaluate, folder: RunFolder) -> None:
         read_metrics(folder)
 
 
-def open_folder(folder: RunFolder, options: Evaluate, launch: Launch) -> None:
+def open_folder(folder: RunFolder, options: Evaluate, launch: Launch, base: Origin) -> None:
     """Claim a new folder for scores that do not belong to a run."""
     folder.claim(resume=False, overwrite=options.overwrite)
     with explain_disk_errors(folder.root):
         write_text(folder.config, launch.recipe)
-        write_json(folder.environment, describe_environment(launch.command))
+        write_json(folder.environment, describe_environment(launch.command, asdict(base)))
 
 
 def write(
@@ -101,29 +130,32 @@ def write(
     command: list[str],
     data: Data,
     evaluation: Evaluation,
+    digests: dict[str, dict[str, Any]],
+    *,
+    is_own: bool,
 ) -> Path:
     """Write the scores; those of a run are added next to its final predictions, which are kept.
 
     Returns:
         The file of the prediction rows.
     """
-    is_run = options.run is not None
     predictions = Predictions(
         evaluation.rows,
         lambda index: data.validation[index].images[0],
-        0 if is_run else options.evaluation.pictures,
+        options.evaluation.pictures if is_own else 0,
     )
     entry = {
         "command": command,
         "split": options.split,
         "dataset": build_source(options.dataset).describe("validation"),
+        "data": digests,
         "scores": evaluation.scores,
     }
     with explain_disk_errors(folder.root):
         file = add_evaluation(
-            folder, predictions, entry, f"{options.split}.evaluate" if is_run else options.split
+            folder, predictions, entry, options.split if is_own else f"{options.split}.evaluate"
         )
         if data.dropped:
-            skipped = file.with_suffix(".skipped.jsonl") if is_run else folder.skipped
+            skipped = folder.skipped if is_own else file.with_suffix(".skipped.jsonl")
             write_jsonl(skipped, data.dropped)
     return file

@@ -17,7 +17,7 @@ from transformers import PaliGemmaConfig
 from finetune.assembly.data import build_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
 from finetune.assembly.lengths import settle_longest_answer
-from finetune.assembly.model import freeze_and_adapt, half_dtype
+from finetune.assembly.model import freeze_and_adapt, half_dtype, read_continued
 from finetune.assembly.trainer import build_run_metric, divide_run_batch
 from finetune.config.jobs import Plan
 from finetune.config.schema import RunConfig
@@ -56,7 +56,8 @@ def plan_model(options: RunConfig) -> PlanResult:
     if checkpoint is None:
         checkpoint = load_config(model.path, model.revision, model.resolution)
     base, half = build_meta_model(checkpoint, getattr(torch, model.dtype)), half_dtype(options.trainer)
-    learner = freeze_and_adapt(base, model, options.freeze, options.peft, half, options.adapter)
+    adapter = read_continued(options, checkpoint, is_loaded=True)
+    learner = freeze_and_adapt(base, model, options.freeze, options.peft, half, adapter)
     counts, shape = count_parameters(learner, planned=options.peft), plan_shape(options, checkpoint)
     memory = estimate_memory(
         learner,

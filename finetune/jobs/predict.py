@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.assembly.answering import Session, name_drawings
+from finetune.assembly.finished import open_run
 from finetune.assembly.predictor import Predictor
 from finetune.assembly.prompts import (
     Given,
@@ -64,7 +65,7 @@ def run(
     Raises:
         UserError: no image or prompt, no image can be read, or model and adapter do not fit.
     """
-    folder = RunFolder(launch.folder)
+    folder = open_run(options, launch.folder)
     out = None if options.out is None else Path(options.out)
     root = None
     if images is None and options.picture is not None:
@@ -135,7 +136,7 @@ def describe_settings(options: Predict, folder: RunFolder) -> dict[str, Any]:
         "run": None if options.run is None else str(Path(options.run).absolute()),
         "result": result,
         "model": f"{model.path} {model.revision or ''} {model.resolution or ''}".strip(),
-        "adapter": options.adapter,
+        "adapter": options.adapter and f"{options.adapter} {options.adapter_revision or ''}".strip(),
         "prefix": options.prefix,
         **dict.fromkeys(("question", "expression", "labels", "choices")),
         **options.fields,

@@ -7,7 +7,6 @@ all if a file has a token or a password in it. The repository is private unless 
 one commit; a second push of the same makes none.
 """
 
-import importlib
 import logging
 import shlex
 import tempfile
@@ -16,10 +15,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-from finetune.config.jobs import Push, Train
+from finetune.config.jobs import Merge, Push, Train
 from finetune.config.schema import RunConfig
 from finetune.errors import UserError
 from finetune.hub import is_transient
+from finetune.jobs import merge
 from finetune.model.load import TINY_BASE
 from finetune.publish.card import CARD, is_edited, write_card
 from finetune.publish.contents import Contents, collect
@@ -178,12 +178,8 @@ def merge_into(settings: RunConfig, folder: RunFolder, target: Path) -> Path:
     Raises:
         UserError: the merged model does not compute what the adapter computes.
     """
-    jobs = importlib.import_module("finetune.config.jobs")
-    if not hasattr(jobs, "Merge"):
-        raise UserError("weights=merged needs the job `merge`, which this version does not have.")
     shared = {one.name: getattr(settings, one.name) for one in fields(RunConfig)}
     shared |= {name: None for name in shared if name in {"adapter", "adapter_revision"}}
-    options = jobs.Merge(**shared, run=str(folder.root), out=str(target))
-    merge = importlib.import_module("finetune.jobs.merge")
+    options = Merge(**shared, run=str(folder.root), out=str(target))
     merge.run(options, Launch(folder.root, "", []))
     return target

@@ -6,27 +6,26 @@ predictions and metrics.
 """
 
 import logging
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback
 
 from finetune import signals
-from finetune.assembly.data import Data, build_data, warn_of_shared_examples
+from finetune.assembly.data import Data, build_data, fingerprint_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import LastEvaluations, build_evaluator
 from finetune.assembly.evidence import complete_report
 from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.mask_codec import keep_mask_vae
 from finetune.assembly.model import Learner, build_learner
+from finetune.assembly.origin import settle_base
 from finetune.assembly.sources import RECORDED, build_source, record_data
 from finetune.assembly.trainer import build_arguments, build_run_metric, part_weights
 from finetune.config.jobs import Train
@@ -38,7 +37,14 @@ from finetune.jobs.push import check_at_end, push_at_end
 from finetune.metrics.metric import Metric
 from finetune.model.load import load_config, load_processor
 from finetune.model.options import PeftMethod
-from finetune.processes import count_processes, is_main_process, join_processes, on_main
+from finetune.model.origin import Origin
+from finetune.processes import (
+    count_processes,
+    is_main_process,
+    join_processes,
+    on_main,
+    warn_of_idle_gpus,
+)
 from finetune.result import TrainResult, choose_objective
 from finetune.run.checkpoints import Checkpoint, list_checkpoints
 from finetune.run.environment import describe_environment
@@ -90,6 +96,7 @@ def run(options: Train, launch: Launch) -> TrainResult:
         on_main(lambda: check_at_end(options.push))
         warn_of_idle_gpus(launch.command)
         metric = build_run_metric(options)
+        asked, options = options.model.revision, settle_base(options, folder)
         checkpoint = load_config(options.model.path, options.model.revision, options.model.resolution)
         processor = load_processor(options.model.path, options.model.revision)
         data = build_data(options, processor, metric)
@@ -103,7 +110,9 @@ def run(options: Train, launch: Launch) -> TrainResult:
         trainer.add_callback(ReportLogs(trackers.log))
         # Everything that may refuse its settings has read them: only now is an older run deleted.
         trainer.check_settings()
-        with opened(folder, options, launch, data, trainer), trackers.running(start.step if start else 0):
+        first = 0 if start is None else start.step
+        base = replace(learner.origin, revision=asked)
+        with opened(folder, options, launch, data, trainer, base), trackers.running(first):
             log_beginning(options, folder, data, learner.table, trainer)
             interrupted = train_or_stop(trainer, start, folder, launch.command)
             if interrupted is not None:
@@ -131,18 +140,6 @@ def check_start(options: Train, folder: RunFolder, recipe: str) -> Checkpoint | 
     check_same_settings(folder.config, recipe, RECORDED, load_recipe)
     by_best = options.evaluation.metric_for_best_model is not None
     return find_start(folder, max_steps=options.trainer.max_steps, with_best=by_best)
-
-
-def warn_of_idle_gpus(command: list[str]) -> None:
-    """Warn if this process leaves visible GPUs idle, with the command that uses them all."""
-    visible = torch.cuda.device_count()
-    if visible > 1 and count_processes() == 1:
-        words = command[command.index("-m") :]
-        log.warning(
-            "%d GPUs are visible, and this process uses one. For all of them: %s",
-            visible,
-            shlex.join(["torchrun", "--nproc-per-node", str(visible), *words]),
-        )
 
 
 def record_settings(options: Train, folder: RunFolder, launch: Launch, data: Data) -> Launch:
@@ -203,14 +200,14 @@ def build_trainer(
 
 @contextmanager
 def opened(
-    folder: RunFolder, options: Train, launch: Launch, data: Data, trainer: PaliGemmaTrainer
+    folder: RunFolder, options: Train, launch: Launch, data: Data, trainer: PaliGemmaTrainer, base: Origin
 ) -> Iterator[None]:
     """Write in the run's folder while the block runs; it is deleted again if no step was taken.
 
     Raises:
         UserError: the folder is taken, or the disk is full.
     """
-    texts = on_main(lambda: open_folder(folder, options, launch, data.dropped))
+    texts = on_main(lambda: open_folder(folder, options, launch, data.dropped, base))
     trainer.before_save = lambda: folder.restore(texts)
     try:
         log_file = logging_to(folder.log) if is_main_process() else nullcontext()
@@ -224,7 +221,7 @@ def opened(
 
 
 def open_folder(
-    folder: RunFolder, options: Train, launch: Launch, dropped: list[dict[str, str]]
+    folder: RunFolder, options: Train, launch: Launch, dropped: list[dict[str, str]], base: Origin
 ) -> dict[Path, str]:
     """Claim the run's folder, and write its config and environment.
 
@@ -240,7 +237,7 @@ def open_folder(
             if not checkpoint.is_sealed:
                 log.warning("ignored incomplete checkpoint %s", checkpoint.folder)
         write_text(folder.config, launch.recipe)
-        write_json(folder.environment, describe_environment(launch.command))
+        write_json(folder.environment, describe_environment(launch.command, asdict(base)))
         if dropped:
             write_jsonl(folder.skipped, dropped)
     files = (folder.config, folder.environment)
@@ -346,6 +343,7 @@ def finish(
         "train": measure_training(trainer, before.get("train", {})),
         "evaluations": list_evaluations(trainer),
         "dataset": build_source(options.dataset).describe("validation"),
+        "data": fingerprint_data(data),
         "parameters": learner.parameters,
         "backbone": model.config.text_config.model_type,
     }

@@ -1,23 +1,23 @@
 """A trained adapter from a folder or the Hub: checked against the base, loaded, and read back."""
 
-import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
+from huggingface_hub.errors import EntryNotFoundError
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PaliGemmaForConditionalGeneration
 
 from finetune.errors import UserError
+from finetune.model.layouts import rename_settings, rename_weights
 from finetune.model.load import find_file, list_differences, read_object
+from finetune.model.origin import Origin, find_commit
+from finetune.model.provenance import Provenance, read_provenance
 from finetune.model.weights import copy_weights, name_weights
-
-log = logging.getLogger(__name__)
 
 _NAME = "default"
 _OF_THE_RUN = {
@@ -44,18 +44,22 @@ class TrainedAdapter:
     path: str
     config: LoraConfig
     weights: dict[str, Tensor]
+    trained: Provenance
 
 
-def read_adapter(path: str) -> TrainedAdapter:
-    """Read an adapter's settings and weights.
+def read_adapter(path: str, revision: str | None = None) -> TrainedAdapter:
+    """Read an adapter's settings and weights, and what it was trained on.
 
     Args:
         path: Hub id or folder.
+        revision: branch, tag or commit on the Hub.
 
     Raises:
         UserError: it is not a LoRA adapter, incomplete, damaged, or a pickle.
     """
-    file = find_file(path, "adapter_config.json", "adapter")
+    file = find_file(path, "adapter_config.json", "adapter", revision)
+    # All files of one commit, whatever is pushed in the meantime.
+    revision = find_commit(file.parent)[1] or revision
     raw = read_object(file)
     if raw.get("peft_type") != "LORA":
         raise UserError(
@@ -75,7 +79,7 @@ def read_adapter(path: str) -> TrainedAdapter:
             f"{pickle} is a pickle, which could run code when it is read: only adapter_model.safetensors "
             "is. Save the adapter anew with save_pretrained."
         )
-    weights_file = find_file(path, "adapter_model.safetensors", "adapter")
+    weights_file = find_file(path, "adapter_model.safetensors", "adapter", revision)
     try:
         weights = load_file(weights_file)
     except (SafetensorError, OSError, ValueError) as error:
@@ -90,46 +94,58 @@ def read_adapter(path: str) -> TrainedAdapter:
         config = LoraConfig.from_pretrained(str(file.parent))
     except (TypeError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {error}. Copy or download the adapter again.") from error
-    return TrainedAdapter(path, config, weights)
+    trained = read_provenance(raw, lambda name: _find_record(path, name, revision))
+    return TrainedAdapter(path, config, weights, trained)
 
 
-def load_adapter(model: PaliGemmaForConditionalGeneration, path: str, bits: int = 16) -> PeftModel:
+def _find_record(path: str, name: str, revision: str | None) -> Path | None:
+    """Return a file that may be next to an adapter, or in the folder of the run that it belongs to."""
+    if Path(path).is_dir():
+        folder = Path(path).absolute()
+        # Of a run: runs/NAME/adapter and runs/NAME/checkpoints/checkpoint-N.
+        return next((at / name for at in (folder, *folder.parents[:2]) if (at / name).is_file()), None)
+    try:
+        return find_file(path, name, "adapter", revision)
+    except UserError as error:
+        if isinstance(error.__cause__, EntryNotFoundError):
+            return None
+        raise
+
+
+def load_adapter(model: PaliGemmaForConditionalGeneration, adapter: TrainedAdapter) -> PeftModel:
     """Put a trained adapter on its base, to be evaluated.
 
     Args:
         model: the base; changed in place.
-        path: Hub id or folder of the adapter.
-        bits: in which the weights of the base are stored.
+        adapter: see `read_adapter`; whether this is its base is checked by `check_base`.
 
     Raises:
-        UserError: see `read_adapter`; or it was made for another base.
+        UserError: it has other layers or shapes than the base.
     """
-    adapter = read_adapter(path)
-    _check_base(model, adapter, bits)
     adapter.config.inference_mode = True
-    adapter.config.base_model_name_or_path = None  # `_check_base` has reported a different one.
+    # Whatever was declared, it is used as what it is: PEFT would look for the head of another task.
+    adapter.config.task_type = None
+    adapter.config.base_model_name_or_path = None  # `check_base` has reported a different one.
     try:
+        rename_settings(adapter.config, model)
         adapted: PeftModel = get_peft_model(model, adapter.config)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, re.error) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"The adapter `{path}` does not fit this base: {reason}") from error
+        raise UserError(f"The adapter `{adapter.path}` does not fit this base: {reason}") from error
     _fill(adapted, adapter)
     return adapted.eval()
 
 
-def continue_adapter(model: PeftModel, path: str, bits: int = 16) -> None:
+def continue_adapter(model: PeftModel, adapter: TrainedAdapter) -> None:
     """Give a new adapter the weights of a trained one, to continue its training.
 
     Args:
         model: with an adapter of the run's settings.
-        path: Hub id or folder of the trained adapter.
-        bits: in which the weights of the base are stored.
+        adapter: the trained adapter; whether this is its base is checked by `check_base`.
 
     Raises:
-        UserError: see `read_adapter`; or its settings or layers are not those of the run.
+        UserError: its settings or layers are not those of the run.
     """
-    adapter = read_adapter(path)
-    _check_base(model.get_base_model(), adapter, bits)
     new, trained = (config.to_dict() for config in (model.peft_config[_NAME], adapter.config))
     differing = sorted(name for name in new.keys() - _OF_THE_RUN if new[name] != trained.get(name))
     if differing:
@@ -137,59 +153,16 @@ def continue_adapter(model: PeftModel, path: str, bits: int = 16) -> None:
         words = " ".join(f"peft.{name}={trained.get(name)}" for name in differing)
         here = " ".join(f"peft.{name}={new[name]}" for name in differing)
         raise UserError(
-            f"The adapter `{path}` goes on as it is: it was trained with {words}, but this run has {here}. "
-            "Give the adapter's values, or start without adapter=."
+            f"The adapter `{adapter.path}` goes on as it is: it was trained with {words}, but this run has "
+            f"{here}. Give the adapter's values, or start without adapter=."
         )
     _fill(model, adapter)
 
 
-def _check_base(model: PaliGemmaForConditionalGeneration, adapter: TrainedAdapter, bits: int) -> None:
-    """Refuse an adapter of another resolution; warn about another checkpoint or precision."""
-    path = adapter.path
-    trained = _trained_resolution(Path(path))
-    resolution = int(model.config.vision_config.image_size)
-    if trained is not None and trained != resolution:
-        raise UserError(
-            f"The adapter `{path}` was trained at {trained} pixels, but this base has {resolution}: give "
-            "the checkpoint that it was trained on (model=)."
-        )
-    names = (adapter.config.base_model_name_or_path, model.name_or_path)
-    before, here = (Path(str(name or "")) for name in names)
-    if before.name and here.name and before.name != here.name:
-        log.warning("warning: the adapter %s was trained on %s, and is used on %s.", path, before, here)
-    trained_bits = _trained_bits(Path(path))
-    if trained_bits is not None and trained_bits != bits:
-        log.warning(
-            "warning: the adapter %s was trained on weights in %d bits, and is used on %d bits: its "
-            "answers change a little. peft.bits=%d (4: peft=qlora) is as it was trained.",
-            path,
-            trained_bits,
-            bits,
-            trained_bits,
-        )
-
-
-def _trained_resolution(folder: Path) -> int | None:
-    """Return the image side of the processor in an adapter's folder; None if there is no processor."""
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        if (folder / name).is_file():
-            settings = OmegaConf.create(read_object(folder / name))
-            sides = (OmegaConf.select(settings, f"{key}size.height") for key in ("image_processor.", ""))
-            return next((side for side in sides if isinstance(side, int)), None)
-    return None
-
-
-def _trained_bits(folder: Path) -> int | None:
-    """Return `peft.bits` of the run whose folder contains an adapter; None if there is no run."""
-    for parent in folder.absolute().parents[:2]:
-        file = parent / "config.yaml"
-        if file.is_file():
-            try:
-                bits = OmegaConf.select(OmegaConf.load(file), "peft.bits")
-            except Exception:  # It may be anyone's file.
-                return None
-            return bits if isinstance(bits, int) else None
-    return None
+def name_base(model: PeftModel, origin: Origin) -> None:
+    """Say in a new adapter's settings which checkpoint it is trained on."""
+    config = model.peft_config[_NAME]
+    config.base_model_name_or_path, config.revision = origin.name, origin.commit
 
 
 def _fill(model: PeftModel, adapter: TrainedAdapter) -> None:
@@ -198,11 +171,8 @@ def _fill(model: PeftModel, adapter: TrainedAdapter) -> None:
     Raises:
         UserError: model and file do not hold the same weights.
     """
-    # Names from older versions of transformers are converted, as PEFT does when it loads an adapter.
-    weights = convert_peft_adapter_state_dict_for_transformers(
-        model, adapter.config, adapter.weights, _NAME
-    )
     expected = name_weights(model)
+    weights = rename_weights(adapter.weights, expected)
     shapes = [
         f"{name} ({list(weights[name].shape)} for {list(expected[name].shape)})"
         for name in weights.keys() & expected.keys()

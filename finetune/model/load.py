@@ -12,6 +12,7 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Pal
 from finetune.errors import UserError
 from finetune.hub import HTTP, download, explain
 from finetune.model.lora import Quantization
+from finetune.model.options import COMMIT
 from finetune.strict_json import parse_json
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,8 @@ def find_file(path: str, name: str, kind: str = "checkpoint", revision: str | No
             hint = f" Did you mean {inside.parent}?" if inside.is_file() else ""
             raise UserError(f"{folder} holds no {kind}: there is no {name} in it.{hint}")
         return folder / name
-    log.info("looking up %s on the Hub", path)
+    if revision is None or not COMMIT.fullmatch(revision):  # later files are asked for by commit
+        log.info("looking up %s on the Hub", path)
     return download(path, name, kind, revision)
 
 

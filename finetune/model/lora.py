@@ -5,6 +5,7 @@ PEFT and bitsandbytes ignore wrong names without an error, so the result is read
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import bitsandbytes as bnb
 import torch
@@ -141,10 +142,16 @@ def add_adapter(
         ensure_weight_tying=ties_embedding(model, copied),
         use_dora=options.use_dora,
         use_rslora=options.use_rslora,
-        task_type="CAUSAL_LM",
+        # PEFT's task types choose an auto class, and none of them loads a PaliGemma. Without one PEFT
+        # saves the base's class as `auto_mapping`, by which `AutoPeftModel` loads it.
+        task_type=None,
     )
-    adapted = get_peft_model(model, config)
+    adapted: PeftModel = get_peft_model(model, config)
     assert_adapter(adapted, targets)
+    # PEFT keeps a set, whose order in the file would be another in each process.
+    config.target_modules = sorted(targets)
+    # PEFT would look the base up on the Hub at each save, to see whether its vocabulary has changed.
+    adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
     return adapted
 
 

@@ -14,6 +14,11 @@ from finetune.errors import UserError
 from finetune.model.towers import Tower, tower_of
 from finetune.option import BELOW_ONE, OneOf, Range, option
 
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+"""USER/NAME."""
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
 
 class Dtype(StrEnum):
     """Floating-point formats of the weights."""
@@ -53,6 +58,13 @@ class PeftMethod(StrEnum):
     lora = "lora"
 
 
+class AdapterBase(StrEnum):
+    """Bases on which an adapter may be used."""
+
+    trained = "trained"
+    any = "any"
+
+
 @dataclass
 class ModelConfig:
     """The checkpoint and how it is loaded."""
@@ -61,6 +73,9 @@ class ModelConfig:
     """Hub id or folder of a PaliGemma 1 or 2 checkpoint; `tiny` is the base shipped with the package."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
+    hub_id: str | None = None
+    """Hub id (USER/NAME) of a checkpoint in a local folder: adapters name it as their base in place of the
+    folder, so that they can be used elsewhere. With a commit as `model.revision` they name that too."""
     resolution: int | None = option(None, Range(1, 8192))
     """Side of the images in pixels (224, 448, 896), checked against the checkpoint. `null` accepts the
     checkpoint's resolution."""
@@ -78,6 +93,11 @@ class ModelConfig:
     llm_dropout: float = option(0.0, BELOW_ONE)
     """Dropout on the outputs of Gemma's attention and MLP layers, used by some of the published
     transfers."""
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield options that contradict each other."""
+        if self.hub_id is not None and not HUB_ID.fullmatch(self.hub_id):
+            yield f"{prefix}hub_id={self.hub_id!r}: expected a Hub id, USER/NAME."
 
 
 @dataclass
@@ -178,6 +198,15 @@ class PeftConfig:
             yield f"{prefix}target_modules is empty: no layer would get an adapter."
         if self.bits != 16 and not self.quantize:
             yield f"{prefix}bits={self.bits} with {prefix}quantize=[]: name the towers to quantize."
+
+    @property
+    def storage(self) -> str:
+        """Return the options that say how the frozen weights are stored."""
+        if self.bits == 16:
+            return "peft.bits=16"
+        towers = f" peft.quantize=[{','.join(sorted(self.quantize))}]"
+        scales = f" peft.double_quant={str(self.double_quant).lower()}" if self.bits == 4 else ""
+        return f"peft.bits={self.bits}{towers}{scales}"
 
     def quantizes(self, name: str) -> bool:
         """Return whether a linear layer is stored in `bits`, by its full name."""

@@ -11,11 +11,12 @@ from typing import Any
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate", "hydra-core")
 
 
-def describe_environment(command: list[str]) -> dict[str, Any]:
+def describe_environment(command: list[str], base: dict[str, Any]) -> dict[str, Any]:
     """Return the content of `environment.json`.
 
     Args:
         command: words of the command line.
+        base: the checkpoint: `path`, `revision`, `hub_id`, `commit` and `fingerprint`.
     """
     import torch
 
@@ -34,5 +35,6 @@ def describe_environment(command: list[str]) -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "commit": commit or None,
+        "base": base,
         "packages": {name: metadata.version(name) for name in _PACKAGES},
     }

@@ -128,9 +128,9 @@ _THUMBNAILS = ("[0-9]*.png", "[0-9]*.jpeg")
 _WRITTEN = {
     ".": (
         "config.yaml", "environment.json", "metrics.json", "mask_vae.npz", "train.log",
-        "skipped.jsonl", "history.jsonl", "report.html", "report.md", ".*.partial",
+        "skipped.jsonl", "history.jsonl", "report.html", "report.md", "reproduce.json", ".*.partial",
     ),
-    "predictions": ("validation*.jsonl", ".*.partial"),
+    "predictions": ("validation*.jsonl", "test*.jsonl", ".*.partial"),
     "pictures": (_PICTURES, ".*.partial"),
     "thumbnails": (".*.partial",),
     "thumbnails/validation*": _THUMBNAILS,

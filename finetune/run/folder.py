@@ -62,8 +62,12 @@ class RunFolder:
         self.log = root / "train.log"
         self.checkpoints = root / "checkpoints"
         self.predictions = root / "predictions"
-        self.adapter = root / "adapter"
-        self.model = root / "model"
+        # In a repository, as `push` sends it, the weights are at the top.
+        has_adapter, has_model = (
+            (root / name).is_file() for name in ("adapter_config.json", "config.json")
+        )
+        self.adapter = root if has_adapter else root / "adapter"
+        self.model = root if has_model and not has_adapter else root / "model"
         self._lock = RunLock(root)
 
     def __enter__(self) -> "RunFolder":

@@ -14,6 +14,7 @@ from finetune.report.draw import draw_prediction, draw_row
 from finetune.report.thumbnail import write_thumbnail
 from finetune.run.files import read_json, write_folder, write_json, write_jsonl
 from finetune.run.folder import RunFolder
+from finetune.run.record import digest_answers, read_settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,9 +78,12 @@ def write_training(
     """
     kept = {name: value for name, value in read_metrics(folder).items() if name == "evaluate"}
     write_jsonl(folder.history, history)
+    answers = {"validation": digest_answers(predictions.rows)}
     if test is not None:
         write_jsonl(folder.predictions / "test.jsonl", test)
-    return _write(folder, folder.predictions / "validation.jsonl", predictions, {**metrics, **kept})
+        answers["test"] = digest_answers(test)
+    metrics = {**metrics, **kept, "answers": answers, **_read_settings(folder)}
+    return _write(folder, folder.predictions / "validation.jsonl", predictions, metrics)
 
 
 def add_evaluation(folder: RunFolder, predictions: Predictions, entry: Scores, name: str) -> Path:
@@ -110,9 +114,15 @@ def add_evaluation(folder: RunFolder, predictions: Predictions, entry: Scores, n
             if old.exists():
                 old.rename(new)
         entries[same[-1]] = {**entries[same[-1]], "rows": str(numbered.relative_to(folder.root))}
-    entries = [*entries, {**entry, "rows": str(file.relative_to(folder.root))}]
-    _write(folder, file, predictions, {**metrics, "evaluate": entries})
+    answers = digest_answers(predictions.rows)
+    entries = [*entries, {**entry, "answers": answers, "rows": str(file.relative_to(folder.root))}]
+    settings = {} if "final" in metrics else _read_settings(folder)
+    _write(folder, file, predictions, {**metrics, "evaluate": entries, **settings})
     return file
+
+
+def _read_settings(folder: RunFolder) -> dict[str, Any]:
+    return {"settings": read_settings(folder.config)} if folder.config.is_file() else {}
 
 
 def _write(

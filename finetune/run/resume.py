@@ -17,8 +17,10 @@ from finetune.run.folder import RunFolder
 log = logging.getLogger(__name__)
 
 MAY_CHANGE = (
+    "adapter_base",
     "evaluation.batch_size",
     "evaluation.pictures",
+    "model.hub_id",
     "tracker",
     "trainer.max_steps",
     "trainer.dataloader_num_workers",

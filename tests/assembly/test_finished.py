@@ -138,7 +138,9 @@ def test_an_adapter_that_cannot_be_gone_on_with_is_one_message(inside: Path, com
     assert sorted(inside.rglob("*")) == before
 
 
-def test_an_adapter_trained_on_nf4_is_warned_of_on_other_weights(inside: Path, command: Command) -> None:
+def test_an_adapter_trained_on_nf4_is_refused_on_other_weights_unless_asked_for(
+    inside: Path, command: Command
+) -> None:
     command(*SHORT, "run_name=one")
     words = (
         "evaluate",
@@ -149,10 +151,18 @@ def test_an_adapter_trained_on_nf4_is_warned_of_on_other_weights(inside: Path, c
     )
     code, out, err = command(*words)
     assert code == 0, err
-    assert "was trained on weights" not in out
-    code, out, err = command(*words, "peft.bits=16")
+    assert "was trained" not in out
+    code, _, err = command(*words, "peft.bits=16")
+    assert code == 2
+    assert (
+        "was trained with peft.bits=4 peft.quantize=[language_model] peft.double_quant=true, but here"
+        in err
+    )
+    assert "peft.bits=16" in err
+    assert "adapter_base=any" in err
+    code, out, err = command(*words, "peft.bits=16", "adapter_base=any")
     assert code == 0, err
-    assert "was trained on weights in 4 bits, and is used on 16 bits" in out
+    assert "warning: The adapter `runs/one/adapter` was trained with peft.bits=4" in out
 
 
 def test_without_autocast_the_way_out_is_named(inside: Path, command: Command) -> None:

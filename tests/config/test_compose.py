@@ -8,12 +8,14 @@ from omegaconf import OmegaConf
 from finetune.config.checks import check
 from finetune.config.choices import GROUP_SCHEMAS
 from finetune.config.compose import (
+    add_recipe,
     compose,
     compose_words,
     group_choices,
     known_recipes,
     prefer_command_line,
     to_options,
+    write_recipe,
 )
 from finetune.config.help import GROUPS
 from finetune.config.schema import RunConfig
@@ -84,6 +86,29 @@ def test_the_composed_config_written_as_a_recipe_composes_to_the_same(
     file.write_text("# @package _global_\ndefaults:\n  - override /dataset: digits\n" + printed)
     _, again, _ = command(f"recipe={file}", "--cfg", "job")
     assert OmegaConf.create(again) == OmegaConf.create(printed)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param(["peft=none"], ("tiny", "none", 16, "float32", "vqa"), id="peft"),
+        pytest.param(["peft=lora", "peft.r=3"], ("tiny", "lora", 16, "float32", "vqa"), id="and-a-value"),
+        pytest.param(["model=own", "model.path=x"], ("x", "lora", 4, "float32", "vqa"), id="a-checkpoint"),
+        pytest.param(["model=tiny"], ("tiny", "lora", 4, "bfloat16", "vqa"), id="a-model"),
+        pytest.param(["task=caption"], ("tiny", "lora", 4, "float32", "caption"), id="task"),
+    ],
+)
+def test_a_group_choice_wins_over_every_value_of_a_runs_config(
+    words: list[str], expected: tuple[object, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    composed, choices = compose_words(["recipe=quickstart", "model.dtype=float32"])
+    file.write_text(write_recipe(composed, choices))
+    recipe = add_recipe(file)
+    config = compose([f"recipe={recipe}", *words])
+    task = "caption" if "caption" in str(config.task.prompt) else "vqa"
+    method, dtype = config.peft.method.value, config.model.dtype.value
+    assert (config.model.path, method, config.peft.bits, dtype, task) == expected
 
 
 @pytest.mark.parametrize(

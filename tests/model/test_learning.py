@@ -12,7 +12,7 @@ from finetune.errors import UserError
 from finetune.example import Example
 from finetune.generation.generate import generate_answers
 from finetune.generation.options import EvaluationConfig
-from finetune.model.adapter import load_adapter
+from finetune.model.adapter import load_adapter, read_adapter
 from finetune.model.freeze import apply_freeze
 from finetune.model.learning import assert_learning, store_by_policy, store_what_learns
 from finetune.model.load import load_config, load_model
@@ -135,7 +135,7 @@ def test_what_an_adapter_learns_is_float32_and_comes_back_unrounded(
     assert_learning(model, torch.float32)
 
     model.save_pretrained(tmp_path)
-    again = load_adapter(load(), str(tmp_path), stored.get("bits", 16))
+    again = load_adapter(load(), read_adapter(str(tmp_path)))
     loaded = dict(again.named_parameters())
     assert all(torch.equal(learnt[name], loaded[name]) for name in learnt)
     base = again.get_base_model()
