@@ -20,7 +20,7 @@ from finetune.errors import UserError
 if TYPE_CHECKING:
     from finetune.assembly.predictor import Predictor
     from finetune.assembly.prompts import Given
-    from finetune.publish.results import MergeResult, ReproduceResult
+    from finetune.publish.results import MergeResult, PushResult, ReproduceResult
     from finetune.result import (
         CompareResult,
         EvaluateResult,
@@ -215,6 +215,19 @@ def reproduce(*words: str, **options: object) -> "ReproduceResult":
         UserError: the card has no scores, or its data or base are not here.
     """
     return cast("ReproduceResult", run_job("reproduce", words, options))
+
+
+def push(*words: str, **options: object) -> "PushResult":
+    """Publish a finished run (`run=FOLDER`) on the Hub (`repo=USER/NAME`), as one commit.
+
+    Args:
+        words: `key=value`, as on the command line.
+        options: values by key.
+
+    Raises:
+        UserError: the run is not finished, a file has a secret in it, or the Hub refuses the push.
+    """
+    return cast("PushResult", run_job("push", words, options))
 
 
 def load(*words: str | Path, **options: object) -> "Predictor":

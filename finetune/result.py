@@ -69,6 +69,18 @@ class TrainResult(Result):
     history: list[dict[str, float]]
     """Each logged step in order: `step` and `epoch` with `loss`, `learning_rate` and `grad_norm`, or with
     an evaluation's fields, whose names begin with `eval_`."""
+    pushed: Result | None = None
+    """What `push.at_end=true` published, or why not: a `PushResult`."""
+
+    @property
+    def exit_code(self) -> int:
+        """Not 0 if the result should have been published and was not."""
+        return 0 if self.pushed is None else self.pushed.exit_code
+
+    def show(self) -> None:
+        """Print what was published."""
+        if self.pushed is not None:
+            self.pushed.show()
 
     @property
     def rows(self) -> list[PredictionRow]:

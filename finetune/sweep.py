@@ -9,11 +9,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.command import Command, Line, compose_command, launcher
+from omegaconf import DictConfig
+
+from finetune.command import Command, Line, compose_command, launcher, read_line
 from finetune.config.compose import sweep_name
-from finetune.config.jobs import JOBS
+from finetune.config.jobs import JOBS, Train
 from finetune.config.words import member_words, swept_values
 from finetune.errors import UserError, printable
+from finetune.publish.options import PushAtEnd
 
 _MOST_PROBLEMS = 5
 
@@ -33,6 +36,7 @@ class Sweep:
         self.failed: dict[str, str] = {}
         self._folder: Path | None = None
         self._used: set[int] = set()
+        self._push: DictConfig | None = None
 
     def check(self) -> None:
         """Compose and check every run before the first one starts.
@@ -40,15 +44,18 @@ class Sweep:
         Raises:
             UserError: names each invalid run, with its values.
         """
-        problems = []
+        problems, pushes = [], []
         for number, member in enumerate(self.line.members or []):
             command = compose_command(self.line.job, member, number)
             try:
-                command.check()
+                options, _ = command.check()
+                pushes += [options.push] if isinstance(options, Train) and options.push.at_end else []
             except UserError as error:
                 problems.append(f"{self._name(number, member)}: {error}")
         if problems:
             raise UserError("\n".join(["No run of the sweep was started.", *problems[:_MOST_PROBLEMS]]))
+        if pushes:
+            importlib.import_module("finetune.jobs.push").check_at_end(pushes[0])
 
     def run(self, command: Command) -> float | None:
         """Run one of them; an error in it is reported and does not stop the others.
@@ -60,6 +67,7 @@ class Sweep:
             UserError: the run failed in another process, which a launcher started.
         """
         words, number = member_words(self.line.words, command.overrides), command.member
+        words = self._keep_push(command, words)
         assert number is not None
         name, done = self._name(number, command.overrides), None
         if not any(word.startswith("run=") for word in words):
@@ -86,6 +94,36 @@ class Sweep:
             self.failed[str(number)] = str(error)
             print(printable(f"error: {name}: {error}"), file=sys.stderr, flush=True)
             return None
+
+    def _keep_push(self, command: Command, words: list[str]) -> list[str]:
+        """Return a run's words without what it would push: of a sweep only the best run is pushed."""
+        if self.line.job == "train" and command.composed.push.at_end:
+            self._push = command.composed.push
+            command.composed.push = PushAtEnd()
+            return [word for word in words if not word.startswith("push.")]
+        return words
+
+    def _push_best(self, best: Path | None) -> None:
+        """Push the best run of a sweep, if that was asked for.
+
+        Raises:
+            UserError: a run failed, the runs cannot be compared, or the push fails.
+        """
+        if self._push is None:
+            return
+        if best is None or self.failed:
+            why = "runs of the sweep failed" if self.failed else "it is not clear which run is the best"
+            raise UserError(f"Nothing was pushed, because {why}. The job `push` pushes any of them.")
+        given = [word.removeprefix("push.") for word in self.line.words if word.startswith("push.")]
+        words = [f"run={best}", *(word for word in given if not word.startswith("at_end="))]
+        line = read_line("push", words)
+        try:
+            self.run_job(compose_command("push", line.overrides), words)
+        except UserError as error:
+            again = shlex.join([*launcher(), "-m", "finetune", "push", *words])
+            raise UserError(
+                f"{error}\nThe runs are complete. To push the best again:\n  {again}"
+            ) from error
 
     def _choose_folder(self, command: Command) -> tuple[int, float | None]:
         """Return the number of the folder for a run of the sweep, and the objective if it is done there.
@@ -126,7 +164,8 @@ class Sweep:
             UserError: names the failed runs.
         """
         if self.line.job == "train" and self._folder is not None and os.environ.get("RANK", "0") == "0":
-            importlib.import_module("finetune.jobs.compare").show_sweep(self._folder, self.failed)
+            best = importlib.import_module("finetune.jobs.compare").show_sweep(self._folder, self.failed)
+            self._push_best(best)
         if self.failed:
             numbers = ", ".join(self.failed)
             raise UserError(f"{len(self.failed)} of {self._count()} runs of the sweep failed: {numbers}.")

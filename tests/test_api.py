@@ -66,6 +66,7 @@ def test_the_package_exports_its_commands_and_nothing_else() -> None:
         "plan",
         "predict",
         "preview",
+        "push",
         "reproduce",
         "score",
         "train",

@@ -21,10 +21,11 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "finetune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-EVERYWHERE = {"errors", "example", "option", "progress", "strict_json"}
+EVERYWHERE = {"errors", "example", "hub", "option", "progress", "strict_json"}
 MAY_IMPORT = {
     "errors": set(),
     "example": set(),
+    "hub": set(),
     "option": set(),
     "strict_json": set(),
     "signals": set(),
@@ -84,7 +85,7 @@ MAY_IMPORT = {
         "training",
     },
     "command": {"config", "run"},
-    "sweep": {"command", "config"},
+    "sweep": {"command", "config", "publish"},
     "cli": {"command", "config", "result", "run", "signals", "sweep"},
     "call": {"command", "config", "run"},
     "api": {"assembly", "call", "config", "publish", "result", "web", "run"},

@@ -13,6 +13,7 @@ from typing import ClassVar
 from finetune.config.schema import RunConfig
 from finetune.generation.options import GenerationOptions
 from finetune.option import MAY_BE_EMPTY, Range, option
+from finetune.publish.options import PushAtEnd, PushOptions
 
 _PARTS = r"(dataset|task|metrics?)([.@].*)?"
 _MODEL = (
@@ -69,7 +70,8 @@ class _OfRun(Job):
 
     run: str | None = None
     """Folder of a run: `evaluate` scores it, `predict` and `demo` ask it, `plan` shows it, `report` writes
-    its page, `merge` makes one model of it, and `train` continues it with `resume=true`."""
+    its page, `merge` makes one model of it, `push` publishes it, and `train` continues it with
+    `resume=true`."""
 
     def folder(self, name: str) -> Path:
         """Return the run's folder."""
@@ -105,6 +107,7 @@ class Train(_InFolder):
 
     resume: bool = False
     """Continue the run in its folder from its last complete checkpoint."""
+    push: PushAtEnd = field(default_factory=PushAtEnd)
 
     reads = ".*"
 
@@ -306,6 +309,30 @@ class Compare(Job):
 
 
 @dataclass
+class Push(PushOptions, _OfRun):
+    """Publish a finished run on the Hub (run=FOLDER repo=USER/NAME)."""
+
+    dry_run: bool = False
+    """Write the folder that would be pushed, and send nothing; needs neither a token nor a network."""
+    out: str | None = None
+    """Folder for the dry run. `null`: `published/` and the run's name."""
+    overwrite: bool = False
+    """Replace the dry run in its folder."""
+
+    reads = "runs_dir"
+    needs_data = False
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield options that the Hub would not accept or that have no effect."""
+        yield from PushOptions.problems(self, prefix)
+        for name, given in (("out=", self.out is not None), ("overwrite=true", self.overwrite)):
+            if given and not self.dry_run:
+                yield f"{name} is of the folder that a dry run writes: add dry_run=true."
+        if self.repo is None and not self.dry_run:
+            yield "Where to? repo=USER/NAME is missing (dry_run=true only shows what would be sent)."
+
+
+@dataclass
 class Merge(_OfRun):
     """Merge an adapter into its base, as a plain model for any program (run=FOLDER out=FOLDER)."""
 
@@ -341,6 +368,7 @@ JOBS: dict[str, type[Job]] = {
     "compare": Compare,
     "reproduce": Reproduce,
     "merge": Merge,
+    "push": Push,
 }
 """Job -> its options. `finetune/jobs/<name>.py` runs it; the class's docstring is its line in `--help`."""
 
@@ -357,4 +385,4 @@ def has_option(job: str, key: str) -> bool:
     """Return whether a job reads an option; every job reads `recipe`."""
     if re.split(r"[.@]", key)[0] in _OF_RECIPE:
         return re.fullmatch(JOBS[job].reads, key) is not None
-    return key in {"recipe", *own_options(job)}
+    return re.split(r"[.@]", key)[0] in {"recipe", *own_options(job)}

@@ -48,7 +48,7 @@ def check_options(job: str, words: list[str]) -> None:
         )
     if job in {"predict", "demo"} and not {"run", "model", "model.path"} & set(keys):
         problems.append("Which model? run=FOLDER (a finished run), or model=ID.")
-    if job == "report" and "run" not in keys:
+    if job in {"report", "push"} and "run" not in keys:
         problems.append("Which run? run=FOLDER (a finished run).")
     if job == "reproduce" and "card" not in keys:
         problems.append("Which result? card=FOLDER (of a run), or card=USER/NAME on the Hub.")

@@ -1,8 +1,10 @@
 """Refuses secrets in options: a run's `config.yaml` and `environment.json` contain every word."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
+from html import escape
 from typing import Any
 
 _SECRET_NAME = re.compile(
@@ -64,11 +66,32 @@ def find_secret_variables(text: str) -> Iterator[str]:
             yield f"${{oc.env:{name}}} would write a secret into the run's files. {_REMEDY}"
 
 
+def find_secret_lines(text: str, *, with_patterns: bool = True) -> Iterator[int]:
+    """Yield the number of each line of a file that has a secret in it, counted from 1.
+
+    Args:
+        text: content of the file, perhaps JSON or HTML, in which characters are escaped.
+        with_patterns: also look for what is shaped like a token, not only for the values of this
+            environment.
+    """
+    values = [
+        form for value in _secret_values() for form in (value, escape(value), json.dumps(value)[1:-1])
+    ]
+    for number, line in enumerate(text.splitlines(), 1):
+        if any(value in line for value in values) or (with_patterns and _SECRET_VALUE.search(line)):
+            yield number
+
+
 def _is_secret(text: str) -> bool:
     if _SECRET_VALUE.search(text):
         return True
-    return any(
-        len(value) >= _LEAST_CHARACTERS and value in text
+    return any(value in text for value in _secret_values())
+
+
+def _secret_values() -> list[str]:
+    """Return the values of the environment's variables that are secrets by their names."""
+    return [
+        value
         for name, value in os.environ.items()
-        if _SECRET_VARIABLE.fullmatch(name)
-    )
+        if len(value) >= _LEAST_CHARACTERS and _SECRET_VARIABLE.fullmatch(name)
+    ]

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Image, List, config, load_dataset, load_from_disk
-from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import constants
-from huggingface_hub.errors import HFValidationError
 
 from finetune.data.hub_rows import Shaper, holds_images
 from finetune.data.hub_turns import COLUMNS, expand_turns, find_turns
@@ -16,9 +14,10 @@ from finetune.data.published import Hub, HubSource
 from finetune.data.release import select_split, split_names
 from finetune.data.rows import Splits, hold_out_rows
 from finetune.errors import UserError
+from finetune.hub import explain_dataset
 
 _NETWORK = {"httpx", "httpcore", "requests", "urllib3", "huggingface_hub", "aiohttp", "socket"}
-"""Packages whose errors are network errors."""
+"""Packages whose errors are network errors, of files that are not on the Hub."""
 
 
 def load_hub(source: HubSource) -> Splits:
@@ -49,7 +48,7 @@ def _load_split(source: HubSource, path: str, split: str) -> Dataset:
     try:
         return load_dataset(path, source.name, revision=source.revision, split=split, data_files=files)
     except Exception as error:  # foreign files and the network raise anything
-        raise UserError(_explain(path, split, error)) from error
+        raise UserError(_explain(path, split, error, source.revision)) from error
 
 
 def _load_saved(path: str, split: str) -> Dataset:
@@ -68,15 +67,13 @@ def _load_saved(path: str, split: str) -> Dataset:
     return select_split(known, split)
 
 
-def _explain(path: str, split: str, error: Exception) -> str:
+def _explain(path: str, split: str, error: Exception, revision: str | None = None) -> str:
     """Return the meaning of an error of `load_dataset` in one line, and a remedy."""
-    cause = error if error.__cause__ is None or isinstance(error, DatasetNotFoundError) else error.__cause__
+    cause = error.__cause__ or error
     text = " ".join(str(cause).split())[:400]
-    if isinstance(error, DatasetNotFoundError | HFValidationError):
-        return (
-            f"No dataset `{path}`: {text} Expected a folder, or OWNER/NAME on the Hub. If it is private "
-            "or gated, ask for access on its page, and log in: hf auth login."
-        )
+    reason = explain_dataset(error, path, revision)
+    if reason is not None:
+        return reason
     if isinstance(error, RuntimeError) and "scripts are no longer supported" in text:
         return (
             f"The dataset `{path}` has a loading script, which is never run ({text}). Use a copy in "

@@ -60,17 +60,20 @@ def write_lines(comparison: Comparison, pair: Pair | None, commands: Mapping[str
     return "\n".join(lines)
 
 
-def show_sweep(folder: Path, failed: Mapping[str, str]) -> None:
+def show_sweep(folder: Path, failed: Mapping[str, str]) -> Path | None:
     """Log the table of a sweep that has just ended; whatever goes wrong, its runs are kept.
 
     Args:
         folder: of the sweep.
         failed: number of a run -> why it failed.
+
+    Returns:
+        The folder of the best run; None if the runs cannot be compared.
     """
     members = list_members(folder)
     try:
         if not members:
-            return
+            return None
         check_out(folder)
         comparison, pair = compare_folders(members, forgiving=True)
         missing = {**comparison.missing, **{number: why.splitlines()[0] for number, why in failed.items()}}
@@ -83,6 +86,10 @@ def show_sweep(folder: Path, failed: Mapping[str, str]) -> None:
         log.exception("the runs are not compared; python -m finetune compare %s", folder)
     else:
         log.info("%s\npage: %s", write_lines(comparison, pair, commands), page)
+        scored = [run for run in comparison.runs if run.scores]
+        best = scored[0] if len(scored) == 1 else comparison.best
+        return None if best is None else best.folder
+    return None
 
 
 def suggest_commands(comparison: Comparison) -> dict[str, str]:

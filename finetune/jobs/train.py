@@ -33,6 +33,7 @@ from finetune.config.recipe_file import load_recipe
 from finetune.errors import UserError
 from finetune.evaluation.evaluate import Evaluation
 from finetune.generation.options import EvaluateWhen
+from finetune.jobs.push import check_at_end, push_at_end
 from finetune.metrics.metric import Metric
 from finetune.model.load import load_config, load_processor
 from finetune.model.options import PeftMethod
@@ -92,15 +93,14 @@ def run(options: Train, launch: Launch) -> TrainResult:
         trackers = Trackers(folder, Path(options.runs_dir), options.tracker)
         start = on_main(lambda: check_start(options, folder, launch.recipe))
         on_main(trackers.check)
+        on_main(lambda: check_at_end(options.push))
         warn_of_idle_gpus(launch.command)
-
         metric = build_run_metric(options)
         asked, options = options.model.revision, settle_base(options, folder)
         checkpoint = load_config(options.model.path, options.model.revision, options.model.resolution)
         processor = load_processor(options.model.path, options.model.revision)
         data = build_data(options, processor, metric)
         launch = record_settings(options, folder, launch, data)
-
         learner = build_learner(options, checkpoint, processor)
         evaluator = build_evaluator(
             options.evaluation, options.trainer, data.validation, data.evaluation_collator, metric
@@ -119,9 +119,10 @@ def run(options: Train, launch: Launch) -> TrainResult:
                 return TrainResult(folder.root, {}, {}, list_history(trainer), interrupted=interrupted)
             result = finish(options, folder, data, trainer, learner, evaluate, metric, trackers)
             log.info("%.0f seconds in all; the run is in %s", time.monotonic() - started, folder.root)
-        best = options.evaluation.metric_for_best_model
-        objective = choose_objective(result["final"], best, metric)
-        return TrainResult(folder.root, result["final"], result, list_history(trainer), objective=objective)
+        pushed = on_main(lambda: push_at_end(options, folder))
+        objective = choose_objective(result["final"], options.evaluation.metric_for_best_model, metric)
+        history, final = list_history(trainer), result["final"]
+        return TrainResult(folder.root, final, result, history, objective=objective, pushed=pushed)
 
 
 def check_start(options: Train, folder: RunFolder, recipe: str) -> Checkpoint | None:

@@ -6,20 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from safetensors import SafetensorError
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.errors import UserError
+from finetune.hub import HTTP, download, explain
 from finetune.model.lora import Quantization
 from finetune.model.options import COMMIT
 from finetune.strict_json import parse_json
@@ -34,8 +25,6 @@ LONGER_THAN_ANY_SEQUENCE = 2**24
 
 _BUFFERS = ("position_ids", "rotary_emb.inv_freq")
 """Ends of names that older versions of transformers stored although they follow from the config."""
-
-_LICENCE = "Accept its licence on its Hub page, then run `hf auth login` or set HF_TOKEN."
 
 
 def resolve_path(path: str) -> str:
@@ -107,30 +96,7 @@ def find_file(path: str, name: str, kind: str = "checkpoint", revision: str | No
         return folder / name
     if revision is None or not COMMIT.fullmatch(revision):  # later files are asked for by commit
         log.info("looking up %s on the Hub", path)
-    try:
-        return Path(hf_hub_download(path, name, revision=revision))
-    except GatedRepoError as error:
-        raise UserError(f"The {kind} `{path}` is gated. {_LICENCE}") from error
-    except RevisionNotFoundError as error:
-        raise UserError(f"The {kind} `{path}` has no revision `{revision}`.") from error
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"There is no {kind} `{path}` on the Hub, nor a folder of that name; or it is "
-            f"private. {_LICENCE}"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        key = {"checkpoint": "model"}.get(kind, kind)
-        raise UserError(
-            f"The {kind} `{path}` is not in the local cache, and the Hub cannot be reached. Check "
-            f"the network, or give a folder: {key}=FOLDER"
-            f"{' (model=tiny needs neither)' if key == 'model' else ''}."
-        ) from error
-    except EntryNotFoundError as error:
-        raise UserError(f"`{path}` is not a complete {kind}: it has no {name}.") from error
-    except HFValidationError as error:
-        raise UserError(f"`{path}` is neither a folder nor a Hub id (USER/NAME).") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"The {kind} `{path}` cannot be read from the Hub: {error}") from error
+    return download(path, name, kind, revision)
 
 
 def load_processor(path: str, revision: str | None = None) -> PaliGemmaProcessor:
@@ -141,8 +107,11 @@ def load_processor(path: str, revision: str | None = None) -> PaliGemmaProcessor
     """
     try:
         return PaliGemmaProcessor.from_pretrained(resolve_path(path), revision=revision, backend="pil")
-    except (OSError, ValueError) as error:
-        raise UserError(f"`{path}`: tokenizer or image processor cannot be loaded: {error}") from error
+    except (OSError, ValueError, HTTP.HTTPError) as error:
+        reason = explain(error, "checkpoint", path, revision)
+        raise UserError(
+            reason or f"`{path}`: tokenizer or image processor cannot be loaded: {error}"
+        ) from error
 
 
 def choose_attention(config: PaliGemmaConfig, attention: str = "auto") -> str:
@@ -208,11 +177,10 @@ def load_model(
             # Reported below, all of them at once.
             ignore_mismatched_sizes=True,
         )
-    except GatedRepoError as error:
-        raise UserError(f"The checkpoint `{path}` is gated. {_LICENCE}") from error
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"The weights of `{path}` cannot be loaded: {reason}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError, HTTP.HTTPError) as error:
+        reason = explain(error, "checkpoint", path, revision)
+        text = " ".join(str(error).split())
+        raise UserError(reason or f"The weights of `{path}` cannot be loaded: {text}") from error
     _check_all_loaded(path, info)
     if quantization is not None:
         quantization.assert_on(model)

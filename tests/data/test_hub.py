@@ -1,10 +1,5 @@
-import os
 import re
-import subprocess
-import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +13,6 @@ from finetune.data.images import encode_png
 from finetune.data.published import Hub, HubObjects
 from finetune.data.rows import Splits
 from finetune.errors import UserError
-from tests.conftest import REPOSITORY
 
 
 def make_parquet(folder: Path, **columns: list[Any]) -> Path:
@@ -377,55 +371,3 @@ def test_folders_that_are_no_parquet_files_are_refused_in_one_line(tmp_path: Pat
         with pytest.raises(UserError, match=message) as error:
             load_hub(**hub(folder))
         assert "\n" not in str(error.value)
-
-
-class HubServer(BaseHTTPRequestHandler):
-    """Answers as the Hub does for a repository that is gone or private, or `gated`."""
-
-    def do_GET(self) -> None:
-        gated = "gated" in self.path
-        self.send_response(403 if gated else 401)
-        self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-
-ASK_ALL = """
-import sys
-from finetune.data.published import Hub
-from finetune.errors import UserError
-for path in sys.argv[1:]:
-    try:
-        Hub(path=path, train=None, validation="train").load()
-    except UserError as error:
-        print(str(error).replace("\\n", "TWO LINES"))
-"""
-
-
-def test_what_the_hub_refuses_is_one_line_each(tmp_path: Path) -> None:
-    """In a process of its own: the address of the Hub is read when its package is imported."""
-    paths = ["me/gone", "me/gated"]
-    with ThreadingHTTPServer(("127.0.0.1", 0), HubServer) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        addresses = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
-        said = [
-            subprocess.run(
-                [sys.executable, "-c", ASK_ALL, *asked],
-                env={**os.environ, "PYTHONPATH": str(REPOSITORY), **addresses, **more},
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout.splitlines()
-            for asked, more in ((paths, {}), (["me/any"], {"HF_HUB_OFFLINE": "1"}))
-        ]
-        server.shutdown()
-    gone, gated, away = [*said[0], *said[1]]
-    assert re.search("No dataset `me/gone`: .*hf auth login", gone)
-    assert re.search("No dataset `me/gated`: .*gated.*hf auth login", gated)
-    assert re.search("`me/any` cannot be reached .*Check the network", away)

@@ -4,6 +4,7 @@ Large files are taken and given by git LFS, from a second address as on the Hub.
 client must have HF_HUB_DISABLE_XET=1, because it does not ask the server whether it may use it.
 """
 
+import base64
 import re
 import threading
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from tests.hub.store import Account, Repository
 
@@ -210,8 +211,21 @@ class LocalHub:
         return [name for one in self.asked(r"POST .*/commit/") for name in one.names]
 
     def received(self) -> bytes:
-        """Return every body that was sent to the Hub, for a search for what must not be there."""
-        return b"\n".join(one.body for one in self.log)
+        """Return every body that was sent to the Hub, for a search for what must not be there.
+
+        What a body has in base64, such as the files of a commit, comes decoded too.
+        """
+        bodies = [one.body for one in self.log]
+        coded = [text for body in bodies for text in re.findall(rb'"([A-Za-z0-9+/]+={0,2})"', body)]
+        return b"\n".join([*bodies, *(base64.b64decode(text) for text in coded if len(text) % 4 == 0)])
+
+    def answer_last(self) -> None:
+        """Do what the last request asks for, for a fault that loses only the answer."""
+        from tests.hub.routes import answer
+
+        last = self.log[-1]
+        token = next(token for token, known in self.accounts.items() if known.name == last.account)
+        answer(self, last, quote(last.path), parse_qs(last.query), self.accounts[token])
 
     def take_fault(self, method: str, path: str) -> Fault | None:
         """Return the fault for a request and count it."""

@@ -1,12 +1,9 @@
 import json
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub.constants
-import huggingface_hub.file_download
 import pytest
 import torch
 from architecture import build_tiny_config
@@ -27,75 +24,6 @@ from finetune.model.load import (
 )
 from finetune.model.published import published_config
 from tests.conftest import labelled_inputs
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Answers as the Hub does about a gated, a missing and a foreign repository."""
-
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_GET(self) -> None:
-        self.answer()
-
-    def answer(self) -> None:
-        user = self.path.split("/")[1]
-        if user == "open":
-            body = b'{"model_type": "bert"}'
-            self.send_response(200)
-            self.send_header("ETag", '"1"')
-            self.send_header("X-Repo-Commit", "0" * 40)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-            return
-        codes = {"gated": (403, "GatedRepo"), "revised": (404, "RevisionNotFound")}
-        status, code = codes.get(user, (404, "RepoNotFound"))
-        self.send_response(status)
-        self.send_header("X-Error-Code", code)
-        self.send_header("X-Error-Message", "told by the server")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Be quiet."""
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    template = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(
-        huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False
-    )
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    try:
-        yield
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.mark.parametrize(
-    ("path", "revision", "message"),
-    [
-        ("gated/model", None, "is gated. Accept its licence"),
-        ("missing/model", None, "There is no checkpoint `missing/model` on the Hub"),
-        ("revised/model", "v9", "has no revision `v9`"),
-        ("open/model", None, "is not a PaliGemma: its config.json says model_type='bert'"),
-        ("not a name", None, "neither a folder nor a Hub id"),
-    ],
-)
-def test_the_hubs_refusals_are_explained(hub: None, path: str, revision: str | None, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        load_config(path, revision)
 
 
 def test_a_cached_checkpoint_out_of_reach_is_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:

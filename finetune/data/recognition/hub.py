@@ -15,6 +15,7 @@ from finetune.data.recognition.columns import recognize_columns
 from finetune.data.recognition.kinds import Kind, Purpose, Recognition
 from finetune.data.recognition.texts import kind_of_answers, texts_of
 from finetune.errors import UserError
+from finetune.hub import explain_dataset
 
 _BOXES = ("bbox", "boxes", "bboxes")
 _LABELS = ("category", "categories", "label", "labels", "category_id", "class", "names")
@@ -56,9 +57,11 @@ def recognize_hub(name: str, given: Mapping[str, str]) -> Recognition:
     except UserError:
         raise
     except Exception as error:  # foreign files and the network raise anything
-        reason = " ".join(str(error).split())[:300]
+        reason = explain_dataset(error, name)
+        text = " ".join(str(error).split())[:300]
         raise UserError(
-            f"data={name}: no such file or folder here, and it cannot be read from the Hub ({reason})."
+            f"data={name}: no such file or folder here. "
+            f"{reason or f'On the Hub it cannot be read as a dataset ({text}).'}"
         ) from error
     splits = {name_split(split) or split: split for split in reversed(listed)}
     purpose = _recognize(features, rows, name, given)
