@@ -28,7 +28,7 @@ from finetune.command import compose_command, read_line
 from finetune.config.compose import forget_own_recipes
 from finetune.config.data_word import DATA
 from finetune.config.help import GROUPS
-from finetune.config.jobs import Job
+from finetune.config.job import Job
 from finetune.config.messages import explain
 from finetune.config.words import is_name, keys_of, quote
 from finetune.errors import UserError, describe

@@ -22,7 +22,8 @@ from finetune.config.compose import (
     write_recipe,
 )
 from finetune.config.data_word import write_out
-from finetune.config.jobs import JOBS, Job
+from finetune.config.job import Job
+from finetune.config.jobs import JOBS
 from finetune.config.messages import list_known
 from finetune.config.reads import check_options
 from finetune.config.secrets import find_secrets

@@ -11,8 +11,10 @@ from transformers import PaliGemmaConfig
 
 from finetune.assembly.mask_codec import use_mask_vae
 from finetune.assembly.model import check_adapter, half_dtype, load_base, read_adapter_for
-from finetune.config.jobs import Asking, Evaluate, Merge
+from finetune.config.job import Asking
+from finetune.config.jobs import Evaluate
 from finetune.config.published import fetch_published, is_published
+from finetune.config.publishing import Merge
 from finetune.errors import UserError
 from finetune.model.adapter import load_adapter
 from finetune.model.learning import check_one_format

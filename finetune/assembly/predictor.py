@@ -30,7 +30,7 @@ from finetune.assembly.prompts import (
     number_rows,
 )
 from finetune.codecs.objects import ObjectReader
-from finetune.config.jobs import Asking
+from finetune.config.job import Asking
 from finetune.data.batches.collator import Collator
 from finetune.data.images import Picture, convert_image
 from finetune.errors import UserError, describe

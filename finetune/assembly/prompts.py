@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from finetune.assembly.custom import instantiate
-from finetune.config.jobs import Asking
+from finetune.config.job import Asking
 from finetune.data.images import IMAGE_SUFFIXES
 from finetune.data.reading.json import open_text
 from finetune.errors import UserError, describe

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.extra import check_extra
-from finetune.config.jobs import Job
+from finetune.config.job import Job
 from finetune.config.optimizers import check_optimizer
 from finetune.config.schema import RunConfig
 from finetune.config.values import check_values, name_problems

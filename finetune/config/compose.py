@@ -20,7 +20,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from finetune.config.choices import GROUP_SCHEMAS, build_node
-from finetune.config.jobs import JOBS, Job, own_options
+from finetune.config.job import Job
+from finetune.config.jobs import JOBS, own_options
 from finetune.config.recipe_file import load_recipe
 from finetune.config.schema import RunConfig
 from finetune.data.options import GROUP_OF_PART

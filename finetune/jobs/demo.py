@@ -18,7 +18,7 @@ from typing import Any
 from finetune.assembly.finished import resolve_finished_run
 from finetune.assembly.predictor import Predictor
 from finetune.assembly.prompts import build_prompt_task
-from finetune.config.jobs import Demo
+from finetune.config.publishing import Demo
 from finetune.jobs.predict import find_example
 from finetune.run.folder import Launch, RunFolder
 from finetune.run.results import read_metrics

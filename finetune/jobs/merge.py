@@ -22,7 +22,7 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Pal
 from finetune.assembly.finished import load_trained, resolve_finished_run
 from finetune.assembly.model import half_precision
 from finetune.assembly.samples import Samples, draw_samples
-from finetune.config.jobs import Merge, MergedBase
+from finetune.config.publishing import Merge, MergedBase
 from finetune.data.options import Mixture
 from finetune.errors import UserError
 from finetune.model.agreement import (

@@ -15,7 +15,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-from finetune.config.jobs import Merge, Push, Train
+from finetune.config.jobs import Train
+from finetune.config.publishing import Merge, Push
 from finetune.config.schema import RunConfig
 from finetune.errors import UserError
 from finetune.hub import is_transient

@@ -15,7 +15,8 @@ from typing import TypeVar
 
 from finetune.assembly.finished import open_run, resolve_finished_run
 from finetune.assembly.sources import build_source
-from finetune.config.jobs import Evaluate, EvaluatedSplit, Reproduce, Train
+from finetune.config.jobs import Evaluate, EvaluatedSplit, Train
+from finetune.config.publishing import Reproduce
 from finetune.jobs import evaluate, train
 from finetune.model.options import AdapterBase
 from finetune.processes import join_processes, on_main

@@ -65,7 +65,7 @@ def format_code(value: object) -> str:
 
 
 @cache
-def _environment(package: str) -> "Environment":
+def _environment(package: str = "finetune.report") -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     environment = Environment(

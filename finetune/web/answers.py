@@ -12,7 +12,7 @@ from PIL import Image
 from finetune.assembly.pixels import choose_antialias
 from finetune.assembly.predictor import Predictor, decode_image
 from finetune.assembly.prompts import Prompt, Wording, build_prompts
-from finetune.config.jobs import Demo
+from finetune.config.publishing import Demo
 from finetune.errors import UserError
 from finetune.example import PredictionRow, SceneObject
 from finetune.report.draw import SMALLEST_SIDE, draw_row

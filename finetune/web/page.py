@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from finetune.config.jobs import Demo
+from finetune.config.publishing import Demo
 from finetune.errors import UserError
 from finetune.run.files import write_jsonl
 from finetune.web.answers import Answered, Answerer

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from packaging.requirements import Requirement
 
 from finetune.config.compose import CONF_DIR, RECIPES_DIR
-from finetune.config.jobs import Demo
+from finetune.config.publishing import Demo
 from finetune.config.recipe_file import load_recipe
 from finetune.errors import UserError
 from finetune.report.page import render

@@ -7,7 +7,7 @@ from markupsafe import escape
 from PIL import Image
 
 from finetune.codecs.rle import decode_rle
-from finetune.config.jobs import Demo
+from finetune.config.publishing import Demo
 from finetune.errors import UserError, printable
 from finetune.example import PredictionRow, SceneObject
 from finetune.metrics.units import unit_of

@@ -130,7 +130,8 @@ def test_a_merged_model_says_where_it_comes_from(inside: Path, command: Command)
     out = inside / "deep/out"
     names = {
         "config.json", "generation_config.json", "model.safetensors", "processor_config.json",
-        "tokenizer.json", "tokenizer_config.json", "mask_vae.npz", "merge.json", ".finetune-merge",
+        "tokenizer.json", "tokenizer_config.json", "mask_vae.npz", "merge.json", "README.md",
+        ".finetune-merge",
     }  # fmt: skip
     assert {file.name for file in out.iterdir()} == names
     assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
