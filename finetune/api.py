@@ -20,6 +20,7 @@ from finetune.errors import UserError
 if TYPE_CHECKING:
     from finetune.assembly.predictor import Predictor
     from finetune.assembly.prompts import Given
+    from finetune.onnx.result import ExportResult
     from finetune.publish.results import MergeResult, PushResult, ReproduceResult
     from finetune.result import (
         CompareResult,
@@ -186,6 +187,22 @@ def merge(*words: str, **options: object) -> "MergeResult":
             what the adapter computes.
     """
     return cast("MergeResult", run_job("merge", words, options))
+
+
+def export(*words: str, **options: object) -> "ExportResult":
+    """Write the result of a run (`run=FOLDER`) to `out=FOLDER`, for browsers and other runtimes.
+
+    Args:
+        words: `key=value`, as on the command line.
+        options: values by key.
+
+    Returns:
+        The files, and how far their answers agree with the run's model.
+
+    Raises:
+        UserError: the run is not finished, the folder is taken, or the answers do not agree.
+    """
+    return cast("ExportResult", run_job("export", words, options))
 
 
 def demo(*words: str, **options: object) -> "DemoResult":

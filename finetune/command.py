@@ -110,7 +110,7 @@ class Command:
             )
         prefer_command_line(composed, self.overrides)
         options = to_options(composed)
-        if run is not None and self.job in {"evaluate", "merge", "predict", "demo", "report"}:
+        if run is not None and self.job in {"evaluate", "export", "merge", "predict", "demo", "report"}:
             # The one that its training continued; the result has its own.
             options.adapter = options.adapter_revision = None
         name = self._name()

@@ -61,6 +61,7 @@ def test_the_package_exports_its_commands_and_nothing_else() -> None:
         "compare",
         "demo",
         "evaluate",
+        "export",
         "load",
         "merge",
         "plan",

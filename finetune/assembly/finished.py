@@ -14,7 +14,7 @@ from finetune.assembly.model import check_adapter, half_dtype, load_base, read_a
 from finetune.config.job import Asking
 from finetune.config.jobs import Evaluate
 from finetune.config.published import fetch_published, is_published
-from finetune.config.publishing import Merge
+from finetune.config.publishing import Export, Merge
 from finetune.errors import UserError
 from finetune.model.adapter import load_adapter
 from finetune.model.learning import check_one_format
@@ -26,7 +26,7 @@ from finetune.run.checkpoints import check_weights
 from finetune.run.folder import RunFolder
 from finetune.run.results import read_metrics
 
-FinishedJob = TypeVar("FinishedJob", Evaluate, Merge, Asking)
+FinishedJob = TypeVar("FinishedJob", Evaluate, Export, Merge, Asking)
 
 
 def open_run(config: FinishedJob, folder: Path) -> RunFolder:
@@ -90,7 +90,7 @@ def _find_base(model: ModelConfig, adapter: Path) -> ModelConfig:
     return replace(model, path=base, revision=model.revision or revision)
 
 
-def load_trained(config: Evaluate | Merge | Asking, checkpoint: PaliGemmaConfig) -> nn.Module:
+def load_trained(config: Evaluate | Export | Merge | Asking, checkpoint: PaliGemmaConfig) -> nn.Module:
     """Load the model with its adapter on this process's device, in evaluation mode."""
     PartialState(cpu=not torch.cuda.is_available())
     half = half_dtype(config.trainer)

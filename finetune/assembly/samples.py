@@ -18,6 +18,7 @@ from finetune.errors import UserError
 from finetune.example import Batch, Example
 from finetune.generation.generate import answer_batches
 from finetune.generation.options import EvaluationConfig
+from finetune.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class Samples:
     collator: Collator
     """Of an evaluation, without a text budget."""
     batch_size: int
+    task: Task | None = None
+    """Reads answers, so that they can be scored; None for images of noise."""
 
     def build_batches(self) -> list[Batch]:
         """Return the examples with their first suffix."""
@@ -78,7 +81,7 @@ def draw_samples(options: RunConfig, processor: PaliGemmaProcessor, count: int) 
             split = build_data(limited, processor, build_metric(options), training=False).validation
             # No grammar: what a form leaves out could hide a difference.
             examples = [replace(split[index], form=None) for index in range(min(count, len(split)))]
-            return Samples(examples, "validation examples", collator, size)
+            return Samples(examples, "validation examples", collator, size, split.task)
         except UserError as error:
             log.info("the validation data cannot be read, so that images of noise are compared: %s", error)
     return Samples([_draw(number) for number in range(count)], "images of noise", collator, size)

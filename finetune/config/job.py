@@ -43,8 +43,8 @@ class OfRun(Job):
 
     run: str | None = None
     """Folder of a run: `evaluate` scores it, `predict` and `demo` ask it, `plan` shows it, `report` writes
-    its page, `merge` makes one model of it, `push` publishes it, and `train` continues it with
-    `resume=true`."""
+    its page, `merge` makes one model of it, `export` writes it for browsers, `push` publishes it, and
+    `train` continues it with `resume=true`."""
 
     def folder(self, name: str) -> Path:
         """Return the run's folder."""

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from finetune.config.job import ANSWERS, MODEL, PARTS, Asking, InFolder, Job, Named, OfRun
-from finetune.config.publishing import Demo, Merge, Push, Reproduce
+from finetune.config.publishing import Demo, Export, Merge, Push, Reproduce
 from finetune.config.schema import RunConfig
 from finetune.option import Range, option
 from finetune.publish.options import PushAtEnd
@@ -162,6 +162,7 @@ JOBS: dict[str, type[Job]] = {
     "reproduce": Reproduce,
     "merge": Merge,
     "push": Push,
+    "export": Export,
 }
 """Job -> its options. `finetune/jobs/<name>.py` runs it; the class's docstring is its line in `--help`."""
 

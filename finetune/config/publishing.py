@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from finetune.config.job import ANSWERS, MODEL, Asking, Job, OfRun
+from finetune.config.job import ANSWERS, MODEL, PARTS, Asking, Job, OfRun
+from finetune.onnx.options import ExportDtype, ExportFormat
 from finetune.option import MAY_BE_EMPTY, Range, option
 from finetune.publish.options import PushOptions
 
@@ -44,6 +45,28 @@ class Merge(OfRun):
     """Replace the merged model in `out=`; other files in it are kept."""
 
     reads = f"runs_dir|check_images|{MODEL}|{ANSWERS}"
+    needs_data = False
+
+
+@dataclass
+class Export(OfRun):
+    """Write a run's result for browsers and other runtimes, adapter merged in (run=FOLDER out=FOLDER)."""
+
+    out: str | None = None
+    """Folder to write: `index.html`, a page that answers in the browser, and the files that Transformers.js
+    and ONNX Runtime read."""
+    format: ExportFormat = ExportFormat.onnx
+    """`onnx`: three graphs, of the image, of the prompt's embedding and of the answer with its cache."""
+    dtype: ExportDtype = ExportDtype.fp32
+    """Weights: `fp32`, whose answers are the merged model's token by token, or `q8`: 8 bits, a quarter of
+    the size, and answers that may differ; how many do is measured."""
+    runtime: str | None = None
+    """Folder `node_modules` with `@huggingface/transformers`, whose files the page needs; they are copied.
+    `null`: README.md in the folder says how to add them."""
+    overwrite: bool = False
+    """Replace the export in `out=`; other files in it are kept."""
+
+    reads = f"{PARTS}|runs_dir|check_images"
     needs_data = False
 
 

@@ -48,7 +48,7 @@ def check_options(job: str, words: list[str]) -> None:
         )
     if job in {"predict", "demo"} and not {"run", "model", "model.path"} & set(keys):
         problems.append("Which model? run=FOLDER (a finished run), or model=ID.")
-    if job in {"report", "push"} and "run" not in keys:
+    if job in {"report", "push", "export"} and "run" not in keys:
         problems.append("Which run? run=FOLDER (a finished run).")
     if job == "reproduce" and "card" not in keys:
         problems.append("Which result? card=FOLDER (of a run), or card=USER/NAME on the Hub.")
@@ -58,6 +58,8 @@ def check_options(job: str, words: list[str]) -> None:
             f"run={named} is on the Hub, and `{job}` works in a run's own folder. Ask it with `predict`, "
             f"or score it again: reproduce card={named}."
         )
+    if job == "export" and "out" not in keys:
+        problems.append("Where to? out=FOLDER, for the graphs and the page.")
     if job == "merge":
         if not {"run", "adapter"} & set(keys):
             problems.append(
@@ -77,7 +79,7 @@ def _problem(job: str, key: str, has_run: bool) -> str | None:
         return "recipe= with card= has no effect: the result's own config.yaml is the recipe. Leave it out."
     if has_run and job == "train" and key in {"recipe", "run_name", "runs_dir"}:
         return f"{key}= with run=FOLDER has no effect: the run has its own. Leave it out."
-    if has_run and job in {"evaluate", "merge", "predict", "demo"}:
+    if has_run and job in {"evaluate", "export", "merge", "predict", "demo"}:
         for pattern, reason in _FIXED_BY_RUN.items():
             if re.fullmatch(pattern, key) and (job == "evaluate" or key != "overwrite"):
                 return f"{key}= with run=FOLDER has no effect: {reason}. Leave it out."

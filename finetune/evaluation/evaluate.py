@@ -63,7 +63,7 @@ class _EvaluationCollator:
                     f"Example `{example.id}` has no reference to score against; evaluation needs one."
                 )
         pixels = self.collator.build_pixels(examples)
-        rows = [_begin_row(example) for example in examples]
+        rows = [begin_row(example) for example in examples]
         batch = self.collator(examples, pixels) if self.with_loss else None
         return self.collator.build_prompts(examples, pixels), _Labelled(rows, batch)
 
@@ -106,7 +106,7 @@ def evaluate(
         model.eval()
         for labelled, answers in answer_batches(model, batches, collator.tokenizer, options, autocast):
             pairs = zip(labelled.rows, answers, strict=True)
-            rows += [_finish_row(row, answer, dataset.task, metric) for row, answer in pairs]
+            rows += [finish_row(row, answer, dataset.task, metric) for row, answer in pairs]
             if labelled.batch is not None:
                 with autocast:
                     losses += compute_losses(model, to_device(labelled.batch, device)).tolist()
@@ -137,14 +137,16 @@ def _load_batches(
     return track(batches, "evaluate", "batch", total=len(loader), silent=silent, leave=False)
 
 
-def _begin_row(example: Example) -> PredictionRow:
+def begin_row(example: Example) -> PredictionRow:
+    """Return a prediction row without its prediction."""
     group = {} if example.group is None else {"group": example.group}
     image = {} if example.image is None else {"image": example.image}
     row = {"id": example.id, **group, **image, "prefix": example.prefix, **example.target}
     return cast(PredictionRow, row)
 
 
-def _finish_row(row: PredictionRow, answer: Answer, task: Task, metric: Metric) -> PredictionRow:
+def finish_row(row: PredictionRow, answer: Answer, task: Task, metric: Metric) -> PredictionRow:
+    """Add an answer to a prediction row, as the task reads it, with its score."""
     row["prediction"] = answer.text
     row.update(cast(PredictionRow, task.read_answer(answer, row)))
     row["confidence"] = round(answer.confidence, 4)

@@ -75,7 +75,20 @@ def generate_answers(
         answers, probabilities = generate_greedily(
             model, prompts, end=end, pad=pad, constrain=constrain, max_new_tokens=steps
         )
-    is_end = answers == end
+    return read_answers(answers, probabilities, tokenizer)
+
+
+def read_answers(
+    answers: Tensor, probabilities: Tensor, tokenizer: PreTrainedTokenizerBase
+) -> list[Answer]:
+    """Decode generated tokens.
+
+    Args:
+        answers: (B, steps) ids; what follows the first EOS of a row is ignored.
+        probabilities: (B, steps), of these tokens.
+        tokenizer: the checkpoint's.
+    """
+    is_end = answers == tokenizer.eos_token_id
     # Tokens up to and including the first EOS.
     spoken = is_end.cumsum(1) - is_end.long() == 0
     confidences = (probabilities * spoken).sum(1) / spoken.sum(1)

@@ -14,7 +14,11 @@ Command = Callable[..., tuple[int, str, str]]
     [
         ("train", "image=x", "image= has no effect on `train`. It is an option of `predict`."),
         ("train", "prefix=x", "It is an option of `predict`, `demo`."),
-        ("train", "out=x", "It is an option of `predict`, `preview`, `compare`, `merge`, `push`."),
+        (
+            "train",
+            "out=x",
+            "It is an option of `predict`, `preview`, `compare`, `merge`, `push`, `export`.",
+        ),
         ("train", "predictions=x", "It is an option of `score`."),
         ("train", "run=x", "add resume=true"),
         ("train", "run=x resume=true run_name=y", "run_name= with run=FOLDER has no effect"),
