@@ -153,6 +153,7 @@ def test_the_python_of_the_page_about_using_a_result_runs(
 ) -> None:
     monkeypatch.chdir(workplace)
     Image.new("RGB", (8, 8)).save("cat.jpg")
+    assert main(["merge", "run=runs/quickstart", "out=merged", "examples=2"]) == 0
     page = (REPOSITORY / "docs/use.md").read_text(encoding="utf-8")
     names: dict[str, object] = {}
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
