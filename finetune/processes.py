@@ -4,6 +4,7 @@ All processes call a function of this file at the same point. A mistake in one o
 that none waits for a process that has ended, and the main process reports it once.
 """
 
+import atexit
 import logging
 import shlex
 from collections.abc import Callable, Iterator
@@ -30,8 +31,17 @@ because its connection closes. torch's default of 30 minutes would end runs whos
 def join_processes() -> None:
     """Initialize this process's device and communication; all but the main process log only errors."""
     PartialState(cpu=not torch.cuda.is_available())
+    if count_processes() > 1:
+        # Else the threads of the process group end with the interpreter, sometimes with an abort (SIGABRT)
+        # after a finished run.
+        atexit.register(_leave_processes)
     if not is_main_process():
         logging.getLogger("finetune").setLevel(logging.ERROR)
+
+
+def _leave_processes() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def is_main_process() -> bool:

@@ -55,8 +55,8 @@ def check_options(job: str, words: list[str]) -> None:
     named = next((word.partition("=")[2] for word in words if word.startswith("run=")), "")
     if job not in _READ_PUBLISHED and is_published(named):
         problems.append(
-            f"run={named} is on the Hub, and `{job}` works in a run's own folder. Ask it with `predict`, "
-            f"or score it again: reproduce card={named}."
+            f"run={named}: there is no such folder, and `{job}` needs one. A run on the Hub is asked by "
+            f"`predict`, and scored again by `reproduce card={named}`."
         )
     if job == "export" and "out" not in keys:
         problems.append("Where to? out=FOLDER, for the graphs and the page.")
