@@ -27,7 +27,7 @@ quickstart: setup  ## tune the tiny base on handwritten digits: no network, no G
 test: setup  ## the tests that need neither a GPU nor the Hub
 	$(BIN)/python -m pytest -m "not gpu and not network and not exhaustive"
 
-exhaustive: setup  ## every method killed at every moment, of which `test` has a part: six minutes
+exhaustive: setup  ## every method killed at every moment, published and merged, of which `test` has a part: ten minutes or more
 	$(BIN)/python -m pytest -m exhaustive
 
 fast: setup  ## the tests that take seconds each

@@ -1,11 +1,6 @@
 """The code of a card, run as a reader would: by itself, it gives the run's own answers."""
 
 import json
-import os
-import re
-import subprocess
-import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,59 +12,8 @@ from finetune.model.load import TINY_BASE, load_processor
 from finetune.publish.card import write_card
 from finetune.publish.facts import read_facts
 from finetune.publish.loading import show_code, show_decoding
-from tests.conftest import REPOSITORY
 from tests.hub.client import ConnectedHub
-from tests.publish.conftest import TINY_RUN
-
-TAIL = """
-import json, sys
-assert "finetune" not in sys.modules
-prompts = json.load(open("prompts.json"))
-print(json.dumps([ask(f"{number}.png", prompt) for number, prompt in enumerate(prompts)]))
-"""
-
-
-def read_rows(run: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in (run / "predictions/validation.jsonl").read_text().splitlines()]
-
-
-def find_code(card: str) -> str:
-    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
-    assert code is not None
-    return code[1]
-
-
-def answer_by_code(
-    code: str, run: Path, digits: Path, folder: Path, env: Mapping[str, str] | None = None
-) -> list[str]:
-    """Run the code of a card in a process of its own, about the images that the run was scored on.
-
-    Args:
-        code: as it stands in the card.
-        run: folder of the run.
-        digits: folder of the images.
-        folder: where the code runs.
-        env: variables that the process gets.
-    """
-    folder.mkdir(exist_ok=True)
-    for file in digits.iterdir():
-        (folder / file.name).symlink_to(file)
-    prompts = [row["prefix"] for row in read_rows(run)]
-    (folder / "prompts.json").write_text(json.dumps(prompts))
-    (folder / "code.py").write_text(code + TAIL, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "code.py"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **(env or {})},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    answers: list[str] = json.loads(done.stdout.splitlines()[-1])
-    assert len(answers) == len(prompts) == 100
-    return answers
+from tests.publish.conftest import TINY_RUN, answer_by_code, find_code, read_rows
 
 
 def check_same(answers: list[str], run: Path) -> None:
