@@ -6,7 +6,9 @@ Libraries wrap the client's errors in their own, so a cause is looked for in the
 import importlib
 import os
 import re
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,11 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+)
+from huggingface_hub.utils.tqdm import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
 )
 
 from finetune.errors import UserError
@@ -248,3 +255,17 @@ def _network(kind: str) -> str:
 
 def _shipped(kind: str) -> str:
     return ": model=FOLDER (model=tiny needs neither)" if kind == "checkpoint" else ""
+
+
+@contextmanager
+def quiet_bars() -> Iterator[None]:
+    """Hide the client's progress bars where nobody watches them."""
+    is_set = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None  # by the user, in the environment
+    if is_set or are_progress_bars_disabled() or sys.stderr.isatty():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

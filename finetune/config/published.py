@@ -50,10 +50,13 @@ def _download(name: str, files: list[str]) -> Path:
         RevisionNotFoundError,
     )
 
+    from finetune.hub import quiet_bars
+
     parts = _HUB_ID.fullmatch(name)
     assert parts is not None, "the caller has asked `is_published`"
     try:
-        return Path(snapshot_download(parts["id"], revision=parts["revision"], allow_patterns=files))
+        with quiet_bars():
+            return Path(snapshot_download(parts["id"], revision=parts["revision"], allow_patterns=files))
     except GatedRepoError as error:
         raise UserError(
             f"`{name}` is gated. Accept its terms on its page, then run `hf auth login` or set HF_TOKEN."

@@ -1,6 +1,7 @@
 """Refuses options that a job would ignore, by name."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import fields
 from itertools import chain
 
@@ -46,30 +47,33 @@ def check_options(job: str, words: list[str]) -> None:
             "run=FOLDER with `train` continues that run: add resume=true. To repeat it under another "
             "name: recipe=FOLDER/config.yaml run_name=NAME."
         )
-    if job in {"predict", "demo"} and not {"run", "model", "model.path"} & set(keys):
-        problems.append("Which model? run=FOLDER (a finished run), or model=ID.")
-    if job in {"report", "push", "export"} and "run" not in keys:
-        problems.append("Which run? run=FOLDER (a finished run).")
-    if job == "reproduce" and "card" not in keys:
-        problems.append("Which result? card=FOLDER (of a run), or card=USER/NAME on the Hub.")
-    named = next((word.partition("=")[2] for word in words if word.startswith("run=")), "")
-    if job not in _READ_PUBLISHED and is_published(named):
-        problems.append(
-            f"run={named}: there is no such folder, and `{job}` needs one. A run on the Hub is asked by "
-            f"`predict`, and scored again by `reproduce card={named}`."
-        )
-    if job == "export" and "out" not in keys:
-        problems.append("Where to? out=FOLDER, for the graphs and the page.")
-    if job == "merge":
-        if not {"run", "adapter"} & set(keys):
-            problems.append(
-                "What is merged? run=FOLDER (a finished run), or model=ID adapter=ID_OR_FOLDER."
-            )
-        if "out" not in keys:
-            problems.append("Where to? out=FOLDER, for the merged model.")
+    # Composing reports an unknown key with the nearest name, which is perhaps the one that seems missing.
+    if all(re.split(r"[./@]", key)[0] in {*_ROOTS, *SPELLINGS} for key in keys):
+        problems += _list_missing(job, words, set(keys))
     messages = [problem for problem in problems if problem]
     if messages:
         raise UserError("\n".join(messages))
+
+
+def _list_missing(job: str, words: list[str], keys: set[str]) -> Iterator[str]:
+    """Yield what a job needs and was not given."""
+    if job in {"predict", "demo"} and not {"run", "model", "model.path"} & keys:
+        yield "Which model? run=FOLDER (a finished run), or model=ID."
+    if job in {"report", "push", "export"} and "run" not in keys:
+        yield "Which run? run=FOLDER (a finished run)."
+    if job == "reproduce" and "card" not in keys:
+        yield "Which result? card=FOLDER (of a run), or card=USER/NAME on the Hub."
+    if job == "merge" and not {"run", "adapter"} & keys:
+        yield "What is merged? run=FOLDER (a finished run), or model=ID adapter=ID_OR_FOLDER."
+    named = next((word.partition("=")[2] for word in words if word.startswith("run=")), "")
+    if job not in _READ_PUBLISHED and is_published(named):
+        yield (
+            f"run={named}: there is no such folder, and `{job}` needs one. A run on the Hub is asked by "
+            f"`predict`, and scored again by `reproduce card={named}`."
+        )
+    if job in {"export", "merge"} and "out" not in keys:
+        what = "the graphs and the page" if job == "export" else "the merged model"
+        yield f"Where to? out=FOLDER, for {what}."
 
 
 def _problem(job: str, key: str, has_run: bool) -> str | None:

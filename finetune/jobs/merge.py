@@ -62,8 +62,13 @@ class Comparison:
     """Examples that the merged model answers like the run."""
 
 
-def run(options: Merge, launch: Launch) -> MergeResult:
+def run(options: Merge, launch: Launch, *, stays: bool = True) -> MergeResult:
     """Merge, save, load and compare.
+
+    Args:
+        options: of the job.
+        launch: how it was started.
+        stays: whether the folder is the user's; else another job sends it and deletes it.
 
     Raises:
         UserError: the folder may not be written, the adapter does not fit, or the merged model does not
@@ -87,7 +92,7 @@ def run(options: Merge, launch: Launch) -> MergeResult:
         if options.run is not None:
             write_text(partial / "README.md", write_card(read_facts(folder.root), merged=trained.dtype))
         write_json(partial / FACTS, describe(trained, samples, comparison))
-    report(trained, samples, comparison)
+    report(trained, samples, comparison, stays=stays)
     count = len(samples.examples)
     return MergeResult(
         folder=target,
@@ -211,13 +216,14 @@ def choose_base(trained: Merge) -> MergedBase | None:
     return trained.into or MergedBase.quantized
 
 
-def report(trained: Merge, samples: Samples, comparison: Comparison) -> None:
+def report(trained: Merge, samples: Samples, comparison: Comparison, *, stays: bool) -> None:
     """Log how the merged model compares, and how it is scored."""
     if trained.adapter is None:
         log.info("every weight learned, so that there is nothing to merge: the model was converted")
     base = choose_base(trained)
     into = "" if base is None else f", merged into the {base} weights"
-    log.info("%s is a plain model in %s%s", trained.out, trained.dtype, into)
+    name = trained.out if stays else "the merged model"
+    log.info("%s is a plain model in %s%s", name, trained.dtype, into)
     agreement, count = comparison.agreement, len(samples.examples)
     log.info(
         "logits of %d %s: greatest difference %.2g, %.2g %% of their spread; rounding may make %.2g %%",
@@ -235,7 +241,7 @@ def report(trained: Merge, samples: Samples, comparison: Comparison) -> None:
             100 * comparison.to_run.relative,
         )
     log.info("answers: %d of %d are those of the run", comparison.answered_alike, count)
-    if trained.run is not None:
+    if trained.run is not None and stays:
         log.info("score it: %s", evaluate_command(trained))
 
 

@@ -156,7 +156,8 @@ def prepared(options: PushOptions, settings: RunConfig, folder: RunFolder) -> It
         elif result == folder.adapter and settings.model.path == "tiny":
             base = TINY_BASE
         readme = write_readme(options, folder)
-        contents = collect(folder, result, readme, options.include, base)
+        form = MERGED_DTYPE if merged else None
+        contents = collect(folder, result, readme, options.include, base, form)
         if contents.left_out:
             log.info("not sent: %s", ", ".join(contents.left_out))
         yield contents
@@ -170,7 +171,7 @@ def write_readme(options: PushOptions, folder: RunFolder) -> str:
         log.info("%s was changed by hand and is sent as it is", file)
         return own
     merged = MERGED_DTYPE if options.weights == Weights.merged else None
-    return write_card(read_facts(folder.root), options.repo, merged)
+    return write_card(read_facts(folder.root), options.repo or "USER/NAME", merged)
 
 
 def merge_into(settings: RunConfig, folder: RunFolder, target: Path) -> Path:
@@ -182,5 +183,5 @@ def merge_into(settings: RunConfig, folder: RunFolder, target: Path) -> Path:
     shared = {one.name: getattr(settings, one.name) for one in fields(RunConfig)}
     shared |= {name: None for name in shared if name in {"adapter", "adapter_revision"}}
     options = Merge(**shared, run=str(folder.root), out=str(target))
-    merge.run(options, Launch(folder.root, "", []))
+    merge.run(options, Launch(folder.root, "", []), stays=False)
     return target

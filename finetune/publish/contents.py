@@ -23,8 +23,10 @@ from finetune.errors import UserError
 from finetune.publish.card import CARD
 from finetune.publish.options import IMAGES, PREDICTIONS
 from finetune.publish.paths import Places, is_local, list_texts
+from finetune.run.checkpoints import digest_weights
 from finetune.run.files import read_json
 from finetune.run.folder import RunFolder
+from finetune.run.results import read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,9 @@ ALLOWED = (
     *(f"base/{name}" for name in _RESULT), *(f"predictions/{name}" for name in _ROWS),
 )  # fmt: skip
 """Patterns of every path that a push may write into a repository, and so of those that it may delete."""
+
+_OF_MERGE = {".finetune-merge", "merge.json"}
+"""What `merge` writes for itself."""
 
 _LONG_TEXT = "tokenizer.json"
 """The vocabulary: not ours, and no place for paths."""
@@ -99,7 +104,12 @@ def is_allowed(path: str) -> bool:
 
 
 def collect(
-    run: RunFolder, result: Path, card: str, include: list[str], base: Path | None = None
+    run: RunFolder,
+    result: Path,
+    card: str,
+    include: list[str],
+    base: Path | None = None,
+    merged: str | None = None,
 ) -> Contents:
     """Return the files that a push of a run sends.
 
@@ -109,6 +119,7 @@ def collect(
         card: the text of README.md.
         include: see `PushOptions.include`.
         base: folder of a base that is on no Hub, which goes along in `base/`.
+        merged: format of the weights of a merged model; the scores are those before it was merged.
 
     Raises:
         UserError: a file is missing or cannot be read, or has a secret in it.
@@ -119,6 +130,11 @@ def collect(
         for name in ("config.yaml", "metrics.json", "environment.json", "report.html", "mask_vae.npz"):
             if (run.root / name).is_file():
                 contents.files[name] = run.root / name
+        if merged is not None:
+            metrics = read_metrics(run)
+            metrics["result"] |= {"sha256": digest_weights(result), "merged": merged}
+            contents.files["metrics.json"] = json.dumps(metrics, indent=2, ensure_ascii=False).encode()
+            contents.left_out = [name for name in contents.left_out if name not in _OF_MERGE]
         if PREDICTIONS in include:
             for file in sorted(run.predictions.glob("*.jsonl")):
                 if any(fnmatch(file.name, pattern) for pattern in _ROWS):

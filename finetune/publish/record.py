@@ -45,6 +45,8 @@ class Record:
     """File -> its digest, as it was written; empty where that was not kept."""
     places: Mapping[str, str]
     """Setting -> the folder or name of data, base or adapter."""
+    is_merged: bool = False
+    """Whether the weights were merged after they were scored."""
 
 
 def read_record(folder: RunFolder, name: str) -> Record:
@@ -92,6 +94,7 @@ def read_record(folder: RunFolder, name: str) -> Record:
         _object(file, metrics, "settings") if "settings" in metrics else None,
         _object(file, _object(file, metrics, "result"), "sha256"),
         read_places(folder.config),
+        is_merged="merged" in _object(file, metrics, "result"),
     )
 
 

@@ -55,6 +55,8 @@ class Comparison:
     """Other folders or names for the same things, and other hardware: they do not decide."""
     not_compared: list[str] = field(default_factory=list)
     """What could not be compared, and why."""
+    following: list[Difference] = field(default_factory=list)
+    """Scores without an interval of their own, which differ because answers do: they do not decide."""
 
     @property
     def verdict(self) -> Verdict:
@@ -92,7 +94,7 @@ def compare_records(card: Record, again: Record, weights: Mapping[str, str] | No
     _compare_facts(result, "setting", card.settings, again.settings)
     for split in card.splits:
         if split in again.splits:
-            _compare_split(result, split, card.splits[split], again.splits[split])
+            _compare_split(result, split, card.splits[split], again.splits[split], card.is_merged)
         else:
             result.not_compared.append(f"scores of {split}: the data have no such split here")
     for what in ("gpus", "processes"):
@@ -150,7 +152,9 @@ def _compare_facts(result: Comparison, what: str, before: Any, now: Any) -> None
         result.equal.append(f"{same} {what}s" if what in _COUNTED else what)
 
 
-def _compare_split(result: Comparison, split: str, card: ScoredSplit, again: ScoredSplit) -> None:
+def _compare_split(
+    result: Comparison, split: str, card: ScoredSplit, again: ScoredSplit, is_merged: bool
+) -> None:
     are_same = _compare_answers(result, split, card, again)
     # Intervals of other numbers of samples are others.
     same_intervals = {
@@ -168,8 +172,13 @@ def _compare_split(result: Comparison, split: str, card: ScoredSplit, again: Sco
         tolerance = _ROUNDING if _PROBABLE.fullmatch(key) else _EXACT
         if math.isclose(first, second, rel_tol=tolerance, abs_tol=_EXACT):
             same += 1
+        elif is_merged and are_same and _PROBABLE.fullmatch(key):
+            note = "the scores are those before the adapter was merged"
+            result.differences.append(Difference(f"{split} {key}", first, second, Verdict.within, note))
         elif (difference := _judge(f"{split} {key}", key, first, second, card, are_same)) is not None:
             result.differences.append(difference)
+        else:
+            result.following.append(Difference(f"{split} {key}", first, second, Verdict.within))
     if same:
         result.equal.append(f"{same} scores of {split}")
 
@@ -206,7 +215,8 @@ def _compare_answers(result: Comparison, split: str, card: ScoredSplit, again: S
                 )
             )
         if len(ids) > _MOST_ROWS:
-            more = Difference(f"{split} answers", None, f"{len(ids)} differ in all", Verdict.within)
+            total = f"{len(card.rows)} in all"
+            more = Difference(f"{split} answers", total, f"{len(ids)} of them differ", Verdict.within)
             result.differences.append(more)
     if card.answers is None:
         result.not_compared.append(f"answers to {split}: the result has no digest of them")

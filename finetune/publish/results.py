@@ -54,7 +54,12 @@ class ReproduceResult(Result):
         done = "trained and scored" if self.trained else "scored"
         print(printable(f"{self.card}, {done} again: {self.verdict}"))
         for difference in self.comparison.differences:
-            print(printable(f"  {difference.verdict}: {describe_difference(difference)}"))
+            # Answers, and scores without an interval, are not in one.
+            is_judged = difference.verdict == Verdict.different or "interval" in difference.note
+            word = difference.verdict if is_judged else "differs"
+            print(printable(f"  {word}: {describe_difference(difference)}"))
+        if following := self.comparison.following:
+            print(f"  differ too, because answers do: {len(following)} scores (reproduce.json has them)")
         if self.comparison.equal:
             print(printable(f"  equal: {', '.join(self.comparison.equal)}"))
         for difference in self.comparison.places:

@@ -6,7 +6,6 @@ that fails leaves the repository as it was, and the next one sends only what has
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,14 +16,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
-from huggingface_hub.utils.tqdm import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
 
 from finetune.errors import UserError
-from finetune.hub import LOG_IN, REPOSITORY, explain, find_status, find_wait, is_transient
+from finetune.hub import LOG_IN, REPOSITORY, explain, find_status, find_wait, is_transient, quiet_bars
 from finetune.publish.card import CARD
 from finetune.publish.contents import Contents, is_allowed
 from finetune.publish.options import PushOptions
@@ -92,6 +86,11 @@ def check_destination(options: PushOptions) -> Destination:
             f"{repo} is public on the Hub, but private=true. Push to it with private=false, make it "
             f"private on its page ({constants.ENDPOINT}/{repo}/settings), or choose another name."
         )
+    if info is not None and not options.private and info.private:
+        raise UserError(
+            f"{repo} is private on the Hub, and a push does not change that: make it public on its page "
+            f"({constants.ENDPOINT}/{repo}/settings), or leave private=false out."
+        )
     private = options.private if info is None else bool(info.private)
     return Destination(repo, options.revision or constants.DEFAULT_REVISION, info is not None, private)
 
@@ -120,7 +119,7 @@ def push(contents: Contents, to: Destination, message: str) -> PushResult:
         # Files of an earlier push that this one does not have, such as a model where now an adapter is.
         stale = tuple(name for name in there if name not in contents.files and is_allowed(name))
         deletions = [CommitOperationDelete(name) for name in stale]
-        with _quiet_bars():
+        with quiet_bars():
             commit = _commit(api, to, [*additions, *deletions], parent, message, contents)
     with _explaining(to.repo, f"The commit {commit} was made, but could not be read back: push again."):
         _read_back(_list_files(api, to.repo, commit), contents, to.repo)
@@ -294,17 +293,3 @@ def _explain(error: Exception, repo: str, outcome: str) -> NoReturn:
     if reason is None:
         raise error
     raise UserError(f"{reason} {outcome}") from error
-
-
-@contextmanager
-def _quiet_bars() -> Iterator[None]:
-    """Hide the client's progress bars where nobody watches them."""
-    is_set = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None  # by the user, in the environment
-    if is_set or are_progress_bars_disabled() or sys.stderr.isatty():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()

@@ -73,3 +73,15 @@ def test_predict_without_a_model_answers_at_once(command: Command, tmp_path: Pat
     code, _, err = command("predict", f"image={tmp_path}/cat.jpg", "prefix=caption en")
     assert code == 2
     assert err == "error: Which model? run=FOLDER (a finished run), or model=ID.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [(("merge", "model=tiny", "adapter=x", "outt=y"), "out"), (("reproduce", "crad=x"), "card")],
+)
+def test_a_misspelt_option_is_named_before_the_one_that_seems_to_be_missing(
+    command: Command, words: tuple[str, ...], name: str
+) -> None:
+    code, _, err = command(*words)
+    assert code == 2
+    assert f"Did you mean `{name}`?" in err

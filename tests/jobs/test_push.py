@@ -399,3 +399,38 @@ def test_the_code_of_the_pushed_card_answers_elsewhere_without_this_package(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == next(iter(own.rows))["prediction"]
+
+
+@pytest.mark.slow
+def test_a_merged_model_is_loaded_by_its_name_and_reproduced(
+    run: Path, hub: "ConnectedHub", tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image, prefix = next((run / "thumbnails/validation").iterdir()), "answer en which digit is this?"
+    own = finetune.predict(run=run, image=image, prefix=prefix)
+    result = finetune.push(run=run, repo="ann/merged", weights="merged")
+    assert "merge.json" not in result.files
+    assert "score it" not in capfd.readouterr().err
+    model = finetune.load("ann/merged")
+    assert model.ask(image, prefix)["prediction"] == next(iter(own.rows))["prediction"]
+    again = finetune.reproduce(card="ann/merged", runs_dir=tmp_path / "again")
+    # Weights are rounded again, so probabilities move a little; answers and what follows from them do not.
+    assert again.exit_code == 0, again.comparison.differences
+    assert "weights" in again.comparison.equal
+
+
+def test_a_private_repository_does_not_become_public_by_a_push(
+    run: Path, hub: "ConnectedHub", command: Command
+) -> None:
+    assert command("push", f"run={run}", "repo=ann/digits")[0] == 0
+    code, _, err = command("push", f"run={run}", "repo=ann/digits", "private=false")
+    assert code == 2
+    assert "ann/digits is private on the Hub, and a push does not change that" in err
+
+
+def test_the_card_of_a_dry_run_is_that_of_a_repository(
+    run: Path, hub: "ConnectedHub", command: Command, tmp_path: Path
+) -> None:
+    assert command("push", f"run={run}", "dry_run=true", f"out={tmp_path / 'dry'}")[0] == 0
+    card = (tmp_path / "dry/README.md").read_text()
+    assert 'subfolder="base"' in card
+    assert "USER/NAME" in card

@@ -97,7 +97,7 @@ def test_answers_are_named_where_both_have_their_rows() -> None:
     verdict, lines = compare(again, card)
     assert verdict == Verdict.within
     assert lines[0] == "validation answer `1`: a in the card, b here"
-    assert lines[-1] == "validation answers: nothing in the card, 8 differ in all here"
+    assert lines[-1] == "validation answers: 9 in all in the card, 8 of them differ here"
 
 
 @pytest.mark.parametrize(
