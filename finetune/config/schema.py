@@ -39,7 +39,7 @@ class RunConfig:
     adapter_revision: str | None = None
     """Branch, tag or commit of an `adapter` on the Hub."""
     adapter_base: AdapterBase = AdapterBase.trained
-    """`trained`: an adapter is refused on another base, commit, resolution or quantisation than it was
+    """`trained`: an adapter is refused on another base, commit, resolution or quantization than it was
     trained on. `any`: it is used there, with a warning."""
     model: ModelConfig = field(default_factory=ModelConfig)
     image: ImageConfig = field(default_factory=ImageConfig)

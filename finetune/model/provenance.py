@@ -95,7 +95,7 @@ def check_base(
         is_loaded: the base's weights are on this machine; before, only what is certain is refused.
 
     Raises:
-        UserError: base, commit, resolution or quantisation differ, and only the trained one is allowed.
+        UserError: base, commit, resolution or quantization differ, and only the trained one is allowed.
     """
     differences = list(_differences(trained, here))
     if differences:

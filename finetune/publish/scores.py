@@ -17,7 +17,7 @@ class Score:
     interval: tuple[float, float] | None = None
     """The lower and upper end of the 95 % interval."""
     blank: float | None = None
-    """With grey images."""
+    """With gray images."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ScoredSet:
     dataset: str | None = None
     """As the evaluation names it."""
     blank_n: int | None = None
-    """Number of examples that were also answered with grey images; None if there are none."""
+    """Number of examples that were also answered with gray images; None if there are none."""
     command: tuple[str, ...] = field(default=())
     """Words of a later evaluation; empty for the run's own."""
 
