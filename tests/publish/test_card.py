@@ -207,7 +207,7 @@ def test_a_run_of_an_older_version_has_a_card_without_what_it_did_not_keep(run: 
     (run / "adapter/processor_config.json").unlink()
     data, text = read_card(run)
     assert data.eval_results[0].metric_args == {"n": 100, "unit": "%"}
-    for absent in ("hardware", "versions", "grey images", "None |", "The command", "seconds"):
+    for absent in ("hardware", "versions", "gray images", "None |", "The command", "seconds"):
         assert absent not in text
 
 
