@@ -168,8 +168,11 @@ class Batch(Prompts):
 
     labels: "Tensor"
     """(B, T) int64: the id where a token is supervised, `IGNORED` elsewhere."""
-    logits_to_keep: "Tensor"
-    """(B, T) bool: the N positions whose logits are needed, one before each supervised token."""
+    columns: "Tensor"
+    """(B, R) int64: of each row the positions whose logits are needed, one before each supervised token;
+    a row with fewer than R has its last one again."""
+    places: "Tensor"
+    """(N,) int64: where `columns`, flattened, has the position before each supervised token."""
     targets: "Tensor"
     """(N,) int64: the supervised tokens."""
     segments: "Tensor"

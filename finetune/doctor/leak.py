@@ -103,7 +103,9 @@ def compute_all_logits(
         row: index of the row.
         change: a position whose token is replaced by another one.
     """
-    changed: Batch = {**batch, "logits_to_keep": torch.ones_like(batch["logits_to_keep"])}
+    every = torch.arange(batch["input_ids"].numel())
+    columns = (every % batch["input_ids"].shape[1]).view(batch["input_ids"].shape)
+    changed: Batch = {**batch, "columns": columns, "places": every}
     if change is not None:
         changed["input_ids"] = batch["input_ids"].clone()
         changed["input_ids"][row, change] += 1

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import Cache, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from finetune.example import Batch, Prompts
+from finetune.model.last_layer import compute_supervised_rows
 from finetune.model.loss import compute_example_losses
 
 B = TypeVar("B", bound=Prompts)
@@ -42,9 +43,10 @@ def compute_logits(model: nn.Module, batch: Batch) -> Tensor:
         model: a PaliGemma, with an adapter or without, wrapped for distribution or not.
         batch: on the model's device.
     """
-    keep = batch["logits_to_keep"]
-    logits: Tensor = model(**model_inputs(batch), logits_to_keep=keep, use_cache=False).logits
-    return logits
+    compute_supervised_rows(model)
+    supervised = {"supervised_columns": batch["columns"], "supervised_places": batch["places"]}
+    logits: Tensor = model(**model_inputs(batch), **supervised, use_cache=False).logits
+    return logits[0]
 
 
 def compute_losses(

@@ -74,7 +74,7 @@ def test_label_smoothing_is_the_papers() -> None:
 def test_an_example_without_a_label_has_loss_zero_and_still_counts() -> None:
     labels = torch.tensor([[IGNORED, 1, 2], [IGNORED, IGNORED, IGNORED]])
     logits = torch.zeros(2, 4)
-    _, targets, segments = index_labels(labels)
+    _, _, targets, segments = index_labels(labels)
     losses = compute_example_losses(logits, targets, segments, 2)
     assert losses.tolist() == pytest.approx([math.log(4), 0])
     batch: Any = {"ids": ["one", "two"], "targets": targets}
@@ -93,4 +93,4 @@ def test_two_examples_in_one_row_have_a_loss_each() -> None:
 
 def test_logits_are_kept_one_before_each_label() -> None:
     labels = torch.tensor([[IGNORED, IGNORED, 5, 6, IGNORED]])
-    assert index_labels(labels).positions.tolist() == [[False, True, True, False, False]]
+    assert index_labels(labels).columns.tolist() == [[1, 2]]

@@ -50,7 +50,9 @@ def train_on_noise(
         suffixes = ["".join(draw.choice(alphabet, LENGTH)) for _ in range(16)]
         batch = collator([Example("noise", images, "caption en", (suffix,)) for suffix in suffixes])
         batch["labels"][:, -1] = -100  # EOS can be known: its place is always the same
-        batch["logits_to_keep"], batch["targets"], batch["segments"] = index_labels(batch["labels"])
+        batch["columns"], batch["places"], batch["targets"], batch["segments"] = index_labels(
+            batch["labels"]
+        )
         loss = compute_losses(Without(model, dropped), batch).mean()
         torch.autograd.backward(loss)
         optimizer.step()

@@ -24,8 +24,10 @@ from finetune.example import IGNORED, Batch, Example, Prompts
 class Supervised(NamedTuple):
     """The supervised tokens of a batch, in row-major order."""
 
-    positions: torch.Tensor
-    """(B, T) bool: the position before each of them; the last column is False."""
+    columns: torch.Tensor
+    """(B, R) int64: the positions before those of each row; filled up with the row's last one."""
+    places: torch.Tensor
+    """(N,) int64: where `columns`, flattened, has the position before each of them."""
     targets: torch.Tensor
     """(N,) int64: their ids."""
     rows: torch.Tensor
@@ -40,7 +42,14 @@ def index_labels(labels: torch.Tensor) -> Supervised:
     """
     following = labels[:, 1:]
     kept = following != IGNORED
-    return Supervised(torch.nn.functional.pad(kept, (0, 1)), following[kept], kept.nonzero()[:, 0])
+    rows, columns = kept.nonzero(as_tuple=True)
+    counts = kept.sum(1)
+    widest = max(int(counts.max()), 1)
+    first = (counts.cumsum(0) - counts)[rows]
+    places = rows * widest + torch.arange(len(rows)) - first
+    last = torch.where(kept, torch.arange(following.shape[1]), 0).amax(1)
+    filled = last.repeat_interleave(widest).index_copy(0, places, columns)
+    return Supervised(filled.view(len(labels), widest), places, following[kept], rows)
 
 
 @dataclass(eq=False)
@@ -103,7 +112,8 @@ class Collator:
             "token_type_ids": torch.tensor(types),
             "pixel_values": self.build_pixels(examples) if pixels is None else pixels,
             "labels": labels,
-            "logits_to_keep": supervised.positions,
+            "columns": supervised.columns,
+            "places": supervised.places,
             "targets": supervised.targets,
             "segments": supervised.rows,
             "ids": [example.id for example in examples],

@@ -77,9 +77,9 @@ def test_each_supervised_token_knows_its_position_its_id_and_its_example(
     tokens = [Collator(processor).encode(make_example(suffix, "b"))[1] for suffix in ("a", "a b c")]
     assert batch["targets"].tolist() == tokens[0] + tokens[1]
     assert batch["segments"].tolist() == [0] * len(tokens[0]) + [1] * len(tokens[1])
-    rows, columns = batch["logits_to_keep"].nonzero(as_tuple=True)
-    assert batch["labels"][rows, columns + 1].tolist() == batch["targets"].tolist()
-    assert len(rows) == (batch["labels"] != IGNORED).sum()
+    columns = batch["columns"].flatten()[batch["places"]]
+    assert batch["labels"][batch["segments"], columns + 1].tolist() == batch["targets"].tolist()
+    assert len(columns) == (batch["labels"] != IGNORED).sum()
 
 
 def test_prompts_are_padded_on_the_left(processor: PaliGemmaProcessor, make_example: MakeExample) -> None:

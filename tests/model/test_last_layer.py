@@ -1,0 +1,116 @@
+"""The last layer at supervised positions gives the losses and gradients of transformers' own forward."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+
+from finetune.data.batches.collator import Collator
+from finetune.example import Batch, Example
+from finetune.model.dropout import drop_residual_branches
+from finetune.model.forward import compute_losses, model_inputs
+from finetune.model.loss import compute_example_losses
+from finetune.model.surgery import operate
+
+Build = Callable[..., PaliGemmaForConditionalGeneration]
+MakeExample = Callable[..., Example]
+
+
+@pytest.fixture
+def batch(processor: PaliGemmaProcessor, make_example: MakeExample) -> Batch:
+    """Suffixes of one word and of eight, prefixes of one and of six, one image and two."""
+    short, long = (
+        make_example("a", "b"),
+        make_example("a b c d e f g h", "a longer prefix than that", seed=1),
+    )
+    two = replace(make_example("d e", "c", seed=2), images=short.images + long.images)
+    return Collator(processor)([short, long, two])
+
+
+def plain_losses(model: nn.Module, batch: Batch) -> Tensor:
+    """The losses from logits at all positions, as transformers computes them."""
+    logits = model(**model_inputs(batch), use_cache=False).logits[:, :-1]
+    kept = batch["labels"][:, 1:] != -100
+    return compute_example_losses(logits[kept], batch["targets"], batch["segments"], len(batch["ids"]))
+
+
+def gradients(losses: Tensor, model: nn.Module) -> dict[str, Tensor]:
+    model.zero_grad()
+    torch.autograd.backward(losses.mean())
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def adapt(model: PaliGemmaForConditionalGeneration, method: str) -> nn.Module:
+    if method == "full":
+        return model
+    targets = "all-linear" if method == "everywhere" else r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+    config = LoraConfig(r=4, target_modules=targets, use_dora=method == "dora", init_lora_weights=False)
+    return get_peft_model(model, config)
+
+
+@pytest.mark.parametrize("backbone", ["gemma", "gemma2"])
+@pytest.mark.parametrize("method", ["full", "lora", "dora", "everywhere"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_losses_and_gradients_are_those_of_all_positions(
+    random_model: Build, batch: Batch, backbone: str, method: str, checkpointing: bool
+) -> None:
+    model = adapt(random_model(backbone), method).train()
+    operate(model, 0.0, checkpointing)
+    expected = plain_losses(model, batch)
+    slow = gradients(expected, model)
+    losses = compute_losses(model, batch)
+    fast = gradients(losses, model)
+    assert torch.allclose(losses, expected, rtol=1e-6, atol=0)
+    assert fast.keys() == slow.keys()
+    assert slow
+    # A key's bias has no gradient: what is computed of it is rounding.
+    rounding = 1e-7 * max(gradient.norm() for gradient in slow.values())
+    for name, gradient in slow.items():
+        assert (fast[name] - gradient).norm() <= 1e-5 * gradient.norm() + rounding, name
+
+
+def test_the_window_and_the_soft_cap_of_gemma_2_hold_in_the_last_layer(
+    random_model: Build, batch: Batch
+) -> None:
+    model = random_model("gemma2")
+    text = model.config.text_config
+    text.sliding_window = 16
+    text.layer_types = ["sliding_attention"] * len(text.layer_types)
+    attention = model.model.language_model.layers[-1].self_attn
+    attention.attn_logit_softcapping = 0.01
+    with torch.no_grad():
+        expected = plain_losses(model, batch)
+        assert torch.allclose(compute_losses(model, batch), expected, rtol=1e-6)
+        attention.attn_logit_softcapping = 50.0
+        assert not torch.allclose(compute_losses(model, batch), expected, rtol=1e-6)
+
+
+def test_a_model_without_supervised_columns_is_as_before(random_model: Build, batch: Batch) -> None:
+    model = random_model().eval()
+    with torch.no_grad():
+        before = model(**model_inputs(batch)).logits
+        compute_losses(model, batch)
+        assert torch.equal(model(**model_inputs(batch)).logits, before)
+
+
+def test_the_last_layer_reads_no_other_row(random_model: Build, batch: Batch) -> None:
+    """Its MLP is given the supervised rows alone."""
+    model, seen = random_model(), []
+    mlp = model.model.language_model.layers[-1].mlp
+    mlp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[:2]))
+    compute_losses(model, batch)
+    assert seen == [(1, len(batch["targets"]))]
+
+
+def test_dropped_branches_are_dropped_in_the_last_layer_too(random_model: Build, batch: Batch) -> None:
+    model = random_model().train()
+    drop_residual_branches(model, 0.5)
+    with torch.no_grad():
+        first, second = compute_losses(model, batch), compute_losses(model, batch)
+        assert not torch.allclose(first, second)
+        model.eval()
+        assert torch.equal(compute_losses(model, batch), compute_losses(model, batch))
