@@ -60,7 +60,7 @@ def build_learner(config: RunConfig, checkpoint: PaliGemmaConfig, processor: Pal
         check_adapter(config, checkpoint, adapter)
     origin = find_origin(options)
     model = freeze_and_adapt(base, options, freeze, peft, half, adapter, origin)
-    operate(model, options.llm_dropout, config.trainer.activation_checkpointing)
+    operate(model, options.llm_dropout, config.trainer.activation_checkpointing, half is not None)
     counts = count_parameters(model)
     return Learner(model, processor, format_table(counts), describe_counts(counts), origin)
 
