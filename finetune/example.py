@@ -12,6 +12,9 @@ if TYPE_CHECKING:  # metrics and help import this file without torch
 IGNORED = -100
 """Label of a position that is not trained on."""
 
+PADDING = -1
+"""Block of a position after the end of a row."""
+
 
 @dataclass(frozen=True)
 class AnswerForm:
@@ -178,4 +181,9 @@ class Batch(Prompts):
     segments: "Tensor"
     """(N,) int64: index in `ids` of the example that each of them belongs to."""
     ids: list[str]
-    """The examples' ids."""
+    """The example's id for each suffix: twice where a row has two."""
+    blocks: NotRequired["Tensor"]
+    """(B, T) int64, only where a row has several suffixes: 0 for image and prefix, then the number of the
+    suffix in its row, `PADDING` after it. A token sees block 0, and what precedes it in its own block."""
+    position_ids: NotRequired["Tensor"]
+    """(B, T) int64, next to `blocks`: from 1, and after the prefix again for each suffix."""

@@ -18,7 +18,7 @@ from finetune.assembly.pixels import choose_antialias
 from finetune.assembly.sources import build_source, build_task, load_splits, load_test, read_as_scored
 from finetune.config.schema import RunConfig
 from finetune.data.batches.collator import Collator
-from finetune.data.batches.options import Overflow, Resize
+from finetune.data.batches.options import Overflow, Resize, Targets
 from finetune.data.examples.augment import Augmentation
 from finetune.data.examples.classes import expand_per_class
 from finetune.data.examples.dataset import ExampleDataset
@@ -259,6 +259,7 @@ def build_collators(config: RunConfig, processor: PaliGemmaProcessor) -> tuple[C
         max_text_length=config.collator.max_text_length,
         shorten_prefix=config.collator.overflow == Overflow.shorten_prefix,
         suffix_choice=config.collator.suffix_choice,
+        every_suffix=config.collator.targets == Targets.all,
         seed=config.seed,
         resize=config.image.resize,
     )

@@ -36,6 +36,22 @@ def model_inputs(batch: Prompts) -> dict[str, Tensor]:
     }
 
 
+def share_prefix(batch: Batch, kernel: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return positions and mask of rows with several suffixes.
+
+    Args:
+        batch: with `blocks`.
+        kernel: the attention of the language model.
+        dtype: of the hidden states; `eager` adds the mask to the scores.
+    """
+    blocks = batch["blocks"]
+    same = (blocks[:, :, None] == blocks[:, None, :]).tril()
+    visible = (same | (blocks == 0)[:, None, :])[:, None]
+    if kernel == "eager":
+        visible = torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
+    return {"position_ids": batch["position_ids"], "attention_mask": visible}
+
+
 def compute_logits(model: nn.Module, batch: Batch) -> Tensor:
     """Return the logits of the supervised tokens: (N, V).
 
@@ -43,9 +59,13 @@ def compute_logits(model: nn.Module, batch: Batch) -> Tensor:
         model: a PaliGemma, with an adapter or without, wrapped for distribution or not.
         batch: on the model's device.
     """
-    compute_supervised_rows(model)
+    language_model = compute_supervised_rows(model)
+    inputs = model_inputs(batch)
+    if "blocks" in batch:
+        kernel = language_model.config._attn_implementation
+        inputs |= share_prefix(batch, kernel, language_model.get_input_embeddings().weight.dtype)
     supervised = {"supervised_columns": batch["columns"], "supervised_places": batch["places"]}
-    logits: Tensor = model(**model_inputs(batch), **supervised, use_cache=False).logits
+    logits: Tensor = model(**inputs, **supervised, use_cache=False).logits
     return logits[0]
 
 

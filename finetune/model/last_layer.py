@@ -20,7 +20,7 @@ from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward a
 INSTALLED = "_computes_supervised_rows"
 
 
-def compute_supervised_rows(model: nn.Module) -> None:
+def compute_supervised_rows(model: nn.Module) -> PreTrainedModel:
     """Let the last decoder layer take `supervised_columns` and `supervised_places`; once for each model.
 
     With them, the language model returns hidden states of shape (1, N, width) in place of (B, T, width);
@@ -28,9 +28,10 @@ def compute_supervised_rows(model: nn.Module) -> None:
 
     Args:
         model: a PaliGemma, with an adapter or without, wrapped for distribution or not; changed in place.
+
+    Returns:
+        Its language model.
     """
-    if getattr(model, INSTALLED, False):
-        return
     layers = (module for name, module in model.named_modules() if name.endswith("language_model"))
     language_model: PreTrainedModel = next(module for module in layers if hasattr(module, "layers"))
     last = language_model.layers[-1]
@@ -38,7 +39,7 @@ def compute_supervised_rows(model: nn.Module) -> None:
         last.forward = partial(_run_layer, last, last.forward)
         last.self_attn.forward = partial(_attend, last.self_attn, last.self_attn.forward)
         setattr(last, INSTALLED, True)
-    setattr(model, INSTALLED, True)
+    return language_model
 
 
 def _run_layer(

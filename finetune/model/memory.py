@@ -16,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from transformers import PaliGemmaConfig
 
+from finetune.model.last_layer import compute_supervised_rows
 from finetune.model.options import PeftConfig
 from finetune.model.table import is_linear_weight
 from finetune.model.towers import Tower, tower_of
@@ -118,6 +119,7 @@ def count_activations(
     total = largest = 0
     learning = [name for name, weight in model.named_parameters() if weight.requires_grad]
     flows = _find_flows(learning)
+    last = compute_supervised_rows(model).layers[-1]
     for name, layer in model.named_modules():
         if not (match := _LAYER.search(name)):
             continue
@@ -126,9 +128,9 @@ def count_activations(
         flows[tower] |= any(learns)
         if not flows[tower]:
             continue
-        key = (tower, learns)
+        key = (tower, learns, layer is last)
         if key not in counted:
-            counted[key] = _count_layer(layer, tower, config, shape, half)
+            counted[key] = _count_layer(layer, tower, config, shape, half, layer is last)
         if checkpointing:
             total += _hidden_bytes(layer, tower, config, shape)
             largest = max(largest, counted[key])
@@ -153,10 +155,15 @@ def _hidden_bytes(layer: nn.Module, tower: Tower, config: PaliGemmaConfig, shape
 
 
 def _count_layer(
-    layer: nn.Module, tower: Tower, config: PaliGemmaConfig, shape: StepShape, half: torch.dtype | None
+    layer: nn.Module,
+    tower: Tower,
+    config: PaliGemmaConfig,
+    shape: StepShape,
+    half: torch.dtype | None,
+    is_last: bool,
 ) -> int:
     """Return the bytes that one layer saves; at one and two examples, to know what grows with the batch."""
-    one, two = (_saved_bytes(layer, tower, config, shape, half, examples) for examples in (1, 2))
+    one, two = (_saved_bytes(layer, tower, config, shape, half, is_last, examples) for examples in (1, 2))
     return one + (shape.examples - 1) * (two - one)
 
 
@@ -166,6 +173,7 @@ def _saved_bytes(
     config: PaliGemmaConfig,
     shape: StepShape,
     half: torch.dtype | None,
+    is_last: bool,
     examples: int,
 ) -> int:
     tokens, dtype = _tokens(tower, shape), _dtype(layer)
@@ -183,6 +191,9 @@ def _saved_bytes(
             mask = torch.empty(examples, 1, tokens, tokens, dtype=dtype)
             inputs = {"attention_mask": mask, "position_embeddings": (angles, angles)}
             shared += [angles, mask]  # one for all layers
+        if is_last:
+            columns = torch.zeros(examples, shape.supervised_tokens, dtype=torch.int64)
+            inputs |= {"supervised_columns": columns, "supervised_places": columns.flatten()}
         known = {tensor.untyped_storage()._cdata for tensor in shared}
 
         def save(tensor: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from finetune.data.batches.collator import Collator, index_labels
+from finetune.data.batches.collator import Collator
 from finetune.example import IGNORED, Batch, Example
 from finetune.model.forward import compute_losses, model_inputs
 from finetune.model.loss import compute_example_losses, compute_token_losses, count_items
@@ -72,9 +72,8 @@ def test_label_smoothing_is_the_papers() -> None:
 
 
 def test_an_example_without_a_label_has_loss_zero_and_still_counts() -> None:
-    labels = torch.tensor([[IGNORED, 1, 2], [IGNORED, IGNORED, IGNORED]])
     logits = torch.zeros(2, 4)
-    _, _, targets, segments = index_labels(labels)
+    targets, segments = torch.tensor([1, 2]), torch.tensor([0, 0])
     losses = compute_example_losses(logits, targets, segments, 2)
     assert losses.tolist() == pytest.approx([math.log(4), 0])
     batch: Any = {"ids": ["one", "two"], "targets": targets}
@@ -89,8 +88,3 @@ def test_two_examples_in_one_row_have_a_loss_each() -> None:
     tokens = compute_token_losses(logits, targets).tolist()
     assert first == pytest.approx((tokens[0] + tokens[1]) / 2)
     assert second == pytest.approx(tokens[2])
-
-
-def test_logits_are_kept_one_before_each_label() -> None:
-    labels = torch.tensor([[IGNORED, IGNORED, 5, 6, IGNORED]])
-    assert index_labels(labels).columns.tolist() == [[1, 2]]

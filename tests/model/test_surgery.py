@@ -16,7 +16,7 @@ from finetune.model.surgery import leave_casts_to_autocast
 Build = Callable[..., PaliGemmaForConditionalGeneration]
 
 
-class Conversions(TorchDispatchMode):
+class Conversions(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes that are written as float32 copies of tensors in another format."""
 
     to_float32 = 0
@@ -39,7 +39,7 @@ def test_without_float32_copies_the_gradients_are_equal_bit_for_bit(
     def compute() -> tuple[Tensor, dict[str, Tensor], int]:
         """Losses, gradients, and the bytes of the conversions to float32."""
         model.zero_grad()
-        with Conversions() as conversions:
+        with Conversions() as conversions:  # type: ignore[no-untyped-call]
             with torch.autocast("cpu", torch.bfloat16):
                 losses = compute_losses(model, batch)
             torch.autograd.backward(losses.mean())

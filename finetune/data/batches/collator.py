@@ -10,46 +10,15 @@ becomes causal.
 import random
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, replace
-from typing import NamedTuple
 
 import torch
 from PIL.Image import Resampling
 from transformers import PaliGemmaProcessor
 
 from finetune.data.batches.resize import resize_as_paper
+from finetune.data.batches.rows import Row, index_suffixes, lay_out
 from finetune.errors import UserError
-from finetune.example import IGNORED, Batch, Example, Prompts
-
-
-class Supervised(NamedTuple):
-    """The supervised tokens of a batch, in row-major order."""
-
-    columns: torch.Tensor
-    """(B, R) int64: the positions before those of each row; filled up with the row's last one."""
-    places: torch.Tensor
-    """(N,) int64: where `columns`, flattened, has the position before each of them."""
-    targets: torch.Tensor
-    """(N,) int64: their ids."""
-    rows: torch.Tensor
-    """(N,) int64: the row of each of them."""
-
-
-def index_labels(labels: torch.Tensor) -> Supervised:
-    """Find the supervised tokens, before the batch is on a GPU, where counting them makes the CPU wait.
-
-    Args:
-        labels: (B, T) int64, `IGNORED` where a token is not supervised.
-    """
-    following = labels[:, 1:]
-    kept = following != IGNORED
-    rows, columns = kept.nonzero(as_tuple=True)
-    counts = kept.sum(1)
-    widest = max(int(counts.max()), 1)
-    first = (counts.cumsum(0) - counts)[rows]
-    places = rows * widest + torch.arange(len(rows)) - first
-    last = torch.where(kept, torch.arange(following.shape[1]), 0).amax(1)
-    filled = last.repeat_interleave(widest).index_copy(0, places, columns)
-    return Supervised(filled.view(len(labels), widest), places, following[kept], rows)
+from finetune.example import Batch, Example, Prompts
 
 
 @dataclass(eq=False)
@@ -64,6 +33,8 @@ class Collator:
     """Cut the end of a prefix that does not fit, instead of raising."""
     suffix_choice: str = "first"
     """Which of several accepted suffixes: `first`, `random` or `cycle`."""
+    every_suffix: bool = False
+    """Train on all accepted suffixes instead, in one row for each example."""
     seed: int = 0
     """Of that choice, together with epoch and id."""
     resize: str = "bicubic"
@@ -94,30 +65,22 @@ class Collator:
             UserError: an example has no suffix, is too long, or its text holds a reserved token.
         """
         rows = [self.encode(example) for example in examples]
-        length = max(len(before) + len(after) for before, after in rows)
-        pad: int = self.tokenizer.pad_token_id
-        ids, mask, types, targets = [], [], [], []
-        for before, after in rows:
-            fill = length - len(before) - len(after)
-            ids.append(before + after + [pad] * fill)
-            mask.append([1] * (length - fill) + [0] * fill)
-            # Padding counts as suffix: if it were ever attended to, nothing before it would see it.
-            types.append([0] * len(before) + [1] * (length - len(before)))
-            targets.append([IGNORED] * len(before) + after + [IGNORED] * fill)
-        labels = torch.tensor(targets)
-        supervised = index_labels(labels)
-        return {
-            "input_ids": torch.tensor(ids),
-            "attention_mask": torch.tensor(mask),
-            "token_type_ids": torch.tensor(types),
+        tokens, supervised = lay_out(rows, self.tokenizer.pad_token_id), index_suffixes(rows)
+        batch: Batch = {
+            "input_ids": tokens.input_ids,
+            "attention_mask": tokens.attention_mask,
+            "token_type_ids": tokens.token_type_ids,
             "pixel_values": self.build_pixels(examples) if pixels is None else pixels,
-            "labels": labels,
+            "labels": tokens.labels,
             "columns": supervised.columns,
             "places": supervised.places,
             "targets": supervised.targets,
-            "segments": supervised.rows,
-            "ids": [example.id for example in examples],
+            "segments": supervised.segments,
+            "ids": [example.id for example, row in zip(examples, rows, strict=True) for _ in row.suffixes],
         }
+        if any(len(row.suffixes) > 1 for row in rows):
+            batch |= {"blocks": tokens.blocks, "position_ids": tokens.positions}
+        return batch
 
     def build_prompts(self, examples: Sequence[Example], pixels: torch.Tensor | None = None) -> Prompts:
         """Make a batch to generate from: no suffix, padded on the left, never cut.
@@ -158,12 +121,8 @@ class Collator:
         ]
         return pixels
 
-    def encode(self, example: Example) -> tuple[list[int], list[int]]:
-        """Tokenise one example with the suffix of its epoch, of those that fit.
-
-        Returns:
-            Ids up to and including the newline, and ids of suffix and EOS.
-        """
+    def encode(self, example: Example) -> Row:
+        """Tokenise one example with the suffix of its epoch, or all suffixes, of those that fit."""
         if not example.suffixes:
             raise UserError(f"Example `{example.id}` has no suffix to train on.")
         budget = self.max_text_length
@@ -177,14 +136,14 @@ class Collator:
                     "collator.overflow=drop or shorten_prefix."
                 )
             example = replace(example, suffixes=fitting)
-        suffix = self.choose_suffix(example)
-        after = [*self._tokenize(suffix, example), self.tokenizer.eos_token_id]
+        chosen = example.suffixes if self.every_suffix else (self.choose_suffix(example),)
+        suffixes = [[*self._tokenize(text, example), self.tokenizer.eos_token_id] for text in chosen]
         before = self._encode_prefix(example)
         images = self.tokens_per_image * len(example.images)
-        excess = 0 if budget is None else len(before) - images + len(after) - budget
+        excess = 0 if budget is None else len(before) - images + max(map(len, suffixes)) - budget
         if excess > 0:
             before = before[: -len(self.newline) - excess] + self.newline
-        return before, after
+        return Row(before, suffixes)
 
     def find_too_long(self, prefix: str, suffixes: Sequence[str]) -> dict[str, int]:
         """Return the suffixes that do not fit after a prefix, with the text tokens that each would need.

@@ -43,11 +43,10 @@ def describe_tokens(batch: Batch, row: int, collator: Collator) -> list[Piece]:
 
 
 def decode_labels(batch: Batch, row: int, collator: Collator) -> str:
-    """Return the answer that a row of a batch is trained on, read from its labels."""
+    """Return the answers that a row of a batch is trained on, a line each, read from its labels."""
     labels = batch["labels"][row]
-    kept = labels[(labels != IGNORED) & (labels != collator.tokenizer.eos_token_id)]
-    text: str = collator.tokenizer.decode(kept, skip_special_tokens=False)
-    return text
+    texts: str = collator.tokenizer.decode(labels[labels != IGNORED], skip_special_tokens=False)
+    return "\n".join(texts.removesuffix(collator.tokenizer.eos_token).split(collator.tokenizer.eos_token))
 
 
 def _read(batch: Batch, row: int, collator: Collator) -> Iterator[tuple[str, str, str, bool]]:

@@ -74,7 +74,9 @@ def test_each_supervised_token_knows_its_position_its_id_and_its_example(
 ) -> None:
     batch = Collator(processor)([make_example("a", "b", id="one"), make_example("a b c", "b", id="two")])
     assert batch["ids"] == ["one", "two"]
-    tokens = [Collator(processor).encode(make_example(suffix, "b"))[1] for suffix in ("a", "a b c")]
+    tokens = [
+        Collator(processor).encode(make_example(suffix, "b")).suffixes[0] for suffix in ("a", "a b c")
+    ]
     assert batch["targets"].tolist() == tokens[0] + tokens[1]
     assert batch["segments"].tolist() == [0] * len(tokens[0]) + [1] * len(tokens[1])
     columns = batch["columns"].flatten()[batch["places"]]
@@ -116,10 +118,10 @@ def test_shortening_cuts_the_prefix_and_keeps_image_newline_suffix_and_eos(
     processor: PaliGemmaProcessor, make_example: MakeExample
 ) -> None:
     example = make_example("a red circle", "answer en is there a red circle in the picture?")
-    whole, after = Collator(processor).encode(example)
+    whole, [after] = Collator(processor).encode(example)
     budget = len(whole) - 64 + len(after) - 3
     collator = Collator(processor, max_text_length=budget, shorten_prefix=True)
-    before, same_after = collator.encode(example)
+    before, [same_after] = collator.encode(example)
     assert same_after == after
     assert before == whole[:-4] + collator.newline
     assert len(before) - 64 + len(after) == budget
