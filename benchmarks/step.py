@@ -118,7 +118,7 @@ def arguments(batch: int, steps: int, **more: Any) -> TrainingArguments:
 
 
 def build_hf(base: Path, checkpointing: bool) -> tuple[nn.Module, Any, type[Trainer], dict[str, Any]]:
-    """The tutorial: everything by transformers and PEFT, adapters on the language model alone."""
+    """Build the tutorial: everything by transformers and PEFT, adapters on the language model alone."""
     processor = PaliGemmaProcessor.from_pretrained(base)
     model = PaliGemmaForConditionalGeneration.from_pretrained(base, dtype=torch.bfloat16)
     model = get_peft_model(model, LoraConfig(r=RANK, target_modules=TARGETS))
@@ -136,7 +136,7 @@ def build_hf(base: Path, checkpointing: bool) -> tuple[nn.Module, Any, type[Trai
 
 
 def build_ours(base: Path, runner: str) -> tuple[nn.Module, Any, type[Trainer], dict[str, Any]]:
-    """What `train` builds: `assembly.model.build_learner`, our collator and trainer."""
+    """Build what `train` does: `assembly.model.build_learner`, our collator and trainer."""
     from finetune.assembly.model import build_learner
     from finetune.config.compose import compose
     from finetune.data.batches.collator import Collator
@@ -289,9 +289,9 @@ def main() -> None:
         difference, cosine = admitted[runner]
         verdict = "" if difference < 1e-3 and cosine > 0.999 else " (computes something else)"
         print(
-            f"| {runner}{verdict} | {middle:.2f} | {min(seconds):.2f} to {max(seconds):.2f} | {processor:.2f} "
-            f"| {reference / middle:.2f} | {max(line['peak_gib'] for line in own)} | {difference:.1e} "
-            f"| {cosine:.5f} |"
+            f"| {runner}{verdict} | {middle:.2f} | {min(seconds):.2f} to {max(seconds):.2f} "
+            f"| {processor:.2f} | {reference / middle:.2f} | {max(line['peak_gib'] for line in own)} "
+            f"| {difference:.1e} | {cosine:.5f} |"
         )
 
 

@@ -21,12 +21,13 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "finetune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-EVERYWHERE = {"errors", "example", "hub", "option", "progress", "strict_json"}
+EVERYWHERE = {"errors", "example", "hub", "option", "progress", "speed", "strict_json"}
 MAY_IMPORT = {
     "errors": set(),
     "example": set(),
     "hub": set(),
     "option": set(),
+    "speed": set(),
     "strict_json": set(),
     "signals": set(),
     "processes": set(),
@@ -278,7 +279,7 @@ def test_every_option_is_documented_under_its_field() -> None:
 
 def test_the_trainers_options_are_transformers_own() -> None:
     upstream = {field.name for field in fields(TrainingArguments)}
-    ours = {"global_batch_size", "limit", "loss", "towers", "extra"}
+    ours = {"global_batch_size", "limit", "loss", "towers", "speed", "extra"}
     assert {field.name for field in fields(TrainerConfig)} - ours <= upstream
     assert set(OWNED) | set(ALLOWED) <= upstream
     assert {name for name in upstream if find_owner(name) is None} == set(ALLOWED)

@@ -20,6 +20,7 @@ from finetune.model.origin import Origin, find_origin
 from finetune.model.provenance import check_base, describe_base
 from finetune.model.surgery import operate
 from finetune.model.table import count_parameters, describe_counts, format_table
+from finetune.speed import Technique
 from finetune.training.options import TrainerConfig
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ class Learner:
     """The same for `metrics.json`."""
     origin: Origin
     """The base, for `environment.json`."""
+    techniques: list[Technique]
+    """What became of the shortcuts that change the model."""
 
 
 def build_learner(config: RunConfig, checkpoint: PaliGemmaConfig, processor: PaliGemmaProcessor) -> Learner:
@@ -60,9 +63,15 @@ def build_learner(config: RunConfig, checkpoint: PaliGemmaConfig, processor: Pal
         check_adapter(config, checkpoint, adapter)
     origin = find_origin(options)
     model = freeze_and_adapt(base, options, freeze, peft, half, adapter, origin)
-    operate(model, options.llm_dropout, config.trainer.activation_checkpointing, half is not None)
+    techniques = operate(
+        model,
+        config.trainer.speed,
+        llm_dropout=options.llm_dropout,
+        activation_checkpointing=config.trainer.activation_checkpointing,
+        autocast=half is not None,
+    )
     counts = count_parameters(model)
-    return Learner(model, processor, format_table(counts), describe_counts(counts), origin)
+    return Learner(model, processor, format_table(counts), describe_counts(counts), origin, techniques)
 
 
 def read_continued(

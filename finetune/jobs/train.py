@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from signal import Signals
 from typing import Any
 
 from torch import nn
@@ -39,7 +38,6 @@ from finetune.model.load import load_config, load_processor
 from finetune.model.options import PeftMethod
 from finetune.model.origin import Origin
 from finetune.processes import (
-    count_processes,
     is_main_process,
     join_processes,
     on_main,
@@ -58,22 +56,20 @@ from finetune.run.results import (
     read_metrics,
     write_training,
 )
-from finetune.run.resume import check_same_settings, find_start, resume_command
+from finetune.run.resume import check_same_settings, find_start
 from finetune.run.trackers.several import Trackers
+from finetune.speed import format_techniques
 from finetune.training.callbacks import (
-    Progress,
     ReportLogs,
-    StopOnSignal,
     StopWithoutImprovement,
-    WholeSteps,
 )
 from finetune.training.outcome import (
     describe_result,
-    has_stopped_early,
     list_evaluations,
     measure_training,
     save_result,
 )
+from finetune.training.stopping import train_or_stop
 from finetune.training.trainer import PaliGemmaTrainer
 
 log = logging.getLogger(__name__)
@@ -113,8 +109,8 @@ def run(options: Train, launch: Launch) -> TrainResult:
         first = 0 if start is None else start.step
         base = replace(learner.origin, revision=asked)
         with opened(folder, options, launch, data, trainer, base), trackers.running(first):
-            log_beginning(options, folder, data, learner.table, trainer)
-            interrupted = train_or_stop(trainer, start, folder, launch.command)
+            log_beginning(options, folder, data, learner, trainer)
+            interrupted = train_or_stop(trainer, start, folder.checkpoints, launch.command)
             if interrupted is not None:
                 return TrainResult(folder.root, {}, {}, list_history(trainer), interrupted=interrupted)
             result = finish(options, folder, data, trainer, learner, evaluate, metric, trackers)
@@ -245,73 +241,19 @@ def open_folder(
 
 
 def log_beginning(
-    options: Train, folder: RunFolder, data: Data, table: str, trainer: PaliGemmaTrainer
+    options: Train, folder: RunFolder, data: Data, learner: Learner, trainer: PaliGemmaTrainer
 ) -> None:
-    """Log data, model and steps of the training."""
+    """Log data, model, shortcuts and steps of the training."""
     warn_of_shared_examples(data)
     log.info("%s", describe_run(options, folder.root, data.train, data.validation, data.test))
-    log.info("%s", table)
+    log.info("%s", learner.table)
+    log.info("%s", format_techniques(learner.techniques))
     log.info(
         "%d train and %d validation examples, batch %d, %d steps",
         len(trainer.train_dataset),
         len(data.validation),
         trainer.global_batch,
         trainer.args.max_steps,
-    )
-
-
-def train_or_stop(
-    trainer: PaliGemmaTrainer, start: Checkpoint | None, folder: RunFolder, command: list[str]
-) -> Signals | None:
-    """Train, from a checkpoint where the run is resumed.
-
-    Returns:
-        The signal that stopped the training, after a checkpoint was saved; None if all steps were taken.
-
-    Raises:
-        UserError: an example cannot be read, or a loss is not finite. A checkpoint was saved.
-        KeyboardInterrupt: from Ctrl-C in a program that does not use the command line. A checkpoint was
-            saved.
-    """
-    progress, stop, steps = Progress(trainer.global_batch), StopOnSignal(), WholeSteps()
-    for callback in (progress, stop, steps):
-        trainer.add_callback(callback)
-    trainer.args.output_dir = str(folder.checkpoints)
-    if start is not None and has_stopped_early(trainer, start):
-        trainer.args.max_steps = start.step
-    resume = resume_command(command)
-    signals.advise(f"The steps since the last checkpoint are lost. Continue with:\n  {resume}")
-    try:
-        with stop.listening(), progress.closing():
-            trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
-    except UserError as error:
-        if trainer.state.global_step == 0 or trainer.is_broken:
-            raise
-        trainer.save_now()
-        raise UserError(
-            f"{error}\nStopped after step {trainer.state.global_step}; its checkpoint is saved. Once that "
-            f"is mended, continue with:\n  {resume}"
-        ) from error
-    except signals.Interrupted:
-        raise  # the second signal: the user does not want to wait for a checkpoint
-    except KeyboardInterrupt:
-        # A checkpoint needs all processes, and another one may be at another step.
-        if trainer.state.global_step > 0 and steps.is_whole and count_processes() == 1:
-            steps.restore_random_state()
-            trainer.save_now()
-            log_resume_command("KeyboardInterrupt", trainer.state.global_step, resume)
-        raise
-    if stop.received is not None:
-        log_resume_command(stop.received.name, trainer.state.global_step, resume)
-        return stop.received
-    signals.advise(f"All steps are saved. Continue with:\n  {resume}")
-    return None
-
-
-def log_resume_command(reason: str, step: int, command: str) -> None:
-    """Log why the training stopped, and how to continue it."""
-    log.warning(
-        "%s: stopped after step %d; its checkpoint is saved. Continue with:\n  %s", reason, step, command
     )
 
 

@@ -18,9 +18,10 @@ from transformers.models.gemma.modeling_gemma import rotate_half
 from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward as eager_attention_2
 
 INSTALLED = "_computes_supervised_rows"
+"""Attribute of a changed layer: whether it computes these rows only."""
 
 
-def compute_supervised_rows(model: nn.Module) -> PreTrainedModel:
+def compute_supervised_rows(model: nn.Module, *, everywhere: bool | None = None) -> PreTrainedModel:
     """Let the last decoder layer take `supervised_columns` and `supervised_places`; once for each model.
 
     With them, the language model returns hidden states of shape (1, N, width) in place of (B, T, width);
@@ -28,6 +29,8 @@ def compute_supervised_rows(model: nn.Module) -> PreTrainedModel:
 
     Args:
         model: a PaliGemma, with an adapter or without, wrapped for distribution or not; changed in place.
+        everywhere: compute the last layer at all positions all the same, and take these rows of it; None
+            leaves it as it is.
 
     Returns:
         Its language model.
@@ -39,6 +42,8 @@ def compute_supervised_rows(model: nn.Module) -> PreTrainedModel:
         last.forward = partial(_run_layer, last, last.forward)
         last.self_attn.forward = partial(_attend, last.self_attn, last.self_attn.forward)
         setattr(last, INSTALLED, True)
+    if everywhere is not None:
+        setattr(last, INSTALLED, not everywhere)
     return language_model
 
 
@@ -55,7 +60,7 @@ def _run_layer(
     """Return (1, N, width) where columns and places are given; otherwise what `plain`, its method, does."""
     if supervised_columns is None or supervised_places is None:
         return plain(hidden_states, *args, attention_mask=attention_mask, **kwargs)
-    if not isinstance(attention_mask, Tensor):
+    if not isinstance(attention_mask, Tensor) or not getattr(layer, INSTALLED):
         # No mask that rows can be taken from: flex attention has blocks.
         full = plain(hidden_states, *args, attention_mask=attention_mask, **kwargs)
         return take(take_columns(full, supervised_columns), supervised_places)

@@ -6,44 +6,65 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from finetune.model.dropout import drop_residual_branches
+from finetune.model.last_layer import compute_supervised_rows
+from finetune.speed import SpeedOptions, Technique, switched_off
 
 
-def operate(model: nn.Module, llm_dropout: float, activation_checkpointing: bool, autocast: bool) -> None:
+def operate(
+    model: nn.Module,
+    speed: SpeedOptions,
+    *,
+    llm_dropout: float = 0.0,
+    activation_checkpointing: bool = False,
+    autocast: bool = False,
+) -> list[Technique]:
     """Change a model in place; the order of the steps matters.
 
     Args:
-        model: a PaliGemma, with an adapter or without. Its `requires_grad` must be final: the second and
-            third step choose towers by it.
+        model: a PaliGemma, with an adapter or without. Its `requires_grad` must be final: towers are chosen
+            by it.
+        speed: which shortcuts are wanted.
         llm_dropout: see `drop_residual_branches`.
         activation_checkpointing: recompute activations in the backward pass.
         autocast: whether the model is called under autocast.
+
+    Returns:
+        What became of the shortcuts.
     """
     # 1. Hooks on the branches inside a layer, which step 3 wraps as a whole: they are run again when it is
     #    recomputed, under the same random state, and drop the same numbers.
     drop_residual_branches(model, llm_dropout)
     # 2. Before step 3, whose hook on the embeddings makes a frozen tower's activations require a gradient.
-    run_frozen_tower_without_graph(model)
+    techniques = [run_frozen_tower_without_graph(model, speed)]
     # 3. It wraps whatever a layer does by then.
     if activation_checkpointing:
         enable_activation_checkpointing(model)
-    if autocast:
-        leave_casts_to_autocast(model)
+    techniques.append(leave_casts_to_autocast(model, speed, autocast))
+    techniques.append(reduce_last_layer(model, speed))
+    return techniques
 
 
-def run_frozen_tower_without_graph(model: nn.Module) -> bool:
+def run_frozen_tower_without_graph(model: nn.Module, speed: SpeedOptions) -> Technique:
     """Run SigLIP under `no_grad` if none of it learns.
 
     Activation checkpointing and PEFT make embeddings require a gradient, SigLIP's patches among them;
     the frozen tower would then be stored, recomputed and back-propagated for nothing.
-
-    Returns:
-        Whether the tower is frozen.
     """
     tower = _find(model, "vision_tower")
     if any(parameter.requires_grad for parameter in tower.parameters()):
-        return False
+        return Technique("frozen_tower", False, "the vision tower learns")
+    if not speed.frozen_tower:
+        return switched_off("frozen_tower")
     tower.forward = torch.no_grad()(tower.forward)
-    return True
+    return Technique("frozen_tower", True, "nothing of the vision tower is kept for the backward pass")
+
+
+def reduce_last_layer(model: nn.Module, speed: SpeedOptions) -> Technique:
+    """Compute the last decoder layer at supervised positions only; see `last_layer.py`."""
+    compute_supervised_rows(model, everywhere=not speed.last_layer)
+    if not speed.last_layer:
+        return switched_off("last_layer")
+    return Technique("last_layer", True, "the last decoder layer at supervised positions only")
 
 
 def enable_activation_checkpointing(model: nn.Module) -> None:
@@ -60,21 +81,27 @@ def enable_activation_checkpointing(model: nn.Module) -> None:
         tower.activation_checkpointing_enable({"use_reentrant": False})
 
 
-def leave_casts_to_autocast(model: nn.Module) -> int:
+def leave_casts_to_autocast(model: nn.Module, speed: SpeedOptions, autocast: bool) -> Technique:
     """Keep LoRA layers from making a float32 copy of their input, which autocast converts back at once.
 
     Bitwise equal, in forward and backward: the copy has the values of the half-precision input. Not for
     DoRA, which computes norms in the precision of the input, and only where the model is always called
     under autocast, because a float32 matrix takes no half-precision input without it.
-
-    Returns:
-        The number of layers that were changed.
     """
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     plain = [layer for layer in layers if not layer.lora_variant]
+    if not plain:
+        why = "DoRA computes norms in the precision of the input" if layers else "no adapter"
+        return Technique("half_inputs", False, why)
+    if not autocast:
+        return Technique("half_inputs", False, "nothing is computed in half precision (trainer.bf16, fp16)")
+    if not speed.half_inputs:
+        return switched_off("half_inputs")
     for layer in plain:
         layer.cast_input_dtype_enabled = False
-    return len(plain)
+    return Technique(
+        "half_inputs", True, f"{len(plain)} adapted layers take their input without a float32 copy"
+    )
 
 
 def _find(model: nn.Module, tower: str) -> PreTrainedModel:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from finetune.option import BELOW_ONE, COUNT, RATE, Range, option
+from finetune.speed import SpeedOptions
 
 
 class LossAverage(StrEnum):
@@ -102,6 +103,7 @@ class TrainerConfig:
     """Batches that each worker prepares in advance."""
     loss: LossConfig = field(default_factory=LossConfig)
     towers: TowerOptimizers = field(default_factory=TowerOptimizers)
+    speed: SpeedOptions = field(default_factory=SpeedOptions)
     extra: dict[str, Any] = field(default_factory=dict)
     """Any other field of transformers.TrainingArguments, such as `+trainer.extra.torch_compile=true`."""
 

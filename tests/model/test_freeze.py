@@ -14,6 +14,7 @@ from finetune.model.lora import add_adapter
 from finetune.model.options import FreezePolicy, PeftConfig, Trainable
 from finetune.model.surgery import enable_activation_checkpointing, run_frozen_tower_without_graph
 from finetune.model.towers import tower_of
+from finetune.speed import SpeedOptions
 from tests.conftest import labelled_inputs
 
 Build = Callable[..., PaliGemmaForConditionalGeneration]
@@ -83,7 +84,7 @@ def test_a_frozen_tower_builds_no_graph_and_gradients_stay_the_same(
         layer = model.get_base_model().model.vision_tower.encoder.layers[0].self_attn.q_proj
         layer.register_forward_pre_hook(lambda *_: passes.append(1))
         if treated:
-            assert run_frozen_tower_without_graph(model)
+            assert run_frozen_tower_without_graph(model, SpeedOptions()).is_on
             if checkpointing:
                 enable_activation_checkpointing(model)
         elif checkpointing:
@@ -110,7 +111,7 @@ def test_a_learning_tower_keeps_its_graph(
 ) -> None:
     model = random_model()
     apply_freeze(model, FreezePolicy(language_model=Trainable.none, multi_modal_projector=Trainable.none))
-    assert not run_frozen_tower_without_graph(model)
+    assert not run_frozen_tower_without_graph(model, SpeedOptions()).is_on
     enable_activation_checkpointing(model)
     model.train()
     model(**make_batch(processor, make_example), use_cache=False).loss.backward()

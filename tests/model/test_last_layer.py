@@ -15,6 +15,7 @@ from finetune.model.dropout import drop_residual_branches
 from finetune.model.forward import compute_losses, model_inputs
 from finetune.model.loss import compute_example_losses
 from finetune.model.surgery import operate
+from finetune.speed import SpeedOptions
 
 Build = Callable[..., PaliGemmaForConditionalGeneration]
 MakeExample = Callable[..., Example]
@@ -59,7 +60,7 @@ def test_losses_and_gradients_are_those_of_all_positions(
     random_model: Build, batch: Batch, backbone: str, method: str, checkpointing: bool
 ) -> None:
     model = adapt(random_model(backbone), method).train()
-    operate(model, 0.0, checkpointing, autocast=False)
+    operate(model, SpeedOptions(), activation_checkpointing=checkpointing)
     expected = plain_losses(model, batch)
     slow = gradients(expected, model)
     losses = compute_losses(model, batch)

@@ -19,6 +19,7 @@ from finetune.model.load import load_config, load_model
 from finetune.model.lora import Quantization, add_adapter
 from finetune.model.options import FreezePolicy, PeftConfig, Trainable
 from finetune.model.surgery import enable_activation_checkpointing, run_frozen_tower_without_graph
+from finetune.speed import SpeedOptions
 from tests.conftest import labelled_inputs
 
 Build = Callable[..., PaliGemmaForConditionalGeneration]
@@ -72,7 +73,7 @@ def test_float32_learns_beside_frozen_bfloat16(
     assert learning_dtypes(model) == {torch.float32}
     frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
     assert frozen == (set() if policy == FreezePolicy() else {torch.bfloat16})
-    run_frozen_tower_without_graph(model)
+    run_frozen_tower_without_graph(model, SpeedOptions())
     if checkpointing:
         enable_activation_checkpointing(model)
     collator = Collator(processor)

@@ -15,6 +15,7 @@ from finetune.example import Batch, Example
 from finetune.model.forward import compute_losses
 from finetune.model.loss import count_items
 from finetune.model.surgery import operate
+from finetune.speed import SpeedOptions
 
 Build = Callable[..., PaliGemmaForConditionalGeneration]
 MakeExample = Callable[..., Example]
@@ -56,7 +57,7 @@ def test_shared_rows_have_the_losses_and_gradients_of_separate_ones(
     model: nn.Module = random_model(backbone)
     if method == "lora":
         model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
-    operate(model.train(), 0.0, checkpointing, autocast=False)
+    operate(model.train(), SpeedOptions(), activation_checkpointing=checkpointing)
     shared = Collator(processor, every_suffix=True)(examples)
     alone = Collator(processor)(separate(examples))
     losses, gradients = run(model, shared)

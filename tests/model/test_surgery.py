@@ -12,6 +12,7 @@ from finetune.data.batches.collator import Collator
 from finetune.example import Example
 from finetune.model.forward import compute_losses
 from finetune.model.surgery import leave_casts_to_autocast
+from finetune.speed import SpeedOptions
 
 Build = Callable[..., PaliGemmaForConditionalGeneration]
 
@@ -47,7 +48,7 @@ def test_without_float32_copies_the_gradients_are_equal_bit_for_bit(
         return losses, gradients, conversions.to_float32
 
     losses, gradients, copied = compute()
-    assert leave_casts_to_autocast(model) > 0
+    assert leave_casts_to_autocast(model, SpeedOptions(), autocast=True).is_on
     again, same, less = compute()
     assert torch.equal(losses, again)
     assert gradients
@@ -57,4 +58,5 @@ def test_without_float32_copies_the_gradients_are_equal_bit_for_bit(
 
 def test_dora_keeps_its_copies(random_model: Build) -> None:
     config = LoraConfig(r=4, target_modules="all-linear", use_dora=True)
-    assert leave_casts_to_autocast(get_peft_model(random_model(), config)) == 0
+    model = get_peft_model(random_model(), config)
+    assert not leave_casts_to_autocast(model, SpeedOptions(), autocast=True).is_on
