@@ -20,6 +20,10 @@ class SpeedOptions:
     """Run a vision tower that does not learn without recording it for the backward pass."""
     half_inputs: bool = True
     """Under autocast, give adapters their input as it is, without a float32 copy."""
+    uint8_pixels: bool = True
+    """Send images to the device as bytes, a quarter of their size, and scale them there."""
+    distinct_images: bool = True
+    """Run vision tower and projector once for each distinct image of a batch."""
 
 
 class Technique(NamedTuple):
