@@ -56,6 +56,10 @@ class Example:
     None in training."""
     epoch: int = 0
     """The pass over the data in which this example was drawn; decides between several suffixes."""
+    keys: tuple[str, ...] = ()
+    """For a store of features: key, width and height of each image, with spaces between."""
+    features: "tuple[Tensor, ...]" = ()
+    """What the vision tower makes of each image, (tokens, width), if it is stored; without `images`."""
     antialias: bool = True
     """Whether big_vision resizes the images of this benchmark with antialiasing."""
     form: AnswerForm | None = None
@@ -154,8 +158,13 @@ class Pixels(TypedDict):
     """(distinct images, 3, side, side): uint8 with `pixel_table`; else float32, as the tower takes them."""
     pixel_table: NotRequired["Tensor"]
     """(3, 256) float32: what the checkpoint's image processor makes of each value, by channel."""
+    image_keys: NotRequired[list[str]]
+    """Of each row of `pixel_values`: its example's `keys`, to store what the tower makes of it."""
+    features: NotRequired["Tensor"]
+    """(further distinct images, tokens, width): what the tower makes of those that are stored."""
     image_rows: NotRequired["Tensor"]
-    """(images of all examples in order,) int64: the row of `pixel_values`; missing: each has its own."""
+    """(images of all examples in order,) int64: the row of `pixel_values`, or beyond them of `features`;
+    missing: each image has its own, in order."""
 
 
 class Prompts(Pixels):

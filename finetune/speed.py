@@ -24,6 +24,11 @@ class SpeedOptions:
     """Send images to the device as bytes, a quarter of their size, and scale them there."""
     distinct_images: bool = True
     """Run vision tower and projector once for each distinct image of a batch."""
+    feature_cache: bool | None = None
+    """Keep what a frozen vision tower makes of each image on disk, in the folder that the environment
+    variable FINETUNE_CACHE names, for later epochs, evaluations and runs; images that are there are not
+    decoded. `null`: on a CPU, if the run passes over its images more than once, and what is kept takes less
+    than a quarter of the free disk."""
 
 
 class Technique(NamedTuple):

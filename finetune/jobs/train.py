@@ -21,6 +21,7 @@ from finetune.assembly.data import Data, build_data, fingerprint_data, warn_of_s
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import LastEvaluations, build_evaluator
 from finetune.assembly.evidence import complete_report
+from finetune.assembly.features import FeatureCache, build_feature_cache
 from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.mask_codec import keep_mask_vae
 from finetune.assembly.model import Learner, build_learner
@@ -58,7 +59,7 @@ from finetune.run.results import (
 )
 from finetune.run.resume import check_same_settings, find_start
 from finetune.run.trackers.several import Trackers
-from finetune.speed import format_techniques
+from finetune.speed import Technique, format_techniques
 from finetune.training.callbacks import (
     ReportLogs,
     StopWithoutImprovement,
@@ -98,18 +99,21 @@ def run(options: Train, launch: Launch) -> TrainResult:
         data = build_data(options, processor, metric)
         launch = record_settings(options, folder, launch, data)
         learner = build_learner(options, checkpoint, processor)
+        features = build_feature_cache(options, learner, data)
+        validation = features.attach(data.validation)
         evaluator = build_evaluator(
-            options.evaluation, options.trainer, data.validation, data.evaluation_collator, metric
+            options.evaluation, options.trainer, validation, data.evaluation_collator, metric
         )
         evaluate = LastEvaluations(evaluator)
-        trainer = build_trainer(options, learner.model, data, evaluate, metric, trackers)
+        trainer = build_trainer(options, learner.model, data, features, evaluate, metric, trackers)
         trainer.add_callback(ReportLogs(trackers.log))
         # Everything that may refuse its settings has read them: only now is an older run deleted.
         trainer.check_settings()
         first = 0 if start is None else start.step
         base = replace(learner.origin, revision=asked)
         with opened(folder, options, launch, data, trainer, base), trackers.running(first):
-            log_beginning(options, folder, data, learner, trainer)
+            techniques = [*learner.techniques, data.collator.pixels.technique, features.technique]
+            log_beginning(options, folder, data, learner.table, techniques, trainer)
             interrupted = train_or_stop(trainer, start, folder.checkpoints, launch.command)
             if interrupted is not None:
                 return TrainResult(folder.root, {}, {}, list_history(trainer), interrupted=interrupted)
@@ -155,6 +159,7 @@ def build_trainer(
     options: Train,
     model: nn.Module,
     data: Data,
+    features: FeatureCache,
     evaluate: LastEvaluations,
     metric: Metric,
     trackers: Trackers,
@@ -180,7 +185,7 @@ def build_trainer(
         model,
         arguments,
         data.collator,
-        data.train,
+        features.attach(data.train),
         loss=options.trainer.loss,
         towers=options.trainer.towers,
         parts=part_weights(options.dataset, data.train),
@@ -241,13 +246,18 @@ def open_folder(
 
 
 def log_beginning(
-    options: Train, folder: RunFolder, data: Data, learner: Learner, trainer: PaliGemmaTrainer
+    options: Train,
+    folder: RunFolder,
+    data: Data,
+    table: str,
+    techniques: list[Technique],
+    trainer: PaliGemmaTrainer,
 ) -> None:
     """Log data, model, shortcuts and steps of the training."""
     warn_of_shared_examples(data)
     log.info("%s", describe_run(options, folder.root, data.train, data.validation, data.test))
-    log.info("%s", learner.table)
-    log.info("%s", format_techniques([*learner.techniques, data.collator.pixels.technique]))
+    log.info("%s", table)
+    log.info("%s", format_techniques(techniques))
     log.info(
         "%d train and %d validation examples, batch %d, %d steps",
         len(trainer.train_dataset),
