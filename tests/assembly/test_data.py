@@ -358,7 +358,7 @@ def test_one_long_answer_among_several_costs_no_example(
     assert "with this one of its 3 suffixes it needs" in left_out[1]["reason"]
     chosen = {collator.choose_suffix(train[epoch, 0]) for epoch in range(20)}
     assert long in chosen, "the example keeps what it is scored against"
-    ids = {tuple(collator.encode(train[epoch, 0])[1]) for epoch in range(20)}
+    ids = {tuple(collator.encode(train[epoch, 0]).suffixes[0]) for epoch in range(20)}
     assert ids == {tuple(collator.encode(replace(train[0], suffixes=(text,)))[1]) for text in ("two", "2")}
 
     strict = compose(["recipe=quickstart", "collator.overflow=error"])
