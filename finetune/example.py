@@ -147,7 +147,18 @@ class PredictionRow(TypedDict, total=False):
     """The predicted objects; if missing, `score` reads them from `prediction`."""
 
 
-class Prompts(TypedDict):
+class Pixels(TypedDict):
+    """The images of a batch, each once however often it is asked about."""
+
+    pixel_values: "Tensor"
+    """(distinct images, 3, side, side): uint8 with `pixel_table`; else float32, as the tower takes them."""
+    pixel_table: NotRequired["Tensor"]
+    """(3, 256) float32: what the checkpoint's image processor makes of each value, by channel."""
+    image_rows: NotRequired["Tensor"]
+    """(images of all examples in order,) int64: the row of `pixel_values`; missing: each has its own."""
+
+
+class Prompts(Pixels):
     """Images and prefixes to generate from: B rows of T tokens, padded on the left."""
 
     input_ids: "Tensor"
@@ -156,8 +167,6 @@ class Prompts(TypedDict):
     """(B, T) int64: 0 for padding."""
     token_type_ids: "Tensor"
     """(B, T) int64: 0 for image and prefix, which see each other both ways; 1 for the suffix."""
-    pixel_values: "Tensor"
-    """(images of all examples in order, 3, side, side) float32, -1 to 1."""
     forms: NotRequired[list[AnswerForm]]
     """What each answer may be; missing: anything."""
 

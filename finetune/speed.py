@@ -25,6 +25,10 @@ class SpeedOptions:
     checkpoint_every: int | None = option(None, COUNT)
     """Where `trainer.activation_checkpointing` is on: recompute every k-th layer; 1: every layer. `null`:
     on a GPU as few layers as its memory needs by the estimate of `plan`, or none; elsewhere 1."""
+    uint8_pixels: bool = True
+    """Send images to the device as bytes, a quarter of their size, and scale them there."""
+    distinct_images: bool = True
+    """Run vision tower and projector once for each distinct image of a batch."""
 
 
 class Technique(NamedTuple):

@@ -17,8 +17,8 @@ from PIL import Image
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.cli import main, quiet_libraries
-from finetune.example import Batch, Example
-from finetune.model.forward import model_inputs
+from finetune.example import Batch, Example, Prompts
+from finetune.model.features import spread_pixels
 from finetune.model.load import load_processor
 
 if TYPE_CHECKING:
@@ -50,9 +50,19 @@ def random_model(
     return build
 
 
+def plain_inputs(batch: Prompts) -> dict[str, torch.Tensor]:
+    """What transformers' own PaliGemma reads of a batch."""
+    return {
+        "input_ids": batch["input_ids"],
+        "attention_mask": batch["attention_mask"],
+        "token_type_ids": batch["token_type_ids"],
+        "pixel_values": spread_pixels(batch),
+    }
+
+
 def labelled_inputs(batch: Batch) -> dict[str, torch.Tensor]:
     """What a PaliGemma's own loss is computed from."""
-    return {**model_inputs(batch), "labels": batch["labels"]}
+    return {**plain_inputs(batch), "labels": batch["labels"]}
 
 
 def noise_image(seed: int, width: int = 20, height: int = 14) -> Image.Image:

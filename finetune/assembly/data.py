@@ -262,11 +262,14 @@ def build_collators(config: RunConfig, processor: PaliGemmaProcessor) -> tuple[C
         every_suffix=config.collator.targets == Targets.all,
         seed=config.seed,
         resize=config.image.resize,
+        uint8_pixels=config.trainer.speed.uint8_pixels,
     )
     # The processor that is saved with the weights resizes in the same way, as far as transformers can.
     if config.image.resize != Resize.bicubic:
         processor.image_processor.resample = Resampling.BILINEAR
-    return train, Collator(processor, resize=config.image.resize)
+    return train, Collator(
+        processor, resize=config.image.resize, uint8_pixels=config.trainer.speed.uint8_pixels
+    )
 
 
 def warn_of_shared_examples(data: Data) -> None:

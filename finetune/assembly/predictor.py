@@ -269,7 +269,11 @@ class Predictor:
         return self.answer(examples[:half]) + self.answer(examples[half:])
 
     def _answer_batch(self, examples: Sequence[Example]) -> list[PredictionRow]:
-        collator = Collator(self.processor, resize=self._options.image.resize)
+        collator = Collator(
+            self.processor,
+            resize=self._options.image.resize,
+            uint8_pixels=self._options.trainer.speed.uint8_pixels,
+        )
         batches = [(collator.build_prompts(examples), examples)]
         autocast = half_precision(self._options.trainer)
         generation = self._options.evaluation

@@ -20,6 +20,7 @@ from finetune.data.cache import find_places
 from finetune.data.examples.decoding import decode_images
 from finetune.data.examples.summary import Summary
 from finetune.example import Batch, Example, SceneObject
+from finetune.model.features import spread_pixels
 from finetune.report.draw import draw_prediction
 from finetune.report.preview import PageExample, PageSplit, TokenRun
 from finetune.report.thumbnail import thumbnail
@@ -82,7 +83,7 @@ def _stream(config: RunConfig, split: Reviewed, draws: int) -> ExampleStream:
 
 def _read_images(batch: Batch, numbers: range) -> list[Image.Image]:
     """Return images of a batch as the model sees them."""
-    pixels = ((batch["pixel_values"][numbers.start : numbers.stop] + 1) * 127.5).round().clamp(0, 255)
+    pixels = ((spread_pixels(batch)[numbers.start : numbers.stop] + 1) * 127.5).round().clamp(0, 255)
     arrays = pixels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(array) for array in arrays]
 

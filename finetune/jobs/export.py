@@ -27,9 +27,10 @@ from finetune.data.batches.options import Resize
 from finetune.data.images import MAX_PIXELS
 from finetune.errors import UserError
 from finetune.evaluation.evaluate import begin_row, finish_row
-from finetune.example import Example, Prompts
+from finetune.example import Example, Pixels, Prompts
 from finetune.generation.generate import UNKNOWN_LENGTH, read_answers
 from finetune.metrics.metric import Metric, compute_by_group
+from finetune.model.features import spread_pixels
 from finetune.model.forward import generate_greedily
 from finetune.model.load import load_config, load_processor
 from finetune.model.merge import merge
@@ -140,7 +141,9 @@ def ask_model(model: PaliGemmaForConditionalGeneration, samples: Samples, steps:
     parts = [examples[start : start + _BATCH] for start in range(0, len(examples), _BATCH)]
     asked = []
     for part in track(parts, "ask the model", "batch", leave=False):
-        prompts = samples.collator.build_prompts(part)
+        # As the graphs take them.
+        pixels: Pixels = {"pixel_values": spread_pixels(samples.collator.build_pixels(part))}
+        prompts = samples.collator.build_prompts(part, pixels)
         tokens, probabilities = generate_greedily(
             model, prompts, end=tokenizer.eos_token_id, pad=tokenizer.pad_token_id, max_new_tokens=steps
         )

@@ -248,7 +248,7 @@ def log_beginning(
     warn_of_shared_examples(data)
     log.info("%s", describe_run(options, folder.root, data.train, data.validation, data.test))
     log.info("%s", learner.table)
-    log.info("%s", format_techniques(learner.techniques))
+    log.info("%s", format_techniques([*learner.techniques, data.collator.pixels.technique]))
     log.info(
         "%d train and %d validation examples, batch %d, %d steps",
         len(trainer.train_dataset),

@@ -5,13 +5,14 @@ these functions, alike for training, evaluation and prediction; `load.py` choose
 """
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from finetune.example import Batch, Prompts
+from finetune.model.features import as_encoder_output, encode_images, image_inputs, take_images
 from finetune.model.last_layer import compute_supervised_rows
 from finetune.model.loss import compute_example_losses
 
@@ -26,13 +27,23 @@ def to_device(batch: B, device: torch.device) -> B:
     return cast(B, moved)
 
 
-def model_inputs(batch: Prompts) -> dict[str, Tensor]:
-    """Return those tensors of a batch that the model reads."""
+def model_inputs(model: nn.Module, batch: Prompts, encoded: Tensor | None = None) -> dict[str, Any]:
+    """Return those parts of a batch that the model reads, as keyword arguments.
+
+    Args:
+        model: a PaliGemma, with an adapter or without, wrapped for distribution or not; changed to take the
+            pixels as they are in the batch.
+        batch: on the model's device.
+        encoded: what `encode_images` returns for the batch, as transformers' `generate` needs it; None: the
+            model encodes the images in its forward pass.
+    """
+    take_images(model)
+    images = image_inputs(batch) if encoded is None else {"mm_encoder_outputs": as_encoder_output(encoded)}
     return {
         "input_ids": batch["input_ids"],
         "attention_mask": batch["attention_mask"],
         "token_type_ids": batch["token_type_ids"],
-        "pixel_values": batch["pixel_values"],
+        **images,
     }
 
 
@@ -60,7 +71,7 @@ def compute_logits(model: nn.Module, batch: Batch) -> Tensor:
         batch: on the model's device.
     """
     language_model = compute_supervised_rows(model)
-    inputs = model_inputs(batch)
+    inputs = model_inputs(model, batch)
     if "blocks" in batch:
         kernel = language_model.config._attn_implementation
         inputs |= share_prefix(batch, kernel, language_model.get_input_embeddings().weight.dtype)
@@ -134,7 +145,7 @@ def generate_greedily(
     """
     chooser = _Chooser(constrain)
     sequences = model.generate(
-        **model_inputs(prompts),
+        **model_inputs(model, prompts, encode_images(model, prompts)),
         **settings,
         do_sample=False,
         num_beams=1,
@@ -152,7 +163,7 @@ def prefill(model: nn.Module, prompts: Prompts) -> tuple[Tensor, Cache]:
     Returns:
         Logits of the first token of each answer, (B, V), and the cache.
     """
-    output = model(**model_inputs(prompts), use_cache=True, logits_to_keep=1)
+    output = model(**model_inputs(model, prompts), use_cache=True, logits_to_keep=1)
     return output.logits[:, -1], output.past_key_values
 
 

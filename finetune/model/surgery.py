@@ -6,6 +6,7 @@ from torch import nn
 
 from finetune.model.checkpointing import describe_checkpointing, enable_activation_checkpointing
 from finetune.model.dropout import drop_residual_branches
+from finetune.model.features import take_images
 from finetune.model.last_layer import compute_supervised_rows
 from finetune.model.towers import find_tower
 from finetune.speed import SpeedOptions, Technique, switched_off
@@ -44,6 +45,7 @@ def operate(
     techniques.append(leave_casts_to_autocast(model, speed, autocast))
     techniques.append(reduce_last_layer(model, speed))
     techniques.append(describe_checkpointing(model))
+    techniques.append(share_images(model, speed))
     return techniques
 
 
@@ -70,6 +72,19 @@ def reduce_last_layer(model: nn.Module, speed: SpeedOptions) -> Technique:
     return Technique("last_layer", True, "the last decoder layer at supervised positions only")
 
 
+def share_images(model: nn.Module, speed: SpeedOptions) -> Technique:
+    """Run tower and projector once for each distinct image of a batch; see `features.py`."""
+    inner = take_images(model)
+    parts = (*inner.vision_tower.modules(), *inner.multi_modal_projector.modules())
+    drops = any(map(_drops, parts))
+    take_images(model, distinct=speed.distinct_images and not drops)
+    if not speed.distinct_images:
+        return switched_off("distinct_images")
+    if drops:
+        return Technique("distinct_images", False, "dropout draws for each image of a batch anew")
+    return Technique("distinct_images", True, "an image that is in a batch several times is encoded once")
+
+
 def leave_casts_to_autocast(model: nn.Module, speed: SpeedOptions, autocast: bool) -> Technique:
     """Keep LoRA layers from making a float32 copy of their input, which autocast converts back at once.
 
@@ -91,3 +106,9 @@ def leave_casts_to_autocast(model: nn.Module, speed: SpeedOptions, autocast: boo
     return Technique(
         "half_inputs", True, f"{len(plain)} adapted layers take their input without a float32 copy"
     )
+
+
+def _drops(module: nn.Module) -> bool:
+    """Return whether a module drops activations; SigLIP's attention has the share as a number."""
+    share = module.p if isinstance(module, nn.Dropout) else getattr(module, "dropout", 0)
+    return isinstance(share, float) and share > 0

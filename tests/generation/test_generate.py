@@ -8,10 +8,9 @@ from finetune.data.batches.collator import Collator
 from finetune.example import Example, Prompts
 from finetune.generation.generate import generate_answers
 from finetune.generation.options import EvaluationConfig
-from finetune.model.forward import model_inputs
 from finetune.model.load import load_config, load_model
 from finetune.tasks.task import Answer
-from tests.conftest import labelled_inputs
+from tests.conftest import labelled_inputs, plain_inputs
 
 MakeExample = Callable[..., Example]
 
@@ -93,7 +92,7 @@ def search_one_by_one(
                 input_ids=torch.cat([prompt["input_ids"], suffix], 1),
                 attention_mask=torch.cat([prompt["attention_mask"], torch.ones_like(suffix)], 1),
                 token_type_ids=torch.cat([prompt["token_type_ids"], torch.ones_like(suffix)], 1),
-                pixel_values=prompt["pixel_values"],
+                pixel_values=plain_inputs(prompt)["pixel_values"],
             ).logits[0, -1]
             scores = logits.log_softmax(-1).tolist()
             ended = (score + scores[eos], [*ids, eos], [*chances, scores[eos]])
@@ -123,7 +122,7 @@ def test_beam_search_is_big_visions_and_returns_what_ended(
     batch = collator.build_prompts(examples)
     eos = processor.tokenizer.eos_token_id
     options = {"do_sample": False, "num_beams": beams, "length_penalty": 0.0, "max_new_tokens": 4}
-    cut = model.generate(**model_inputs(batch), **options, eos_token_id=eos, pad_token_id=0)
+    cut = model.generate(**plain_inputs(batch), **options, eos_token_id=eos, pad_token_id=0)
     assert not (cut[:, batch["input_ids"].shape[1] :] == eos).any()
     answers = generate_answers(
         model, batch, processor.tokenizer, EvaluationConfig(max_new_tokens=4, num_beams=beams)
@@ -153,7 +152,7 @@ def test_beam_search_is_never_less_likely_than_what_transformers_ends_with(
     batch = collator.build_prompts(examples)
     answers = generate_answers(base, batch, tokenizer, EvaluationConfig(max_new_tokens=24, num_beams=beams))
     options = {"do_sample": False, "num_beams": beams, "length_penalty": 0.0, "max_new_tokens": 24}
-    found = base.generate(**model_inputs(batch), **options, pad_token_id=tokenizer.pad_token_id)
+    found = base.generate(**plain_inputs(batch), **options, pad_token_id=tokenizer.pad_token_id)
 
     def likelihood(example: Example, answer: str) -> float:
         spoken = labelled_inputs(collator([Example(example.id, example.images, example.prefix, (answer,))]))
@@ -193,7 +192,7 @@ def test_the_logits_of_training_and_of_generation_agree(
     collator = Collator(processor)
     prompt = collator.build_prompts(examples[:1])
     result = base.generate(
-        **model_inputs(prompt),
+        **plain_inputs(prompt),
         max_new_tokens=4,
         do_sample=False,
         return_dict_in_generate=True,
@@ -203,7 +202,7 @@ def test_the_logits_of_training_and_of_generation_agree(
     ones = torch.ones(1, length, dtype=torch.long)
     whole = base(
         input_ids=result.sequences,
-        pixel_values=prompt["pixel_values"],
+        pixel_values=plain_inputs(prompt)["pixel_values"],
         attention_mask=torch.cat([prompt["attention_mask"], ones], 1),
         token_type_ids=torch.cat([prompt["token_type_ids"], ones], 1),
     ).logits

@@ -12,10 +12,11 @@ from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 from finetune.data.batches.collator import Collator
 from finetune.example import Batch, Example
 from finetune.model.dropout import drop_residual_branches
-from finetune.model.forward import compute_losses, model_inputs
+from finetune.model.forward import compute_losses
 from finetune.model.loss import compute_example_losses
 from finetune.model.surgery import operate
 from finetune.speed import SpeedOptions
+from tests.conftest import plain_inputs
 
 Build = Callable[..., PaliGemmaForConditionalGeneration]
 MakeExample = Callable[..., Example]
@@ -34,7 +35,7 @@ def batch(processor: PaliGemmaProcessor, make_example: MakeExample) -> Batch:
 
 def plain_losses(model: nn.Module, batch: Batch) -> Tensor:
     """The losses from logits at all positions, as transformers computes them."""
-    logits = model(**model_inputs(batch), use_cache=False).logits[:, :-1]
+    logits = model(**plain_inputs(batch), use_cache=False).logits[:, :-1]
     kept = batch["labels"][:, 1:] != -100
     return compute_example_losses(logits[kept], batch["targets"], batch["segments"], len(batch["ids"]))
 
@@ -93,9 +94,9 @@ def test_the_window_and_the_soft_cap_of_gemma_2_hold_in_the_last_layer(
 def test_a_model_without_supervised_columns_is_as_before(random_model: Build, batch: Batch) -> None:
     model = random_model().eval()
     with torch.no_grad():
-        before = model(**model_inputs(batch)).logits
+        before = model(**plain_inputs(batch)).logits
         compute_losses(model, batch)
-        assert torch.equal(model(**model_inputs(batch)).logits, before)
+        assert torch.equal(model(**plain_inputs(batch)).logits, before)
 
 
 def test_the_last_layer_reads_no_other_row(random_model: Build, batch: Batch) -> None:

@@ -13,7 +13,6 @@ from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 from finetune.data.batches.collator import Collator
 from finetune.errors import UserError
 from finetune.example import Example
-from finetune.model.forward import model_inputs
 from finetune.model.load import (
     TINY_BASE,
     build_meta_model,
@@ -23,7 +22,7 @@ from finetune.model.load import (
     load_processor,
 )
 from finetune.model.published import published_config
-from tests.conftest import labelled_inputs
+from tests.conftest import labelled_inputs, plain_inputs
 
 
 def test_a_cached_checkpoint_out_of_reach_is_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +171,7 @@ def test_paligemma_2_has_no_window(
     batch = labelled_inputs(collator([make_example("a red circle and a blue square")]))
     with torch.no_grad():
         assert torch.equal(model(**batch).logits, reference(**batch).logits)
-    prompt = model_inputs(collator.build_prompts([make_example()]))
+    prompt = plain_inputs(collator.build_prompts([make_example()]))
     one, other = (
         learner.generate(
             **prompt,

@@ -9,8 +9,9 @@ from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.data.batches.collator import Collator
 from finetune.example import IGNORED, Batch, Example
-from finetune.model.forward import compute_losses, model_inputs
+from finetune.model.forward import compute_losses
 from finetune.model.loss import compute_example_losses, compute_token_losses, count_items
+from tests.conftest import plain_inputs
 
 MakeExample = Callable[..., Example]
 Build = Callable[[str], PaliGemmaForConditionalGeneration]
@@ -33,7 +34,7 @@ def test_the_loss_equals_a_plain_forward_over_all_positions(
     model = random_model(backbone).eval()
     labels = batch["labels"]
     ours = compute_losses(model, batch)
-    logits = model(**model_inputs(batch)).logits
+    logits = model(**plain_inputs(batch)).logits
     for row in range(len(labels)):
         plain = functional.cross_entropy(logits[row, :-1], labels[row, 1:], ignore_index=IGNORED)
         assert ours[row].item() == pytest.approx(plain.item(), abs=1e-5)

@@ -10,15 +10,15 @@ becomes causal.
 import random
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, replace
+from typing import cast
 
 import torch
-from PIL.Image import Resampling
 from transformers import PaliGemmaProcessor
 
-from finetune.data.batches.resize import resize_as_paper
+from finetune.data.batches.pixels import PixelBuilder
 from finetune.data.batches.rows import Row, index_suffixes, lay_out
 from finetune.errors import UserError
-from finetune.example import Batch, Example, Prompts
+from finetune.example import Batch, Example, Pixels, Prompts
 
 
 @dataclass(eq=False)
@@ -39,10 +39,12 @@ class Collator:
     """Of that choice, together with epoch and id."""
     resize: str = "bicubic"
     """`bicubic` or `bilinear`, both Pillow's, or `paper`: big_vision's, antialiased if the example is."""
+    uint8_pixels: bool = True
+    """Leave the scaling of pixels to the model's device."""
 
     def __post_init__(self, processor: PaliGemmaProcessor) -> None:
         self.tokenizer = processor.tokenizer
-        self._image_processor = processor.image_processor
+        self.pixels = PixelBuilder(processor.image_processor, self.resize, as_bytes=self.uint8_pixels)
         self.image_token_id: int = processor.image_token_id
         self.tokens_per_image: int = processor.image_seq_length
         self.newline = self._tokenize("\n")
@@ -54,7 +56,7 @@ class Collator:
         }
         self._reserved_names: list[str] = self.tokenizer.convert_ids_to_tokens(sorted(self._reserved))
 
-    def __call__(self, examples: Sequence[Example], pixels: torch.Tensor | None = None) -> Batch:
+    def __call__(self, examples: Sequence[Example], pixels: Pixels | None = None) -> Batch:
         """Make a batch to train on, padded on the right.
 
         Args:
@@ -66,11 +68,11 @@ class Collator:
         """
         rows = [self.encode(example) for example in examples]
         tokens, supervised = lay_out(rows, self.tokenizer.pad_token_id), index_suffixes(rows)
-        batch: Batch = {
+        batch = {
+            **(self.build_pixels(examples) if pixels is None else pixels),
             "input_ids": tokens.input_ids,
             "attention_mask": tokens.attention_mask,
             "token_type_ids": tokens.token_type_ids,
-            "pixel_values": self.build_pixels(examples) if pixels is None else pixels,
             "labels": tokens.labels,
             "columns": supervised.columns,
             "places": supervised.places,
@@ -80,9 +82,9 @@ class Collator:
         }
         if any(len(row.suffixes) > 1 for row in rows):
             batch |= {"blocks": tokens.blocks, "position_ids": tokens.positions}
-        return batch
+        return cast(Batch, batch)
 
-    def build_prompts(self, examples: Sequence[Example], pixels: torch.Tensor | None = None) -> Prompts:
+    def build_prompts(self, examples: Sequence[Example], pixels: Pixels | None = None) -> Prompts:
         """Make a batch to generate from: no suffix, padded on the left, never cut.
 
         Args:
@@ -92,34 +94,19 @@ class Collator:
         rows = [self._encode_prefix(example) for example in examples]
         length = max(map(len, rows))
         pad: int = self.tokenizer.pad_token_id
-        prompts: Prompts = {
+        prompts = {
+            **(self.build_pixels(examples) if pixels is None else pixels),
             "input_ids": torch.tensor([[pad] * (length - len(row)) + row for row in rows]),
             "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),
             "token_type_ids": torch.zeros((len(rows), length), dtype=torch.long),
-            "pixel_values": self.build_pixels(examples) if pixels is None else pixels,
         }
         if forms := [example.form for example in examples if example.form is not None]:
             prompts["forms"] = forms
-        return prompts
+        return cast(Prompts, prompts)
 
-    def build_pixels(self, examples: Sequence[Example]) -> torch.Tensor:
-        """Resize and scale the images.
-
-        Returns:
-            (images of all examples in order, 3, side, side) float32, -1 to 1.
-        """
-        size = (self._image_processor.size["height"], self._image_processor.size["width"])
-        images = [
-            resize_as_paper(image, size, example.antialias) if self.resize == "paper" else image
-            for example in examples
-            for image in example.images
-        ]
-        # An image of the right size is not resampled.
-        kernel = Resampling.BICUBIC if self.resize == "bicubic" else Resampling.BILINEAR
-        pixels: torch.Tensor = self._image_processor(images=images, resample=kernel, return_tensors="pt")[
-            "pixel_values"
-        ]
-        return pixels
+    def build_pixels(self, examples: Sequence[Example]) -> Pixels:
+        """Resize the images of the examples; equal ones have one row."""
+        return self.pixels.build(examples)
 
     def encode(self, example: Example) -> Row:
         """Tokenise one example with the suffix of its epoch, or all suffixes, of those that fit."""
