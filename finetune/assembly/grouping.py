@@ -33,7 +33,8 @@ def choose_grouping(
         return None, switched_off(name)
     if lengths is None:
         return None, Technique(name, False, "the lengths of the examples are not known")
-    if step.batch == step.size and steps == 1:
+    # Processes wait for each other at its end: the longest example decides, whoever has it.
+    if step.passes == 1 and steps == 1:
         why = "a step is one forward pass; trainer.speed.group_steps sorts several steps"
         return None, Technique(name, False, why)
     if lengths.min() == lengths.max():
