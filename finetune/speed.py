@@ -29,6 +29,15 @@ class SpeedOptions:
     """Send images to the device as bytes, a quarter of their size, and scale them there."""
     distinct_images: bool = True
     """Run vision tower and projector once for each distinct image of a batch."""
+    group_lengths: bool = True
+    """Sort the examples of each optimizer step by length, so that those of one forward pass are padded
+    little and all processes have equal work. A step has the same examples and the same gradient; only where
+    dropout is on, it drops other activations."""
+    group_steps: int = option(1, COUNT)
+    """Sort the examples of n optimizer steps together, where one step is too short for `group_lengths`.
+    This changes the training: the examples of a step are more alike in length. Each epoch still has every
+    example once, in an order that follows from the seed, with any number of devices; the parts of a mixture
+    have their shares in n steps together, not in each."""
 
 
 class Technique(NamedTuple):

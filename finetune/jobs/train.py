@@ -22,6 +22,7 @@ from finetune.assembly.data import Data, build_data, fingerprint_data, warn_of_s
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import LastEvaluations, build_evaluator
 from finetune.assembly.evidence import complete_report
+from finetune.assembly.grouping import choose_grouping
 from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.mask_codec import keep_mask_vae
 from finetune.assembly.model import Learner, build_learner
@@ -177,6 +178,7 @@ def build_trainer(
     assert data.train is not None, "this job has trained on something"
     evaluation = options.evaluation
     arguments = build_arguments(options.trainer, evaluation, options.seed, metric, len(data.train))
+    grouping, technique = choose_grouping(options.trainer, data.lengths, arguments)
     trainer = PaliGemmaTrainer(
         model,
         arguments,
@@ -185,8 +187,10 @@ def build_trainer(
         loss=options.trainer.loss,
         towers=options.trainer.towers,
         parts=part_weights(options.dataset, data.train),
+        grouping=grouping,
         evaluate_split=evaluate_split if evaluation.strategy != EvaluateWhen.no else None,
     )
+    trainer.techniques.append(technique)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     if (patience := evaluation.early_stopping_patience) is not None:
@@ -248,7 +252,8 @@ def log_beginning(
     warn_of_shared_examples(data)
     log.info("%s", describe_run(options, folder.root, data.train, data.validation, data.test))
     log.info("%s", learner.table)
-    log.info("%s", format_techniques([*learner.techniques, data.collator.pixels.technique]))
+    techniques = [*learner.techniques, data.collator.pixels.technique, *trainer.techniques]
+    log.info("%s", format_techniques(techniques))
     log.info(
         "%d train and %d validation examples, batch %d, %d steps",
         len(trainer.train_dataset),

@@ -129,5 +129,10 @@ class TrainerConfig:
                 f"{prefix}speed.checkpoint_every={self.speed.checkpoint_every} recomputes activations, "
                 f"{prefix}activation_checkpointing=false does not: give one of them."
             )
+        if self.speed.group_steps > 1 and not self.speed.group_lengths:
+            yield (
+                f"{prefix}speed.group_steps={self.speed.group_steps} sorts by length: it needs "
+                f"{prefix}speed.group_lengths=true."
+            )
         if self.max_steps == 0:
             yield f"{prefix}max_steps=0: expected 1 or more, or -1 for {prefix}num_train_epochs."
