@@ -151,7 +151,8 @@ class Survey:
         if collator.suffix_choice == "first" and not collator.every_suffix:
             rows, first = np.unique(rows, return_index=True)
             suffixes = suffixes[first]
-        tokens = np.bincount(rows, suffixes + 1, minlength=len(self))  # EOS each
+        # EOS each
+        tokens: np.ndarray = np.bincount(rows, suffixes + 1, minlength=len(self))
         if not collator.every_suffix:
             tokens = tokens / np.maximum(np.bincount(rows, minlength=len(self)), 1)
         around = collator.count_text_tokens("", "") - 1
