@@ -1,15 +1,12 @@
-"""Time and memory of a LoRA training step, next to the usual Trainer script, on the real 3B shape.
+"""Time and memory of a LoRA training step, next to the usual scripts, on the real 3B shape.
 
-python benchmarks/step.py [--workload W1] [--runners hf hf_checkpointing ours] [--batch 2] [--steps 3]
+python benchmarks/step.py [--workload W1] [--runners hf_checkpointing hf trl ours] [--batch 2] [--steps 3]
 
-Each runner first shows that it computes the same: on the first batch, from the same adapter, its loss and
-the gradient of the adapter are compared with those of `ours`. Then the runners take turns in the order A B
-B A, each turn in a process of its own, on the same examples in the same order. A line of JSON for each turn
-goes to `--out`, and a table is printed.
-
-Runners: `hf` is the script of Hugging Face's tutorial on this version of transformers (Trainer, PEFT, its
-own collator with `suffix=`), `hf_checkpointing` the same with activation checkpointing, `ours` what `train`
-runs, `ours_checkpointing` too; `ours_separate` has a row for each suffix of W2.
+Each runner (see `runners.py`) first shows that it computes the same: on the first batch, from the same
+adapter, its loss and the gradient of the adapter are compared with those of `ours`. Then the runners take
+turns in the order A B B A, each turn in a process of its own, on the same examples in the same order. A
+line of JSON for each turn goes to `--out`, and a table is printed. A runner whose packages are missing is
+left out, and so is what does not fit into `--minutes`; both are said.
 """
 
 import argparse
@@ -20,28 +17,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from base_3b import make_base
-from peft import LoraConfig, get_peft_model
+from runners import build
 from torch import nn
-from torch.utils.data import Dataset
-from transformers import (
-    PaliGemmaForConditionalGeneration,
-    PaliGemmaProcessor,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import Trainer, TrainerCallback
 from workloads import WORKLOADS, digest, draw_examples
 
-from finetune.example import Example
-
-RANK = 8
-TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 HERE = Path(__file__).resolve().parent
 
 
@@ -66,131 +53,14 @@ class Clock(TrainerCallback):
         self.processor.append(time.process_time())
 
 
-class Listed(Dataset[Example]):
-    """Examples in their order."""
-
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.examples[index]
-
-
-def one_suffix_each(examples: Sequence[Example]) -> list[Example]:
-    """Return an example for each suffix."""
-    return [
-        Example(f"{example.id}.{number}", example.images, example.prefix, (text,), epoch=0)
-        for example in examples
-        for number, text in enumerate(example.suffixes)
-    ]
-
-
-def set_adapter(model: nn.Module) -> None:
-    """Give every runner the same adapter; both matrices are drawn, so that both have gradients."""
-    for name, parameter in sorted(model.named_parameters()):
-        if parameter.requires_grad:
-            seed = int.from_bytes(name.encode()[-6:], "little") % 2**31
-            with torch.no_grad():
-                parameter.normal_(0, 0.01, generator=torch.Generator().manual_seed(seed))
-
-
-def arguments(batch: int, steps: int, **more: Any) -> TrainingArguments:
-    """Return what all runners share."""
-    return TrainingArguments(
-        output_dir="/tmp/finetune-step",
-        max_steps=steps,
-        per_device_train_batch_size=batch,
-        learning_rate=1e-5,
-        bf16=True,
-        optim="adamw_torch",
-        remove_unused_columns=False,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        train_sampling_strategy="sequential",
-        use_cpu=not torch.cuda.is_available(),
-        **more,
-    )
-
-
-def build_hf(base: Path, checkpointing: bool) -> tuple[nn.Module, Any, type[Trainer], dict[str, Any]]:
-    """Build the tutorial: everything by transformers and PEFT, adapters on the language model alone."""
-    processor = PaliGemmaProcessor.from_pretrained(base)
-    model = PaliGemmaForConditionalGeneration.from_pretrained(base, dtype=torch.bfloat16)
-    model = get_peft_model(model, LoraConfig(r=RANK, target_modules=TARGETS))
-
-    def collate(examples: list[Example]) -> Any:
-        return processor(
-            text=["<image>" + example.prefix for example in examples],
-            images=[example.images[0] for example in examples],
-            suffix=[example.suffixes[0] for example in examples],
-            return_tensors="pt",
-            padding="longest",
-        )
-
-    return model, collate, Trainer, {"activation_checkpointing": checkpointing}
-
-
-def build_ours(base: Path, runner: str) -> tuple[nn.Module, Any, type[Trainer], dict[str, Any]]:
-    """Build what `train` does: `assembly.model.build_learner`, our collator and trainer."""
-    from finetune.assembly.model import build_learner
-    from finetune.config.compose import compose
-    from finetune.data.batches.collator import Collator
-    from finetune.model.load import load_config, load_processor
-    from finetune.training.options import LossAverage, LossConfig
-    from finetune.training.trainer import PaliGemmaTrainer
-
-    off = runner.removeprefix("ours").removeprefix("_")
-    words = ["recipe=vqav2_lora", f"model.path={base}", f"peft.r={RANK}"]
-    if off == "checkpointing":
-        words.append("trainer.activation_checkpointing=true")
-    options = compose(words)
-    processor = load_processor(str(base))
-    learner = build_learner(options, load_config(str(base)), processor)
-    collator = Collator(processor, every_suffix=off != "separate")
-
-    class Ours(PaliGemmaTrainer):
-        """Takes the examples in their order, and the tokens' mean, as the tutorial does."""
-
-        def __init__(self, **given: Any) -> None:
-            super().__init__(**given, loss=LossConfig(average=LossAverage.token))
-
-        def _get_train_sampler(self, train_dataset: object = None) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
-
-        def get_train_dataloader(self) -> Any:
-            return Trainer.get_train_dataloader(self)
-
-    return learner.model, collator, Ours, {}
-
-
 def run_turn(given: argparse.Namespace) -> None:
     """Run one turn of one runner, and print its line of JSON."""
-    workload = WORKLOADS[given.workload]
-    base, runner = Path(given.base), given.runner
-    images = draw_examples(workload, given.batch * (given.steps + 1), given.side)
-    ours = runner.startswith("ours")
-    build = build_ours(base, runner) if ours else build_hf(base, runner == "hf_checkpointing")
-    model, collate, trainer_class, more = build
-    shares = ours and runner != "ours_separate"
-    examples = images if shares else one_suffix_each(images)
-    batch = given.batch * (1 if shares else workload.targets)
-    set_adapter(model)
+    examples = draw_examples(WORKLOADS[given.workload], given.batch * (given.steps + 1), given.side)
     clock = Clock()
-    trainer = trainer_class(
-        model=model,
-        args=arguments(batch, given.steps + 1, **more),
-        data_collator=collate,
-        train_dataset=Listed(examples),
-        callbacks=[clock],
-    )
-    line = {"runner": runner, "workload": given.workload, "digest": digest(images)}
+    trainer, batch = build(given.runner, Path(given.base), examples, given.batch, given.steps + 1, clock)
+    line = {"runner": given.runner, "workload": given.workload, "digest": digest(examples)}
     if given.gradients is not None:
-        line |= measure_gradient(trainer, collate(examples[:batch]), Path(given.gradients))
+        line |= measure_gradient(trainer, batch, Path(given.gradients))
     else:
         trainer.train()
         line["seconds"] = [b - a for a, b in zip(clock.wall[2:], clock.wall[3:], strict=False)]
@@ -224,7 +94,8 @@ def turn(given: argparse.Namespace, runner: str, gradients: Path | None = None) 
     ]  # fmt: skip
     if gradients is not None:
         words += ["--gradients", str(gradients)]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "TOKENIZERS_PARALLELISM": "false"}
+    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{runner} failed:\n{done.stderr[-3000:]}")
@@ -237,15 +108,72 @@ def turn(given: argparse.Namespace, runner: str, gradients: Path | None = None) 
 
 def admit(given: argparse.Namespace, folder: Path) -> Iterator[tuple[str, float, float]]:
     """Yield the relative difference of the loss and the cosine of the gradients, by runner."""
-    losses, vectors = {}, {}
+    expected: dict[str, Any] = {}
+    file = folder / "gradients.pt"
     for runner in dict.fromkeys(["ours", *given.runners]):
-        file = folder / f"{runner}.pt"
-        losses[runner] = turn(given, runner, file)["loss"]
+        loss = turn(given, runner, file)["loss"]
         gradients = torch.load(file)
-        vectors[runner] = torch.cat([gradients[name].double().flatten() for name in sorted(gradients)])
         file.unlink()
-        cosine = nn.functional.cosine_similarity(vectors["ours"], vectors[runner], dim=0).item()
-        yield runner, abs(losses[runner] - losses["ours"]), cosine
+        vector = torch.cat([gradients[name].double().flatten() for name in sorted(gradients)])
+        expected = expected or {"loss": loss, "vector": vector}
+        cosine = nn.functional.cosine_similarity(expected["vector"], vector, dim=0).item()
+        yield runner, abs(loss - expected["loss"]), cosine
+
+
+def list_runners(names: list[str]) -> list[str]:
+    """Return the runners whose packages are installed."""
+    found = [name for name in names if not name.startswith("trl") or find_spec("trl")]
+    for name in names:
+        if name not in found:
+            print(f"{name} is left out: its package is not installed.", file=sys.stderr)
+    return found
+
+
+def take_turns(given: argparse.Namespace, until: float) -> list[dict[str, Any]]:
+    """Return the lines of all turns, A B B A, as far as time allows."""
+    lines: list[dict[str, Any]] = []
+    longest = 0.0
+    for runner in [*given.runners, *reversed(given.runners)]:
+        if time.monotonic() + longest > until:
+            print(f"no time for another turn of {runner} (--minutes)", file=sys.stderr)
+            continue
+        began = time.monotonic()
+        lines.append(turn(given, runner))
+        longest = max(longest, time.monotonic() - began)
+    return lines
+
+
+def print_table(
+    given: argparse.Namespace, admitted: dict[str, tuple[float, float]], lines: list[dict[str, Any]]
+) -> None:
+    """Print a row for each runner; `faster` compares with the first one."""
+    measured = {
+        runner: own
+        for runner in given.runners
+        if (own := [row for row in lines if row["runner"] == runner])
+    }
+    medians = {
+        runner: statistics.median(second for line in own for second in line["seconds"])
+        for runner, own in measured.items()
+    }
+    first = next(iter(medians.values()))
+    targets = WORKLOADS[given.workload].targets
+    names = (
+        "runner", "seconds a step", "spread", "examples a second", "processor seconds", "faster",
+        "peak GiB", "loss differs by", "cosine",
+    )  # fmt: skip
+    print("| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|")
+    for runner, own in measured.items():
+        seconds = [second for line in own for second in line["seconds"]]
+        processor = statistics.median(second for line in own for second in line["processor"])
+        difference, cosine = admitted[runner]
+        verdict = "" if difference < 1e-3 and cosine > 0.999 else " (computes something else)"
+        print(
+            f"| `{runner}`{verdict} | {medians[runner]:.2f} | {min(seconds):.2f} to {max(seconds):.2f} "
+            f"| {given.batch * targets / medians[runner]:.2f} | {processor:.2f} "
+            f"| {first / medians[runner]:.2f} | {max(line['peak_gib'] for line in own)} "
+            f"| {difference:.1e} | {cosine:.5f} |"
+        )
 
 
 def main() -> None:
@@ -254,13 +182,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workload", default="W1", choices=WORKLOADS)
-    parser.add_argument("--runners", nargs="+", default=["hf_checkpointing", "hf", "ours"])
+    parser.add_argument("--runners", nargs="+", default=["hf_checkpointing", "hf", "trl", "ours"])
     parser.add_argument("--model", default="google/paligemma-3b-pt-224")
     parser.add_argument(
         "--folder", default="/tmp/finetune-benchmarks", help="for the random checkpoint, 6 GB"
     )
     parser.add_argument("--batch", type=int, default=2, help="images in a step")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a turn, after one to warm up")
+    parser.add_argument("--minutes", type=float, default=30, help="no turn begins that would end later")
     parser.add_argument("--out", default="step.jsonl")
     parser.add_argument("--runner", help=argparse.SUPPRESS)
     parser.add_argument("--base", help=argparse.SUPPRESS)
@@ -270,29 +199,12 @@ def main() -> None:
     if given.runner is not None:
         run_turn(given)
         return
+    until = time.monotonic() + 60 * given.minutes
     folder = Path(given.folder)
-    base = make_base(folder, given.model)
-    given.base, given.side = str(base), int(given.model.rpartition("-")[2])
+    given.base, given.side = str(make_base(folder, given.model)), int(given.model.rpartition("-")[2])
+    given.runners = list_runners(given.runners)
     admitted = {runner: (difference, cosine) for runner, difference, cosine in admit(given, folder)}
-    order = [*given.runners, *reversed(given.runners)]
-    lines = [turn(given, runner) for runner in order]
-    reference = statistics.median(
-        second for line in lines if line["runner"] == given.runners[0] for second in line["seconds"]
-    )
-    print("| runner | seconds a step | spread | processor seconds | faster | peak GiB | loss | cosine |")
-    print("|---|---|---|---|---|---|---|---|")
-    for runner in given.runners:
-        own = [line for line in lines if line["runner"] == runner]
-        seconds = [second for line in own for second in line["seconds"]]
-        middle = statistics.median(seconds)
-        processor = statistics.median(second for line in own for second in line["processor"])
-        difference, cosine = admitted[runner]
-        verdict = "" if difference < 1e-3 and cosine > 0.999 else " (computes something else)"
-        print(
-            f"| {runner}{verdict} | {middle:.2f} | {min(seconds):.2f} to {max(seconds):.2f} "
-            f"| {processor:.2f} | {reference / middle:.2f} | {max(line['peak_gib'] for line in own)} "
-            f"| {difference:.1e} | {cosine:.5f} |"
-        )
+    print_table(given, admitted, take_turns(given, until))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+from finetune.option import COUNT, option
+
 
 @dataclass
 class SpeedOptions:
@@ -20,6 +22,9 @@ class SpeedOptions:
     """Run a vision tower that does not learn without recording it for the backward pass."""
     half_inputs: bool = True
     """Under autocast, give adapters their input as it is, without a float32 copy."""
+    checkpoint_every: int | None = option(None, COUNT)
+    """Where `trainer.activation_checkpointing` is on: recompute every k-th layer; 1: every layer. `null`:
+    on a GPU as few layers as its memory needs by the estimate of `plan`, or none; elsewhere 1."""
     uint8_pixels: bool = True
     """Send images to the device as bytes, a quarter of their size, and scale them there."""
     distinct_images: bool = True
@@ -29,6 +34,15 @@ class SpeedOptions:
     variable FINETUNE_CACHE names, for later epochs, evaluations and runs; images that are there are not
     decoded. `null`: on a CPU, if the run passes over its images more than once, and what is kept takes less
     than a quarter of the free disk."""
+    group_lengths: bool = True
+    """Sort the examples of each optimizer step by length, so that those of one forward pass are padded
+    little and all processes have equal work. A step has the same examples and the same gradient; only where
+    dropout is on, it drops other activations."""
+    group_steps: int = option(1, COUNT)
+    """Sort the examples of n optimizer steps together, where one step is too short for `group_lengths`.
+    This changes the training: the examples of a step are more alike in length. Each epoch still has every
+    example once, in an order that follows from the seed, with any number of devices; the parts of a mixture
+    have their shares in n steps together, not in each."""
 
 
 class Technique(NamedTuple):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from PIL.Image import Resampling
 from transformers import PaliGemmaProcessor
@@ -48,6 +49,8 @@ class Data:
 
     train: ExampleDataset | None
     """The training split; None for a job that does not train."""
+    lengths: np.ndarray | None
+    """Tokens of each training example, estimated: (len(train),) int32."""
     validation: ExampleDataset
     """The validation split."""
     task: Task
@@ -110,6 +113,7 @@ def build_data(
     others = {} if test is None or train is None else {"train": train, "validation": validation}
     return Data(
         train=None if train is None else train.examples,
+        lengths=None if train is None else train.estimate_lengths(),
         validation=validation.examples,
         task=task,
         dropped=dropped,

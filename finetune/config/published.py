@@ -42,43 +42,17 @@ def fetch_published(name: str) -> Path:
 
 def _download(name: str, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
-    from finetune.hub import quiet_bars
+    from finetune.hub import explain, quiet_bars
 
     parts = _HUB_ID.fullmatch(name)
     assert parts is not None, "the caller has asked `is_published`"
     try:
         with quiet_bars():
             return Path(snapshot_download(parts["id"], revision=parts["revision"], allow_patterns=files))
-    except GatedRepoError as error:
-        raise UserError(
-            f"`{name}` is gated. Accept its terms on its page, then run `hf auth login` or set HF_TOKEN."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise UserError(f"`{parts['id']}` has no revision `{parts['revision']}`.") from error
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"There is no `{parts['id']}` on the Hub, nor a folder of that name; or it is private: run "
-            "`hf auth login` or set HF_TOKEN."
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise UserError(
-            f"`{name}` is neither a folder nor in the local cache, and the Hub cannot be reached. Check "
-            "the name and the network."
-        ) from error
-    except HFValidationError as error:
-        raise UserError(
-            f"`{name}` is neither a folder nor the name of a repository (USER/NAME)."
-        ) from error
     except Exception as error:  # of the network, the Hub or the disk
-        raise UserError(f"`{name}` cannot be read from the Hub: {error}") from error
+        reason = explain(error, "model", parts["id"], parts["revision"])
+        raise UserError(reason or f"The model `{name}` cannot be read from the Hub: {error}") from error
 
 
 def name_model(

@@ -17,11 +17,13 @@ from torch import nn
 from transformers import PrinterCallback, ProgressCallback
 
 from finetune import signals
+from finetune.assembly.checkpointing import settle_checkpointing
 from finetune.assembly.data import Data, build_data, fingerprint_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import LastEvaluations, build_evaluator
 from finetune.assembly.evidence import complete_report
 from finetune.assembly.features import FeatureCache, build_feature_cache
+from finetune.assembly.grouping import choose_grouping
 from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.mask_codec import keep_mask_vae
 from finetune.assembly.model import Learner, build_learner
@@ -59,7 +61,7 @@ from finetune.run.results import (
 )
 from finetune.run.resume import check_same_settings, find_start
 from finetune.run.trackers.several import Trackers
-from finetune.speed import Technique, format_techniques
+from finetune.speed import format_techniques
 from finetune.training.callbacks import (
     ReportLogs,
     StopWithoutImprovement,
@@ -98,8 +100,9 @@ def run(options: Train, launch: Launch) -> TrainResult:
         processor = load_processor(options.model.path, options.model.revision)
         data = build_data(options, processor, metric)
         launch = record_settings(options, folder, launch, data)
-        learner = build_learner(options, checkpoint, processor)
+        learner = build_learner(settle_checkpointing(options, checkpoint), checkpoint, processor)
         features = build_feature_cache(options, learner, data)
+        learner = replace(learner, techniques=[*learner.techniques, features.technique])
         validation = features.attach(data.validation)
         evaluator = build_evaluator(
             options.evaluation, options.trainer, validation, data.evaluation_collator, metric
@@ -112,8 +115,7 @@ def run(options: Train, launch: Launch) -> TrainResult:
         first = 0 if start is None else start.step
         base = replace(learner.origin, revision=asked)
         with opened(folder, options, launch, data, trainer, base), trackers.running(first):
-            techniques = [*learner.techniques, data.collator.pixels.technique, features.technique]
-            log_beginning(options, folder, data, learner.table, techniques, trainer)
+            log_beginning(options, folder, data, learner, trainer)
             interrupted = train_or_stop(trainer, start, folder.checkpoints, launch.command)
             if interrupted is not None:
                 return TrainResult(folder.root, {}, {}, list_history(trainer), interrupted=interrupted)
@@ -181,6 +183,7 @@ def build_trainer(
     assert data.train is not None, "this job has trained on something"
     evaluation = options.evaluation
     arguments = build_arguments(options.trainer, evaluation, options.seed, metric, len(data.train))
+    grouping, technique = choose_grouping(options.trainer, data.lengths, arguments)
     trainer = PaliGemmaTrainer(
         model,
         arguments,
@@ -189,8 +192,10 @@ def build_trainer(
         loss=options.trainer.loss,
         towers=options.trainer.towers,
         parts=part_weights(options.dataset, data.train),
+        grouping=grouping,
         evaluate_split=evaluate_split if evaluation.strategy != EvaluateWhen.no else None,
     )
+    trainer.techniques.append(technique)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     if (patience := evaluation.early_stopping_patience) is not None:
@@ -246,17 +251,13 @@ def open_folder(
 
 
 def log_beginning(
-    options: Train,
-    folder: RunFolder,
-    data: Data,
-    table: str,
-    techniques: list[Technique],
-    trainer: PaliGemmaTrainer,
+    options: Train, folder: RunFolder, data: Data, learner: Learner, trainer: PaliGemmaTrainer
 ) -> None:
     """Log data, model, shortcuts and steps of the training."""
     warn_of_shared_examples(data)
     log.info("%s", describe_run(options, folder.root, data.train, data.validation, data.test))
-    log.info("%s", table)
+    log.info("%s", learner.table)
+    techniques = [*learner.techniques, data.collator.pixels.technique, *trainer.techniques]
     log.info("%s", format_techniques(techniques))
     log.info(
         "%d train and %d validation examples, batch %d, %d steps",

@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArgum
 
 from finetune import signals
 from finetune.data.batches.collator import Collator
+from finetune.data.batches.grouping import GroupedStream, Grouping, Passes
 from finetune.data.batches.order import ExampleStream
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.errors import UserError
@@ -25,6 +26,7 @@ from finetune.model.loss import count_items
 from finetune.model.weights import load_weights
 from finetune.processes import failing_together, raise_together, share
 from finetune.run.checkpoints import Checkpoint, find_damage, rotate, seal
+from finetune.speed import Technique
 from finetune.training.optimizer import build_parameter_groups
 from finetune.training.options import LossAverage, LossConfig, TowerOptimizers
 
@@ -45,6 +47,7 @@ class PaliGemmaTrainer(Trainer):
         loss: how it is averaged and smoothed.
         towers: exceptions to learning rate and weight decay.
         parts: of a mixture: name -> number of examples and weight, in the order of the split.
+        grouping: sorts examples by length; None: they stay in the order of the stream.
         evaluate_split: scores the model at a step; called by all processes at once.
         before_save: called by one process before a checkpoint is written.
         callbacks: transformers' callbacks.
@@ -60,6 +63,7 @@ class PaliGemmaTrainer(Trainer):
         loss: LossConfig | None = None,
         towers: TowerOptimizers | None = None,
         parts: Mapping[str, tuple[int, float]] | None = None,
+        grouping: Grouping | None = None,
         evaluate_split: Callable[[nn.Module, int], dict[str, float]] | None = None,
         before_save: Callable[[], None] | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -67,6 +71,9 @@ class PaliGemmaTrainer(Trainer):
         self.loss = loss or LossConfig()
         self.towers = towers or TowerOptimizers()
         self.parts = dict(parts or {"": (len(train_dataset), 1.0)})
+        self.grouping = grouping
+        self.techniques: list[Technique] = []
+        """What became of the shortcuts that change how examples are read, for the log."""
         self.evaluate_split = evaluate_split
         self.before_save = before_save
         self.loss_sum = 0.0
@@ -93,8 +100,13 @@ class PaliGemmaTrainer(Trainer):
     @property
     def global_batch(self) -> int:
         """Examples in one optimizer step, over all processes."""
-        accumulation: int = self.args.gradient_accumulation_steps
-        return int(self._train_batch_size * accumulation * self.accelerator.num_processes)
+        return self.passes.batch
+
+    @property
+    def passes(self) -> Passes:
+        """How the examples of one optimizer step are divided."""
+        processes, accumulation = self.accelerator.num_processes, self.args.gradient_accumulation_steps
+        return Passes(self._train_batch_size, processes, accumulation)
 
     def check_settings(self) -> None:
         """Build optimizer, schedule, loader and the first batch, so that errors in them surface now.
@@ -135,7 +147,8 @@ class PaliGemmaTrainer(Trainer):
         # One stream instead of epochs: Trainer's own would end in a short batch and reshuffle on resume.
         draws = self.args.max_steps * self.global_batch
         sizes, weights = zip(*self.parts.values(), strict=True)
-        return ExampleStream(sizes, draws, self.args.seed, weights)
+        stream = ExampleStream(sizes, draws, self.args.seed, weights)
+        return stream if self.grouping is None else GroupedStream(stream, self.grouping, self.passes)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device

@@ -152,7 +152,9 @@ def test_a_revision_is_another_result(hub: ConnectedHub, pushed: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        pytest.param("ann/nothing", "There is no `ann/nothing` on the Hub, nor a folder", id="missing"),
+        pytest.param(
+            "ann/nothing", "There is no model `ann/nothing` on the Hub, nor a folder", id="missing"
+        ),
         pytest.param("ann/boxes@v9", "`ann/boxes` has no revision `v9`", id="revision"),
         pytest.param("runs", "runs holds no run: there is no runs/config.yaml", id="no-id"),
     ],
@@ -168,7 +170,7 @@ def test_a_private_run_is_not_there_for_others(
 ) -> None:
     push(pushed, private=True)
     hub.login(monkeypatch, STRANGER)
-    with pytest.raises(UserError, match="or it is private: run `hf auth login`"):
+    with pytest.raises(UserError, match="or it is private, and the token in use may not read it"):
         finetune.load("ann/boxes")
 
 

@@ -21,7 +21,7 @@ from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.model.load import TINY_BASE
 from finetune.run.lock import MARKER
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, noise_image
 
 Command = Callable[..., tuple[int, str, str]]
 Process = Callable[..., subprocess.CompletedProcess[str]]
@@ -612,6 +612,40 @@ def test_two_processes_train_as_one_and_share_a_folder(inside: Path, command: Co
     assert scores[0]["loss"] == pytest.approx(scores[1]["loss"], abs=1e-4)
     assert (inside / "runs").is_dir()
     assert len(list((inside / "runs").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_any_division_of_a_step_takes_the_same_steps_sorted_by_length_or_not(
+    inside: Path, command: Command
+) -> None:
+    noise_image(0, 60, 60).save(inside / "a.png")
+    lines = [
+        {"image": "a.png", "prefix": "what? " * (1 + n % 11), "suffix": "x " * (n % 7) + "y"}
+        for n in range(24)
+    ]
+    for split in ("train", "valid"):
+        (inside / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = [
+        "recipe=jsonl_qlora", "model=tiny", "dataset.train=train.jsonl", "dataset.validation=valid.jsonl",
+        "trainer.global_batch_size=8", "trainer.per_device_train_batch_size=2", "trainer.max_steps=4",
+        "trainer.logging_steps=1", "trainer.save_steps=4", "trainer.bf16=false", "model.dtype=float32",
+        "peft=lora", "peft.lora_dropout=0", "evaluation=default", "evaluation.limit=2",
+        "evaluation.metric_for_best_model=null", "trainer.dataloader_num_workers=0",
+    ]  # fmt: skip
+    two = torchrun(inside, *words, "run_name=two")
+    assert two.returncode == 0, two.stderr
+    assert "group_lengths  on " in two.stdout
+    assert command(*words, "run_name=one")[0] == 0
+    assert command(*words, "run_name=plain", "trainer.speed.group_lengths=false")[0] == 0
+    losses = {}
+    for name in ("two", "one", "plain"):
+        history = read(inside / "runs" / name / "checkpoints/checkpoint-4/trainer_state.json")[
+            "log_history"
+        ]
+        losses[name] = [entry["loss"] for entry in history if "loss" in entry]
+    assert len(losses["one"]) == 4
+    assert losses["one"] == pytest.approx(losses["plain"], rel=1e-6)
+    assert losses["two"] == pytest.approx(losses["plain"], rel=1e-6)
 
 
 @pytest.mark.slow

@@ -3,12 +3,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor, TrainingArguments
 
 from finetune.data.batches.collator import Collator
+from finetune.data.batches.grouping import Grouping
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.shipped.digits import load_digits
 from finetune.errors import UserError
@@ -34,7 +36,12 @@ def digits() -> ExampleDataset:
 def make_trainer(
     random_model: Build, processor: PaliGemmaProcessor, digits: ExampleDataset, tmp_path: Path
 ) -> Callable[..., PaliGemmaTrainer]:
-    def make(model: nn.Module | None = None, average: str = "example", **options: Any) -> PaliGemmaTrainer:
+    def make(
+        model: nn.Module | None = None,
+        average: str = "example",
+        grouping: Grouping | None = None,
+        **options: Any,
+    ) -> PaliGemmaTrainer:
         if model is None:
             model = random_model(hidden_size=64, num_layers=2)
             apply_freeze(model, FreezePolicy(Trainable.none, Trainable.none, Trainable.all))
@@ -61,6 +68,7 @@ def make_trainer(
             Collator(processor),
             digits,
             loss=LossConfig(LossAverage(average)),
+            grouping=grouping,
         )
 
     return make
@@ -84,6 +92,20 @@ def test_accumulated_batches_train_as_one_large_batch(
     assert losses(whole) == pytest.approx(losses(parts), abs=1e-5)
     for one, other in zip(weights(whole), weights(parts), strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("average", ["example", "token"])
+def test_sorting_the_examples_of_a_step_changes_neither_loss_nor_weights(
+    make_trainer: Callable[..., PaliGemmaTrainer], average: str
+) -> None:
+    divided = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "average": average}
+    lengths = np.array([1 + index % 4 for index in range(24)])  # as the answers of `digits`
+    plain, grouped = make_trainer(**divided), make_trainer(**divided, grouping=Grouping(lengths))
+    orders = [list(trainer._get_train_sampler()) for trainer in (plain, grouped)]
+    assert orders[0] != orders[1]
+    assert losses(plain) == pytest.approx(losses(grouped), rel=1e-6)
+    for one, other in zip(weights(plain), weights(grouped), strict=True):
+        assert torch.allclose(one, other, atol=1e-7)
 
 
 def test_the_two_averages_are_different_losses(make_trainer: Callable[..., PaliGemmaTrainer]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow.compute as pc
 import torch.utils.data
 from datasets import Dataset
 from PIL import ExifTags, Image
@@ -167,6 +168,16 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         for batch in self._without_pictures().iter(batch_size=100):
             for values in zip(*batch.values(), strict=True):
                 yield prefix_part(dict(zip(batch, values, strict=True)))
+
+    def count_images(self) -> np.ndarray:
+        """Return the number of images of each example, without reading them: (len,) int64."""
+        if "images" not in self.rows.column_names:
+            return np.ones(len(self), dtype=np.int64)
+        counts = pc.list_value_length(self.rows.data.table.column("images"))
+        if self.rows._indices is not None:
+            counts = counts.take(self.rows._indices.column(0))
+        # A row of a mixture may have one image in the other column.
+        return np.maximum(counts.fill_null(1).to_numpy(), 1)
 
     def read_rows(self) -> Callable[[int], Values]:
         """Return a function that reads a row by its index, without its images."""

@@ -140,6 +140,27 @@ class Survey:
         is_shared = pc.is_in(ours, value_set=shared.combine_chunks(), skip_nulls=True)
         return np.flatnonzero(is_shared.to_numpy())
 
+    def estimate_lengths(self) -> np.ndarray:
+        """Return the tokens of each example in a batch, without reading a row: (len,) int32.
+
+        Which of several suffixes an epoch has follows from the id, which would have to be read: here their
+        mean is counted.
+        """
+        collator, images = self.collator, self.examples.count_images()
+        rows, suffixes = self._list_suffixes()
+        if collator.suffix_choice == "first" and not collator.every_suffix:
+            rows, first = np.unique(rows, return_index=True)
+            suffixes = suffixes[first]
+        # EOS each
+        tokens: np.ndarray = np.bincount(rows, suffixes + 1, minlength=len(self))
+        if not collator.every_suffix:
+            tokens = tokens / np.maximum(np.bincount(rows, minlength=len(self)), 1)
+        around = collator.count_text_tokens("", "") - 1
+        tokens = around + self.columns["prefix"].fill_null(0).to_numpy() + tokens
+        if collator.shorten_prefix and collator.max_text_length is not None:
+            tokens = np.minimum(tokens, collator.max_text_length)
+        return (images * collator.tokens_per_image + tokens).round().astype(np.int32)
+
     def _list_suffixes(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the example's index and the tokens of each suffix of the split, in order: (S,)."""
         suffixes = self.columns["suffixes"].combine_chunks()

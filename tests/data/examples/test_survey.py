@@ -10,6 +10,7 @@ from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.examples.inspection import Check
 from finetune.data.examples.survey import survey_rows
 from finetune.errors import UserError
+from finetune.example import Example
 from finetune.tasks.objects import ObjectsOptions
 from finetune.tasks.task import Text
 from finetune.tasks.text import TextTask
@@ -185,3 +186,41 @@ def test_boxes_in_an_image_whose_size_is_not_known_yet_are_measured(
     text = " ; ".join(["<loc0000><loc0000><loc0010><loc0010> cat"] * 3)
     expected = len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
     assert survey_rows(split, Collator(processor)).measure_references()[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "suffix_tokens"),
+    [
+        pytest.param({"suffix_choice": "first"}, [2, 3], id="the first"),
+        pytest.param({"suffix_choice": "cycle"}, [2, 4], id="the mean"),
+        pytest.param({"every_suffix": True}, [4, 8], id="all"),
+        pytest.param({"max_text_length": 7, "shorten_prefix": True}, [2, 3], id="cut"),
+    ],
+)
+def test_lengths_are_those_of_a_batch_without_reading_its_rows(
+    processor: PaliGemmaProcessor, options: dict[str, Any], suffix_tokens: list[int]
+) -> None:
+    task = TextTask("{question}", "answers")
+    answers = [["a", "b"], ["a b", "a b c d"]]
+    columns = {"question": ["a", "a b c d e f"], "answers": answers, "images": [["x"], ["x", "y"]]}
+    rows = {"id": ["one", "two"], "group": [None] * 2}
+    examples = ExampleDataset(Dataset.from_dict({**rows, **columns}), task, "train")
+    collator = Collator(processor, **options)
+    prefixes = [1 + 1 + 1, 1 + 6 + 1]  # BOS and newline around it
+    expected = [prefix + suffix for prefix, suffix in zip(prefixes, suffix_tokens, strict=True)]
+    if collator.max_text_length:
+        expected[1] = collator.max_text_length
+    expected[0] += collator.tokens_per_image
+    expected[1] += 2 * collator.tokens_per_image
+    survey = survey_rows(examples, collator)
+    assert survey.estimate_lengths().tolist() == expected
+    picked = survey_rows(examples.select([1]), collator)
+    assert picked.estimate_lengths().tolist() == expected[1:]
+    batch_rows = [collator.encode(make(processor, row)) for row in examples.rows]
+    if options.get("suffix_choice") != "cycle":
+        assert [len(row.before) + sum(map(len, row.suffixes)) for row in batch_rows] == expected
+
+
+def make(processor: PaliGemmaProcessor, row: Any) -> Example:
+    images = tuple(noise_image(seed) for seed, _ in enumerate(row["images"]))
+    return Example(row["id"], images, row["question"], tuple(row["answers"]))

@@ -1,0 +1,207 @@
+"""The ways to train that `step.py` compares: a trainer each, for the same model, adapter and examples.
+
+- `hf`: the script of Hugging Face's tutorial on this version of transformers: Trainer, PEFT, the
+  processor's own batches with `suffix=`. `hf_checkpointing`: the same with activation checkpointing.
+- `trl`: SFTTrainer with our collator, because its own trains on something else. `trl_checkpointing`: as it
+  comes, which is with activation checkpointing.
+- `ours`: what `train` runs. Words after it change options: `ours:trainer.speed.last_layer=false`.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import (
+    PaliGemmaForConditionalGeneration,
+    PaliGemmaProcessor,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from finetune.example import Example
+
+RANK = 8
+TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+Collate = Callable[[Sequence[Example]], Any]
+
+
+class Listed(Dataset[Example]):
+    """Examples in their order."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]
+
+
+def one_suffix_each(examples: Sequence[Example]) -> list[Example]:
+    """Return an example for each suffix."""
+    return [
+        Example(f"{example.id}.{number}", example.images, example.prefix, (text,), epoch=0)
+        for example in examples
+        for number, text in enumerate(example.suffixes)
+    ]
+
+
+def set_adapter(model: nn.Module) -> None:
+    """Give every runner the same adapter; both matrices are drawn, so that both have gradients."""
+    for name, parameter in sorted(model.named_parameters()):
+        if parameter.requires_grad:
+            seed = int.from_bytes(name.encode()[-6:], "little") % 2**31
+            with torch.no_grad():
+                parameter.normal_(0, 0.01, generator=torch.Generator().manual_seed(seed))
+
+
+def settings(batch: int, steps: int, **more: Any) -> dict[str, Any]:
+    """Return the arguments of transformers' Trainer that all runners share."""
+    return {
+        "output_dir": "/tmp/finetune-step",
+        "max_steps": steps,
+        "per_device_train_batch_size": batch,
+        "learning_rate": 1e-5,
+        "bf16": True,
+        "optim": "adamw_torch",
+        "remove_unused_columns": False,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "train_sampling_strategy": "sequential",
+        "use_cpu": not torch.cuda.is_available(),
+        **more,
+    }
+
+
+def load_adapted(base: Path) -> nn.Module:
+    """Load the base in bfloat16 as the tutorial does, with adapters on the language model alone."""
+    model = PaliGemmaForConditionalGeneration.from_pretrained(base, dtype=torch.bfloat16)
+    adapted: nn.Module = get_peft_model(model, LoraConfig(r=RANK, target_modules=TARGETS))
+    set_adapter(adapted)
+    return adapted
+
+
+def build_hf(
+    base: Path, examples: Sequence[Example], batch: int, steps: int, clock: TrainerCallback, word: str
+) -> tuple[Trainer, Collate]:
+    """Build the tutorial's trainer, and what makes its batches."""
+    processor = PaliGemmaProcessor.from_pretrained(base)
+
+    def collate(rows: Sequence[Example]) -> Any:
+        return processor(
+            text=["<image>" + row.prefix for row in rows],
+            images=[row.images[0] for row in rows],
+            suffix=[row.suffixes[0] for row in rows],
+            return_tensors="pt",
+            padding="longest",
+        )
+
+    trainer = Trainer(
+        model=load_adapted(base),
+        args=TrainingArguments(**settings(batch, steps, activation_checkpointing=word == "checkpointing")),
+        data_collator=collate,
+        train_dataset=Listed(examples),
+        callbacks=[clock],
+    )
+    return trainer, collate
+
+
+def build_trl(
+    base: Path, examples: Sequence[Example], batch: int, steps: int, clock: TrainerCallback, word: str
+) -> tuple[Trainer, Collate]:
+    """Build TRL's trainer, with our batches."""
+    import datasets
+    from trl import SFTConfig, SFTTrainer
+
+    from finetune.data.batches.collator import Collator
+
+    processor = PaliGemmaProcessor.from_pretrained(base)
+    make = Collator(processor)
+    read = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "labels")
+
+    def collate(rows: Sequence[Any]) -> Any:
+        chosen = [row if isinstance(row, Example) else examples[row["image"]] for row in rows]
+        made = make(chosen)
+        return {name: made[name] for name in read}
+
+    more = {"gradient_checkpointing": word == "checkpointing"}
+    trainer = SFTTrainer(
+        model=load_adapted(base),
+        args=SFTConfig(**settings(batch, steps, **more)),
+        data_collator=collate,
+        # It takes no other kind of dataset; a column of this name makes it leave the rows as they are.
+        train_dataset=datasets.Dataset.from_dict({"image": list(range(len(examples)))}),
+        processing_class=processor,
+        callbacks=[clock],
+    )
+    return trainer, collate
+
+
+def build_ours(
+    base: Path, examples: Sequence[Example], batch: int, steps: int, clock: TrainerCallback, word: str
+) -> tuple[Trainer, Collate]:
+    """Build what `train` does: `assembly.model.build_learner`, our collator and trainer."""
+    from finetune.assembly.model import build_learner
+    from finetune.config.compose import compose
+    from finetune.data.batches.collator import Collator
+    from finetune.model.load import load_config, load_processor
+    from finetune.training.options import LossAverage, LossConfig
+    from finetune.training.trainer import PaliGemmaTrainer
+
+    words = ["recipe=vqav2_lora", f"model.path={base}", f"peft.r={RANK}", "collator.targets=all"]
+    options = compose([*words, *filter(None, word.split(","))])
+    processor = load_processor(str(base))
+    learner = build_learner(options, load_config(str(base)), processor)
+    set_adapter(learner.model)
+
+    class Ours(PaliGemmaTrainer):
+        """Takes the examples in their order."""
+
+        def _get_train_sampler(self, train_dataset: object = None) -> Any:
+            return SequentialSampler(self.train_dataset)
+
+        def get_train_dataloader(self) -> Any:
+            return Trainer.get_train_dataloader(self)
+
+    trainer = Ours(
+        learner.model,
+        TrainingArguments(**settings(batch, steps)),
+        Collator(processor, every_suffix=options.collator.targets == "all"),
+        Listed(examples),
+        loss=LossConfig(average=LossAverage.token),  # as the others do
+        callbacks=[clock],
+    )
+    return trainer, trainer.data_collator
+
+
+BUILDERS = {"hf": build_hf, "trl": build_trl, "ours": build_ours}
+
+
+def build(
+    runner: str, base: Path, examples: Sequence[Example], batch: int, steps: int, clock: TrainerCallback
+) -> tuple[Trainer, Any]:
+    """Build the trainer of a runner, and its first batch.
+
+    Args:
+        runner: its name, as the module says.
+        base: folder of the checkpoint.
+        examples: with one or several suffixes; all but `ours` get one row for each suffix.
+        batch: images in a step.
+        steps: to be taken.
+        clock: measures the steps.
+    """
+    name, _, word = runner.partition(":") if ":" in runner else runner.partition("_")
+    if name != "ours" or "collator.targets=one" in word:
+        batch *= len(examples[0].suffixes)
+        examples = one_suffix_each(examples)
+    trainer, collate = BUILDERS[name](base, examples, batch, steps, clock, word)
+    return trainer, collate(examples[:batch])
