@@ -20,7 +20,7 @@ ACTIVATION = "tanh"
 class Matrix(NamedTuple):
     """A linear layer with an adapter or without: y = x W^T + b + scaling (x A^T) B^T."""
 
-    base: nn.Module
+    base: nn.Linear
     """`nn.Linear`, or bitsandbytes' in 4 bits, which is unpacked for the backward pass."""
     a: Tensor | None
     b: Tensor | None
@@ -33,7 +33,7 @@ class Matrix(NamedTuple):
         return weight, self.base.bias, self.a, self.b  # type: ignore[return-value]
 
 
-def is_packed(base: nn.Module) -> bool:
+def is_packed(base: Any) -> bool:
     """Return whether the weights of a linear layer are quantized to 4 bits."""
     return hasattr(base.weight, "quant_state")
 
@@ -105,7 +105,7 @@ def unpack(base: Any, dtype: torch.dtype) -> Tensor:
     from bitsandbytes.functional import dequantize_4bit
 
     packed = base.weight
-    return dequantize_4bit(packed.data.view(-1, 1), packed.quant_state).to(dtype)  # type: ignore[no-any-return]
+    return dequantize_4bit(packed.data.view(-1, 1), packed.quant_state).to(dtype)
 
 
 class Product(torch.autograd.Function):
@@ -119,7 +119,7 @@ class Product(torch.autograd.Function):
         y, low = multiply(matrix, flat)
         ctx.save_for_backward(flat, low)
         ctx.matrix, ctx.dtype = matrix, x.dtype
-        return y.unflatten(0, x.shape[:-1])
+        return y.reshape(*x.shape[:-1], -1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -143,7 +143,7 @@ class Gated(torch.autograd.Function):
         y, down_low = multiply(down_matrix, functional.gelu(gate, approximate=ACTIVATION).mul_(up))
         ctx.save_for_backward(flat, gate, up, gate_low, up_low, down_low)
         ctx.matrices, ctx.dtype = matrices, x.dtype
-        return y.unflatten(0, x.shape[:-1])
+        return y.reshape(*x.shape[:-1], -1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -168,7 +168,7 @@ def _shape(grad_x: Tensor | None, grad: Tensor, dtype: torch.dtype) -> Tensor | 
     """Return the gradient of x, (N, in), in the shape and format of x."""
     if grad_x is None:
         return None
-    return grad_x.contiguous().unflatten(0, grad.shape[:-1]).to(dtype)
+    return grad_x.contiguous().view(*grad.shape[:-1], -1).to(dtype)
 
 
 class Norm(torch.autograd.Function):

@@ -70,9 +70,9 @@ def _by_class(model: nn.Module, end: str) -> Iterator[Any]:
     return (module for module in model.modules() if type(module).__name__ in names)
 
 
-def _replace(modules: Iterable[nn.Module], run: Callable[..., Tensor]) -> None:
-    for module in modules:
-        module.forward = partial(run, module, module.forward)
+def _replace(parts: Iterable[nn.Module], run: Callable[..., Tensor]) -> None:
+    for part in parts:
+        part.forward = partial(run, part, part.forward)
 
 
 def read_matrix(layer: Any) -> Matrix | None:
@@ -134,7 +134,7 @@ def _run_linear(layer: Any, plain: Callable[..., Tensor], x: Tensor, *args: Any,
     matrix = None if args or kwargs else _read_fitting(layer, x)
     if matrix is None:
         return plain(x, *args, **kwargs)
-    y: Tensor = Product.apply(x, matrix, _find_dtype(x), *matrix.parameters)
+    y: Tensor = Product.apply(x, matrix, _find_dtype(x), *matrix.parameters)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -143,12 +143,12 @@ def _run_gated(mlp: Any, plain: Callable[..., Tensor], x: Tensor) -> Tensor:
     if None in matrices:
         return plain(x)
     parameters = (parameter for matrix in matrices if matrix for parameter in matrix.parameters)
-    y: Tensor = Gated.apply(x, matrices, _find_dtype(x), *parameters)
+    y: Tensor = Gated.apply(x, matrices, _find_dtype(x), *parameters)  # type: ignore[no-untyped-call]
     return y
 
 
 def _run_norm(norm: Any, plain: Callable[..., Tensor], x: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return plain(x)
-    y: Tensor = Norm.apply(x, norm.weight, norm.eps)
+    y: Tensor = Norm.apply(x, norm.weight, norm.eps)  # type: ignore[no-untyped-call]
     return y
