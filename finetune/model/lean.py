@@ -30,7 +30,7 @@ class Matrix(NamedTuple):
     def parameters(self) -> tuple[Tensor | None, ...]:
         """Weight, bias, A and B; None for one that cannot learn or is missing."""
         weight = None if is_packed(self.base) else self.base.weight
-        return weight, self.base.bias, self.a, self.b  # type: ignore[return-value]
+        return weight, self.base.bias, self.a, self.b
 
 
 def is_packed(base: Any) -> bool:
