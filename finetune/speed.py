@@ -22,6 +22,12 @@ class SpeedOptions:
     """Run a vision tower that does not learn without recording it for the backward pass."""
     half_inputs: bool = True
     """Under autocast, give adapters their input as it is, without a float32 copy."""
+    lean_adapters: bool = True
+    """Add an adapter's product to the layer's in place, and multiply gradients in the faster order."""
+    lean_mlp: bool = True
+    """Compute Gemma's activation and its product again in the backward pass, in place of keeping them."""
+    lean_norms: bool = True
+    """Keep the input of Gemma's norms as it is, without a float32 copy."""
     checkpoint_every: int | None = option(None, COUNT)
     """Where `trainer.activation_checkpointing` is on: recompute every k-th layer; 1: every layer. `null`:
     on a GPU as few layers as its memory needs by the estimate of `plan`, or none; elsewhere 1."""

@@ -15,6 +15,7 @@ from finetune.config.schema import RunConfig
 from finetune.model.checkpointing import choose_checkpoint_every
 from finetune.model.load import build_meta_model
 from finetune.model.memory import StepShape, estimate_memory
+from finetune.model.surgery import operate
 from finetune.processes import count_processes
 
 R = TypeVar("R", bound=RunConfig)
@@ -50,6 +51,7 @@ def estimate_step(options: RunConfig, checkpoint: PaliGemmaConfig) -> Callable[[
     model, half = options.model, half_dtype(options.trainer)
     base = build_meta_model(checkpoint, getattr(torch, model.dtype))
     learner = freeze_and_adapt(base, model, options.freeze, options.peft, half, None)
+    operate(learner, options.trainer.speed, autocast=half is not None)
     shape = plan_shape(options, checkpoint)
     kept, recomputed = (
         estimate_memory(

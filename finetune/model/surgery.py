@@ -8,6 +8,7 @@ from finetune.model.checkpointing import describe_checkpointing, enable_activati
 from finetune.model.dropout import drop_residual_branches
 from finetune.model.features import drops_activations, take_images
 from finetune.model.last_layer import compute_supervised_rows
+from finetune.model.lean_layers import install_lean_passes
 from finetune.model.towers import find_tower
 from finetune.speed import SpeedOptions, Technique, switched_off
 
@@ -43,6 +44,7 @@ def operate(
     if activation_checkpointing:
         enable_activation_checkpointing(model, speed.checkpoint_every or 1)
     techniques.append(leave_casts_to_autocast(model, speed, autocast))
+    techniques += install_lean_passes(model, speed)
     techniques.append(reduce_last_layer(model, speed))
     techniques.append(describe_checkpointing(model))
     techniques.append(share_images(model, speed))
