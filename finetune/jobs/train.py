@@ -258,7 +258,8 @@ def log_beginning(
     workers = trainer.args.dataloader_num_workers
     draws = trainer.args.max_steps * trainer.global_batch // trainer.passes.processes
     reason = choose_workers(options.trainer.dataloader_num_workers, draws).reason
-    log.info("batches are made in %s (%s)", f"{workers} workers" if workers else "this process", reason)
+    where = f"{workers} data worker{'s' if workers > 1 else ''}" if workers else "the training process"
+    log.info("batches are made by %s (%s)", where, reason)
     log.info(
         "%d train and %d validation examples, batch %d, %d steps",
         len(trainer.train_dataset),
