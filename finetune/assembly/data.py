@@ -20,6 +20,7 @@ from finetune.assembly.sources import build_source, build_task, load_splits, loa
 from finetune.config.schema import RunConfig
 from finetune.data.batches.collator import Collator
 from finetune.data.batches.options import Overflow, Resize, Targets
+from finetune.data.batches.workers import choose_workers
 from finetune.data.examples.augment import Augmentation
 from finetune.data.examples.classes import expand_per_class
 from finetune.data.examples.dataset import ExampleDataset
@@ -240,7 +241,7 @@ def _check_rows(
 def _check_images(config: RunConfig, survey: Survey) -> tuple[Survey, Skipped]:
     if not config.check_images:
         return survey, []
-    workers = config.trainer.dataloader_num_workers
+    workers = choose_workers(config.trainer.dataloader_num_workers, len(survey)).processes
     return leave_out_broken_images(survey, build_source(config.dataset), workers)
 
 

@@ -128,6 +128,7 @@ def _load_batches(
         Subset(dataset, indices),
         batch_size=size,
         num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
         collate_fn=collate,
         worker_init_fn=signals.ignore_in_worker,
     )

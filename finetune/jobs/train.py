@@ -32,6 +32,7 @@ from finetune.assembly.sources import RECORDED, build_source, record_data
 from finetune.assembly.trainer import build_arguments, build_run_metric, part_weights
 from finetune.config.jobs import Train
 from finetune.config.recipe_file import load_recipe
+from finetune.data.batches.workers import choose_workers
 from finetune.errors import UserError
 from finetune.evaluation.evaluate import Evaluation
 from finetune.generation.options import EvaluateWhen
@@ -259,6 +260,11 @@ def log_beginning(
     log.info("%s", learner.table)
     techniques = [*learner.techniques, data.collator.pixels.technique, *trainer.techniques]
     log.info("%s", format_techniques(techniques))
+    workers = trainer.args.dataloader_num_workers
+    draws = trainer.args.max_steps * trainer.global_batch // trainer.passes.processes
+    reason = choose_workers(options.trainer.dataloader_num_workers, draws).reason
+    where = f"{workers} data worker{'s' if workers > 1 else ''}" if workers else "the training process"
+    log.info("batches are made by %s (%s)", where, reason)
     log.info(
         "%d train and %d validation examples, batch %d, %d steps",
         len(trainer.train_dataset),

@@ -21,8 +21,10 @@ B = TypeVar("B", bound=Prompts)
 
 def to_device(batch: B, device: torch.device) -> B:
     """Return a batch with its tensors on a device."""
+    # From pinned memory, the copy to a GPU runs while the CPU goes on.
     moved = {
-        name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()
+        name: value.to(device, non_blocking=device.type == "cuda") if isinstance(value, Tensor) else value
+        for name, value in batch.items()
     }
     return cast(B, moved)
 

@@ -171,8 +171,9 @@ class Collator:
 
     def count_tokens(self, text: str) -> int:
         """Return the length of a text alone."""
-        # Without what transformers does around it, half of the time.
-        return len(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False))
+        # Without what transformers does around it, and without the places of the tokens in the text: a
+        # quarter of the time.
+        return len(self.tokenizer.backend_tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
 
     def describe_tokenizer(self) -> str:
         """Return everything that the length of a text depends on."""
