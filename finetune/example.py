@@ -200,6 +200,8 @@ class Batch(Prompts):
     """(N,) int64: index in `ids` of the example that each of them belongs to."""
     ids: list[str]
     """The example's id for each suffix: twice where a row has two."""
+    prefix_lengths: list[int]
+    """Tokens of each row before its first suffix; not a tensor, because a GPU would be waited for."""
     blocks: NotRequired["Tensor"]
     """(B, T) int64, only where a row has several suffixes: 0 for image and prefix, then the number of the
     suffix in its row, `PADDING` after it. A token sees block 0, and what precedes it in its own block."""

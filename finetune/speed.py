@@ -55,7 +55,7 @@ class Technique(NamedTuple):
     """What became of one shortcut in a run."""
 
     option: str
-    """A field of `SpeedOptions`."""
+    """A field of `SpeedOptions`, or the full name of an option elsewhere."""
     is_on: bool
     detail: str
     """What it does in this run, or why it is off."""
@@ -69,7 +69,9 @@ def switched_off(option: str) -> Technique:
 def format_techniques(techniques: Iterable[Technique]) -> str:
     """Return the table of all shortcuts for the log, in the order of the options."""
     order = [field.name for field in fields(SpeedOptions)]
-    rows = sorted(techniques, key=lambda technique: order.index(technique.option))
+    rows = sorted(
+        techniques, key=lambda row: (row.option not in order, [*order, row.option].index(row.option))
+    )
     width = max(len(row.option) for row in rows)
     lines = [f"  {row.option:<{width}}  {'on ' if row.is_on else 'off'}  {row.detail}" for row in rows]
     return "\n".join(["shortcuts (trainer.speed), which leave the gradient as it is:", *lines])

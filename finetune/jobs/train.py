@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PrinterCallback, ProgressCallback
 
 from finetune import signals
+from finetune.assembly.attention import settle_attention
 from finetune.assembly.checkpointing import settle_checkpointing
 from finetune.assembly.data import Data, build_data, fingerprint_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
@@ -38,6 +39,7 @@ from finetune.evaluation.evaluate import Evaluation
 from finetune.generation.options import EvaluateWhen
 from finetune.jobs.push import check_at_end, push_at_end
 from finetune.metrics.metric import Metric
+from finetune.model.kernels import AttentionChoice
 from finetune.model.load import load_config, load_processor
 from finetune.model.options import PeftMethod
 from finetune.model.origin import Origin
@@ -112,10 +114,13 @@ def run(options: Train, launch: Launch) -> TrainResult:
         trainer = build_trainer(options, learner.model, data, features, evaluate, metric, trackers)
         trainer.add_callback(ReportLogs(trackers.log))
         # Everything that may refuse its settings has read them: only now is an older run deleted.
-        trainer.check_settings()
+        batch = trainer.check_settings()
+        recorded = None if start is None else folder.environment
+        attention = settle_attention(options, learner.model, batch, recorded)
+        learner.techniques.append(attention.technique)
         first = 0 if start is None else start.step
         base = replace(learner.origin, revision=asked)
-        with opened(folder, options, launch, data, trainer, base), trackers.running(first):
+        with opened(folder, options, launch, data, trainer, base, attention), trackers.running(first):
             log_beginning(options, folder, data, learner, trainer)
             interrupted = train_or_stop(trainer, start, folder.checkpoints, launch.command)
             if interrupted is not None:
@@ -207,14 +212,20 @@ def build_trainer(
 
 @contextmanager
 def opened(
-    folder: RunFolder, options: Train, launch: Launch, data: Data, trainer: PaliGemmaTrainer, base: Origin
+    folder: RunFolder,
+    options: Train,
+    launch: Launch,
+    data: Data,
+    trainer: PaliGemmaTrainer,
+    base: Origin,
+    attention: AttentionChoice,
 ) -> Iterator[None]:
     """Write in the run's folder while the block runs; it is deleted again if no step was taken.
 
     Raises:
         UserError: the folder is taken, or the disk is full.
     """
-    texts = on_main(lambda: open_folder(folder, options, launch, data.dropped, base))
+    texts = on_main(lambda: open_folder(folder, options, launch, data.dropped, base, attention))
     trainer.before_save = lambda: folder.restore(texts)
     try:
         log_file = logging_to(folder.log) if is_main_process() else nullcontext()
@@ -228,7 +239,12 @@ def opened(
 
 
 def open_folder(
-    folder: RunFolder, options: Train, launch: Launch, dropped: list[dict[str, str]], base: Origin
+    folder: RunFolder,
+    options: Train,
+    launch: Launch,
+    dropped: list[dict[str, str]],
+    base: Origin,
+    attention: AttentionChoice,
 ) -> dict[Path, str]:
     """Claim the run's folder, and write its config and environment.
 
@@ -244,7 +260,8 @@ def open_folder(
             if not checkpoint.is_sealed:
                 log.warning("ignored incomplete checkpoint %s", checkpoint.folder)
         write_text(folder.config, launch.recipe)
-        write_json(folder.environment, describe_environment(launch.command, asdict(base)))
+        environment = describe_environment(launch.command, asdict(base), asdict(attention))
+        write_json(folder.environment, environment)
         if dropped:
             write_jsonl(folder.skipped, dropped)
     files = (folder.config, folder.environment)

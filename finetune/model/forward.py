@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import Cache, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from finetune.example import Batch, Prompts
+from finetune.model.attention import attention_inputs
 from finetune.model.features import as_encoder_output, encode_images, image_inputs, take_images
 from finetune.model.last_layer import compute_supervised_rows
 from finetune.model.loss import compute_example_losses
@@ -49,22 +50,6 @@ def model_inputs(model: nn.Module, batch: Prompts, encoded: Tensor | None = None
     }
 
 
-def share_prefix(batch: Batch, kernel: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return positions and mask of rows with several suffixes.
-
-    Args:
-        batch: with `blocks`.
-        kernel: the attention of the language model.
-        dtype: of the hidden states; `eager` adds the mask to the scores.
-    """
-    blocks = batch["blocks"]
-    same = (blocks[:, :, None] == blocks[:, None, :]).tril()
-    visible = (same | (blocks == 0)[:, None, :])[:, None]
-    if kernel == "eager":
-        visible = torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
-    return {"position_ids": batch["position_ids"], "attention_mask": visible}
-
-
 def compute_logits(model: nn.Module, batch: Batch) -> Tensor:
     """Return the logits of the supervised tokens: (N, V).
 
@@ -73,10 +58,7 @@ def compute_logits(model: nn.Module, batch: Batch) -> Tensor:
         batch: on the model's device.
     """
     language_model = compute_supervised_rows(model)
-    inputs = model_inputs(model, batch)
-    if "blocks" in batch:
-        kernel = language_model.config._attn_implementation
-        inputs |= share_prefix(batch, kernel, language_model.get_input_embeddings().weight.dtype)
+    inputs = model_inputs(model, batch) | attention_inputs(language_model, batch)
     supervised = {"supervised_columns": batch["columns"], "supervised_places": batch["places"]}
     logits: Tensor = model(**inputs, **supervised, use_cache=False).logits
     return logits[0]

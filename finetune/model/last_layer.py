@@ -66,10 +66,11 @@ def _run_layer(
     """Return (1, N, width) where columns and places are given; otherwise what `plain`, its method, does."""
     if supervised_columns is None or supervised_places is None:
         return plain(hidden_states, *args, attention_mask=attention_mask, **kwargs)
-    if not isinstance(attention_mask, Tensor) or not getattr(layer, INSTALLED):
-        # No mask that rows can be taken from: flex attention has blocks.
+    if not getattr(layer, INSTALLED):
         full = plain(hidden_states, *args, attention_mask=attention_mask, **kwargs)
         return take(take_columns(full, supervised_columns), supervised_places)
+    if (prefix := kwargs.pop("prefix", None)) is not None:
+        attention_mask = prefix.mask  # flex attention has blocks, from which no rows can be taken
     residual = take(take_columns(hidden_states, supervised_columns), supervised_places)
     branch, _ = layer.self_attn(
         layer.input_layernorm(hidden_states),
@@ -143,8 +144,9 @@ def take(values: Tensor, places: Tensor) -> Tensor:
 
 
 def _take_mask(mask: Tensor, columns: Tensor) -> Tensor:
-    """Return (B, 1, R, T) of a mask (B or 1, 1, T, T)."""
+    """Return (B, 1, R, T) of a mask (B or 1, 1, L, T) of the last L columns."""
     mask = mask.expand(len(columns), -1, -1, -1)
+    columns = columns - (mask.shape[-1] - mask.shape[-2])
     return mask.gather(2, columns[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1]))
 
 

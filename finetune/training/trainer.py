@@ -108,8 +108,11 @@ class PaliGemmaTrainer(Trainer):
         processes, accumulation = self.accelerator.num_processes, self.args.gradient_accumulation_steps
         return Passes(self._train_batch_size, processes, accumulation)
 
-    def check_settings(self) -> None:
+    def check_settings(self) -> Batch:
         """Build optimizer, schedule, loader and the first batch, so that errors in them surface now.
+
+        Returns:
+            That batch.
 
         Raises:
             UserError: one of them refuses its settings, or an example of the first batch cannot be read.
@@ -133,7 +136,8 @@ class PaliGemmaTrainer(Trainer):
             ) from error
         with failing_together():
             first = islice(self._get_train_sampler(), self._train_batch_size)
-            self.data_collator([self.train_dataset[key] for key in first])
+            batch: Batch = self.data_collator([self.train_dataset[key] for key in first])
+        return batch
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """Return Trainer's loader, with workers that leave signals to this process."""
