@@ -1,7 +1,11 @@
+from typing import Any
+
 import pytest
+import torch
 
 from finetune.data.batches import workers
 from finetune.data.batches.workers import choose_prefetch, choose_workers
+from finetune.model.forward import to_device
 
 
 @pytest.mark.parametrize(
@@ -42,3 +46,12 @@ def test_a_given_number_stays_as_it_is() -> None:
 
 def test_few_workers_prepare_more_batches_each() -> None:
     assert [choose_prefetch(None, count) for count in (0, 1, 4, 8)] == [None, 8, 2, 2]
+
+
+@pytest.mark.gpu
+def test_a_batch_of_pinned_memory_arrives_whole_on_a_gpu() -> None:
+    device = torch.device("cuda")
+    batch: Any = {"input_ids": torch.arange(1 << 20).pin_memory(), "ids": ["a"]}
+    moved = to_device(batch, device)
+    assert moved["ids"] == ["a"]
+    assert torch.equal(moved["input_ids"].cpu(), batch["input_ids"])
