@@ -153,13 +153,16 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 def count_images(examples: ExampleDataset) -> int:
     """Return how many images a split has, at most: a path counts once, however many rows name it."""
-    [name] = set(PICTURES).intersection(examples.rows.column_names)
-    kind, column = examples.rows.features[name], examples.rows[name]
-    if kind == Value("string"):
-        return len(set(column))
-    if kind == List(Value("string")):
-        return len({path for paths in column for path in paths})
-    return len(examples) * (len(column[0]) if isinstance(kind, List) else 1)
+    rows, count = examples.rows, 0
+    for name in set(PICTURES).intersection(rows.column_names):  # a mixture may have both
+        kind = rows.features[name]
+        if kind == Value("string"):
+            count += len(set(rows[name]) - {None})
+        elif kind == List(Value("string")):
+            count += len({path for paths in rows[name] for path in paths or ()})
+        else:
+            count += len(rows) * (len(rows[0][name] or ()) if isinstance(kind, List) else 1)
+    return count
 
 
 def _format_bytes(count: int) -> str:
