@@ -84,8 +84,10 @@ def test_losses_and_gradients_are_those_of_the_dense_mask(
     operate(model.train(), SpeedOptions(last_layer=last_layer), activation_checkpointing=checkpointing)
     for name, batch in batches.items():
         use(model, PLAIN[backbone])
+        compute_supervised_rows(model, everywhere=True)
         expected, slow = run(model, batch)
         use(model, kernel)
+        compute_supervised_rows(model, everywhere=not last_layer)
         losses, fast = run(model, batch)
         assert torch.allclose(losses, expected, rtol=1e-6, atol=0), name
         assert fast.keys() == slow.keys()
