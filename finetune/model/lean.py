@@ -22,15 +22,17 @@ class Matrix(NamedTuple):
 
     base: nn.Linear
     """`nn.Linear`, or bitsandbytes' in 4 bits, which is unpacked for the backward pass."""
+    weight: Tensor | None
+    """None in 4 bits."""
+    bias: Tensor | None
     a: Tensor | None
     b: Tensor | None
     scaling: float
 
     @property
     def parameters(self) -> tuple[Tensor | None, ...]:
-        """Weight, bias, A and B; None for one that cannot learn or is missing."""
-        weight = None if is_packed(self.base) else self.base.weight
-        return weight, self.base.bias, self.a, self.b
+        """Weight, bias, A and B."""
+        return self.weight, self.bias, self.a, self.b
 
 
 def is_packed(base: Any) -> bool:
@@ -82,7 +84,7 @@ def multiply_back(
         gradients[3] = (grad.t() @ low).mul_(matrix.scaling).to(b.dtype)
     if not is_wanted:
         return None, gradients
-    grad_x = _times(grad, unpack(matrix.base, x.dtype), into)
+    grad_x = _times(grad, unpack(matrix, x.dtype), into)
     if a is not None and grad_low is not None:
         grad_x.addmm_(grad_low, a.to(x.dtype))
     return grad_x, gradients
@@ -97,14 +99,13 @@ def _times(rows: Tensor, weights: Tensor, into: Tensor | None) -> Tensor:
     return (torch.mm(*factors) if into is None else into.t().addmm_(*factors)).t()
 
 
-def unpack(base: Any, dtype: torch.dtype) -> Tensor:
-    """Return the weights of a linear layer as a matrix (out, in)."""
-    if not is_packed(base):
-        weights: Tensor = base.weight
-        return weights.to(dtype)
+def unpack(matrix: Matrix, dtype: torch.dtype) -> Tensor:
+    """Return the weights as (out, in)."""
+    if matrix.weight is not None:
+        return matrix.weight.to(dtype)
     from bitsandbytes.functional import dequantize_4bit
 
-    packed = base.weight
+    packed: Any = matrix.base.weight
     return dequantize_4bit(packed.data.view(-1, 1), packed.quant_state).to(dtype)
 
 

@@ -82,14 +82,18 @@ def read_matrix(layer: Any) -> Matrix | None:
         None if the layer does something else too.
     """
     if not isinstance(layer, LoraLayer):
-        return Matrix(layer, None, None, 0.0) if _is_linear(layer) else None
+        return _read_base(layer) if _is_linear(layer) else None
     if layer.merged or _find_obstacle(layer):
         return None
     name = next(iter(layer.active_adapters), "")
     if layer.disable_adapters or name not in layer.lora_A:
-        return Matrix(layer.base_layer, None, None, 0.0)
+        return _read_base(layer.base_layer)
     a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return Matrix(layer.base_layer, a, b, layer.scaling[name])
+    return _read_base(layer.base_layer)._replace(a=a, b=b, scaling=layer.scaling[name])
+
+
+def _read_base(base: Any) -> Matrix:
+    return Matrix(base, None if is_packed(base) else base.weight, base.bias, None, None, 0.0)
 
 
 def _find_obstacle(layer: Any) -> str:

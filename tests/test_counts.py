@@ -1,0 +1,21 @@
+"""The counts of `benchmarks/counts.py` are those that are stored, and as low as intended."""
+
+import json
+import runpy
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+
+def test_a_step_executes_keeps_and_moves_what_is_stored() -> None:
+    counts = runpy.run_path(str(REPOSITORY / "benchmarks/counts.py"))
+    stored = json.loads(counts["STORED"].read_text())
+    plain, ours = (counts["count_step"](speed) for speed in (counts["PLAIN"], counts["SpeedOptions"]()))
+    assert plain._asdict() == stored["peft"]
+    assert ours._asdict() == stored["ours"]
+    config = counts["published_config"]("google/paligemma-3b-pt-224")
+    # The last layer is computed at few positions: less than the gradient of all of them needs.
+    assert ours.flops == pytest.approx(counts["count_useful"](config), rel=0.05)
+    assert ours.moved < 0.75 * plain.moved
+    assert ours.kept < 0.75 * plain.kept
