@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+from finetune.option import COUNT, option
+
 
 @dataclass
 class SpeedOptions:
@@ -20,6 +22,9 @@ class SpeedOptions:
     """Run a vision tower that does not learn without recording it for the backward pass."""
     half_inputs: bool = True
     """Under autocast, give adapters their input as it is, without a float32 copy."""
+    checkpoint_every: int | None = option(None, COUNT)
+    """Where `trainer.activation_checkpointing` is on: recompute every k-th layer; 1: every layer. `null`:
+    on a GPU as few layers as its memory needs by the estimate of `plan`, or none; elsewhere 1."""
 
 
 class Technique(NamedTuple):

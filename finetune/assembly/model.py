@@ -67,7 +67,7 @@ def build_learner(config: RunConfig, checkpoint: PaliGemmaConfig, processor: Pal
         model,
         config.trainer.speed,
         llm_dropout=options.llm_dropout,
-        activation_checkpointing=config.trainer.activation_checkpointing,
+        activation_checkpointing=bool(config.trainer.activation_checkpointing),
         autocast=half is not None,
     )
     counts = count_parameters(model)

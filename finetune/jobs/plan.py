@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from transformers import PaliGemmaConfig
 
+from finetune.assembly.checkpointing import plan_shape
 from finetune.assembly.data import build_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
 from finetune.assembly.lengths import settle_longest_answer
@@ -23,7 +23,7 @@ from finetune.config.jobs import Plan
 from finetune.config.schema import RunConfig
 from finetune.data.batches.order import count_steps
 from finetune.model.load import build_meta_model, load_config, load_processor
-from finetune.model.memory import StepShape, estimate_memory, format_memory
+from finetune.model.memory import estimate_memory, format_memory
 from finetune.model.published import published_config
 from finetune.model.table import count_parameters, format_table
 from finetune.processes import count_processes, join_processes
@@ -66,7 +66,7 @@ def plan_model(options: RunConfig) -> PlanResult:
         shape,
         optimizer=options.trainer.optim,
         half=half,
-        checkpointing=options.trainer.activation_checkpointing,
+        checkpointing=bool(options.trainer.activation_checkpointing),
     )
     table = format_table(counts)
     log.info("%s, %d pixels", model.path, checkpoint.vision_config.image_size)
@@ -77,18 +77,6 @@ def plan_model(options: RunConfig) -> PlanResult:
         learning=sum(count.learning for count in counts.values()),
         parameters=sum(count.parameters + count.adapter for count in counts.values()),
         memory=memory,
-    )
-
-
-def plan_shape(options: RunConfig, checkpoint: PaliGemmaConfig) -> StepShape:
-    """Return the largest forward pass of a training step, with one image an example."""
-    size, _ = divide_run_batch(options.trainer, count_processes())
-    vision, most = checkpoint.vision_config, options.collator.max_text_length
-    return StepShape(
-        examples=size,
-        image_tokens=(vision.image_size // vision.patch_size) ** 2,
-        text_tokens=most,
-        supervised_tokens=min(options.evaluation.max_new_tokens or most, most),
     )
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PrinterCallback, ProgressCallback
 
 from finetune import signals
+from finetune.assembly.checkpointing import settle_checkpointing
 from finetune.assembly.data import Data, build_data, fingerprint_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import LastEvaluations, build_evaluator
@@ -97,7 +98,7 @@ def run(options: Train, launch: Launch) -> TrainResult:
         processor = load_processor(options.model.path, options.model.revision)
         data = build_data(options, processor, metric)
         launch = record_settings(options, folder, launch, data)
-        learner = build_learner(options, checkpoint, processor)
+        learner = build_learner(settle_checkpointing(options, checkpoint), checkpoint, processor)
         evaluator = build_evaluator(
             options.evaluation, options.trainer, data.validation, data.evaluation_collator, metric
         )

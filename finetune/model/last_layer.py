@@ -17,6 +17,8 @@ from transformers.models.gemma.modeling_gemma import eager_attention_forward as 
 from transformers.models.gemma.modeling_gemma import rotate_half
 from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward as eager_attention_2
 
+from finetune.model.towers import find_tower
+
 INSTALLED = "_computes_supervised_rows"
 """Attribute of a changed layer: whether it computes these rows only."""
 
@@ -35,8 +37,7 @@ def compute_supervised_rows(model: nn.Module, *, everywhere: bool | None = None)
     Returns:
         Its language model.
     """
-    layers = (module for name, module in model.named_modules() if name.endswith("language_model"))
-    language_model: PreTrainedModel = next(module for module in layers if hasattr(module, "layers"))
+    language_model = find_tower(model, "language_model")
     last = language_model.layers[-1]
     if not hasattr(last, INSTALLED):
         last.forward = partial(_run_layer, last, last.forward)
@@ -45,6 +46,11 @@ def compute_supervised_rows(model: nn.Module, *, everywhere: bool | None = None)
     if everywhere is not None:
         setattr(last, INSTALLED, not everywhere)
     return language_model
+
+
+def computes_supervised_rows(layer: nn.Module) -> bool:
+    """Return whether a layer is computed at supervised positions only, where a batch names them."""
+    return bool(getattr(layer, INSTALLED, False))
 
 
 def _run_layer(

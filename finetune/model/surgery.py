@@ -3,10 +3,11 @@
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import PreTrainedModel
 
+from finetune.model.checkpointing import describe_checkpointing, enable_activation_checkpointing
 from finetune.model.dropout import drop_residual_branches
 from finetune.model.last_layer import compute_supervised_rows
+from finetune.model.towers import find_tower
 from finetune.speed import SpeedOptions, Technique, switched_off
 
 
@@ -25,7 +26,8 @@ def operate(
             by it.
         speed: which shortcuts are wanted.
         llm_dropout: see `drop_residual_branches`.
-        activation_checkpointing: recompute activations in the backward pass.
+        activation_checkpointing: recompute activations in the backward pass, of every layer unless
+            `speed.checkpoint_every` says otherwise.
         autocast: whether the model is called under autocast.
 
     Returns:
@@ -34,13 +36,14 @@ def operate(
     # 1. Hooks on the branches inside a layer, which step 3 wraps as a whole: they are run again when it is
     #    recomputed, under the same random state, and drop the same numbers.
     drop_residual_branches(model, llm_dropout)
-    # 2. Before step 3, whose hook on the embeddings makes a frozen tower's activations require a gradient.
+    # 2. Of the towers that learn, step 3 wraps the layers.
     techniques = [run_frozen_tower_without_graph(model, speed)]
     # 3. It wraps whatever a layer does by then.
     if activation_checkpointing:
-        enable_activation_checkpointing(model)
+        enable_activation_checkpointing(model, speed.checkpoint_every or 1)
     techniques.append(leave_casts_to_autocast(model, speed, autocast))
     techniques.append(reduce_last_layer(model, speed))
+    techniques.append(describe_checkpointing(model))
     return techniques
 
 
@@ -50,7 +53,7 @@ def run_frozen_tower_without_graph(model: nn.Module, speed: SpeedOptions) -> Tec
     Activation checkpointing and PEFT make embeddings require a gradient, SigLIP's patches among them;
     the frozen tower would then be stored, recomputed and back-propagated for nothing.
     """
-    tower = _find(model, "vision_tower")
+    tower = find_tower(model, "vision_tower")
     if any(parameter.requires_grad for parameter in tower.parameters()):
         return Technique("frozen_tower", False, "the vision tower learns")
     if not speed.frozen_tower:
@@ -65,20 +68,6 @@ def reduce_last_layer(model: nn.Module, speed: SpeedOptions) -> Technique:
     if not speed.last_layer:
         return switched_off("last_layer")
     return Technique("last_layer", True, "the last decoder layer at supervised positions only")
-
-
-def enable_activation_checkpointing(model: nn.Module) -> None:
-    """Recompute the activations of those towers through which a gradient flows.
-
-    Non-reentrant, so that frozen embeddings need no gradient of their own.
-    """
-    # A gradient flows through the language model even if only the towers before it learn.
-    towers = [_find(model, "language_model")]
-    vision_tower = _find(model, "vision_tower")
-    if any(parameter.requires_grad for parameter in vision_tower.parameters()):
-        towers.append(vision_tower)
-    for tower in towers:
-        tower.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def leave_casts_to_autocast(model: nn.Module, speed: SpeedOptions, autocast: bool) -> Technique:
@@ -102,7 +91,3 @@ def leave_casts_to_autocast(model: nn.Module, speed: SpeedOptions, autocast: boo
     return Technique(
         "half_inputs", True, f"{len(plain)} adapted layers take their input without a float32 copy"
     )
-
-
-def _find(model: nn.Module, tower: str) -> PreTrainedModel:
-    return next(module for name, module in model.named_modules() if name.endswith(tower))

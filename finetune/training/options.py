@@ -89,8 +89,9 @@ class TrainerConfig:
     """Compute in bfloat16 under autocast."""
     fp16: bool = False
     """Compute in float16 under autocast, for GPUs without bfloat16."""
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, a third more time."""
+    activation_checkpointing: bool | None = None
+    """Recompute activations in the backward pass, of as many layers as `speed.checkpoint_every` says: less
+    memory, at most a third more time. `null`: on a GPU, where its memory needs it."""
     logging_steps: int = option(10, COUNT)
     """Steps between two log lines."""
     save_steps: int | None = option(None, COUNT)
@@ -122,6 +123,11 @@ class TrainerConfig:
             yield (
                 f"{prefix}warmup_steps={self.warmup_steps}: expected a share of all steps below 1, or a "
                 "whole number of steps."
+            )
+        if self.activation_checkpointing is False and self.speed.checkpoint_every is not None:
+            yield (
+                f"{prefix}speed.checkpoint_every={self.speed.checkpoint_every} recomputes activations, "
+                f"{prefix}activation_checkpointing=false does not: give one of them."
             )
         if self.max_steps == 0:
             yield f"{prefix}max_steps=0: expected 1 or more, or -1 for {prefix}num_train_epochs."

@@ -8,10 +8,10 @@ from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor, 
 
 from finetune.data.batches.collator import Collator
 from finetune.example import Example
+from finetune.model.checkpointing import enable_activation_checkpointing
 from finetune.model.dropout import drop_residual_branches
 from finetune.model.lora import add_adapter
 from finetune.model.options import FreezePolicy, PeftConfig, Trainable
-from finetune.model.surgery import enable_activation_checkpointing
 from tests.conftest import labelled_inputs
 
 Build = Callable[..., PaliGemmaForConditionalGeneration]

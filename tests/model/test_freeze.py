@@ -9,10 +9,11 @@ from finetune.config.compose import compose, group_choices
 from finetune.data.batches.collator import Collator
 from finetune.errors import UserError
 from finetune.example import Example
+from finetune.model.checkpointing import enable_activation_checkpointing
 from finetune.model.freeze import apply_freeze
 from finetune.model.lora import add_adapter
 from finetune.model.options import FreezePolicy, PeftConfig, Trainable
-from finetune.model.surgery import enable_activation_checkpointing, run_frozen_tower_without_graph
+from finetune.model.surgery import run_frozen_tower_without_graph
 from finetune.model.towers import tower_of
 from finetune.speed import SpeedOptions
 from tests.conftest import labelled_inputs

@@ -13,12 +13,13 @@ from finetune.example import Example
 from finetune.generation.generate import generate_answers
 from finetune.generation.options import EvaluationConfig
 from finetune.model.adapter import load_adapter, read_adapter
+from finetune.model.checkpointing import enable_activation_checkpointing
 from finetune.model.freeze import apply_freeze
 from finetune.model.learning import assert_learning, store_by_policy, store_what_learns
 from finetune.model.load import load_config, load_model
 from finetune.model.lora import Quantization, add_adapter
 from finetune.model.options import FreezePolicy, PeftConfig, Trainable
-from finetune.model.surgery import enable_activation_checkpointing, run_frozen_tower_without_graph
+from finetune.model.surgery import run_frozen_tower_without_graph
 from finetune.speed import SpeedOptions
 from tests.conftest import labelled_inputs
 

@@ -32,7 +32,7 @@ def estimate(*words: str, shape: StepShape) -> StepMemory:
         shape,
         optimizer=options.trainer.optim,
         half=half,
-        checkpointing=options.trainer.activation_checkpointing,
+        checkpointing=bool(options.trainer.activation_checkpointing),
     )
 
 
