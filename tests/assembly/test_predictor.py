@@ -152,7 +152,9 @@ def test_a_revision_is_another_result(hub: ConnectedHub, pushed: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        pytest.param("ann/nothing", "There is no model `ann/nothing` on the Hub, nor a folder", id="missing"),
+        pytest.param(
+            "ann/nothing", "There is no model `ann/nothing` on the Hub, nor a folder", id="missing"
+        ),
         pytest.param("ann/boxes@v9", "`ann/boxes` has no revision `v9`", id="revision"),
         pytest.param("runs", "runs holds no run: there is no runs/config.yaml", id="no-id"),
     ],
