@@ -43,9 +43,9 @@ class RunCosts:
     def advise(self) -> str:
         """Return the settings that fit into the memory of this device."""
         estimate = self.estimate()
-        needed = estimate.memory(every=estimate.checkpoint_every).total
-        fit = describe_fit(estimate, min(device_bytes(), int(_LESS * needed)))
-        return f"By the estimate, a step needs {needed / 2**30:.2f} GiB. The training {fit}"
+        failed = estimate.memory(every=estimate.checkpoint_every)
+        fit = describe_fit(estimate, min(device_bytes(), failed.process + int(_LESS * failed.allocated)))
+        return f"By the estimate, a step needs {failed.total / 2**30:.2f} GiB. The training {fit}"
 
     def compare(self, trainer: PaliGemmaTrainer) -> dict[str, Any]:
         """Return the training's memory and speed, measured and estimated.

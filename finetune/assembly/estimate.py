@@ -107,15 +107,19 @@ class RunEstimate:
             supervised_mean=lengths.mean_supervised,
         )
 
-    def memory(self, examples: int | None = None, every: int | None = None) -> StepMemory:
+    def memory(
+        self, examples: int | None = None, every: int | None = None, *, alone: bool | None = None
+    ) -> StepMemory:
         """Return the memory of a step at its peak.
 
         Args:
             examples: of a forward pass, in place of the options'.
             every: every k-th layer is recomputed; None: none is.
+            alone: whether a step is one forward pass on one device; None: as the options say.
         """
         size, accumulation = divide_run_batch(self.options.trainer, self.processes)
-        alone = (examples or size) >= size * accumulation and self.processes == 1
+        if alone is None:
+            alone = (examples or size) >= size * accumulation and self.processes == 1
         return self._memory.estimate(self.shape(examples), every, accumulates=not alone)
 
     def operations(self) -> tuple[float, float]:

@@ -53,10 +53,9 @@ def propose_fit(estimate: RunEstimate, available: int) -> Proposal | None:
     sizes = [size for size in range(1, whole + 1) if whole % size == 0]
     tokens = estimate.image_tokens * estimate.lengths.images + estimate.lengths.mean
     enough = next((size for size in sizes if size * tokens >= _TOKENS), whole)
-    room = (1 - _GAPS) * available
     proposal = None
     for every in _EVERY:
-        most = _largest(estimate, sizes, every, room)
+        most = _largest(estimate, sizes, every, available)
         if most is None:
             continue
         words = list(_list_words(options, most, whole, every))
@@ -66,12 +65,17 @@ def propose_fit(estimate: RunEstimate, available: int) -> Proposal | None:
     return proposal
 
 
-def _largest(estimate: RunEstimate, sizes: list[int], every: int | None, room: float) -> int | None:
+def fits(memory: StepMemory, available: int) -> bool:
+    """Return whether a step fits into the memory of a device, with the gaps of its allocator."""
+    return memory.process + memory.allocated * (1 + _GAPS) <= available
+
+
+def _largest(estimate: RunEstimate, sizes: list[int], every: int | None, available: int) -> int | None:
     """Return the largest batch that fits; the memory grows with it."""
     low, high = 0, len(sizes)
     while low < high:
         middle = (low + high) // 2
-        if estimate.memory(sizes[middle], every).total <= room:
+        if fits(estimate.memory(sizes[middle], every), available):
             low = middle + 1
         else:
             high = middle
