@@ -36,10 +36,9 @@ RUNS = (
 
 def measure(base: Path, workload: str, batch: int, word: str, steps: int) -> float:
     """Return the peak of a training in a process of its own, GiB."""
-    words = [
-        sys.executable, str(HERE / "step.py"), "--runner", f"ours:{word}" if word else "ours",
-        "--base", str(base), "--workload", workload, "--batch", str(batch), "--steps", str(steps), "--side", "224",
-    ]  # fmt: skip
+    words = [sys.executable, str(HERE / "step.py"), "--base", str(base), "--side", "224"]
+    words += ["--runner", f"ours:{word}" if word else "ours", "--workload", workload]
+    words += ["--batch", str(batch), "--steps", str(steps)]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout.strip().splitlines()[-1])["peak_gib"])

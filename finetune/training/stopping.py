@@ -66,10 +66,9 @@ def train_or_stop(
             f"is mended, continue with:\n  {resume}"
         ) from error
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        free_memory(trainer, error)
-        raise UserError(explain_memory(error, trainer, advise, resume)) from None
+        if is_out_of_memory(error):
+            raise explain_memory(error, trainer, advise, resume) from None
+        raise
     except signals.Interrupted:
         raise  # the second signal: the user does not want to wait for a checkpoint
     except KeyboardInterrupt:
@@ -96,8 +95,9 @@ def free_memory(trainer: PaliGemmaTrainer, error: BaseException) -> None:
 
 def explain_memory(
     error: BaseException, trainer: PaliGemmaTrainer, advise: Callable[[], str], resume: str
-) -> str:
-    """Return what did not fit, what would, and how to continue."""
+) -> UserError:
+    """Return a message about what did not fit, what would, and how to continue."""
+    free_memory(trainer, error)
     reason = (str(error) or "MemoryError").splitlines()[0].partition(". GPU ")[0]
     # No checkpoint is saved now: the weights may be those of half a step.
     kept = [point.step for point in list_checkpoints(Path(trainer.args.output_dir)) if point.is_sealed]
@@ -112,7 +112,8 @@ def explain_memory(
     except (MemoryError, RuntimeError):
         words = "trainer.per_device_train_batch_size=1 trainer.activation_checkpointing=true"
         advice = f"Less is needed with:\n  {words}"
-    return f"Out of memory in step {trainer.state.global_step + 1}: {reason}.\n{advice}\n{then}"
+    step = trainer.state.global_step + 1
+    return UserError(f"Out of memory in step {step}: {reason}.\n{advice}\n{then}")
 
 
 def log_resume_command(reason: str, step: int, command: str) -> None:
