@@ -7,7 +7,7 @@ predictions and metrics.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,8 +19,10 @@ from transformers import PrinterCallback, ProgressCallback
 from finetune import signals
 from finetune.assembly.attention import settle_attention
 from finetune.assembly.checkpointing import settle_checkpointing
+from finetune.assembly.costs import RunCosts, describe_costs
 from finetune.assembly.data import Data, build_data, fingerprint_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
+from finetune.assembly.estimate import resident_bytes
 from finetune.assembly.evaluator import LastEvaluations, build_evaluator
 from finetune.assembly.evidence import complete_report
 from finetune.assembly.features import FeatureCache, build_feature_cache
@@ -52,7 +54,7 @@ from finetune.processes import (
 from finetune.result import TrainResult, choose_objective
 from finetune.run.checkpoints import Checkpoint, list_checkpoints
 from finetune.run.environment import describe_environment
-from finetune.run.files import explain_disk_errors, write_json, write_jsonl, write_text
+from finetune.run.files import explain_disk_errors, read_json, write_json, write_jsonl, write_text
 from finetune.run.folder import Launch, RunFolder
 from finetune.run.log import logging_to
 from finetune.run.results import (
@@ -103,7 +105,8 @@ def run(options: Train, launch: Launch) -> TrainResult:
         processor = load_processor(options.model.path, options.model.revision)
         data = build_data(options, processor, metric)
         launch = record_settings(options, folder, launch, data)
-        learner = build_learner(settle_checkpointing(options, checkpoint), checkpoint, processor)
+        options, process = settle_checkpointing(options, checkpoint), resident_bytes()
+        learner = build_learner(options, checkpoint, processor)
         features = build_feature_cache(options, learner, data)
         learner = replace(learner, techniques=[*learner.techniques, features.technique])
         validation = features.attach(data.validation)
@@ -122,9 +125,11 @@ def run(options: Train, launch: Launch) -> TrainResult:
         base = replace(learner.origin, revision=asked)
         with opened(folder, options, launch, data, trainer, base, attention), trackers.running(first):
             log_beginning(options, folder, data, learner, trainer)
-            interrupted = train_or_stop(trainer, start, folder.checkpoints, launch.command)
+            costs = RunCosts(options, checkpoint, data.row_lengths, process)
+            interrupted = train_or_stop(trainer, start, folder.checkpoints, launch.command, costs.advise)
             if interrupted is not None:
                 return TrainResult(folder.root, {}, {}, list_history(trainer), interrupted=interrupted)
+            on_main(lambda: record_costs(folder, costs.compare(trainer)))
             result = finish(options, folder, data, trainer, learner, evaluate, metric, trackers)
             log.info("%.0f seconds in all; the run is in %s", time.monotonic() - started, folder.root)
         pushed = on_main(lambda: push_at_end(options, folder))
@@ -266,6 +271,13 @@ def open_folder(
             write_jsonl(folder.skipped, dropped)
     files = (folder.config, folder.environment)
     return {file: file.read_text(encoding="utf-8") for file in files}
+
+
+def record_costs(folder: RunFolder, costs: Mapping[str, Any]) -> None:
+    """Write what the training has needed, next to what was predicted, into `environment.json`."""
+    environment = read_json(folder.environment) if folder.environment.is_file() else {}
+    write_json(folder.environment, {**environment, "training": dict(costs)})
+    log.info("%s", describe_costs(costs))
 
 
 def log_beginning(
