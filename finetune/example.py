@@ -178,6 +178,8 @@ class Prompts(Pixels):
     """(B, T) int64: 0 for image and prefix, which see each other both ways; 1 for the suffix."""
     forms: NotRequired[list[AnswerForm]]
     """What each answer may be; missing: anything."""
+    suffixes: NotRequired[list[list[int]]]
+    """Ids of an accepted answer to each prompt, with EOS, whose losses are asked for."""
 
 
 class Batch(Prompts):

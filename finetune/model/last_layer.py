@@ -80,6 +80,11 @@ def _run_layer(
         supervised_places=supervised_places,
         **kwargs,
     )
+    return add_branch(layer, residual, branch)
+
+
+def add_branch(layer: Any, residual: Tensor, branch: Tensor) -> Tensor:
+    """Return what a layer makes of its input and of what its attention made of it: (rows, T, width)."""
     if not hasattr(layer, "post_feedforward_layernorm"):  # Gemma
         residual = residual + branch
         return residual + layer.mlp(layer.post_attention_layernorm(residual))
@@ -103,19 +108,14 @@ def _attend(
     mask, (cos, sin) = kwargs.pop("attention_mask"), kwargs.pop("position_embeddings")
     rows = take_columns(hidden_states, supervised_columns)
 
-    def split(projected: Tensor) -> Tensor:
-        """(B, T, heads * size) to (B, heads, T, size)."""
-        heads = projected.shape[-1] // attention.head_dim
-        return projected.view(*projected.shape[:2], heads, attention.head_dim).transpose(1, 2)
-
     cos, sin = (part.expand(len(rows), -1, -1) for part in (cos, sin))
-    query = _rotate(
-        split(attention.q_proj(rows)),
+    query = rotate(
+        split_heads(attention, attention.q_proj(rows)),
         take_columns(cos, supervised_columns),
         take_columns(sin, supervised_columns),
     )
-    key = _rotate(split(attention.k_proj(hidden_states)), cos, sin)
-    value = split(attention.v_proj(hidden_states))
+    key = rotate(split_heads(attention, attention.k_proj(hidden_states)), cos, sin)
+    value = split_heads(attention, attention.v_proj(hidden_states))
     if hasattr(attention, "attn_logit_softcapping"):  # Gemma 2
         kwargs |= {"softcap": attention.attn_logit_softcapping, "sliding_window": attention.sliding_window}
     eager = eager_attention_2 if hasattr(attention, "attn_logit_softcapping") else eager_attention
@@ -131,6 +131,12 @@ def _attend(
         **kwargs,
     )
     return attention.o_proj(take(output.flatten(2), supervised_places)), weights
+
+
+def split_heads(attention: Any, projected: Tensor) -> Tensor:
+    """Return (B, heads, T, size) of (B, T, heads * size)."""
+    heads = projected.shape[-1] // attention.head_dim
+    return projected.view(*projected.shape[:2], heads, attention.head_dim).transpose(1, 2)
 
 
 def take_columns(values: Tensor, columns: Tensor) -> Tensor:
@@ -150,6 +156,6 @@ def _take_mask(mask: Tensor, columns: Tensor) -> Tensor:
     return mask.gather(2, columns[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1]))
 
 
-def _rotate(values: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(values: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply rotary positions: (B, heads, T, size) with (B, T, size)."""
     return (values * cos[:, None]) + (rotate_half(values) * sin[:, None])

@@ -26,7 +26,9 @@ from finetune.data.images import Picture
 from finetune.data.shipped.digits import load_digits
 from finetune.errors import UserError
 from finetune.example import Batch
-from finetune.model.forward import compute_losses, generate_greedily
+from finetune.generation.generate import generate_tokens
+from finetune.generation.options import GenerationOptions
+from finetune.model.forward import compute_losses
 from finetune.model.surgery import operate
 from finetune.speed import SpeedOptions
 from finetune.tasks.text import TextTask
@@ -128,8 +130,9 @@ def test_batches_of_stored_and_new_images_keep_their_order(
     assert (len(mixed["pixel_values"]), len(mixed["features"])) == (2, 2)
     assert torch.allclose(compute_losses(model, mixed), expected, rtol=1e-6)
     prompts, plain = (collator.build_prompts([rows[i] for i in order]) for rows in (examples, digits))
+    options = GenerationOptions(max_new_tokens=4)
     tokens, others = (
-        generate_greedily(model, given, end=1, pad=0, max_new_tokens=4)[0] for given in (prompts, plain)
+        generate_tokens(model, given, processor.tokenizer, options)[0] for given in (prompts, plain)
     )
     assert len(prompts["pixel_values"]) == 0
     assert torch.equal(tokens, others)

@@ -14,7 +14,9 @@ from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.data.batches.collator import Collator
 from finetune.example import Batch, Example
-from finetune.model.forward import compute_logits, compute_losses, generate_greedily
+from finetune.generation.generate import generate_tokens
+from finetune.generation.options import GenerationOptions
+from finetune.model.forward import compute_logits, compute_losses
 from finetune.model.last_layer import compute_supervised_rows
 from finetune.model.surgery import operate
 from finetune.speed import SpeedOptions
@@ -163,12 +165,13 @@ def test_evaluation_computes_what_the_model_was_loaded_with(
 ) -> None:
     model = random_model(backbone).eval()
     prompts = Collator(processor).build_prompts([make_prompt("c"), make_prompt("a longer prefix")])
+    options = GenerationOptions(max_new_tokens=4)
     losses, answers = [], []
     for name in (PLAIN[backbone], kernel):
         use(model, name)
         with torch.no_grad():
             losses.append([compute_losses(model, batch) for batch in batches.values()])
-            answers.append(generate_greedily(model, prompts, end=1, pad=0, max_new_tokens=4))
+            answers.append(generate_tokens(model, prompts, processor.tokenizer, options))
     assert all(map(torch.equal, *losses))
     assert all(map(torch.equal, *answers))
 
