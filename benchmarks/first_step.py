@@ -3,8 +3,9 @@
 python benchmarks/first_step.py [--rows 200000] [--against FOLDER]
 
 The rows are lines of JSONL over 500 small images, one in twenty of them for validation; the model is tiny.
-Each checkout starts three times: on 64 rows, which is start-up; on all rows with an empty cache; and again
-with the cache that this has left.
+Each checkout starts four times: with recipe=quickstart; on 64 rows, which is start-up; on all rows with an
+empty cache; and again with the cache that this has left. `stamped.py` takes the time of each phase in the
+training itself.
 """
 
 import argparse
@@ -12,7 +13,6 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 IMAGES, START_UP = 500, 64
+PHASES = ("config", "import", "data", "weights", "trainer", "step")
 WORDS = (
     "red green blue small large round square left right upper lower old new open closed bright dark".split()
 )
@@ -35,12 +36,8 @@ HERE = Path(__file__).resolve().parent.parent
 class Start(NamedTuple):
     """What one start took."""
 
-    checked: float
-    """Seconds until the rows are read and checked and the model is built."""
-    stepped: float
-    """Seconds until the first step is done."""
-    processor: float
-    """Seconds of processor time, those of processes that have ended before among them."""
+    phases: dict[str, tuple[float, float]]
+    """Phase -> seconds from the command to its end, and processor seconds, also of ended processes."""
     own: float
     """Most memory of the main process, MiB, without files that are mapped: sampled, on Linux; else 0."""
     memory: float
@@ -60,49 +57,44 @@ def write_rows(folder: Path, name: str, count: int) -> None:
             stream.write(json.dumps(row) + "\n")
 
 
-def start(checkout: Path, folder: Path, prefix: str) -> Start:
-    """Start a training, and end it after its first step."""
-    words = [
+def choose_words(folder: Path, prefix: str) -> list[str]:
+    """Return the words of a training on the rows of a folder."""
+    return [
+        "recipe=jsonl_qlora", "model=tiny", "dataset.validation_fraction=null",
         *(f"dataset.{split}={folder}/{prefix}{split}.jsonl" for split in ("train", "validation")),
-        "dataset.validation_fraction=null", "trainer.max_steps=1", "trainer.dataloader_num_workers=0",
-        f"runs_dir={folder}/runs", "overwrite=true",
+        "trainer.max_steps=1", "trainer.dataloader_num_workers=0",
     ]  # fmt: skip
+
+
+def start(checkout: Path, folder: Path, words: list[str]) -> Start:
+    """Start a training, and end it after its first step."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(checkout),
-        "PYTHONUNBUFFERED": "1",
         "HF_DATASETS_CACHE": str(folder / "cache" / checkout.name),
     }
-    began = time.perf_counter()
+    program = [sys.executable, str(HERE / "benchmarks/stamped.py"), str(time.time())]
     process = subprocess.Popen(
-        [sys.executable, "-m", "finetune", "recipe=jsonl_qlora", "model=tiny", *words],
+        [*program, *words, f"runs_dir={folder}/runs", "overwrite=true"],
         cwd=checkout,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        start_new_session=True,
     )
     assert process.stdout is not None
     peak = [0.0]
     watcher = threading.Thread(target=watch_memory, args=(process.pid, peak), daemon=True)
     watcher.start()
-    seconds = {}
-    for line in process.stdout:
-        for mark in ("data: ", "step 1/"):
-            if line.startswith(mark):
-                seconds[mark] = time.perf_counter() - began
-        if "step 1/" in seconds:
-            os.killpg(process.pid, signal.SIGKILL)
-            break
+    stamps = (line.split()[1:] for line in process.stdout if line.startswith("@ "))
+    phases = {name: (float(seconds), float(processor)) for name, seconds, processor in stamps}
     watcher.join()
     # wait4 tells this child's own peak, not the largest of all children so far.
     _, _, usage = os.wait4(process.pid, 0)
-    if "step 1/" not in seconds:
+    if "step" not in phases:
         sys.exit(f"the training in {checkout} ended before its first step")
     memory = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    processor = usage.ru_utime + usage.ru_stime
-    return Start(seconds["data: "], seconds["step 1/"], processor, peak[0], memory)
+    return Start(phases, peak[0], memory)
 
 
 def watch_memory(process: int, peak: list[float]) -> None:
@@ -111,6 +103,16 @@ def watch_memory(process: int, peak: list[float]) -> None:
         while match := re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{process}/status").read_text()):
             peak[0] = max(peak[0], int(match[1]) / 2**10)
             time.sleep(0.02)
+
+
+def show(name: str, kind: str, took: Start) -> None:
+    """Print a line: the seconds of each phase, and those of all together."""
+    before, cells = (0.0, 0.0), []
+    for end in took.phases.values():
+        cells.append(f"{end[0] - before[0]:6.1f} {end[1] - before[1]:5.1f}")
+        before = end
+    cells.append(f"{before[0]:6.1f} {before[1]:5.1f}")
+    print(f"{name:10} {kind:10} {'  '.join(cells)}  {took.own:6.0f} {took.memory:6.0f}", flush=True)
 
 
 def main() -> None:
@@ -129,23 +131,25 @@ def main() -> None:
         for prefix, count in (("few_", START_UP), ("", options.rows)):
             write_rows(folder, f"{prefix}train.jsonl", count - count // 20)
             write_rows(folder, f"{prefix}validation.jsonl", count // 20)
-        print(f"{options.rows:,} rows, {len(os.sched_getaffinity(0))} cores")
-        print("checkout             start       checked  first step   processor  own memory  with files")
+        print(f"{options.rows:,} rows, {len(os.sched_getaffinity(0))} cores; seconds, processor seconds")
+        phases = "".join(f"{phase:>14}" for phase in (*PHASES, "together"))
+        print(f"checkout   start     {phases}   own MiB, with files")
         measured: list[dict[str, Start]] = []
         for checkout in checkouts:
             measured.append({})
-            for kind, prefix in (("start-up", "few_"), ("cold", ""), ("warm", "")):
-                took = measured[-1][kind] = start(checkout, folder, prefix)
-                times = f"{took.checked:8.1f} s  {took.stepped:8.1f} s  {took.processor:8.1f} s"
-                memory = f"{took.own:6.0f} MiB  {took.memory:6.0f} MiB"
-                print(f"{checkout.name:20} {kind:10} {times}  {memory}", flush=True)
+            few, many = choose_words(folder, "few_"), choose_words(folder, "")
+            starts = {"quickstart": ["recipe=quickstart"], "start-up": few, "cold": many, "warm": many}
+            for kind, words in starts.items():
+                measured[-1][kind] = start(checkout, folder, words)
+                show(checkout.name, kind, measured[-1][kind])
         for kind in ("cold", "warm") if len(measured) > 1 else ():
-            before, after = measured
-            beyond = [each[kind].stepped - each["start-up"].stepped for each in measured]
+            before, after = (
+                [each[kind].phases["step"], each["start-up"].phases["step"]] for each in measured
+            )
             print(
-                f"{kind}: {after[kind].stepped / before[kind].stepped:.2f} of before, without start-up "
-                f"{beyond[1] / beyond[0]:.2f}, in processor time "
-                f"{after[kind].processor / before[kind].processor:.2f}"
+                f"{kind}: {after[0][0] / before[0][0]:.2f} of before, without start-up "
+                f"{(after[0][0] - after[1][0]) / (before[0][0] - before[1][0]):.2f}, in processor time "
+                f"{after[0][1] / before[0][1]:.2f}"
             )
 
 

@@ -1,40 +1,92 @@
-"""Memory of a training step for every recipe, computed as `plan` does: no weights, no data, no GPU.
+"""Peak memory of training steps on the real 3B shape, predicted next to measured.
 
-python benchmarks/memory.py prints a Markdown table.
+python benchmarks/memory.py [--steps 3]
+
+Each run is one of `ours` in `step.py`, in a process of its own. Predicted is what `plan` says for the
+lengths of the workload, with the memory that such a process has before it loads a model. Needs 11 GiB.
 """
 
-import logging
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-from finetune.config.compose import compose, known_recipes
-from finetune.jobs.plan import plan_model, plan_shape
-from finetune.model.published import published_config
+import torch
+from base_3b import make_base
+from runners import RANK
+from workloads import WORKLOADS, draw_examples
+
+from finetune.assembly.estimate import CUDA_CONTEXT, RunEstimate, resident_bytes
+from finetune.assembly.lengths import RowLengths
+from finetune.config.compose import compose
+from finetune.data.batches.collator import Collator
+from finetune.model.load import load_config, load_processor
+
+HERE = Path(__file__).resolve().parent
+RUNS = (
+    ("W1", 2, ""),
+    ("W1", 4, ""),
+    ("W2", 2, ""),
+    ("W1", 4, "trainer.activation_checkpointing=true"),
+)
+"""Workload, images of a step, and options of the run."""
+
+
+def measure(base: Path, workload: str, batch: int, word: str, steps: int) -> float:
+    """Return the peak of a training in a process of its own, GiB."""
+    words = [sys.executable, str(HERE / "step.py"), "--base", str(base), "--side", "224"]
+    words += ["--runner", f"ours:{word}" if word else "ours", "--workload", workload]
+    words += ["--batch", str(batch), "--steps", str(steps)]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.strip().splitlines()[-1])["peak_gib"])
+
+
+def predict(base: Path, workload: str, batch: int, word: str, steps: int) -> float:
+    """Return the estimate of the same training, GiB."""
+    words = ["recipe=vqav2_lora", f"model.path={base}", f"peft.r={RANK}", "trainer.global_batch_size=null"]
+    words += [f"trainer.per_device_train_batch_size={batch}", *filter(None, [word])]
+    collator = Collator(load_processor(str(base)), every_suffix=True)
+    examples = draw_examples(WORKLOADS[workload], batch * (steps + 1), 14)
+    rows = [collator.encode(example) for example in examples]
+    supervised = [sum(map(len, row.suffixes)) for row in rows]
+    text = [
+        len(row.before) - collator.tokens_per_image + count
+        for row, count in zip(rows, supervised, strict=True)
+    ]
+    count = len(rows)
+    lengths = RowLengths(max(text), sum(text) / count, max(supervised), sum(supervised) / count)
+    on_gpu = torch.cuda.is_available()
+    process = CUDA_CONTEXT if on_gpu else resident_bytes()
+    estimate = RunEstimate(compose(words), load_config(str(base)), lengths, on_gpu=on_gpu, process=process)
+    memory = estimate.memory(every=estimate.checkpoint_every)
+    return (memory.allocated if on_gpu else memory.total) / 2**30
 
 
 def main() -> None:
-    """Print a row for each recipe of a published checkpoint that trains."""
-    logging.getLogger("finetune").setLevel(logging.WARNING)
-    head = "recipe, pixels, batch, checkpointing, weights, learning state, activations, sum".split(", ")
-    print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|")
-    for recipe in known_recipes():
-        options = compose([f"recipe={recipe}"])
-        config = published_config(options.model.path)
-        if config is None or getattr(options.dataset, "train", "") is None:
-            continue  # not a published checkpoint, or a benchmark that is only scored
-        memory = plan_model(options).memory
-        sizes = (
-            memory.weights,
-            memory.gradients + memory.optimizer,
-            memory.activations + memory.logits,
-            memory.total,
+    """Print a row for each run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument(
+        "--folder", default="/tmp/finetune-benchmarks", help="for the random checkpoint, 6 GB"
+    )
+    given = parser.parse_args()
+    base = make_base(Path(given.folder), "google/paligemma-3b-pt-224")
+    print("| workload | images a step | options | predicted GiB | measured GiB | difference |")
+    print("|---|---|---|---|---|---|")
+    for workload, batch, word in RUNS:
+        predicted = predict(base, workload, batch, word, given.steps)
+        measured = measure(base, workload, batch, word, given.steps)
+        difference = f"{predicted / measured - 1:+.1%}"
+        print(
+            f"| {workload} | {batch} | {word and f'`{word}`'} | {predicted:.2f} | {measured:.2f} "
+            f"| {difference} |",
+            flush=True,
         )
-        columns = [
-            f"`{recipe}`",
-            str(config.vision_config.image_size),
-            str(plan_shape(options, config).examples),
-            "yes" if options.trainer.activation_checkpointing else "no",
-            *(f"{size / 2**30:.1f}" for size in sizes),
-        ]
-        print(f"| {' | '.join(columns)} |")
 
 
 if __name__ == "__main__":

@@ -150,6 +150,7 @@ def build_ours(
     base: Path, examples: Sequence[Example], batch: int, steps: int, clock: TrainerCallback, word: str
 ) -> tuple[Trainer, Collate]:
     """Build what `train` does: `assembly.model.build_learner`, our collator and trainer."""
+    from finetune.assembly.attention import settle_attention
     from finetune.assembly.model import build_learner
     from finetune.config.compose import compose
     from finetune.data.batches.collator import Collator
@@ -180,6 +181,7 @@ def build_ours(
         loss=LossConfig(average=LossAverage.token),  # as the others do
         callbacks=[clock],
     )
+    settle_attention(options, learner.model, trainer.data_collator(examples[:batch]), recorded=None)
     return trainer, trainer.data_collator
 
 

@@ -56,6 +56,10 @@ class Example:
     None in training."""
     epoch: int = 0
     """The pass over the data in which this example was drawn; decides between several suffixes."""
+    keys: tuple[str, ...] = ()
+    """For a store of features: key, width and height of each image, with spaces between."""
+    features: "tuple[Tensor, ...]" = ()
+    """What the vision tower makes of each image, (tokens, width), if it is stored; without `images`."""
     antialias: bool = True
     """Whether big_vision resizes the images of this benchmark with antialiasing."""
     form: AnswerForm | None = None
@@ -154,8 +158,13 @@ class Pixels(TypedDict):
     """(distinct images, 3, side, side): uint8 with `pixel_table`; else float32, as the tower takes them."""
     pixel_table: NotRequired["Tensor"]
     """(3, 256) float32: what the checkpoint's image processor makes of each value, by channel."""
+    image_keys: NotRequired[list[str]]
+    """Of each row of `pixel_values`: its example's `keys`, to store what the tower makes of it."""
+    features: NotRequired["Tensor"]
+    """(further distinct images, tokens, width): what the tower makes of those that are stored."""
     image_rows: NotRequired["Tensor"]
-    """(images of all examples in order,) int64: the row of `pixel_values`; missing: each has its own."""
+    """(images of all examples in order,) int64: the row of `pixel_values`, or beyond them of `features`;
+    missing: each image has its own, in order."""
 
 
 class Prompts(Pixels):
@@ -169,6 +178,8 @@ class Prompts(Pixels):
     """(B, T) int64: 0 for image and prefix, which see each other both ways; 1 for the suffix."""
     forms: NotRequired[list[AnswerForm]]
     """What each answer may be; missing: anything."""
+    suffixes: NotRequired[list[list[int]]]
+    """Ids of an accepted answer to each prompt, with EOS, whose losses are asked for."""
 
 
 class Batch(Prompts):
@@ -191,6 +202,8 @@ class Batch(Prompts):
     """(N,) int64: index in `ids` of the example that each of them belongs to."""
     ids: list[str]
     """The example's id for each suffix: twice where a row has two."""
+    prefix_lengths: list[int]
+    """Tokens of each row before its first suffix; not a tensor, because a GPU would be waited for."""
     blocks: NotRequired["Tensor"]
     """(B, T) int64, only where a row has several suffixes: 0 for image and prefix, then the number of the
     suffix in its row, `PADDING` after it. A token sees block 0, and what precedes it in its own block."""

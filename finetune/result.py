@@ -191,7 +191,7 @@ class PlanResult(Result):
     parameters: int
     """All parameters, with adapters."""
     memory: "StepMemory"
-    """Bytes of a training step on one device, computed."""
+    """Bytes of a training step at its peak, on one device, computed."""
     description: str = ""
     """Model, device, data, and the first prompt with its answer."""
     train_examples: int = 0
@@ -199,6 +199,20 @@ class PlanResult(Result):
     batch: int = 0
     """Examples in one step, over all processes."""
     steps: int = 0
+    useful_flops: float = 0.0
+    """Operations that the gradient of an example needs, on average: what a rate is compared by."""
+    executed_flops: float = 0.0
+    """Those that this run executes for it."""
+    peak_tflops: float = 0.0
+    """Rate of a device, 10^12 operations a second."""
+    peak_source: str = ""
+    """Where it is from."""
+    seconds: float = 0.0
+    """Duration of all steps at this rate."""
+    feature_cache: int = 0
+    """Bytes of the features of all training images."""
+    fit: str | None = None
+    """How the run fits into the memory of `fit=`: the words to add."""
 
     @property
     def epochs(self) -> float:

@@ -38,6 +38,11 @@ class SpeedOptions:
     """Send images to the device as bytes, a quarter of their size, and scale them there."""
     distinct_images: bool = True
     """Run vision tower and projector once for each distinct image of a batch."""
+    feature_cache: bool | None = None
+    """Keep what a frozen vision tower makes of each image on disk, in the folder that the environment
+    variable FINETUNE_CACHE names, for later epochs, evaluations and runs; images that are there are not
+    decoded. `null`: on a CPU, if the run passes over its images more than once, and what is kept takes less
+    than a quarter of the free disk."""
     group_lengths: bool = True
     """Sort the examples of each optimizer step by length, so that those of one forward pass are padded
     little and all processes have equal work. A step has the same examples and the same gradient; only where
@@ -53,7 +58,7 @@ class Technique(NamedTuple):
     """What became of one shortcut in a run."""
 
     option: str
-    """A field of `SpeedOptions`."""
+    """A field of `SpeedOptions`, or the full name of an option elsewhere."""
     is_on: bool
     detail: str
     """What it does in this run, or why it is off."""
@@ -67,7 +72,9 @@ def switched_off(option: str) -> Technique:
 def format_techniques(techniques: Iterable[Technique]) -> str:
     """Return the table of all shortcuts for the log, in the order of the options."""
     order = [field.name for field in fields(SpeedOptions)]
-    rows = sorted(techniques, key=lambda technique: order.index(technique.option))
+    rows = sorted(
+        techniques, key=lambda row: (row.option not in order, [*order, row.option].index(row.option))
+    )
     width = max(len(row.option) for row in rows)
     lines = [f"  {row.option:<{width}}  {'on ' if row.is_on else 'off'}  {row.detail}" for row in rows]
     return "\n".join(["shortcuts (trainer.speed), which leave the gradient as it is:", *lines])

@@ -1,6 +1,7 @@
 """Strict JSON: what the standard library's decoder accepts or decides silently is an error."""
 
 import json
+import threading
 from collections import Counter
 
 
@@ -24,6 +25,18 @@ class StrictDecoder(json.JSONDecoder):
         return values
 
 
+_of_thread = threading.local()
+
+
+def _find_decoder() -> StrictDecoder:
+    """Return the decoder of this thread, without flaws: making one takes as long as reading a row."""
+    decoder: StrictDecoder | None = getattr(_of_thread, "decoder", None)
+    if decoder is None:
+        decoder = _of_thread.decoder = StrictDecoder()
+    decoder.flaws = []
+    return decoder
+
+
 def parse_json(text: str | bytes) -> object:
     """Return the value of a JSON text.
 
@@ -34,7 +47,7 @@ def parse_json(text: str | bytes) -> object:
         JsonError: an object has one key twice, or the text is nested too deeply.
         ValueError: it is not whole JSON, not UTF-8, or has a number of thousands of digits.
     """
-    decoder = StrictDecoder()
+    decoder = _find_decoder()
     try:
         value: object = decoder.decode(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
     except RecursionError as error:

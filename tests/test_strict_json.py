@@ -22,6 +22,13 @@ def test_what_the_standard_decoder_accepts_or_stumbles_over_is_refused(text: str
         parse_json(text)
 
 
+def test_a_text_is_read_whatever_was_wrong_with_the_one_before() -> None:
+    for flawed in ('{"a": 1, "a": 2}', '{"a": 1, "a"', '{"a": 1, "a": 2} 3'):
+        with pytest.raises(ValueError):  # noqa: PT011
+            parse_json(flawed)
+        assert parse_json('{"a": 1}') == {"a": 1}
+
+
 @pytest.mark.parametrize("text", ['{"a"', '{"a": 1} 2', "9" * 5_000, b"\xff"])
 def test_what_is_not_json_raises_the_standard_decoders_error(text: str | bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011

@@ -1,6 +1,5 @@
 """Chooses how many layers are recomputed in the backward pass, by the memory of the device."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -9,14 +8,9 @@ import torch
 from accelerate import PartialState
 from transformers import PaliGemmaConfig
 
-from finetune.assembly.model import freeze_and_adapt, half_dtype
-from finetune.assembly.trainer import divide_run_batch
+from finetune.assembly.estimate import RunEstimate
 from finetune.config.schema import RunConfig
 from finetune.model.checkpointing import choose_checkpoint_every
-from finetune.model.load import build_meta_model
-from finetune.model.memory import StepShape, estimate_memory
-from finetune.model.surgery import operate
-from finetune.processes import count_processes
 
 R = TypeVar("R", bound=RunConfig)
 
@@ -47,39 +41,5 @@ def settle_checkpointing(options: R, checkpoint: PaliGemmaConfig) -> R:
 
 def estimate_step(options: RunConfig, checkpoint: PaliGemmaConfig) -> Callable[[int | None], int]:
     """Return the bytes of a step as a function of k: every k-th layer is recomputed; None: no layer is."""
-    checkpoint = copy.deepcopy(checkpoint)
-    model, half = options.model, half_dtype(options.trainer)
-    base = build_meta_model(checkpoint, getattr(torch, model.dtype))
-    learner = freeze_and_adapt(base, model, options.freeze, options.peft, half, None)
-    operate(learner, options.trainer.speed, autocast=half is not None)
-    shape = plan_shape(options, checkpoint)
-    kept, recomputed = (
-        estimate_memory(
-            learner,
-            checkpoint,
-            options.peft,
-            shape,
-            optimizer=options.trainer.optim,
-            half=half,
-            checkpointing=checkpointing,
-        ).total
-        for checkpointing in (False, True)
-    )
-    layers = checkpoint.text_config.num_hidden_layers
-
-    def bytes_of(every: int | None) -> int:
-        return kept if every is None else kept - (kept - recomputed) * -(-layers // every) // layers
-
-    return bytes_of
-
-
-def plan_shape(options: RunConfig, checkpoint: PaliGemmaConfig) -> StepShape:
-    """Return the largest forward pass of a training step, with one image an example."""
-    size, _ = divide_run_batch(options.trainer, count_processes())
-    vision, most = checkpoint.vision_config, options.collator.max_text_length
-    return StepShape(
-        examples=size,
-        image_tokens=(vision.image_size // vision.patch_size) ** 2,
-        text_tokens=most,
-        supervised_tokens=min(options.evaluation.max_new_tokens or most, most),
-    )
+    estimate = RunEstimate(options, checkpoint)
+    return lambda every: estimate.memory(every=every).allocated

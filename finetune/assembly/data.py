@@ -14,12 +14,19 @@ from transformers import PaliGemmaProcessor
 from finetune.assembly.empty_answers import EmptyAnswer, check_together
 from finetune.assembly.faults import Skipped, leave_out_broken_images, leave_out_faults
 from finetune.assembly.forms import check_forms
-from finetune.assembly.lengths import AnswerLengths, leave_out_overflow, measure_answers
+from finetune.assembly.lengths import (
+    AnswerLengths,
+    RowLengths,
+    leave_out_overflow,
+    measure_answers,
+    measure_rows,
+)
 from finetune.assembly.pixels import choose_antialias
 from finetune.assembly.sources import build_source, build_task, load_splits, load_test, read_as_scored
 from finetune.config.schema import RunConfig
 from finetune.data.batches.collator import Collator
 from finetune.data.batches.options import Overflow, Resize, Targets
+from finetune.data.batches.workers import choose_workers
 from finetune.data.examples.augment import Augmentation
 from finetune.data.examples.classes import expand_per_class
 from finetune.data.examples.dataset import ExampleDataset
@@ -69,6 +76,8 @@ class Data:
     """Builds training batches."""
     evaluation_collator: Collator
     """Builds evaluation batches, without a text budget."""
+    row_lengths: RowLengths | None = None
+    """Of the training rows: the longest, the mean."""
 
 
 def build_data(
@@ -123,6 +132,7 @@ def build_data(
         test_shared={name: len(test.find_shared(other)) for name, other in others.items() if test},
         collator=collators[0],
         evaluation_collator=collators[1],
+        row_lengths=None if train is None else measure_rows(train, config.collator),
     )
 
 
@@ -240,7 +250,7 @@ def _check_rows(
 def _check_images(config: RunConfig, survey: Survey) -> tuple[Survey, Skipped]:
     if not config.check_images:
         return survey, []
-    workers = config.trainer.dataloader_num_workers
+    workers = choose_workers(config.trainer.dataloader_num_workers, len(survey)).processes
     return leave_out_broken_images(survey, build_source(config.dataset), workers)
 
 

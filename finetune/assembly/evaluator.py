@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from functools import partial
 
+from accelerate import PartialState
 from torch import nn
 
 from finetune.assembly.model import half_precision
 from finetune.data.batches.collator import Collator
+from finetune.data.batches.workers import choose_workers
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.evaluation.evaluate import Evaluation, evaluate
 from finetune.generation.options import EvaluationConfig
@@ -33,13 +35,14 @@ def build_evaluator(
         collator: a collator without `max_text_length`.
         metric: scores the prediction rows.
     """
+    images = len(dataset) // PartialState().num_processes
     return partial(
         evaluate,
         dataset=dataset,
         collator=collator,
         metric=metric,
         options=options,
-        workers=trainer.dataloader_num_workers,
+        workers=choose_workers(trainer.dataloader_num_workers, images).processes,
         autocast=half_precision(trainer),
     )
 

@@ -15,6 +15,7 @@ from finetune.assembly.report import write_report
 from finetune.assembly.report_sets import choose_examples
 from finetune.config.jobs import Evaluate, Train
 from finetune.data.batches.collator import Collator
+from finetune.data.batches.workers import choose_workers
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.errors import UserError
 from finetune.evaluation.evaluate import Evaluation, evaluate
@@ -153,7 +154,7 @@ def answer_blank(
         collator,
         metric,
         replace(options, loss=False),
-        workers=trainer.dataloader_num_workers,
+        workers=choose_workers(trainer.dataloader_num_workers, len(indices)).processes,
         autocast=half_precision(trainer),
     )
     return BlankAnswers(blank.rows, indices)

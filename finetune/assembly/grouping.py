@@ -54,6 +54,10 @@ def _describe(grouping: Grouping, step: Passes) -> str:
         drawn = grouping.lengths[[index for _, index in order]]
         needed = int(drawn.sum())
         padded.append(step.count_padded(drawn))
-    within = "a step" if grouping.steps == 1 else f"{grouping.steps} steps, which changes what a step has"
+    within = (
+        "a step"
+        if grouping.steps == 1
+        else f"{grouping.steps} steps, which changes which examples share a step"
+    )
     before, after = (100 * (1 - needed / tokens) for tokens in padded)
     return f"examples of {within} sorted: {after:.1f} % of the tokens are padding, {before:.1f} % without"

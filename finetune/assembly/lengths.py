@@ -3,8 +3,12 @@
 import logging
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset
+
 from finetune.assembly.faults import Skipped
-from finetune.data.batches.options import CollatorConfig, Overflow
+from finetune.data.batches.options import CollatorConfig, Overflow, Targets
 from finetune.data.examples.survey import Survey
 from finetune.errors import UserError
 from finetune.generation.options import EvaluationConfig
@@ -53,6 +57,73 @@ def leave_out_overflow(train: Survey, options: CollatorConfig) -> tuple[Survey, 
         )
     split = train.examples.split
     return train.leave_out(list(overflow.examples)), [{"split": split, **record} for record in records]
+
+
+class RowLengths(NamedTuple):
+    """Sizes of the training rows, in tokens, as they are laid out."""
+
+    longest: int
+    """Text tokens of the longest row, BOS, newline and EOS among them."""
+    mean: float
+    longest_supervised: int
+    """Suffixes with EOS of the row with the most."""
+    mean_supervised: float
+    suffixes: float = 1.0
+    """Suffixes that share a row, on average."""
+    images: int = 1
+    """Of the example with the most."""
+    mean_images: float = 1.0
+
+    def cut(self, budget: int) -> "RowLengths":
+        """Return them with texts of at most so many tokens, as they would be with another tokenizer."""
+        return self._replace(
+            longest=min(self.longest, round(budget * self.suffixes)),
+            mean=min(self.mean, budget * self.suffixes),
+            longest_supervised=min(self.longest_supervised, round(budget * self.suffixes)),
+            mean_supervised=min(self.mean_supervised, budget * self.suffixes),
+        )
+
+
+def measure_rows(train: Survey, options: CollatorConfig) -> RowLengths:
+    """Measure the rows of which training batches are made.
+
+    Args:
+        train: survey of the split.
+        options: how many suffixes share a row, and the budget.
+    """
+    suffixes = train.columns["suffixes"].combine_chunks()
+    parents = pc.list_parent_indices(suffixes).to_numpy()
+    supervised = pc.list_flatten(suffixes).to_numpy().astype(np.int64) + 1
+    # BOS and newline are the prefix's, EOS is counted with the suffix.
+    before = train.columns["prefix"].fill_null(0).to_numpy() + train.collator.count_text_tokens("", "") - 1
+    text = before[parents] + supervised
+    fits = text <= options.max_text_length
+    if options.overflow == Overflow.shorten_prefix:
+        text, fits = np.minimum(text, options.max_text_length), supervised <= options.max_text_length
+    text, supervised, parents = text[fits], supervised[fits], parents[fits]
+    shared = 1.0
+    if options.targets == Targets.all:
+        counts = np.bincount(parents, minlength=len(train))
+        supervised = np.bincount(parents, supervised, len(train))[counts > 0]
+        text, shared = before[counts > 0] + supervised, float(counts[counts > 0].mean())
+    images = _count_images(train.examples.rows)
+    return RowLengths(
+        int(text.max(initial=1)),
+        float(text.mean()) if len(text) else 1.0,
+        int(supervised.max(initial=1)),
+        float(supervised.mean()) if len(text) else 1.0,
+        shared,
+        int(images.max(initial=1)),
+        float(images.mean()) if len(images) else 1.0,
+    )
+
+
+def _count_images(rows: Dataset) -> np.ndarray:
+    """Return the number of images of each row, or of the table that the rows were chosen from: (rows,)."""
+    if "images" not in rows.column_names:
+        return np.ones(1)
+    lengths: np.ndarray = pc.list_value_length(rows.data.column("images")).to_numpy()
+    return lengths
 
 
 class AnswerLengths(NamedTuple):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import nn
 from transformers import PaliGemmaProcessor
@@ -45,6 +44,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE = 16
+"""Prompts in a batch where nothing says how many; an answer is reported when its batch is finished."""
+
 
 class Predictor:
     """A run's model or any checkpoint with its processor, on this process's device.
@@ -68,7 +70,7 @@ class Predictor:
         path, revision = options.model.path, options.model.revision
         self._options = options
         self._reader = build_reader(options, folder)
-        self.batch_size = options.evaluation.batch_size
+        self.batch_size = options.evaluation.batch_size or _AT_ONCE
         self.classes = list_classes(options)
         self.processor: PaliGemmaProcessor = load_processor(path, revision)
         self.model: nn.Module = load_trained(options, load_config(path, revision, None))
@@ -253,35 +255,27 @@ class Predictor:
         """
         if not examples:
             return []
-        try:
-            return self._answer_batch(examples)
-        except torch.OutOfMemoryError as error:
-            if len(examples) == 1:
-                raise UserError(
-                    "The device has too little memory for a single prompt. A smaller model.resolution, or "
-                    "peft.bits=4 with model=, needs less."
-                ) from error
-        # Outside the block: the error keeps the tensors of the batch alive.
-        torch.cuda.empty_cache()
-        self.batch_size = (len(examples) + 1) // 2
-        log.info("out of memory with %d prompts at once: %d from now on", len(examples), self.batch_size)
-        half = self.batch_size
-        return self.answer(examples[:half]) + self.answer(examples[half:])
-
-    def _answer_batch(self, examples: Sequence[Example]) -> list[PredictionRow]:
         collator = Collator(
             self.processor,
             resize=self._options.image.resize,
             uint8_pixels=self._options.trainer.speed.uint8_pixels,
         )
-        batches = [(collator.build_prompts(examples), examples)]
-        autocast = half_precision(self._options.trainer)
-        generation = self._options.evaluation
-        [(_, answers)] = answer_batches(self.model, batches, collator.tokenizer, generation, autocast)
+        answered = answer_batches(
+            self.model,
+            [(collator.build_prompts(examples), examples)],
+            collator.tokenizer,
+            replace(self._options.evaluation, batch_size=self.batch_size),
+            half_precision(self._options.trainer),
+            on_shrink=self._shrink,
+        )
+        [(_, answers)] = answered
         return [
             build_row(example, answer, self._reader)
             for example, answer in zip(examples, answers, strict=True)
         ]
+
+    def _shrink(self, size: int) -> None:
+        self.batch_size = size
 
 
 def list_classes(options: Asking) -> list[str]:

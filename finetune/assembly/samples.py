@@ -30,6 +30,9 @@ _PROMPTS = (
     "ocr",
     "segment dog",
 )
+_AT_ONCE = 16
+"""Examples in a batch where nothing says how many."""
+
 _LONGEST = 16
 """Most tokens of an answer where nothing says how long answers are."""
 
@@ -74,7 +77,7 @@ def draw_samples(options: RunConfig, processor: PaliGemmaProcessor, count: int) 
         count: most examples.
     """
     collator = build_collators(options, processor)[1]
-    size = options.evaluation.batch_size
+    size = options.evaluation.batch_size or _AT_ONCE
     if options.dataset is not None:
         try:
             limited = replace(options, evaluation=replace(options.evaluation, limit=count))

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from finetune.assembly.custom import build_metric
 from finetune.config.schema import RunConfig
 from finetune.data.batches.order import count_steps, divide_batch
+from finetune.data.batches.workers import choose_prefetch, choose_workers
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.examples.mixture import count_parts
 from finetune.data.options import Mixture, Source
@@ -33,8 +34,6 @@ _SAME_NAMES = (
     "fp16",
     "logging_steps",
     "save_total_limit",
-    "dataloader_num_workers",
-    "dataloader_prefetch_factor",
 )
 """Options with the name and meaning of transformers'."""
 
@@ -90,14 +89,16 @@ def build_arguments(
     best = evaluation.metric_for_best_model
     # Only a step that was both evaluated and saved can be the best checkpoint.
     save_every = evaluate_every if best else options.save_steps or per_epoch
-    given = {"logging_first_step": True, **_read_extra(options)}
+    steps = count_steps(examples, batch, options.num_train_epochs, options.max_steps)
+    loading = _describe_loading(options, steps * size * accumulation)
+    given = {"logging_first_step": True, **loading, **_read_extra(options)}
     try:
         arguments = TrainingArguments(
             # Trainer creates this folder when it is built; the run's folder is set once all is checked.
             output_dir=tempfile.gettempdir(),
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulation,
-            max_steps=count_steps(examples, batch, options.num_train_epochs, options.max_steps),
+            max_steps=steps,
             seed=seed,
             eval_strategy="no" if evaluation.strategy == EvaluateWhen.no else "steps",
             eval_steps=evaluate_every,
@@ -110,7 +111,6 @@ def build_arguments(
             remove_unused_columns=False,
             label_names=["labels"],
             logging_nan_inf_filter=False,  # would log earlier losses in place of NaN
-            dataloader_pin_memory=torch.cuda.is_available(),
             ddp_find_unused_parameters=False,
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
@@ -126,6 +126,18 @@ def build_arguments(
             "fewer, or a share of all steps below 1."
         )
     return arguments
+
+
+def _describe_loading(options: TrainerConfig, images: int) -> dict[str, object]:
+    """Return the arguments of the loader of a process that needs some number of images."""
+    workers = choose_workers(options.dataloader_num_workers, images).processes
+    on_gpu = torch.cuda.is_available()
+    return {
+        "dataloader_num_workers": workers,
+        "dataloader_prefetch_factor": choose_prefetch(options.dataloader_prefetch_factor, workers),
+        "dataloader_pin_memory": on_gpu,
+        "accelerator_config": {"non_blocking": on_gpu},
+    }
 
 
 def _read_extra(options: TrainerConfig) -> dict[str, object]:

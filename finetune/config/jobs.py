@@ -23,11 +23,32 @@ class EvaluatedSplit(StrEnum):
     test = "test"
 
 
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?(GB|GiB)")
+
+
 @dataclass
 class Plan(Named):
-    """Show what learns and how many steps there will be, without reading any weights."""
+    """Show what learns, memory, operations, steps and time, without reading any weights."""
+
+    fit: str | None = None
+    """Memory of a GPU, such as `24GB` (10^9 bytes) or `24GiB` (2^30): propose batch, accumulation and
+    activation checkpointing with which the training fits."""
+    peak_tflops: float | None = option(None, Range(0, 1e6, above_least=True))
+    """Rate of the device in 10^12 operations a second, for the time of the training. `null`: of a known
+    GPU, or what matrix products on this machine reach."""
 
     reads = ".*"
+
+    @property
+    def fit_bytes(self) -> int | None:
+        """The memory of `fit`, in bytes."""
+        match = None if self.fit is None else _MEMORY.fullmatch(self.fit)
+        return match and int(float(match[1]) * (10**9 if match[2] == "GB" else 2**30))
+
+    def problems(self, prefix: str) -> Iterator[str]:
+        """Yield a memory that cannot be read."""
+        if self.fit is not None and not self.fit_bytes:
+            yield f"{prefix}fit={self.fit!r}: expected the memory of a GPU, such as 24GB or 22.5GiB."
 
 
 @dataclass

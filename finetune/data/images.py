@@ -73,6 +73,18 @@ class Picture:
         """Identifies the content without decoding it: the path, or a digest of the bytes."""
         return str(self.path) if self.data is None else blake2b(self.data, digest_size=16).hexdigest()
 
+    def read(self) -> bytes:
+        """Return the content of the file.
+
+        Raises:
+            UserError: the file is missing or cannot be read.
+        """
+        try:
+            with _open_stream(self.path, self.data) as stream:
+                return stream.read()
+        except (OSError, ValueError) as error:
+            raise self._explain(error) from error
+
     def load(self, as_stored: bool = False) -> Image.Image:
         """Decode the image.
 

@@ -17,13 +17,17 @@ from finetune.doctor.devices import list_devices
 from finetune.doctor.finding import Finding, ok, problem
 from finetune.example import Batch, Example
 from finetune.model.forward import compute_logits, to_device
+from finetune.model.last_layer import compute_supervised_rows
 from finetune.model.load import load_config, load_processor, use_as_big_vision
 
 BACKBONES = {"paligemma": "gemma", "paligemma2": "gemma2"}
 """Name of the backbone -> transformers' name of its language model."""
 
-KERNELS = {"paligemma": ("sdpa", "eager"), "paligemma2": ("eager",)}
-"""Backbone -> the kernels of `model.attention` that compute it."""
+KERNELS = {
+    "paligemma": ("sdpa", "eager", "split_sdpa", "split_eager"),
+    "paligemma2": ("eager", "split_eager"),
+}
+"""Backbone -> the kernels of `model.attention` that compute it everywhere."""
 
 _LAST = 3
 """Tokens at the end of a prefix, with its newline, that the first image token must see."""
@@ -89,7 +93,10 @@ def build_random_model(
     config.text_config._attn_implementation = kernel
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return PaliGemmaForConditionalGeneration(config).float().eval()
+        model = PaliGemmaForConditionalGeneration(config).float()
+    # The kernels without a mask over all pairs compute training only, and the test reads every position.
+    compute_supervised_rows(model, everywhere=True)
+    return model.train()
 
 
 def compute_all_logits(
@@ -98,7 +105,7 @@ def compute_all_logits(
     """Return the logits of one row at every position: (T, V).
 
     Args:
-        model: in evaluation mode.
+        model: without dropout.
         batch: on the model's device; not changed.
         row: index of the row.
         change: a position whose token is replaced by another one.

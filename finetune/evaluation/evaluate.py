@@ -1,25 +1,25 @@
 """Evaluation of a split: generate, score, and gather from all processes, each example exactly once."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
+from datasets import Value
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from finetune import signals
 from finetune.data.batches.collator import Collator
-from finetune.data.examples.dataset import ExampleDataset
+from finetune.data.examples.dataset import PICTURES, ExampleDataset
 from finetune.errors import UserError
-from finetune.example import Batch, Example, PredictionRow, Prompts
+from finetune.example import Example, PredictionRow, Prompts
 from finetune.generation.generate import answer_batches
 from finetune.generation.options import EvaluationConfig
 from finetune.metrics.metric import Metric, compute_by_group
-from finetune.model.forward import compute_losses, to_device
 from finetune.processes import failing_together, is_main_process, share
 from finetune.progress import track
 from finetune.tasks.task import Answer, Task
@@ -27,6 +27,10 @@ from finetune.tasks.task import Answer, Task
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_LOADED = 64
+"""Examples that are decoded and sent from a worker at once; how many are answered at once is another
+matter."""
 
 
 @dataclass(frozen=True)
@@ -40,35 +44,25 @@ class Evaluation:
     """Prediction rows, in the order of the split."""
 
 
-class _Labelled(NamedTuple):
-    """The rest of a batch, next to its prompts."""
-
-    rows: list[PredictionRow]
-    """The beginning of each prediction row."""
-    batch: Batch | None
-    """The same images with their first suffix, for the loss."""
-
-
 class _EvaluationCollator:
-    """Makes one batch to generate from and, with the same pixels, one for the loss."""
+    """Makes prompts, with their first suffixes if the loss is asked for, and begins the prediction rows."""
 
     def __init__(self, collator: Collator, with_loss: bool) -> None:
         self.collator = collator
         self.with_loss = with_loss
 
-    def __call__(self, examples: Sequence[Example]) -> tuple[Prompts, _Labelled]:
+    def __call__(self, examples: Sequence[Example]) -> tuple[Prompts, list[PredictionRow]]:
         for example in examples:
             if not example.suffixes:
                 raise UserError(
                     f"Example `{example.id}` has no reference to score against; evaluation needs one."
                 )
-        pixels = self.collator.build_pixels(examples)
-        rows = [begin_row(example) for example in examples]
-        batch = self.collator(examples, pixels) if self.with_loss else None
-        return self.collator.build_prompts(examples, pixels), _Labelled(rows, batch)
+        prompts = self.collator.build_prompts(examples)
+        if self.with_loss:
+            prompts["suffixes"] = [self.collator.encode(example).suffixes[0] for example in examples]
+        return prompts, [begin_row(example) for example in examples]
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     dataset: ExampleDataset,
@@ -86,7 +80,7 @@ def evaluate(
         dataset: the split.
         collator: without `max_text_length`: evaluation neither cuts nor drops.
         metric: scores the prediction rows.
-        options: their `batch_size`, `loss`, and what generation reads.
+        options: their `loss`, and what generation reads.
         workers: processes that decode images.
         autocast: context of the forward passes.
 
@@ -94,47 +88,80 @@ def evaluate(
         UserError: an example has no reference, or not those the metric needs.
     """
     state = PartialState()
-    share_of_rows = range(state.process_index, len(dataset), state.num_processes)
-    collate = _EvaluationCollator(collator, options.loss)
-    batches = _load_batches(dataset, share_of_rows, collate, options.batch_size, workers)
+    groups = group_by_image(dataset)[state.process_index :: state.num_processes]
+    order = [index for group in groups for index in group]
+    batches = _load_batches(dataset, groups, _EvaluationCollator(collator, options.loss), workers)
     autocast = autocast or nullcontext()
-    device = next(model.parameters()).device
     rows: list[PredictionRow] = []
     losses: list[float] = []
     with failing_together(), ExitStack() as stack:
         stack.callback(model.train, model.training)
         model.eval()
-        for labelled, answers in answer_batches(model, batches, collator.tokenizer, options, autocast):
-            pairs = zip(labelled.rows, answers, strict=True)
-            rows += [finish_row(row, answer, dataset.task, metric) for row, answer in pairs]
-            if labelled.batch is not None:
-                with autocast:
-                    losses += compute_losses(model, to_device(labelled.batch, device)).tolist()
-    rows = _gather(list(zip(share_of_rows, rows, strict=True)))
+        silent = not is_main_process()
+        nothing: tuple[object, ...] = ()
+        bar = track(nothing, "evaluate", "example", total=len(order), silent=silent, leave=False)
+        stack.callback(bar.close)
+        for begun, answers in answer_batches(model, batches, collator.tokenizer, options, autocast):
+            for row, answer in zip(begun, answers, strict=True):
+                rows.append(finish_row(row, answer, dataset.task, metric))
+                if answer.loss is not None:
+                    losses.append(answer.loss)
+            bar.update(len(begun))
+    rows = _gather(list(zip(order, rows, strict=True)))
     scores = compute_by_group(metric, rows)
     scores["confidence"] = sum(row["confidence"] for row in rows) / len(rows)
     _count_unfinished(scores, rows)
     if options.loss:
-        losses = _gather(list(zip(share_of_rows, losses, strict=True)))
+        losses = _gather(list(zip(order, losses, strict=True)))
         scores["loss"] = sum(losses) / len(losses)
     return Evaluation(scores, rows)
 
 
+def group_by_image(dataset: ExampleDataset) -> list[list[int]]:
+    """Return the indices of all rows, those of rows that name the same images together.
+
+    Such rows share what the vision tower makes of the image, and rows that ask the same their answer too.
+    Images inside the rows are not read for it: of these, rows of one batch share what they can.
+    """
+    name = next(name for name in PICTURES if name in dataset.rows.column_names)
+    groups: dict[object, list[int]] = {}
+    is_path = dataset.rows.features[name] == Value("string")
+    sources = dataset.rows.select_columns(name)[name] if is_path else range(len(dataset))
+    for index, source in enumerate(sources):
+        groups.setdefault(source, []).append(index)
+    return list(groups.values())
+
+
 def _load_batches(
-    dataset: ExampleDataset, indices: range, collate: _EvaluationCollator, size: int, workers: int
-) -> Iterable[tuple[Prompts, _Labelled]]:
-    """Return the batches of this process, with a bar if standard error is a terminal."""
+    dataset: ExampleDataset, groups: Sequence[Sequence[int]], collate: _EvaluationCollator, workers: int
+) -> Iterator[tuple[Prompts, list[PredictionRow]]]:
+    """Return the batches of this process."""
     loader = DataLoader(
-        Subset(dataset, indices),
-        batch_size=size,
+        dataset,
+        batch_sampler=list(_fill_batches(groups)),
         num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
         collate_fn=collate,
         worker_init_fn=signals.ignore_in_worker,
     )
     with signals.held():
-        batches = iter(loader)
-    silent = not is_main_process()
-    return track(batches, "evaluate", "batch", total=len(loader), silent=silent, leave=False)
+        return iter(loader)
+
+
+def _fill_batches(groups: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Yield batches of whole groups, as far as these are no larger than a batch."""
+    batch: list[int] = []
+    for group in groups:
+        if batch and len(batch) + len(group) > _LOADED:
+            yield batch
+            batch = []
+        for index in group:
+            batch.append(index)
+            if len(batch) == _LOADED:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
 
 
 def begin_row(example: Example) -> PredictionRow:

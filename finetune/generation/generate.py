@@ -1,81 +1,102 @@
 """Prompts to answers with their confidence, batch by batch; logits are never kept."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from finetune.example import Prompts
-from finetune.generation.beam import search_beams
-from finetune.generation.limits import build_limits
-from finetune.generation.options import EvaluationConfig
-from finetune.model.forward import generate_greedily, to_device
+from finetune.generation.answerer import Answerer
+from finetune.generation.options import GenerationOptions
+from finetune.generation.reading import Reading
+from finetune.generation.search import Spoken
 from finetune.tasks.task import Answer
-
-UNKNOWN_LENGTH = 128
-"""Most tokens of an answer if there are no references; the value of big_vision's command line."""
 
 T = TypeVar("T")
 
 
+@torch.no_grad()
 def answer_batches(
     model: nn.Module,
     batches: Iterable[tuple[Prompts, T]],
     tokenizer: PreTrainedTokenizerBase,
-    options: EvaluationConfig,
+    options: GenerationOptions,
     autocast: AbstractContextManager[object],
+    on_shrink: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[T, list[Answer]]]:
     """Answer one batch of prompts after another.
 
+    Prompts of the next batches are begun while the longest answers of this one are not finished.
+
     Args:
         model: in evaluation mode.
-        batches: prompts, and anything that is needed with their answers.
+        batches: prompts on the CPU, and anything that is needed with their answers.
         tokenizer: the checkpoint's.
-        options: see `generate_answers`.
+        options: see `Answerer`.
         autocast: context of the forward passes, entered for each batch.
+        on_shrink: called where memory was short, with the number of prompts at once from then on.
 
     Yields:
-        What came with the prompts, and an answer to each of them.
+        What came with the prompts, and an answer to each of them, in the order of the batches.
+
+    Raises:
+        UserError: the shortest answer of a form is longer than `max_new_tokens`, or the device has no
+            memory for a single prompt.
     """
-    device = next(model.parameters()).device
+    answerer = Answerer(model, tokenizer, options, autocast, on_shrink)
+    waiting: deque[Reading[T]] = deque()
     for prompts, rest in batches:
-        with autocast:
-            answers = generate_answers(model, to_device(prompts, device), tokenizer, options)
-        yield rest, answers
+        waiting.append(Reading(prompts, rest, answerer.image_token))
+        answerer.work(waiting)
+        while waiting and waiting[0].is_answered:
+            yield _finish(waiting.popleft(), tokenizer)
+    answerer.work(waiting, finish=True)
+    for reading in waiting:
+        yield _finish(reading, tokenizer)
+
+
+def generate_answers(
+    model: nn.Module, prompts: Prompts, tokenizer: PreTrainedTokenizerBase, options: GenerationOptions
+) -> list[Answer]:
+    """Generate one answer to each prompt; see `answer_batches`."""
+    [(_, answers)] = answer_batches(model, [(prompts, None)], tokenizer, options, nullcontext())
+    return answers
 
 
 @torch.no_grad()
-def generate_answers(
-    model: nn.Module, prompts: Prompts, tokenizer: PreTrainedTokenizerBase, options: EvaluationConfig
-) -> list[Answer]:
-    """Generate one answer to each prompt.
+def generate_tokens(
+    model: nn.Module, prompts: Prompts, tokenizer: PreTrainedTokenizerBase, options: GenerationOptions
+) -> tuple[Tensor, Tensor]:
+    """Return the tokens of the answers and their probabilities: (B, steps) each, padded."""
+    answerer = Answerer(model, tokenizer, options, nullcontext())
+    reading = Reading(prompts, None, answerer.image_token)
+    answerer.work(deque([reading]), finish=True)
+    spoken = [answer for answer in reading.answers if answer is not None]
+    tokens = [torch.tensor(answer.tokens) for answer in spoken]
+    probabilities = [torch.tensor(answer.probabilities) for answer in spoken]
+    return (
+        pad_sequence(tokens, batch_first=True, padding_value=tokenizer.pad_token_id),
+        pad_sequence(probabilities, batch_first=True),
+    )
 
-    Args:
-        model: in evaluation mode.
-        prompts: on the model's device; their `forms` constrain the answers.
-        tokenizer: the checkpoint's.
-        options: their `num_beams` and `max_new_tokens`.
 
-    Raises:
-        UserError: the shortest answer of a form is longer than `max_new_tokens`.
-    """
-    steps, beams = options.max_new_tokens or UNKNOWN_LENGTH, options.num_beams
-    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    forms = prompts.get("forms")
-    limits = None if forms is None else build_limits(forms, tokenizer, steps, beams)
-    if beams > 1:
-        answers, probabilities = search_beams(
-            model, prompts, beams=beams, steps=steps, end=end, pad=pad, limits=limits
-        )
-    else:
-        constrain = None if limits is None else limits.constrain
-        answers, probabilities = generate_greedily(
-            model, prompts, end=end, pad=pad, constrain=constrain, max_new_tokens=steps
-        )
-    return read_answers(answers, probabilities, tokenizer)
+def _finish(reading: Reading[T], tokenizer: PreTrainedTokenizerBase) -> tuple[T, list[Answer]]:
+    """Return what came with a batch, and its answers."""
+    known: dict[int, Answer] = {}
+    answers = []
+    for spoken, loss in zip(reading.answers, reading.losses, strict=True):
+        assert spoken is not None
+        # Rows with the same prompt share an answer.
+        if id(spoken) not in known:
+            known[id(spoken)] = read_answer(spoken, tokenizer)
+        answers.append(known[id(spoken)]._replace(loss=loss))
+    return reading.rest, answers
 
 
 def read_answers(
@@ -88,27 +109,34 @@ def read_answers(
         probabilities: (B, steps), of these tokens.
         tokenizer: the checkpoint's.
     """
-    is_end = answers == tokenizer.eos_token_id
-    # Tokens up to and including the first EOS.
-    spoken = is_end.cumsum(1) - is_end.long() == 0
-    confidences = (probabilities * spoken).sum(1) / spoken.sum(1)
-    return [
-        _read_answer(row[mask & ~ends], values[mask & ~ends].tolist(), confidence, tokenizer)._replace(
-            unfinished=not bool(ends.any())
-        )
-        for row, values, mask, ends, confidence in zip(
-            answers, probabilities, spoken, is_end, confidences.tolist(), strict=True
-        )
-    ]
+    read = []
+    for tokens, chances in zip(answers.tolist(), probabilities.tolist(), strict=True):
+        end = tokenizer.eos_token_id
+        count = tokens.index(end) + 1 if end in tokens else len(tokens)
+        read.append(read_answer(Spoken(tokens[:count], chances[:count]), tokenizer))
+    return read
 
 
-def _read_answer(
-    ids: Tensor, probabilities: list[float], confidence: float, tokenizer: PreTrainedTokenizerBase
-) -> Answer:
-    """Decode one answer; if it has locations, with the characters that each token stands for."""
-    text = tokenizer.decode(ids, skip_special_tokens=False)
+def read_answer(spoken: Spoken, tokenizer: PreTrainedTokenizerBase) -> Answer:
+    """Decode an answer; if it has locations, with the characters that each token stands for."""
+    tokens, probabilities = spoken
+    confidence = sum(probabilities) / len(probabilities)
+    unfinished = tokens[-1] != tokenizer.eos_token_id
+    if not unfinished:
+        tokens, probabilities = tokens[:-1], probabilities[:-1]
+    text = tokenizer.decode(tokens, skip_special_tokens=False)
     if "<loc" not in text:
-        return Answer(text, confidence)
-    # Decoded alone, a token may lose its space or be part of a character: each beginning is decoded.
-    ends = [len(tokenizer.decode(ids[: n + 1], skip_special_tokens=False)) for n in range(len(ids))]
-    return Answer(text, confidence, tuple(ends), tuple(probabilities))
+        return Answer(text, confidence, unfinished=unfinished)
+    ends = _find_ends(tokens, text, tokenizer)
+    return Answer(text, confidence, ends, tuple(probabilities), unfinished)
+
+
+def _find_ends(tokens: Sequence[int], text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return where each token ends in the text that they make."""
+    # An id may be beyond the tokenizer's vocabulary, and stands for nothing then.
+    pieces = [(piece or "").replace("\u2581", " ") for piece in tokenizer.convert_ids_to_tokens(tokens)]
+    if "".join(pieces) == text:
+        return tuple(accumulate(map(len, pieces)))
+    # A token may be part of a character: each beginning is decoded.
+    counts = range(1, len(tokens) + 1)
+    return tuple(len(tokenizer.decode(tokens[:count], skip_special_tokens=False)) for count in counts)

@@ -18,26 +18,32 @@ class Limits:
     """The states of a batch's answers, which move on with each of their tokens.
 
     Args:
-        automata: one for each row.
         steps: most tokens of an answer, including EOS.
-        copies: beams of each row.
+        copies: beams of each answer.
     """
 
-    def __init__(self, automata: Sequence[Automaton], steps: int, copies: int = 1) -> None:
-        self._automata = [automaton for automaton in automata for _ in range(copies)]
-        self._states: list[State | None] = [automaton.start for automaton in self._automata]
-        self._left = steps
+    def __init__(self, steps: int, copies: int = 1) -> None:
+        self._steps, self._copies = steps, copies
+        self._automata: list[Automaton] = []
+        self._states: list[State | None] = []
+        self._left: list[int] = []
 
-    def constrain(self, tokens: Sequence[int] | None, scores: Tensor) -> Tensor:
-        """Add the tokens that were chosen, if any were, and return the masked scores of the next ones."""
-        if tokens is not None:
-            self.advance(tokens)
-        return self.mask(scores)
+    def join(self, automata: Sequence[Automaton]) -> None:
+        """Add answers at their first token, after those that are there."""
+        added = [automaton for automaton in automata for _ in range(self._copies)]
+        self._automata += added
+        self._states += [automaton.start for automaton in added]
+        self._left += [self._steps] * len(added)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep these rows, and drop the others."""
+        self._automata = [self._automata[row] for row in rows]
+        self._states = [self._states[row] for row in rows]
+        self._left = [self._left[row] for row in rows]
 
     def mask(self, scores: Tensor) -> Tensor:
         """Return scores of the next tokens, minus infinity for those that may not follow: (rows, V)."""
-        pairs = zip(self._automata, self._states, strict=True)
-        allowed = [self._allowed(automaton, state) for automaton, state in pairs]
+        allowed = list(map(_list_allowed, self._automata, self._states, self._left))
         rows = np.repeat(np.arange(len(allowed)), [len(ids) for ids in allowed])
         where = torch.from_numpy(np.stack([rows, np.concatenate(allowed)])).to(scores.device)
         masked = torch.full_like(scores, -torch.inf)
@@ -52,27 +58,27 @@ class Limits:
             parents: the row whose answer each of them continues; None: its own.
         """
         states = self._states if parents is None else [self._states[parent] for parent in parents]
-        self._left -= 1
+        self._left = [left - 1 for left in self._left]
         self._states = [
             state if state is None or state.ended else automaton.advance(state, token)
             for automaton, state, token in zip(self._automata, states, tokens, strict=True)
         ]
 
-    def _allowed(self, automaton: Automaton, state: State | None) -> np.ndarray:
-        """Return the tokens that may follow; none where a beam was cut off, which is never chosen."""
-        return np.empty(0, np.int64) if state is None else automaton.allowed(state, self._left)
+
+def _list_allowed(automaton: Automaton, state: State | None, left: int) -> np.ndarray:
+    """Return the tokens that may follow; none where a beam was cut off, which is never chosen."""
+    return np.empty(0, np.int64) if state is None else automaton.allowed(state, left)
 
 
-def build_limits(
-    forms: Sequence[AnswerForm], tokenizer: PreTrainedTokenizerBase, steps: int, copies: int = 1
-) -> Limits:
-    """Return the limits of a batch at its first token.
+def build_automata(
+    forms: Sequence[AnswerForm], tokenizer: PreTrainedTokenizerBase, steps: int
+) -> list[Automaton]:
+    """Return the automata of answers.
 
     Args:
-        forms: of the answers, one for each row.
+        forms: of the answers, one for each prompt.
         tokenizer: the checkpoint's.
         steps: most tokens of an answer, including EOS.
-        copies: beams of each row.
 
     Raises:
         UserError: an answer has no room for the shortest that its form has.
@@ -85,7 +91,7 @@ def build_limits(
             f"evaluation.max_new_tokens={steps}: evaluation.grammar allows no answer that is so short. The "
             f"shortest takes {needed:g} tokens, EOS among them."
         )
-    return Limits(automata, steps, copies)
+    return automata
 
 
 @lru_cache(maxsize=4)

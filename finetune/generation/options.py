@@ -24,8 +24,8 @@ class EvaluateWhen(StrEnum):
 class GenerationOptions:
     """How prompts are answered."""
 
-    batch_size: int = option(16, Range(1, 1e6))
-    """Prompts answered at once on one device."""
+    batch_size: int | None = option(None, Range(1, 1e6))
+    """Prompts answered at once on one device. `null`: as many as fit into its memory, at most 256."""
     max_new_tokens: int | None = option(None, Range(1, 1e6))
     """Longest answer in tokens, including EOS. `null`: a quarter more than the longest reference of both
     splits, at least 16; for `predict` without a run, 128."""

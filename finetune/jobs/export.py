@@ -28,10 +28,11 @@ from finetune.data.images import MAX_PIXELS
 from finetune.errors import UserError
 from finetune.evaluation.evaluate import begin_row, finish_row
 from finetune.example import Example, Pixels, Prompts
-from finetune.generation.generate import UNKNOWN_LENGTH, read_answers
+from finetune.generation.answerer import UNKNOWN_LENGTH
+from finetune.generation.generate import generate_tokens, read_answers
+from finetune.generation.options import GenerationOptions
 from finetune.metrics.metric import Metric, compute_by_group
 from finetune.model.features import spread_pixels
-from finetune.model.forward import generate_greedily
 from finetune.model.load import load_config, load_processor
 from finetune.model.merge import merge
 from finetune.onnx.options import ExportDtype
@@ -139,14 +140,13 @@ def ask_model(model: PaliGemmaForConditionalGeneration, samples: Samples, steps:
     """Return the samples with the model's greedy answers of at most `steps` tokens."""
     tokenizer, examples = samples.collator.tokenizer, samples.examples
     parts = [examples[start : start + _BATCH] for start in range(0, len(examples), _BATCH)]
+    greedy = GenerationOptions(max_new_tokens=steps)
     asked = []
     for part in track(parts, "ask the model", "batch", leave=False):
         # As the graphs take them.
         pixels: Pixels = {"pixel_values": spread_pixels(samples.collator.build_pixels(part))}
         prompts = samples.collator.build_prompts(part, pixels)
-        tokens, probabilities = generate_greedily(
-            model, prompts, end=tokenizer.eos_token_id, pad=tokenizer.pad_token_id, max_new_tokens=steps
-        )
+        tokens, probabilities = generate_tokens(model, prompts, tokenizer, greedy)
         asked.append(Asked(part, prompts, tokens, probabilities))
     return asked
 

@@ -7,7 +7,7 @@ predictions and metrics.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,11 +17,15 @@ from torch import nn
 from transformers import PrinterCallback, ProgressCallback
 
 from finetune import signals
+from finetune.assembly.attention import settle_attention
 from finetune.assembly.checkpointing import settle_checkpointing
+from finetune.assembly.costs import RunCosts, describe_costs
 from finetune.assembly.data import Data, build_data, fingerprint_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
+from finetune.assembly.estimate import resident_bytes
 from finetune.assembly.evaluator import LastEvaluations, build_evaluator
 from finetune.assembly.evidence import complete_report
+from finetune.assembly.features import FeatureCache, build_feature_cache
 from finetune.assembly.grouping import choose_grouping
 from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.mask_codec import keep_mask_vae
@@ -31,11 +35,13 @@ from finetune.assembly.sources import RECORDED, build_source, record_data
 from finetune.assembly.trainer import build_arguments, build_run_metric, part_weights
 from finetune.config.jobs import Train
 from finetune.config.recipe_file import load_recipe
+from finetune.data.batches.workers import choose_workers
 from finetune.errors import UserError
 from finetune.evaluation.evaluate import Evaluation
 from finetune.generation.options import EvaluateWhen
 from finetune.jobs.push import check_at_end, push_at_end
 from finetune.metrics.metric import Metric
+from finetune.model.kernels import AttentionChoice
 from finetune.model.load import load_config, load_processor
 from finetune.model.options import PeftMethod
 from finetune.model.origin import Origin
@@ -48,7 +54,7 @@ from finetune.processes import (
 from finetune.result import TrainResult, choose_objective
 from finetune.run.checkpoints import Checkpoint, list_checkpoints
 from finetune.run.environment import describe_environment
-from finetune.run.files import explain_disk_errors, write_json, write_jsonl, write_text
+from finetune.run.files import explain_disk_errors, read_json, write_json, write_jsonl, write_text
 from finetune.run.folder import Launch, RunFolder
 from finetune.run.log import logging_to
 from finetune.run.results import (
@@ -99,22 +105,31 @@ def run(options: Train, launch: Launch) -> TrainResult:
         processor = load_processor(options.model.path, options.model.revision)
         data = build_data(options, processor, metric)
         launch = record_settings(options, folder, launch, data)
-        learner = build_learner(settle_checkpointing(options, checkpoint), checkpoint, processor)
+        options, process = settle_checkpointing(options, checkpoint), resident_bytes()
+        learner = build_learner(options, checkpoint, processor)
+        features = build_feature_cache(options, learner, data)
+        learner = replace(learner, techniques=[*learner.techniques, features.technique])
+        validation = features.attach(data.validation)
         evaluator = build_evaluator(
-            options.evaluation, options.trainer, data.validation, data.evaluation_collator, metric
+            options.evaluation, options.trainer, validation, data.evaluation_collator, metric
         )
         evaluate = LastEvaluations(evaluator)
-        trainer = build_trainer(options, learner.model, data, evaluate, metric, trackers)
+        trainer = build_trainer(options, learner.model, data, features, evaluate, metric, trackers)
         trainer.add_callback(ReportLogs(trackers.log))
         # Everything that may refuse its settings has read them: only now is an older run deleted.
-        trainer.check_settings()
+        batch = trainer.check_settings()
+        recorded = None if start is None else folder.environment
+        attention = settle_attention(options, learner.model, batch, recorded)
+        learner.techniques.append(attention.technique)
         first = 0 if start is None else start.step
         base = replace(learner.origin, revision=asked)
-        with opened(folder, options, launch, data, trainer, base), trackers.running(first):
+        with opened(folder, options, launch, data, trainer, base, attention), trackers.running(first):
             log_beginning(options, folder, data, learner, trainer)
-            interrupted = train_or_stop(trainer, start, folder.checkpoints, launch.command)
+            costs = RunCosts(options, checkpoint, data.row_lengths, process)
+            interrupted = train_or_stop(trainer, start, folder.checkpoints, launch.command, costs.advise)
             if interrupted is not None:
                 return TrainResult(folder.root, {}, {}, list_history(trainer), interrupted=interrupted)
+            on_main(lambda: record_costs(folder, costs.compare(trainer)))
             result = finish(options, folder, data, trainer, learner, evaluate, metric, trackers)
             log.info("%.0f seconds in all; the run is in %s", time.monotonic() - started, folder.root)
         pushed = on_main(lambda: push_at_end(options, folder))
@@ -157,6 +172,7 @@ def build_trainer(
     options: Train,
     model: nn.Module,
     data: Data,
+    features: FeatureCache,
     evaluate: LastEvaluations,
     metric: Metric,
     trackers: Trackers,
@@ -183,7 +199,7 @@ def build_trainer(
         model,
         arguments,
         data.collator,
-        data.train,
+        features.attach(data.train),
         loss=options.trainer.loss,
         towers=options.trainer.towers,
         parts=part_weights(options.dataset, data.train),
@@ -201,14 +217,20 @@ def build_trainer(
 
 @contextmanager
 def opened(
-    folder: RunFolder, options: Train, launch: Launch, data: Data, trainer: PaliGemmaTrainer, base: Origin
+    folder: RunFolder,
+    options: Train,
+    launch: Launch,
+    data: Data,
+    trainer: PaliGemmaTrainer,
+    base: Origin,
+    attention: AttentionChoice,
 ) -> Iterator[None]:
     """Write in the run's folder while the block runs; it is deleted again if no step was taken.
 
     Raises:
         UserError: the folder is taken, or the disk is full.
     """
-    texts = on_main(lambda: open_folder(folder, options, launch, data.dropped, base))
+    texts = on_main(lambda: open_folder(folder, options, launch, data.dropped, base, attention))
     trainer.before_save = lambda: folder.restore(texts)
     try:
         log_file = logging_to(folder.log) if is_main_process() else nullcontext()
@@ -222,7 +244,12 @@ def opened(
 
 
 def open_folder(
-    folder: RunFolder, options: Train, launch: Launch, dropped: list[dict[str, str]], base: Origin
+    folder: RunFolder,
+    options: Train,
+    launch: Launch,
+    dropped: list[dict[str, str]],
+    base: Origin,
+    attention: AttentionChoice,
 ) -> dict[Path, str]:
     """Claim the run's folder, and write its config and environment.
 
@@ -238,11 +265,19 @@ def open_folder(
             if not checkpoint.is_sealed:
                 log.warning("ignored incomplete checkpoint %s", checkpoint.folder)
         write_text(folder.config, launch.recipe)
-        write_json(folder.environment, describe_environment(launch.command, asdict(base)))
+        environment = describe_environment(launch.command, asdict(base), asdict(attention))
+        write_json(folder.environment, environment)
         if dropped:
             write_jsonl(folder.skipped, dropped)
     files = (folder.config, folder.environment)
     return {file: file.read_text(encoding="utf-8") for file in files}
+
+
+def record_costs(folder: RunFolder, costs: Mapping[str, Any]) -> None:
+    """Write what the training has needed, next to what was predicted, into `environment.json`."""
+    environment = read_json(folder.environment) if folder.environment.is_file() else {}
+    write_json(folder.environment, {**environment, "training": dict(costs)})
+    log.info("%s", describe_costs(costs))
 
 
 def log_beginning(
@@ -254,6 +289,11 @@ def log_beginning(
     log.info("%s", learner.table)
     techniques = [*learner.techniques, data.collator.pixels.technique, *trainer.techniques]
     log.info("%s", format_techniques(techniques))
+    workers = trainer.args.dataloader_num_workers
+    draws = trainer.args.max_steps * trainer.global_batch // trainer.passes.processes
+    reason = choose_workers(options.trainer.dataloader_num_workers, draws).reason
+    where = f"{workers} data worker{'s' if workers > 1 else ''}" if workers else "the training process"
+    log.info("batches are made by %s (%s)", where, reason)
     log.info(
         "%d train and %d validation examples, batch %d, %d steps",
         len(trainer.train_dataset),

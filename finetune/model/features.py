@@ -20,6 +20,11 @@ from finetune.example import Pixels
 INSTALLED = "_shares_images"
 """Attribute of a changed model: whether equal images of a batch share a pass through the tower."""
 
+_KEEP = "_keep_features"
+
+Keep = Callable[[list[str], Tensor], None]
+"""Is given the `image_keys` of a batch, and what the tower made of each: (images, tokens, width)."""
+
 
 def take_images(model: nn.Module, *, distinct: bool | None = None) -> PaliGemmaModel:
     """Let a model take the pixels of a batch as they are; once for each model.
@@ -42,9 +47,37 @@ def take_images(model: nn.Module, *, distinct: bool | None = None) -> PaliGemmaM
     return inner
 
 
-def image_inputs(batch: Pixels) -> dict[str, Tensor]:
+def keep_features(model: nn.Module, keep: Keep) -> None:
+    """Hand what the tower makes of images with keys to `keep`; the tower must not learn."""
+    setattr(take_images(model), _KEEP, keep)
+
+
+def describe_features(model: nn.Module, side: int) -> tuple[tuple[int, int], torch.dtype]:
+    """Return tokens and width of what the tower makes of an image, and the format, from one that is gray.
+
+    Args:
+        model: a PaliGemma, with an adapter or without.
+        side: of an image, pixels.
+    """
+    tower = take_images(model).vision_tower
+    device = next(tower.parameters()).device
+    with torch.no_grad():
+        features = tower(torch.zeros(1, 3, side, side, device=device)).last_hidden_state[0]
+    return (features.shape[0], features.shape[1]), features.dtype
+
+
+def drops_activations(part: nn.Module) -> bool:
+    """Return whether a part of a model drops activations; SigLIP's attention has the share as a number."""
+    shares = (
+        module.p if isinstance(module, nn.Dropout) else getattr(module, "dropout", 0)
+        for module in part.modules()
+    )
+    return any(isinstance(share, float) and share > 0 for share in shares)
+
+
+def image_inputs(batch: Pixels) -> dict[str, Any]:
     """Return the keyword arguments of a model that `take_images` has changed."""
-    names = ("pixel_values", "pixel_table", "image_rows")
+    names = ("pixel_values", "pixel_table", "image_rows", "image_keys", "features")
     return {name: batch[name] for name in names if name in batch}  # type: ignore[literal-required]
 
 
@@ -87,11 +120,13 @@ def _run(
     pixel_values: Tensor | None = None,
     pixel_table: Tensor | None = None,
     image_rows: Tensor | None = None,
+    image_keys: list[str] | None = None,
+    features: Tensor | None = None,
     **kwargs: Any,
 ) -> Any:
     """Encode the images, and go on with `plain`, the model's own method."""
     if pixel_values is not None:
-        encoded = _encode(inner, pixel_values, pixel_table, image_rows)
+        encoded = _encode(inner, pixel_values, pixel_table, image_rows, image_keys, features)
         kwargs["mm_encoder_outputs"] = as_encoder_output(encoded)
     return plain(*args, **kwargs)
 
@@ -106,9 +141,17 @@ def _encode(
     pixel_values: Tensor,
     pixel_table: Tensor | None = None,
     image_rows: Tensor | None = None,
+    image_keys: list[str] | None = None,
+    features: Tensor | None = None,
 ) -> Tensor:
-    if image_rows is not None and not getattr(inner, INSTALLED):
-        pixel_values, image_rows = pixel_values.index_select(0, image_rows), None
-    hidden = inner.vision_tower(scale_pixels(pixel_values, pixel_table)).last_hidden_state
-    projected: Tensor = inner.multi_modal_projector(hidden)
+    if image_rows is not None and features is None and not getattr(inner, INSTALLED):
+        pixel_values, image_rows, image_keys = pixel_values.index_select(0, image_rows), None, None
+    parts = [] if features is None else [features]
+    if len(pixel_values):
+        hidden = inner.vision_tower(scale_pixels(pixel_values, pixel_table)).last_hidden_state
+        keep: Keep | None = getattr(inner, _KEEP, None)
+        if keep is not None and image_keys is not None:
+            keep(image_keys, hidden)
+        parts.insert(0, hidden)
+    projected: Tensor = inner.multi_modal_projector(parts[0] if len(parts) == 1 else torch.cat(parts))
     return projected if image_rows is None else projected.index_select(0, image_rows)

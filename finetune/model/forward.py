@@ -1,18 +1,17 @@
-"""The one place that calls a PaliGemma: to train on a batch, to generate from prompts.
+"""The one place that calls a PaliGemma with a batch; `decoder.py` reads prompts and answers.
 
-What changes how the model is called (its cache, packed rows, which positions get logits) is decided in
-these functions, alike for training, evaluation and prediction; `load.py` chooses the attention kernel.
+What changes how the model is called (packed rows, which positions get logits) is decided in these
+functions; `load.py` chooses the attention kernel.
 """
 
-from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from finetune.example import Batch, Prompts
-from finetune.model.features import as_encoder_output, encode_images, image_inputs, take_images
+from finetune.model.attention import attention_inputs
+from finetune.model.features import as_encoder_output, image_inputs, take_images
 from finetune.model.last_layer import compute_supervised_rows
 from finetune.model.loss import compute_example_losses
 
@@ -21,8 +20,10 @@ B = TypeVar("B", bound=Prompts)
 
 def to_device(batch: B, device: torch.device) -> B:
     """Return a batch with its tensors on a device."""
+    # From pinned memory, the copy to a GPU runs while the CPU goes on.
     moved = {
-        name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()
+        name: value.to(device, non_blocking=device.type == "cuda") if isinstance(value, Tensor) else value
+        for name, value in batch.items()
     }
     return cast(B, moved)
 
@@ -47,22 +48,6 @@ def model_inputs(model: nn.Module, batch: Prompts, encoded: Tensor | None = None
     }
 
 
-def share_prefix(batch: Batch, kernel: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return positions and mask of rows with several suffixes.
-
-    Args:
-        batch: with `blocks`.
-        kernel: the attention of the language model.
-        dtype: of the hidden states; `eager` adds the mask to the scores.
-    """
-    blocks = batch["blocks"]
-    same = (blocks[:, :, None] == blocks[:, None, :]).tril()
-    visible = (same | (blocks == 0)[:, None, :])[:, None]
-    if kernel == "eager":
-        visible = torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
-    return {"position_ids": batch["position_ids"], "attention_mask": visible}
-
-
 def compute_logits(model: nn.Module, batch: Batch) -> Tensor:
     """Return the logits of the supervised tokens: (N, V).
 
@@ -71,10 +56,7 @@ def compute_logits(model: nn.Module, batch: Batch) -> Tensor:
         batch: on the model's device.
     """
     language_model = compute_supervised_rows(model)
-    inputs = model_inputs(model, batch)
-    if "blocks" in batch:
-        kernel = language_model.config._attn_implementation
-        inputs |= share_prefix(batch, kernel, language_model.get_input_embeddings().weight.dtype)
+    inputs = model_inputs(model, batch) | attention_inputs(language_model, batch)
     supervised = {"supervised_columns": batch["columns"], "supervised_places": batch["places"]}
     logits: Tensor = model(**inputs, **supervised, use_cache=False).logits
     return logits[0]
@@ -96,94 +78,3 @@ def compute_losses(
     return compute_example_losses(
         logits, batch["targets"], batch["segments"], examples, label_smoothing, mean=mean
     )
-
-
-Constrain = Callable[[list[int] | None, Tensor], Tensor]
-"""From the tokens just chosen, (B,) or None before the first, and the scores of the next ones, (B, V), to
-the same scores with minus infinity for what may not follow."""
-
-
-class _Chooser(LogitsProcessor):
-    """Keeps the probability of the greedy choice at each step: (B,) floats, not (B, V) logits.
-
-    It is the probability among all tokens, also where only some of them may follow: a constrained answer is
-    no surer than the model is.
-    """
-
-    def __init__(self, constrain: Constrain | None) -> None:
-        self.steps: list[Tensor] = []
-        self._constrain = constrain
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        probabilities = scores.float().softmax(-1)
-        if self._constrain is None:
-            self.steps.append(probabilities.amax(-1))
-            return scores
-        scores = self._constrain(input_ids[:, -1].tolist() if self.steps else None, scores)
-        self.steps.append(probabilities.gather(1, scores.argmax(-1, keepdim=True))[:, 0])
-        return scores
-
-
-def generate_greedily(
-    model: PreTrainedModel,
-    prompts: Prompts,
-    *,
-    end: int,
-    pad: int,
-    constrain: Constrain | None = None,
-    **settings: int,
-) -> tuple[Tensor, Tensor]:
-    """Return the likeliest token at each step, and its probability: (B, new tokens) each.
-
-    Args:
-        model: a PaliGemma in evaluation mode, with an adapter or without.
-        prompts: on the model's device.
-        end: id of EOS.
-        pad: id after it.
-        constrain: called at each step, to leave out tokens that may not follow.
-        settings: further arguments of transformers' `generate`: `max_new_tokens`, including EOS.
-    """
-    chooser = _Chooser(constrain)
-    sequences = model.generate(
-        **model_inputs(model, prompts, encode_images(model, prompts)),
-        **settings,
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        eos_token_id=end,
-        pad_token_id=pad,
-        logits_processor=LogitsProcessorList([chooser]),
-    )
-    return sequences[:, prompts["input_ids"].shape[1] :], torch.stack(chooser.steps, dim=1)
-
-
-def prefill(model: nn.Module, prompts: Prompts) -> tuple[Tensor, Cache]:
-    """Read the prompts.
-
-    Returns:
-        Logits of the first token of each answer, (B, V), and the cache.
-    """
-    output = model(**model_inputs(model, prompts), use_cache=True, logits_to_keep=1)
-    return output.logits[:, -1], output.past_key_values
-
-
-def step(model: nn.Module, tokens: Tensor, attention_mask: Tensor, cache: Cache) -> Tensor:
-    """Read one more token of each row.
-
-    Args:
-        model: as it was given to `prefill`.
-        tokens: (rows,) int64.
-        attention_mask: (rows, length so far), with a column for `tokens`.
-        cache: of `prefill`; changed in place.
-
-    Returns:
-        Logits of the next token: (rows, V).
-    """
-    logits: Tensor = model(
-        input_ids=tokens[:, None],
-        attention_mask=attention_mask,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits
-    return logits[:, -1]

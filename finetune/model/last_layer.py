@@ -66,10 +66,11 @@ def _run_layer(
     """Return (1, N, width) where columns and places are given; otherwise what `plain`, its method, does."""
     if supervised_columns is None or supervised_places is None:
         return plain(hidden_states, *args, attention_mask=attention_mask, **kwargs)
-    if not isinstance(attention_mask, Tensor) or not getattr(layer, INSTALLED):
-        # No mask that rows can be taken from: flex attention has blocks.
+    if not getattr(layer, INSTALLED):
         full = plain(hidden_states, *args, attention_mask=attention_mask, **kwargs)
         return take(take_columns(full, supervised_columns), supervised_places)
+    if (prefix := kwargs.pop("prefix", None)) is not None:
+        attention_mask = prefix.mask  # flex attention has blocks, from which no rows can be taken
     residual = take(take_columns(hidden_states, supervised_columns), supervised_places)
     branch, _ = layer.self_attn(
         layer.input_layernorm(hidden_states),
@@ -79,6 +80,11 @@ def _run_layer(
         supervised_places=supervised_places,
         **kwargs,
     )
+    return add_branch(layer, residual, branch)
+
+
+def add_branch(layer: Any, residual: Tensor, branch: Tensor) -> Tensor:
+    """Return what a layer makes of its input and of what its attention made of it: (rows, T, width)."""
     if not hasattr(layer, "post_feedforward_layernorm"):  # Gemma
         residual = residual + branch
         return residual + layer.mlp(layer.post_attention_layernorm(residual))
@@ -102,19 +108,14 @@ def _attend(
     mask, (cos, sin) = kwargs.pop("attention_mask"), kwargs.pop("position_embeddings")
     rows = take_columns(hidden_states, supervised_columns)
 
-    def split(projected: Tensor) -> Tensor:
-        """(B, T, heads * size) to (B, heads, T, size)."""
-        heads = projected.shape[-1] // attention.head_dim
-        return projected.view(*projected.shape[:2], heads, attention.head_dim).transpose(1, 2)
-
     cos, sin = (part.expand(len(rows), -1, -1) for part in (cos, sin))
-    query = _rotate(
-        split(attention.q_proj(rows)),
+    query = rotate(
+        split_heads(attention, attention.q_proj(rows)),
         take_columns(cos, supervised_columns),
         take_columns(sin, supervised_columns),
     )
-    key = _rotate(split(attention.k_proj(hidden_states)), cos, sin)
-    value = split(attention.v_proj(hidden_states))
+    key = rotate(split_heads(attention, attention.k_proj(hidden_states)), cos, sin)
+    value = split_heads(attention, attention.v_proj(hidden_states))
     if hasattr(attention, "attn_logit_softcapping"):  # Gemma 2
         kwargs |= {"softcap": attention.attn_logit_softcapping, "sliding_window": attention.sliding_window}
     eager = eager_attention_2 if hasattr(attention, "attn_logit_softcapping") else eager_attention
@@ -132,6 +133,12 @@ def _attend(
     return attention.o_proj(take(output.flatten(2), supervised_places)), weights
 
 
+def split_heads(attention: Any, projected: Tensor) -> Tensor:
+    """Return (B, heads, T, size) of (B, T, heads * size)."""
+    heads = projected.shape[-1] // attention.head_dim
+    return projected.view(*projected.shape[:2], heads, attention.head_dim).transpose(1, 2)
+
+
 def take_columns(values: Tensor, columns: Tensor) -> Tensor:
     """Return (B, R, width) of (B, T, width): row b at `columns[b]`."""
     return values.gather(1, columns[:, :, None].expand(-1, -1, values.shape[-1]))
@@ -143,11 +150,12 @@ def take(values: Tensor, places: Tensor) -> Tensor:
 
 
 def _take_mask(mask: Tensor, columns: Tensor) -> Tensor:
-    """Return (B, 1, R, T) of a mask (B or 1, 1, T, T)."""
+    """Return (B, 1, R, T) of a mask (B or 1, 1, L, T) of the last L columns."""
     mask = mask.expand(len(columns), -1, -1, -1)
+    columns = columns - (mask.shape[-1] - mask.shape[-2])
     return mask.gather(2, columns[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1]))
 
 
-def _rotate(values: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(values: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply rotary positions: (B, heads, T, size) with (B, T, size)."""
     return (values * cos[:, None]) + (rotate_half(values) * sin[:, None])

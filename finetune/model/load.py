@@ -117,17 +117,20 @@ def load_processor(path: str, revision: str | None = None) -> PaliGemmaProcessor
 def choose_attention(config: PaliGemmaConfig, attention: str = "auto") -> str:
     """Return `sdpa` or `eager` for the language model.
 
+    Evaluations use it, and trainings unless `kernels.py` chooses another.
+
     Raises:
-        UserError: sdpa was asked for a backbone whose attention soft-cap it cannot compute.
+        UserError: a kernel was asked for that cannot compute the backbone's attention soft-cap.
     """
     capped = config.text_config.model_type == "gemma2"
-    if attention == "auto":
-        return "eager" if capped else "sdpa"
-    if attention == "sdpa" and capped:
+    if capped and attention.startswith(("sdpa", "split_")) and attention != "split_eager":
         raise UserError(
-            "model.attention=sdpa cannot compute PaliGemma 2's attention soft-cap; choose auto or eager."
+            f"model.attention={attention} cannot compute PaliGemma 2's attention soft-cap; choose auto, "
+            "eager, split_eager or flex."
         )
-    return attention
+    if attention in ("sdpa", "eager"):
+        return attention
+    return "eager" if capped else "sdpa"
 
 
 def load_model(
@@ -148,7 +151,7 @@ def load_model(
         config: from `load_config`; changed in place.
         revision: branch, tag or commit on the Hub.
         dtype: format of the weights.
-        attention: `auto`, `sdpa` or `eager`, for the language model.
+        attention: `model.attention`; see `choose_attention`.
         final_logit_softcap: keep PaliGemma 2's soft-cap on the logits.
         quantization: of the linear layers.
         device: where quantized weights go; others are moved by the trainer.

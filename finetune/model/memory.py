@@ -1,51 +1,57 @@
-"""The memory that a training step needs on one device, computed without weights and without a device.
+"""The memory that a training step needs at its peak on one device, computed without weights or device.
 
-Weights, gradients and optimizer state follow from the parameters. Activations are counted: one layer of
-each kind runs forward on fake tensors, which have shapes and no content, and every tensor that autograd
-saves for the backward pass is added up.
+Weights, gradients and optimizer state follow from the parameters. What the layers keep for the backward
+pass, and what they need while they run, is counted on fake tensors (`layer_memory.py`). A step is then gone
+through in its order, since not everything is there at once: the activations are there when the loss is
+computed, the gradients when the activations are gone.
 """
 
+import copy
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.graph import saved_tensors_hooks
-from torch.func import functional_call
 from transformers import PaliGemmaConfig
 
-from finetune.model.last_layer import compute_supervised_rows
+from finetune.model.last_layer import compute_supervised_rows, computes_supervised_rows
+from finetune.model.layer_memory import Bytes, LayerInput, count_head, count_layer, hidden_dtype
 from finetune.model.options import PeftConfig
-from finetune.model.table import is_linear_weight
+from finetune.model.table import stored_bytes
 from finetune.model.towers import Tower, tower_of
 
 _LAYER = re.compile(r"\.(encoder|language_model)\.layers\.(\d+)$")
 
-_SCALES = {(4, True): 0.127, (4, False): 0.5, (8, False): 0.01, (8, True): 0.01}
-"""Bits of NF4's scales for each weight, with and without double quantization; LLM.int8 has one per row.
-Source: https://arxiv.org/abs/2305.14314, section 3."""
-
-_LOGIT_BYTES = 14
-"""Bytes of each logit: bfloat16, and three times float32 in the loss and its gradient."""
+_HOLES = 0.7
+"""Bytes lost between the blocks of glibc's heap, for each byte that is kept in them: measured, with rows of
+different lengths (`benchmarks/memory.py`)."""
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of a step, by what needs them."""
+    """Bytes of a step at its peak, by what needs them."""
 
     weights: int
     gradients: int
+    """Those that exist at the peak."""
     optimizer: int
     activations: int
-    """Saved for the backward pass, by all examples of a forward pass."""
+    """What is kept for the backward pass and what a layer needs while it runs, by all examples."""
     logits: int
+    process: int = 0
+    """Of the process itself: the CUDA context, or torch and the other libraries on a CPU."""
 
     @property
     def total(self) -> int:
-        """Sum of all; the CUDA context and the allocator's gaps come on top, about 1 GiB."""
+        """Sum of all."""
         return sum(int(getattr(self, field.name)) for field in fields(self))
+
+    @property
+    def allocated(self) -> int:
+        """What torch's allocator holds of it, as `torch.cuda.max_memory_allocated` counts."""
+        return self.total - self.process
 
 
 @dataclass(frozen=True)
@@ -56,87 +62,227 @@ class StepShape:
     image_tokens: int
     """Of one example, over all its images."""
     text_tokens: int
-    """Of one example, at most."""
+    """Of one example, at most: all others are padded to it."""
     supervised_tokens: int
     """Of one example, at most."""
+    images: int = 1
+    """Of one example."""
+    supervised_mean: float | None = None
+    """Supervised tokens of the other examples of a batch; None: as many as the longest has."""
+
+    @property
+    def supervised_rows(self) -> int:
+        """Supervised tokens of the batch."""
+        mean = self.supervised_tokens if self.supervised_mean is None else self.supervised_mean
+        return self.supervised_tokens + round((self.examples - 1) * mean)
 
 
-def estimate_memory(
-    model: nn.Module,
-    config: PaliGemmaConfig,
-    planned: PeftConfig,
-    shape: StepShape,
-    *,
-    optimizer: str,
-    half: torch.dtype | None,
-    checkpointing: bool,
-) -> StepMemory:
-    """Return the memory of a training step.
+@dataclass(frozen=True)
+class StepSettings:
+    """How a step is taken."""
+
+    optimizer: str = "adamw_torch"
+    """`trainer.optim`."""
+    half: torch.dtype | None = None
+    """Data type of autocast; None without autocast."""
+    on_gpu: bool = True
+    process: int = 0
+    """See `StepMemory`."""
+
+
+class _Layer(NamedTuple):
+    """A layer through which a gradient flows."""
+
+    module: nn.Module
+    tower: Tower
+    number: int
+    """In its tower."""
+    learning: int
+    """Bytes of its parameters that learn."""
+    copies: int
+    """Numbers of its float32 matrices that learn, which autocast copies."""
+    kind: tuple[object, ...]
+    """Layers of one kind need the same memory."""
+
+
+class _Kept(NamedTuple):
+    """What a layer needs in a step."""
+
+    layer: _Layer
+    counted: Bytes
+    kept: int
+    """Bytes from its forward to its backward pass."""
+    is_recomputed: bool
+
+
+class MemoryEstimate:
+    """Estimates steps of one model; what was counted for one batch serves for others.
 
     Args:
-        model: on the meta device, frozen and adapted as for the run.
+        model: on the meta device, frozen, adapted and changed as for the run.
         config: of the model.
         planned: says which weights will be quantized.
-        shape: examples and tokens.
-        optimizer: `trainer.optim`.
-        half: data type of autocast; None without autocast.
-        checkpointing: only the inputs of each layer are kept.
+        settings: how the steps are taken.
     """
-    weights = gradients = states = 0
-    for name, parameter in model.named_parameters():
-        size = parameter.numel()
-        bits = 8.0 * parameter.element_size()
-        if planned.quantizes(name) and is_linear_weight(name, parameter) and "lora_" not in name:
-            bits = planned.bits + _SCALES[planned.bits, planned.double_quant]
-        weights += int(size * bits / 8)
-        if parameter.requires_grad:
-            gradients += size * parameter.element_size()
-            states += size * _state_bytes(optimizer, parameter)
-    activations = count_activations(model, config, shape, half, checkpointing)
-    logits = shape.examples * shape.supervised_tokens * config.text_config.vocab_size * _LOGIT_BYTES
-    return StepMemory(weights, gradients, states, activations, logits)
+
+    def __init__(
+        self, model: nn.Module, config: PaliGemmaConfig, planned: PeftConfig, settings: StepSettings
+    ) -> None:
+        self.config, self.settings = config, settings
+        parameters = dict(model.named_parameters())
+        learning = {name: weight for name, weight in parameters.items() if weight.requires_grad}
+        self._learning = {name: weight.numel() * weight.element_size() for name, weight in learning.items()}
+        self._states = sum(_state_bytes(settings.optimizer, weight) for weight in learning.values())
+        self._weights, self._unpacked = _weigh(parameters, planned)
+        self._embedding = sum(size for name, size in self._learning.items() if "embed_tokens" in name)
+        self._head = next(part for name, part in model.named_modules() if name.endswith("lm_head"))
+        self._layers = list(_list_layers(model, list(learning)))
+        language_model = compute_supervised_rows(model)
+        self._is_eager = language_model.config._attn_implementation == "eager"
+        self._dtype = hidden_dtype(language_model.layers[0])
+        self._counted: dict[object, Bytes] = {}
+
+    def with_settings(self, *, on_gpu: bool, process: int) -> "MemoryEstimate":
+        """Return the estimate for another device; what was counted is the same."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, on_gpu=on_gpu, process=process)
+        return other
+
+    def estimate(
+        self, shape: StepShape, checkpoint_every: int | None = None, *, accumulates: bool = False
+    ) -> StepMemory:
+        """Return the memory of a step.
+
+        Args:
+            shape: examples and tokens.
+            checkpoint_every: every k-th layer keeps its input only; None: no layer does.
+            accumulates: gradients of earlier forward passes are there from the beginning, or the buffers in
+                which several processes add theirs.
+        """
+        stages = self._list_stages(shape, checkpoint_every)
+        gradients, activations, logits = max(stages, key=sum)
+        everything = sum(self._learning.values())
+        memory = StepMemory(
+            weights=self._weights,
+            gradients=everything if accumulates else gradients,
+            optimizer=self._states,
+            activations=activations + self._unpacked + self._input_bytes(shape),
+            logits=logits,
+            process=self.settings.process,
+        )
+        update = _update_bytes(self.settings, self._learning.values())
+        updating = replace(memory, gradients=everything, logits=0, activations=update)
+        return max(memory, updating, key=lambda moment: moment.total)
+
+    def _list_stages(self, shape: StepShape, every: int | None) -> Iterator[tuple[int, int, int]]:
+        """Yield gradients, activations and logits at each moment that may be the peak.
+
+        First the loss, then each layer from the last to the first, then the embedding, whose gradient is
+        added to that of the output layer, which has the same weights.
+        """
+        layers = [self._count_layer(layer, shape, every) for layer in self._layers]
+        activations = sum(layer.kept for layer in layers)
+        rows = shape.supervised_rows
+        head = self._remember(rows, lambda: count_head(self._head, rows, self.config, self.settings.half))
+        # A layer that is not recomputed needs its copies in the backward pass: they are counted with it.
+        size = 0 if self.settings.half is None else self.settings.half.itemsize
+        copies = size * sum(layer.layer.copies for layer in layers if layer.is_recomputed)
+        yield 0, activations + copies, head.most
+        gradients = self._embedding
+        for layer in reversed(layers):
+            activations -= layer.kept
+            yield gradients, activations + layer.counted.most + layer.is_recomputed * layer.kept, 0
+            gradients += layer.layer.learning
+        yield sum(self._learning.values()), self._embedding, 0
+
+    def _count_layer(self, layer: _Layer, shape: StepShape, every: int | None) -> _Kept:
+        supervised = shape.supervised_tokens if computes_supervised_rows(layer.module) else None
+        tokens = _tokens(layer.tower, shape)
+
+        given = LayerInput(layer.tower, shape.examples, tokens, supervised)
+        count = self._remember(
+            (layer.kind, given),
+            lambda: count_layer(layer.module, given, self.config, self.settings.half),
+        )
+        is_recomputed = every is not None and layer.number % every == 0 and supervised is None
+        kept, small = count.kept, count.small
+        if is_recomputed:
+            width = self._width(layer.tower)
+            kept = small = shape.examples * tokens * width * hidden_dtype(layer.module).itemsize
+        holes = 0 if self.settings.on_gpu else int(_HOLES * small)
+        return _Kept(layer, count, kept + holes, is_recomputed)
+
+    def _remember(self, key: object, count: Callable[[], Bytes]) -> Bytes:
+        if key not in self._counted:
+            self._counted[key] = count()
+        return self._counted[key]
+
+    def _input_bytes(self, shape: StepShape) -> int:
+        """Return the bytes of pixels and mask, which are there during the whole step."""
+        side, tokens = self.config.vision_config.image_size, _tokens(Tower.language_model, shape)
+        pixels = shape.images * 3 * side**2 * 4
+        mask = tokens**2 * (1 + self._is_eager * self._dtype.itemsize)
+        return int(shape.examples * (pixels + mask))
+
+    def _width(self, tower: Tower) -> int:
+        part = self.config.vision_config if tower == Tower.vision_tower else self.config.text_config
+        return int(part.hidden_size)
 
 
-def _state_bytes(optimizer: str, parameter: Tensor) -> int:
-    """Return the bytes of the optimizer's state for each weight: two moments, unless its name says less."""
-    if optimizer in {"sgd", "adafactor"}:
-        return 0
-    return 2 if "8bit" in optimizer else 2 * parameter.element_size()
+def _weigh(parameters: Mapping[str, nn.Parameter], planned: PeftConfig) -> tuple[int, int]:
+    """Return the bytes of all weights, and of the largest one that is unpacked when it is used."""
+    weights = sum(stored_bytes(name, weight, planned) for name, weight in parameters.items())
+    packed = [
+        weight.numel()
+        for name, weight in parameters.items()
+        if planned.bits == 4
+        and stored_bytes(name, weight, planned) < weight.numel() * weight.element_size()
+    ]
+    return weights, 2 * max(packed, default=0)
 
 
-def count_activations(
-    model: nn.Module,
-    config: PaliGemmaConfig,
-    shape: StepShape,
-    half: torch.dtype | None,
-    checkpointing: bool,
-) -> int:
-    """Return the bytes that all layers save for the backward pass.
+def _list_layers(model: nn.Module, learning: list[str]) -> Iterator[_Layer]:
+    """Yield the layers that keep something, in their order.
 
-    A layer saves nothing if neither it nor what comes before it learns.
+    A layer keeps nothing if neither it nor what comes before it learns.
     """
-    counted: dict[tuple[object, ...], int] = {}
-    total = largest = 0
-    learning = [name for name, weight in model.named_parameters() if weight.requires_grad]
     flows = _find_flows(learning)
-    last = compute_supervised_rows(model).layers[-1]
-    for name, layer in model.named_modules():
+    for name, module in model.named_modules():
         if not (match := _LAYER.search(name)):
             continue
         tower = Tower.vision_tower if match[1] == "encoder" else Tower.language_model
-        learns = tuple(weight.requires_grad for weight in layer.parameters())
+        weights = list(module.parameters())
+        learns = tuple(weight.requires_grad for weight in weights)
         flows[tower] |= any(learns)
         if not flows[tower]:
             continue
-        key = (tower, learns, layer is last)
-        if key not in counted:
-            counted[key] = _count_layer(layer, tower, config, shape, half, layer is last)
-        if checkpointing:
-            total += _hidden_bytes(layer, tower, config, shape)
-            largest = max(largest, counted[key])
-        else:
-            total += counted[key]
-    return total + largest
+        trained = [weight for weight in weights if weight.requires_grad]
+        yield _Layer(
+            module,
+            tower,
+            int(match[2]),
+            learning=sum(weight.numel() * weight.element_size() for weight in trained),
+            copies=sum(w.numel() for w in trained if w.ndim == 2 and w.dtype == torch.float32),
+            kind=(tower, learns, computes_supervised_rows(module)),
+        )
+
+
+def _state_bytes(optimizer: str, parameter: Tensor) -> int:
+    """Return the bytes of the optimizer's state of a parameter: two moments, unless its name says less."""
+    if optimizer in {"sgd", "adafactor"}:
+        return 0
+    return parameter.numel() * (2 if "8bit" in optimizer else 2 * parameter.element_size())
+
+
+def _update_bytes(settings: StepSettings, learning: Collection[int]) -> int:
+    """Return what the optimizer needs besides its state while it changes the weights.
+
+    On a GPU torch updates all weights at once, with a copy of their size; a fused optimizer has none.
+    """
+    if "fused" in settings.optimizer or "8bit" in settings.optimizer:
+        return 0
+    everything = settings.on_gpu and settings.optimizer.startswith("adamw_torch")
+    return sum(learning) if everything else 2 * max(learning, default=0)
 
 
 def _find_flows(learning: list[str]) -> dict[Tower, bool]:
@@ -149,76 +295,8 @@ def _find_flows(learning: list[str]) -> dict[Tower, bool]:
     }
 
 
-def _hidden_bytes(layer: nn.Module, tower: Tower, config: PaliGemmaConfig, shape: StepShape) -> int:
-    tokens, width = _tokens(tower, shape), _width(tower, config)
-    return shape.examples * tokens * width * _dtype(layer).itemsize
-
-
-def _count_layer(
-    layer: nn.Module,
-    tower: Tower,
-    config: PaliGemmaConfig,
-    shape: StepShape,
-    half: torch.dtype | None,
-    is_last: bool,
-) -> int:
-    """Return the bytes that one layer saves; at one and two examples, to know what grows with the batch."""
-    one, two = (_saved_bytes(layer, tower, config, shape, half, is_last, examples) for examples in (1, 2))
-    return one + (shape.examples - 1) * (two - one)
-
-
-def _saved_bytes(
-    layer: nn.Module,
-    tower: Tower,
-    config: PaliGemmaConfig,
-    shape: StepShape,
-    half: torch.dtype | None,
-    is_last: bool,
-    examples: int,
-) -> int:
-    tokens, dtype = _tokens(tower, shape), _dtype(layer)
-    saved: dict[int, Tensor] = {}
-    with FakeTensorMode():
-        weights = {
-            name: torch.empty(weight.shape, dtype=weight.dtype).requires_grad_(weight.requires_grad)
-            for name, weight in [*layer.named_parameters(), *layer.named_buffers()]
-        }
-        hidden = torch.empty(examples, tokens, _width(tower, config), dtype=dtype).requires_grad_()
-        inputs: dict[str, object] = {"attention_mask": None}
-        shared = list(weights.values())
-        if tower == Tower.language_model:
-            angles = torch.empty(1, tokens, config.text_config.head_dim, dtype=dtype)
-            mask = torch.empty(examples, 1, tokens, tokens, dtype=dtype)
-            inputs = {"attention_mask": mask, "position_embeddings": (angles, angles)}
-            shared += [angles, mask]  # one for all layers
-        if is_last:
-            columns = torch.zeros(examples, shape.supervised_tokens, dtype=torch.int64)
-            inputs |= {"supervised_columns": columns, "supervised_places": columns.flatten()}
-        known = {tensor.untyped_storage()._cdata for tensor in shared}
-
-        def save(tensor: Tensor) -> Tensor:
-            if (storage := tensor.untyped_storage()._cdata) not in known:
-                saved[storage] = tensor
-            return tensor
-
-        autocast = torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None)
-        with saved_tensors_hooks(save, lambda tensor: tensor), autocast:
-            functional_call(layer, weights, (hidden,), inputs)
-        return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-
-
 def _tokens(tower: Tower, shape: StepShape) -> int:
     return shape.image_tokens + (shape.text_tokens if tower == Tower.language_model else 0)
-
-
-def _width(tower: Tower, config: PaliGemmaConfig) -> int:
-    part = config.vision_config if tower == Tower.vision_tower else config.text_config
-    return int(part.hidden_size)
-
-
-def _dtype(layer: nn.Module) -> torch.dtype:
-    """Return the format of the hidden states: that of the norms."""
-    return next(weight.dtype for name, weight in layer.named_parameters() if "norm" in name)
 
 
 def format_memory(memory: StepMemory, shape: StepShape) -> str:
@@ -228,8 +306,9 @@ def format_memory(memory: StepMemory, shape: StepShape) -> str:
         "gradients and optimizer": memory.gradients + memory.optimizer,
         f"activations of {shape.examples} example{'s' * (shape.examples != 1)}": memory.activations,
         "logits": memory.logits,
+        "process": memory.process,
     }
-    listed = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
+    listed = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items() if size)
     return (
         f"memory of a step, computed: {memory.total / 2**30:.1f} GiB ({listed}), with "
         f"{shape.image_tokens} image tokens and at most {shape.text_tokens} text tokens an example"

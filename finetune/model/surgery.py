@@ -6,7 +6,7 @@ from torch import nn
 
 from finetune.model.checkpointing import describe_checkpointing, enable_activation_checkpointing
 from finetune.model.dropout import drop_residual_branches
-from finetune.model.features import take_images
+from finetune.model.features import drops_activations, take_images
 from finetune.model.last_layer import compute_supervised_rows
 from finetune.model.lean_layers import install_lean_passes
 from finetune.model.towers import find_tower
@@ -77,8 +77,7 @@ def reduce_last_layer(model: nn.Module, speed: SpeedOptions) -> Technique:
 def share_images(model: nn.Module, speed: SpeedOptions) -> Technique:
     """Run tower and projector once for each distinct image of a batch; see `features.py`."""
     inner = take_images(model)
-    parts = (*inner.vision_tower.modules(), *inner.multi_modal_projector.modules())
-    drops = any(map(_drops, parts))
+    drops = any(map(drops_activations, (inner.vision_tower, inner.multi_modal_projector)))
     take_images(model, distinct=speed.distinct_images and not drops)
     if not speed.distinct_images:
         return switched_off("distinct_images")
@@ -108,9 +107,3 @@ def leave_casts_to_autocast(model: nn.Module, speed: SpeedOptions, autocast: boo
     return Technique(
         "half_inputs", True, f"{len(plain)} adapted layers take their input without a float32 copy"
     )
-
-
-def _drops(module: nn.Module) -> bool:
-    """Return whether a module drops activations; SigLIP's attention has the share as a number."""
-    share = module.p if isinstance(module, nn.Dropout) else getattr(module, "dropout", 0)
-    return isinstance(share, float) and share > 0

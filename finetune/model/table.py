@@ -8,6 +8,10 @@ from torch import nn
 from finetune.model.options import PeftConfig
 from finetune.model.towers import Tower, tower_of
 
+SCALES = {(4, True): 0.127, (4, False): 0.5, (8, False): 0.01, (8, True): 0.01}
+"""Bits of NF4's scales for each weight, with and without double quantization; LLM.int8 has one per row.
+Source: https://arxiv.org/abs/2305.14314, section 3."""
+
 
 @dataclass
 class TowerCount:
@@ -19,6 +23,8 @@ class TowerCount:
     adapter: int = 0
     """In adapters and in copies of `modules_to_save`."""
     quantized: int = 0
+    bytes: int = 0
+    """Of all of them."""
     dtypes: frozenset[str] = frozenset()
     """Of the base model's weights."""
     learning_dtypes: frozenset[str] = frozenset()
@@ -36,6 +42,7 @@ def count_parameters(model: nn.Module, planned: PeftConfig | None = None) -> dic
     for name, parameter in model.named_parameters():
         count = counts[tower_of(name)]
         size, quantized = _size(parameter)
+        count.bytes += stored_bytes(name, parameter, planned)
         if "lora_" in name or "modules_to_save" in name:
             count.adapter += size
         else:
@@ -51,6 +58,19 @@ def count_parameters(model: nn.Module, planned: PeftConfig | None = None) -> dic
             count.learning += size
             count.learning_dtypes |= {str(parameter.dtype).removeprefix("torch.")}
     return counts
+
+
+def stored_bytes(name: str, parameter: nn.Parameter, planned: PeftConfig | None) -> int:
+    """Return the bytes of a parameter as it is, or will be, stored."""
+    if (
+        planned is None
+        or "lora_" in name
+        or not planned.quantizes(name)
+        or not is_linear_weight(name, parameter)
+    ):
+        return parameter.numel() * parameter.element_size()
+    scales = SCALES[planned.bits, planned.double_quant]
+    return int(parameter.numel() * (planned.bits + scales) / 8)
 
 
 def is_linear_weight(name: str, parameter: nn.Parameter) -> bool:
@@ -84,17 +104,17 @@ def describe_counts(counts: dict[str, TowerCount]) -> dict[str, dict[str, int | 
 def format_table(counts: dict[str, TowerCount]) -> str:
     """Lay the counts out as text."""
     rows: list[tuple[str, ...]] = [
-        ("tower", "parameters", "learning", "adapter", "quantized", "dtype", "learns in")
+        ("tower", "parameters", "learning", "adapter", "quantized", "MiB", "dtype", "learns in")
     ]
     for tower, count in counts.items():
         numbers = (count.parameters, count.learning, count.adapter, count.quantized)
         formats = ("+".join(sorted(names)) or "-" for names in (count.dtypes, count.learning_dtypes))
-        rows.append((tower, *(f"{n:,}" for n in numbers), *formats))
+        rows.append((tower, *(f"{n:,}" for n in numbers), f"{count.bytes / 2**20:,.1f}", *formats))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:5], widths[1:5], strict=True)]
-        lines.append("  ".join([f"{row[0]:<{widths[0]}}", *cells, f"{row[5]:<{widths[5]}}", row[6]]))
+        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:6], widths[1:6], strict=True)]
+        lines.append("  ".join([f"{row[0]:<{widths[0]}}", *cells, f"{row[6]:<{widths[6]}}", row[7]]))
     learning = sum(count.learning for count in counts.values())
     total = sum(count.parameters + count.adapter for count in counts.values())
     lines.append(f"learning: {learning:,} of {total:,} parameters ({learning / total:.3%})")

@@ -11,12 +11,15 @@ from typing import Any
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate", "hydra-core")
 
 
-def describe_environment(command: list[str], base: dict[str, Any]) -> dict[str, Any]:
+def describe_environment(
+    command: list[str], base: dict[str, Any], attention: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the content of `environment.json`.
 
     Args:
         command: words of the command line.
         base: the checkpoint: `path`, `revision`, `hub_id`, `commit` and `fingerprint`.
+        attention: the kernel that trains, `kernel`, and why it does; a resumed run keeps it.
     """
     import torch
 
@@ -36,5 +39,6 @@ def describe_environment(command: list[str], base: dict[str, Any]) -> dict[str, 
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "commit": commit or None,
         "base": base,
+        **({} if attention is None else {"attention": attention}),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
     }

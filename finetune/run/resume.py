@@ -1,6 +1,7 @@
 """Where a resumed run continues, and whether it has the same settings."""
 
 import logging
+import math
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -22,12 +23,20 @@ MAY_CHANGE = (
     "evaluation.pictures",
     "model.hub_id",
     "tracker",
+    "trainer.activation_checkpointing",
     "trainer.max_steps",
     "trainer.dataloader_num_workers",
     "trainer.dataloader_prefetch_factor",
     "trainer.save_total_limit",
+    "trainer.speed",
 )
 """Keys that may change on resume: except for the number of steps, none of them changes what is computed."""
+
+OF_BATCH = (
+    "trainer.per_device_train_batch_size",
+    "trainer.gradient_accumulation_steps",
+)
+"""Keys that may change on resume as long as a step has as many examples as before."""
 
 
 def find_start(folder: RunFolder, *, max_steps: int, with_best: bool) -> Checkpoint | None:
@@ -89,7 +98,8 @@ def check_same_settings(
             "them as they were, or start a new run_name=."
         )
     changed = _changed_keys(before, after, from_data)
-    refused = [key for key in changed if not key.startswith(MAY_CHANGE)]
+    allowed = (*MAY_CHANGE, *OF_BATCH) if _count_examples(before) == _count_examples(after) else MAY_CHANGE
+    refused = [key for key in changed if not key.startswith(allowed)]
     if refused:
         raise UserError(
             f"resume=true continues with the settings of {file}, but these differ: "
@@ -153,6 +163,14 @@ def _differences(before: object, after: object, prefix: str) -> list[tuple[str, 
             before.get(name), after.get(name), f"{prefix}.{name}" if prefix else name
         )
     ]
+
+
+def _count_examples(settings: object) -> object:
+    """Return the examples of a step, on a device where that is what the settings say."""
+    trainer = settings.get("trainer", {}) if isinstance(settings, dict) else {}
+    if trainer.get("global_batch_size") is not None:
+        return trainer["global_batch_size"]
+    return math.prod(trainer.get(key.partition(".")[2], 1) for key in OF_BATCH)
 
 
 def resume_command(command: Sequence[str]) -> str:

@@ -41,6 +41,8 @@ class Answer(NamedTuple):
     """Of each of these tokens."""
     unfinished: bool = False
     """Whether it was cut at `evaluation.max_new_tokens`, before EOS."""
+    loss: float | None = None
+    """Of the reference that was given with the prompt, nats."""
 
 
 class TaskOptions(Protocol):

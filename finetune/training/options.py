@@ -98,10 +98,11 @@ class TrainerConfig:
     """Steps between two checkpoints. `null`: one at the end of each epoch."""
     save_total_limit: int | None = option(2, COUNT)
     """Number of checkpoints to keep, in addition to the best one."""
-    dataloader_num_workers: int = option(4, Range(0, 1024))
-    """Processes that decode images and make batches; 0: the training process does."""
+    dataloader_num_workers: int | None = option(None, Range(0, 1024))
+    """Processes that decode images and make batches; 0: the training process does. `null`: chosen by the
+    cores, the processes on this machine and the number of images; the log says which."""
     dataloader_prefetch_factor: int | None = option(None, Range(1, 1e6))
-    """Batches that each worker prepares in advance."""
+    """Batches that each worker prepares in advance. `null`: 2, or more of few workers."""
     loss: LossConfig = field(default_factory=LossConfig)
     towers: TowerOptimizers = field(default_factory=TowerOptimizers)
     speed: SpeedOptions = field(default_factory=SpeedOptions)

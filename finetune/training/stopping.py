@@ -1,15 +1,20 @@
 """A training that may be stopped: by a signal, by unreadable data, by a loss that is not finite."""
 
 import logging
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from signal import Signals
+
+import torch
 
 from finetune import signals
 from finetune.errors import UserError
 from finetune.processes import count_processes
-from finetune.run.checkpoints import Checkpoint
+from finetune.run.checkpoints import Checkpoint, list_checkpoints
 from finetune.run.resume import resume_command
 from finetune.training.callbacks import Progress, StopOnSignal, WholeSteps
+from finetune.training.out_of_memory import is_out_of_memory
 from finetune.training.outcome import has_stopped_early
 from finetune.training.trainer import PaliGemmaTrainer
 
@@ -17,7 +22,11 @@ log = logging.getLogger(__name__)
 
 
 def train_or_stop(
-    trainer: PaliGemmaTrainer, start: Checkpoint | None, checkpoints: Path, command: list[str]
+    trainer: PaliGemmaTrainer,
+    start: Checkpoint | None,
+    checkpoints: Path,
+    command: list[str],
+    advise: Callable[[], str] = str,
 ) -> Signals | None:
     """Train, from a checkpoint where the run is resumed.
 
@@ -26,12 +35,14 @@ def train_or_stop(
         start: where a resumed run continues.
         checkpoints: their folder.
         command: the run's, for the advice how to continue.
+        advise: called after a step that did not fit into the memory; says what would.
 
     Returns:
         The signal that stopped the training, after a checkpoint was saved; None if all steps were taken.
 
     Raises:
-        UserError: an example cannot be read, or a loss is not finite. A checkpoint was saved.
+        UserError: an example cannot be read, or a loss is not finite. A checkpoint was saved. Or the memory
+            is exhausted.
         KeyboardInterrupt: from Ctrl-C in a program that does not use the command line. A checkpoint was
             saved.
     """
@@ -54,6 +65,10 @@ def train_or_stop(
             f"{error}\nStopped after step {trainer.state.global_step}; its checkpoint is saved. Once that "
             f"is mended, continue with:\n  {resume}"
         ) from error
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise explain_memory(error, trainer, advise, resume) from None
+        raise
     except signals.Interrupted:
         raise  # the second signal: the user does not want to wait for a checkpoint
     except KeyboardInterrupt:
@@ -68,6 +83,37 @@ def train_or_stop(
         return stop.received
     signals.advise(f"All steps are saved. Continue with:\n  {resume}")
     return None
+
+
+def free_memory(trainer: PaliGemmaTrainer, error: BaseException) -> None:
+    """Drop what a failed step has allocated: what is said about it needs memory too."""
+    traceback.clear_frames(error.__traceback__)
+    trainer.model.zero_grad(set_to_none=True)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def explain_memory(
+    error: BaseException, trainer: PaliGemmaTrainer, advise: Callable[[], str], resume: str
+) -> UserError:
+    """Return a message about what did not fit, what would, and how to continue."""
+    free_memory(trainer, error)
+    reason = (str(error) or "MemoryError").splitlines()[0].partition(". GPU ")[0]
+    # No checkpoint is saved now: the weights may be those of half a step.
+    kept = [point.step for point in list_checkpoints(Path(trainer.args.output_dir)) if point.is_sealed]
+    if kept:
+        then = (
+            f"The checkpoint of step {kept[-1]} is kept. With these words added, continue with:\n  {resume}"
+        )
+    else:
+        then = "There is no checkpoint yet: start again, with these words added and overwrite=true."
+    try:
+        advice = advise()
+    except (MemoryError, RuntimeError):
+        words = "trainer.per_device_train_batch_size=1 trainer.activation_checkpointing=true"
+        advice = f"Less is needed with:\n  {words}"
+    step = trainer.state.global_step + 1
+    return UserError(f"Out of memory in step {step}: {reason}.\n{advice}\n{then}")
 
 
 def log_resume_command(reason: str, step: int, command: str) -> None:

@@ -80,6 +80,8 @@ class PaliGemmaTrainer(Trainer):
         self.seconds_before = 0.0
         self.is_broken = False
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
+        self._began = self._evaluating = 0.0
+        self._first_step = 0
         # Trainer multiplies the batch by the number of visible GPUs and wraps the model in nn.DataParallel,
         # unless each has a process. Here one process has one device.
         args._n_gpu = min(args.n_gpu, 1)
@@ -108,8 +110,11 @@ class PaliGemmaTrainer(Trainer):
         processes, accumulation = self.accelerator.num_processes, self.args.gradient_accumulation_steps
         return Passes(self._train_batch_size, processes, accumulation)
 
-    def check_settings(self) -> None:
+    def check_settings(self) -> Batch:
         """Build optimizer, schedule, loader and the first batch, so that errors in them surface now.
+
+        Returns:
+            That batch.
 
         Raises:
             UserError: one of them refuses its settings, or an example of the first batch cannot be read.
@@ -133,7 +138,8 @@ class PaliGemmaTrainer(Trainer):
             ) from error
         with failing_together():
             first = islice(self._get_train_sampler(), self._train_batch_size)
-            self.data_collator([self.train_dataset[key] for key in first])
+            batch: Batch = self.data_collator([self.train_dataset[key] for key in first])
+        return batch
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """Return Trainer's loader, with workers that leave signals to this process."""
@@ -222,6 +228,13 @@ class PaliGemmaTrainer(Trainer):
         """Duration of all steps and the evaluations between them, including those before a resume."""
         return self.seconds_before + time.monotonic() - self._began
 
+    @property
+    def examples_per_second(self) -> float:
+        """Speed of the steps since this start, without the evaluations between them."""
+        seconds = time.monotonic() - self._began - self._evaluating
+        steps = self.state.global_step - self._first_step
+        return steps * self.global_batch / max(seconds, 1e-9)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with the epoch counted in examples: for Trainer the whole run is one pass."""
         self.check_finite()
@@ -252,7 +265,9 @@ class PaliGemmaTrainer(Trainer):
         self.check_finite()
         if self.evaluate_split is None:
             raise ValueError("this trainer was built without evaluate_split")
+        began = time.monotonic()
         scores = self.evaluate_split(self.accelerator.unwrap_model(self.model), self.state.global_step)
+        self._evaluating += time.monotonic() - began
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -314,7 +329,7 @@ class PaliGemmaTrainer(Trainer):
         position: tuple[int, int] = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
-        self._began = time.monotonic()
+        self._began, self._first_step = time.monotonic(), self.state.global_step
         if (progress := self.state.stateful_callbacks.get(PROGRESS)) is not None:
             losses, processes = progress["losses"], self.accelerator.num_processes
             same = len(losses) == processes

@@ -34,7 +34,7 @@ def test_a_cpu_recomputes_what_it_is_asked_to(words: list[str], expected: tuple[
     ("gibibytes", "expected"),
     [
         pytest.param(80, (False, None), id="all-fits"),
-        pytest.param(11, (True, 3), id="some"),
+        pytest.param(11, (True, 4), id="some"),
         pytest.param(4, (True, 1), id="nothing-fits"),
     ],
 )

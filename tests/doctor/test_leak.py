@@ -52,10 +52,29 @@ def test_a_prefix_that_is_causal_is_found(
     processor: PaliGemmaProcessor, backbone: str, kernel: str
 ) -> None:
     model = build_random_model(backbone, kernel, processor)
-    broken = Broken(model, lambda inputs: inputs.pop("token_type_ids"))
-    finding = describe_mask("mask", broken, make_batch(processor, "a b c", "d"))
+    finding = describe_mask("mask", Broken(model, shorten_prefix), make_batch(processor, "a b c", "d"))
     assert finding.level == Level.problem
     assert finding.text.startswith("the prefix is causal: ")
+
+
+def shorten_prefix(inputs: dict[str, Any]) -> None:
+    """Hide the end of the prefix from its beginning, in the way that the kernel is told."""
+    del inputs["token_type_ids"]
+    if "prefix" in inputs:
+        lengths = tuple(length - 5 for length in inputs["prefix"].lengths)
+        inputs["prefix"] = inputs["prefix"]._replace(lengths=lengths)
+
+
+@pytest.mark.parametrize("kernel", ["split_sdpa", "split_eager"])
+def test_a_prefix_that_sees_the_answer_is_found(processor: PaliGemmaProcessor, kernel: str) -> None:
+    model = build_random_model("paligemma", kernel, processor)
+
+    def lengthen(inputs: dict[str, Any]) -> None:
+        lengths = tuple(length + 1 for length in inputs["prefix"].lengths)
+        inputs["prefix"] = inputs["prefix"]._replace(lengths=lengths)
+
+    finding = describe_mask("mask", Broken(model, lengthen), make_batch(processor, "a b c", "d"))
+    assert finding.text.startswith("leaks: ")
 
 
 def test_an_answer_that_leaks_is_found(processor: PaliGemmaProcessor) -> None:

@@ -1,18 +1,21 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset, Value
 from transformers import PaliGemmaProcessor
 
 from finetune.data.batches.collator import Collator
 from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.shipped.digits import load_digits
 from finetune.errors import UserError
-from finetune.evaluation.evaluate import Evaluation, evaluate
+from finetune.evaluation.evaluate import Evaluation, evaluate, group_by_image
 from finetune.generation.options import EvaluationConfig
 from finetune.metrics.text import ExactMatch
 from finetune.model.load import load_config, load_model
 from finetune.tasks.text import TextTask
+from tests.conftest import noise_image
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +80,29 @@ def test_an_example_without_a_reference_is_named(
     rows = digits.rows.map(lambda row: {"answers": []})
     with pytest.raises(UserError, match=r"`digit-\d+` has no reference"):
         score(ExampleDataset(rows, digits.task, "validation"))
+
+
+def test_rows_about_an_image_are_answered_together_and_come_back_in_their_order(
+    score: Callable[..., Evaluation], tmp_path: Path
+) -> None:
+    for number in range(3):
+        noise_image(number).save(tmp_path / f"{number}.png")
+    shown = [0, 1, 0, 2, 1, 0]
+    rows = Dataset.from_dict(
+        {
+            "id": [str(number) for number in range(6)],
+            "group": [None] * 6,
+            "image": [str(tmp_path / f"{number}.png") for number in shown],
+            "question": ["what is it?"] * 5 + ["how many?"],
+            "answers": [["one"], ["two shapes"], ["a third"], ["four"], ["5"], ["six and more"]],
+        }
+    )
+    rows = rows.cast_column("group", Value("string"))
+    dataset = ExampleDataset(rows, TextTask("answer en {question}", "answers"), "validation")
+    assert group_by_image(dataset) == [[0, 2, 5], [1, 4], [3]]
+    together = score(dataset)
+    assert [row["id"] for row in together.rows] == rows["id"][:]
+    alone = [score(dataset.select([index])) for index in range(6)]
+    assert [row["prediction"] for row in together.rows] == [one.rows[0]["prediction"] for one in alone]
+    mean = sum(one.scores["loss"] for one in alone) / 6
+    assert together.scores["loss"] == pytest.approx(mean, abs=1e-5)

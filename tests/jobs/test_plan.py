@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,3 +144,26 @@ def test_a_plan_of_masks_trains_no_codec(
     assert code == 0
     assert "<seg000>" in out
     assert not (tmp_path / "cache").exists()
+
+
+def test_memory_is_that_of_the_lengths_in_the_data(command: Command, tmp_path: Path) -> None:
+    code, out, _ = command("plan", *write_jsonl(tmp_path), "model=tiny")
+    assert code == 0
+    assert re.search(r"memory of a step, computed: .* at most 1?\d text tokens", out)
+    assert "FLOP useful" in out
+    assert "disk for the image features" in out
+
+
+def test_a_memory_to_fit_and_a_rate_are_taken(command: Command, tmp_path: Path) -> None:
+    words = [*write_jsonl(tmp_path), "model=tiny", "fit=8GB", "peak_tflops=2"]
+    code, out, _ = command("plan", *words)
+    assert code == 0
+    assert "fits into 7.5 GiB" in out
+    assert "all steps at 2 TFLOP/s (peak_tflops=)" in out
+
+
+@pytest.mark.parametrize("fit", ["24", "24TB", "0GB", "-1GB", "lots"])
+def test_a_memory_that_cannot_be_read_is_a_mistake(command: Command, fit: str) -> None:
+    code, _, err = command("plan", "recipe=quickstart", f"fit={fit}")
+    assert code == 2
+    assert "expected the memory of a GPU, such as 24GB" in err

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 import finetune
 from finetune.assembly.answering import name_drawings
@@ -20,6 +21,8 @@ from finetune.data.batches.resize import resize_as_paper
 from finetune.data.images import Picture
 from finetune.data.options import Canvas
 from finetune.example import AnswerForm, Example, PredictionRow
+from finetune.model.cache import RowCache
+from finetune.model.decoder import Decoder
 from finetune.run.answers import AnswerFolder
 from finetune.tasks.grammar import can_write
 from tests.conftest import break_inside, noise_image
@@ -373,19 +376,16 @@ def test_broken_images_are_listed_and_all_others_answered(inside: Path, command:
 def test_a_batch_that_does_not_fit_is_halved(
     inside: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = Predictor._answer_batch
-    sizes = []
+    read = Decoder.read_tokens
 
-    def out_of_memory(self: Predictor, examples: list[Example]) -> list[PredictionRow]:
-        sizes.append(len(examples))
-        if len(examples) > 1:
+    def out_of_memory(self: Decoder, tokens: Tensor, cache: RowCache) -> Tensor:
+        if len(tokens) > 1:
             raise torch.OutOfMemoryError
-        return answer(self, examples)
+        return read(self, tokens, cache)
 
-    monkeypatch.setattr(Predictor, "_answer_batch", out_of_memory)
-    code, out, err = command("predict", *DETECT)
+    monkeypatch.setattr(Decoder, "read_tokens", out_of_memory)
+    code, out, err = command("predict", *DETECT, "evaluation.batch_size=3")
     assert (code, len(out.splitlines())) == (0, 3), err
-    assert sizes == [3, 2, 1, 1, 1]
     assert "out of memory with 3 prompts at once: 2 from now on" in err
 
 

@@ -72,6 +72,8 @@ def test_a_run_leaves_its_whole_folder(inside: Path, command: Command) -> None:
     environment = read(run / "environment.json")
     assert environment["command"][:4] == ["python", "-m", "finetune", "train"]
     assert "torch" in environment["packages"]
+    assert environment["attention"]["kernel"] == "sdpa"
+    assert "model.attention" in (run / "train.log").read_text(encoding="utf-8")
     assert (run / "adapter/adapter_model.safetensors").is_file()
     assert "learning: 151,552" in (run / "train.log").read_text()
 

@@ -11,7 +11,8 @@ from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 from finetune.data.batches.collator import Collator
 from finetune.errors import UserError
 from finetune.example import Example
-from finetune.model.forward import generate_greedily
+from finetune.generation.generate import generate_tokens
+from finetune.generation.options import GenerationOptions
 from finetune.onnx import graphs as module
 from finetune.onnx.graphs import DECODER, EMBEDDING, VISION, build_graphs
 from finetune.onnx.options import ExportDtype
@@ -31,8 +32,9 @@ def build_reference(
     prefixes = ["caption en", "answer en how many red circles are there?", "detect circle"]
     examples = [make_example(prefix=prefix, seed=seed) for seed, prefix in enumerate(prefixes * 2)]
     prompts = Collator(processor).build_prompts(examples)
-    with torch.no_grad():
-        tokens, _ = generate_greedily(model, prompts, end=1, pad=0, max_new_tokens=STEPS)
+    tokens, _ = generate_tokens(
+        model, prompts, processor.tokenizer, GenerationOptions(max_new_tokens=STEPS)
+    )
     return Reference(prompts, tokens.numpy())
 
 

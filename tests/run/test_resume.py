@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 
 import finetune.assembly.evidence
 import finetune.assembly.model
-import finetune.generation.generate
 import finetune.jobs.train
 import finetune.run.results
 import finetune.training.outcome
 import finetune.training.trainer
 from finetune.data.batches.order import ExampleStream
+from finetune.generation.pool import Pool
 from finetune.training.trainer import PaliGemmaTrainer
 from tests.conftest import noise_image
 from tests.jobs.forked import at_call, kill_myself, run_forked
@@ -135,7 +135,7 @@ SIGNALLED: dict[str, tuple[Any, str, int]] = {
     "in the final save": (OUTCOME, "write_folder", 1),
     "after the final evaluation": (RESULTS, "write_pictures", 1),
     "in a step": (PaliGemmaTrainer, "compute_loss", 3),
-    "in an evaluation": (finetune.generation.generate, "generate_answers", 3),
+    "in an evaluation": (Pool, "step", 3),
     "in a save": (TRAINER, "seal", 1),
 }
 

@@ -79,6 +79,7 @@ class Collator:
             "targets": supervised.targets,
             "segments": supervised.segments,
             "ids": [example.id for example, row in zip(examples, rows, strict=True) for _ in row.suffixes],
+            "prefix_lengths": [len(row.before) for row in rows],
         }
         if any(len(row.suffixes) > 1 for row in rows):
             batch |= {"blocks": tokens.blocks, "position_ids": tokens.positions}
@@ -126,7 +127,7 @@ class Collator:
         chosen = example.suffixes if self.every_suffix else (self.choose_suffix(example),)
         suffixes = [[*self._tokenize(text, example), self.tokenizer.eos_token_id] for text in chosen]
         before = self._encode_prefix(example)
-        images = self.tokens_per_image * len(example.images)
+        images = self.tokens_per_image * len(example.images or example.features)
         excess = 0 if budget is None else len(before) - images + max(map(len, suffixes)) - budget
         if excess > 0:
             before = before[: -len(self.newline) - excess] + self.newline
@@ -171,8 +172,9 @@ class Collator:
 
     def count_tokens(self, text: str) -> int:
         """Return the length of a text alone."""
-        # Without what transformers does around it, half of the time.
-        return len(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False))
+        # Without what transformers does around it, and without the places of the tokens in the text: a
+        # quarter of the time.
+        return len(self.tokenizer.backend_tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
 
     def describe_tokenizer(self) -> str:
         """Return everything that the length of a text depends on."""
@@ -188,7 +190,7 @@ class Collator:
         return sorted(special.difference(self._reserved_names))
 
     def _encode_prefix(self, example: Example) -> list[int]:
-        images = [self.image_token_id] * (self.tokens_per_image * len(example.images))
+        images = [self.image_token_id] * (self.tokens_per_image * len(example.images or example.features))
         prefix = self._tokenize(example.prefix, example)
         return [*images, self.tokenizer.bos_token_id, *prefix, *self.newline]
 

@@ -45,7 +45,7 @@ class PixelBuilder:
         )
 
     def build(self, examples: Sequence[Example]) -> Pixels:
-        """Resize the images of all examples in order; equal ones have one row."""
+        """Resize the images of the examples; equal ones have one row, stored ones come as features."""
         images = [(image, example.antialias) for example in examples for image in example.images]
         # The same object, as in `predict`, is resized once.
         objects = {(id(image), antialias): image for image, antialias in images}
@@ -54,20 +54,38 @@ class PixelBuilder:
         # Compared by content: other rows of the data may have the same image.
         contents = {key: pixels.tobytes() for key, pixels in found.items()}
         distinct = {contents[key]: pixels for key, pixels in found.items()}
-        built: Pixels = {"pixel_values": torch.from_numpy(np.stack(list(distinct.values())))}
+        features: dict[str, Tensor] = {}
+        keys: dict[bytes, str] = {}
+        slots: list[bytes | str] = []
+        for example in examples:
+            features |= zip(example.keys, example.features, strict=False)
+            own = [contents[id(image), example.antialias] for image in example.images]
+            keys |= zip(own, example.keys, strict=False)
+            slots += own or example.keys
+        built: Pixels = {"pixel_values": self._stack(list(distinct.values()))}
         if self._table is not None:
             built["pixel_table"] = self._table
-        if len(distinct) < len(images):
-            places = {content: place for place, content in enumerate(distinct)}
-            rows = [places[contents[id(image), antialias]] for image, antialias in images]
+        if keys:
+            built["image_keys"] = [keys.get(content, "") for content in distinct]
+        if features:
+            built["features"] = torch.stack(list(features.values()))
+        places = {slot: place for place, slot in enumerate([*distinct, *features])}
+        rows = [places[slot] for slot in slots]
+        if rows != list(range(len(places))):
             built["image_rows"] = torch.tensor(rows)
         return built
+
+    def _stack(self, pixels: Sequence[np.ndarray]) -> Tensor:
+        empty = np.empty((0, 3, *self._size), np.float32 if self._table is None else np.uint8)
+        return torch.from_numpy(np.stack(pixels) if pixels else empty)
 
     def _resize(self, image: Image.Image, antialias: bool) -> Image.Image:
         return resize_as_paper(image, self._size, antialias) if self._as_paper else image
 
     def _process(self, images: Sequence[Image.Image], *, scale: bool) -> list[np.ndarray]:
         """Return what the processor makes of images, (3, side, side) each; bytes unless they are scaled."""
+        if not images:
+            return []
         options = {} if scale else {"do_rescale": False, "do_normalize": False}
         # An image of the right size is not resampled.
         found: list[np.ndarray] = self._processor(

@@ -11,6 +11,7 @@ from datasets import Dataset
 from PIL import ExifTags, Image
 
 from finetune.data.examples.augment import Augmentation, Values
+from finetune.data.features.store import FeatureStore, Stored, make_key
 from finetune.data.images import Picture, check_size
 from finetune.errors import UserError
 from finetune.example import Example
@@ -51,6 +52,8 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
 
     blank: bool = False
     """Whether each image is replaced with a gray one of its size, to learn what is answered unseen."""
+    features: FeatureStore | None = None
+    """Images whose features are stored are not decoded; not together with `augment` or `blank`."""
 
     def __post_init__(self) -> None:
         self.task.check_columns(self.rows.column_names)
@@ -73,9 +76,12 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         row = prefix_part(self.rows[index])
         mark = f"{self.seed} {epoch} {row['id']}"
         draw = None if self.seed is None else random.Random(mark)
-        images = self.load_images(row, f"{self.split} example `{row['id']}`")
-        if len(images) == 1:
-            row = self._with_size(row, images[0])
+        where = f"{self.split} example `{row['id']}`"
+        keys, stored = self._find_features(row, where)
+        images = [] if stored else self.load_images(row, where)
+        sizes = [one.size for one in stored or images]
+        if len(sizes) == 1:
+            row = self._with_size(row, sizes[0])
         if self.augment is not None and draw is not None:
             # The same draws for each image, from a separate generator: those of the task do not change.
             changed = [self.augment(image, row, random.Random(f"augment {mark}")) for image in images]
@@ -94,9 +100,35 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             # Of training no row is written, and a digest takes time.
             image=None if self.seed is not None else _name_images(row),
             epoch=epoch,
-            antialias=(self.antialias or {}).get(row.get(PART) or "", True),
+            keys=tuple(f"{key} {width} {height}" for key, (width, height) in zip(keys, sizes, strict=True))
+            if keys
+            else (),
+            features=tuple(one.values for one in stored),
+            antialias=self._antialiases(row),
             form=build_form(self.task, self.grammar, row, text.prefix),
         )
+
+    def _find_features(self, row: Row, where: str) -> tuple[list[str], list[Stored]]:
+        """Return the keys of a row's images, and their features if all of them are stored."""
+        if self.features is None or self.augment is not None or self.blank:
+            return [], []
+        as_stored = self.antialias is not None
+        variant = (as_stored, as_stored and self._antialiases(row))
+        pictures = self._open_images(row, where)
+        keys = [make_key(picture.read(), *variant) for picture in pictures]
+        if as_stored and row.get("objects"):
+            return keys, []  # whether they are upright is seen when they are decoded
+        found = [self.features.read(key) for key in keys]
+        return keys, [one for one in found if one is not None] if None not in found else []
+
+    def _antialiases(self, row: Row) -> bool:
+        return (self.antialias or {}).get(row.get(PART) or "", True)
+
+    def _open_images(self, row: Row, where: str) -> list[Picture]:
+        pictures = [Picture(source, where) for source in row.get("images") or [row["image"]]]
+        for picture in pictures:
+            picture.check_link()
+        return pictures
 
     def load_images(self, row: Row, where: str) -> list[Image.Image]:
         """Decode the images of a row.
@@ -109,11 +141,7 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             UserError: one cannot be read.
         """
         as_stored = self.antialias is not None
-        sources = row.get("images") or [row["image"]]
-        pictures = [Picture(source, where) for source in sources]
-        for picture in pictures:
-            picture.check_link()
-        images = [picture.load(as_stored) for picture in pictures]
+        images = [picture.load(as_stored) for picture in self._open_images(row, where)]
         if as_stored and row.get("objects"):
             for image in images:
                 if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
@@ -124,9 +152,9 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
                     )
         return images
 
-    def _with_size(self, row: Values, image: Image.Image) -> Values:
-        """Check the annotated size of a row; a row without one gets that of the image."""
-        width, height = image.size
+    def _with_size(self, row: Values, size: tuple[int, int]) -> Values:
+        """Check the annotated size of a row; a row without one gets width and height of its image."""
+        width, height = size
         annotated = (row.get("height"), row.get("width"))
         check_size(annotated, (height, width), f"{self.split} example `{row['id']}`")
         return {**row, "width": width, "height": height}

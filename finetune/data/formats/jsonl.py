@@ -35,7 +35,8 @@ def load_jsonl(options: Jsonl) -> Splits:
 def has_lists(file: str, key: str) -> bool:
     """Return whether a row has a list of images; the others then have a list of one."""
     with reading(file):
-        return any(isinstance(row.get(key), list) for _, row in read_json_rows(Faults(skip=True), file))
+        rows = read_json_rows(Faults(skip=True), file, having="[")
+        return any(isinstance(row.get(key), list) for _, row in rows)
 
 
 def read_jsonl(

@@ -95,17 +95,29 @@ def check_utf8(text: str, where: str) -> str:
     return text
 
 
-def read_json_rows(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
-    """Yield numbers, from 1, and objects of JSON Lines or of a JSON list."""
+def read_json_rows(faults: Faults, file: str, having: str = "") -> Iterator[tuple[int, Record]]:
+    """Yield numbers, from 1, and objects of JSON Lines or of a JSON list.
+
+    Args:
+        faults: what to do with one that is not whole.
+        file: its path.
+        having: lines without this text are left out, unread.
+    """
     start = next((line.lstrip()[:1] for line in iterate_lines(file) if line.strip()), "")
-    return iterate_records(faults, Path(file)) if start == "[" else read_json_lines(faults, file)
+    return iterate_records(faults, Path(file)) if start == "[" else read_json_lines(faults, file, having)
 
 
-def read_json_lines(faults: Faults, file: str) -> Iterator[tuple[int, Record]]:
-    """Yield number and object of every line that is not blank; one that is not whole is a fault."""
+def read_json_lines(faults: Faults, file: str, having: str = "") -> Iterator[tuple[int, Record]]:
+    """Yield number and object of every line that is not blank; one that is not whole is a fault.
+
+    Args:
+        faults: what to do with it.
+        file: its path.
+        having: lines without this text are left out, unread.
+    """
     for number, line in enumerate(_iterate_raw(file), 1):
         with faults.skipping():
-            if line.strip():
+            if having in line and line.strip():
                 where = f"{file} line {number}"
                 yield number, parse_object(check_utf8(line, where), where)
 

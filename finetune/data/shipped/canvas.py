@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 from datasets import Features
 from PIL import Image
-from sklearn.datasets import load_digits as load_scans
 
 from finetune.codecs.coco_mask import encode_rle
 from finetune.data.images import encode_png
@@ -13,7 +12,7 @@ from finetune.data.objects import build_object, object_features
 from finetune.data.options import Canvas
 from finetune.data.reading.faults import Faults
 from finetune.data.rows import PICTURE, Row, Splits, build_rows
-from finetune.data.shipped.digits import TRAIN_EXAMPLES, enlarge_scan
+from finetune.data.shipped.digits import TRAIN_EXAMPLES, enlarge_scan, load_scans
 from finetune.example import SceneObject
 
 INK = 64

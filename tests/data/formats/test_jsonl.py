@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from finetune.data.formats.jsonl import has_lists
 from finetune.data.options import Jsonl
 from finetune.data.rows import Splits
 from finetune.errors import UserError
@@ -118,3 +119,17 @@ def test_an_object_as_the_answer_is_its_json(tmp_path: Path, load: Callable[...,
     row = {"image": "a.png", "prefix": "extract", "suffix": {"total": 7, "shop": "Café"}}
     (tmp_path / "a.jsonl").write_text(json.dumps(row))
     assert load("jsonl", tmp_path / "a.jsonl").train[0]["suffixes"] == ['{"total": 7, "shop": "Café"}']
+
+
+@pytest.mark.parametrize(
+    ("row", "several"),
+    [
+        pytest.param({"image": ["a.png", "b.png"]}, True, id="images"),
+        pytest.param({"image": "a.png", "suffix": ["a", "b"]}, False, id="another list"),
+        pytest.param({"image": "[a].png"}, False, id="a bracket in a name"),
+    ],
+)
+def test_a_list_of_images_is_found_in_any_line(tmp_path: Path, row: dict[str, Any], several: bool) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, ({"image": "a.png"}, row, {"image": "b.png"}))))
+    assert has_lists(str(file), "image") is several

@@ -1,7 +1,8 @@
 import numpy as np
+from sklearn.datasets import load_digits as load_with_sklearn
 
 from finetune.data.images import Picture
-from finetune.data.shipped.digits import load_digits
+from finetune.data.shipped.digits import load_digits, load_scans
 
 
 def test_the_split_is_1500_and_297_and_no_scan_stands_in_both() -> None:
@@ -23,3 +24,9 @@ def test_a_scan_is_enlarged_to_the_size_asked_for() -> None:
     assert picture.size == (24, 24)
     assert np.asarray(picture).max() > 200
     assert row["answers"] == [row["group"]]
+
+
+def test_the_scans_are_those_of_scikit_learn() -> None:
+    scans, expected = load_scans(), load_with_sklearn()
+    assert np.array_equal(scans.images, expected.images)
+    assert np.array_equal(scans.target, expected.target)

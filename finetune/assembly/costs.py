@@ -1,0 +1,85 @@
+"""What a training has needed, next to what was estimated; and what to do where it was too much."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import PaliGemmaConfig
+
+from finetune.assembly.estimate import CUDA_CONTEXT, RunEstimate, device_bytes
+from finetune.assembly.fit import describe_fit
+from finetune.assembly.lengths import RowLengths
+from finetune.config.schema import RunConfig
+from finetune.model.peak import find_peak
+from finetune.training.callbacks import peak_memory_gib
+from finetune.training.trainer import PaliGemmaTrainer
+
+_LESS = 0.85
+"""A step that has failed needs more than was estimated: what is proposed needs so much less."""
+
+
+class RunCosts:
+    """Costs of a training; nothing is computed before one of its methods is called.
+
+    Args:
+        options: of the run, as it is taken.
+        checkpoint: configuration of the checkpoint.
+        lengths: of the training rows.
+        process: bytes of the process before the model was loaded.
+    """
+
+    def __init__(
+        self, options: RunConfig, checkpoint: PaliGemmaConfig, lengths: RowLengths | None, process: int
+    ) -> None:
+        self.options, self.checkpoint, self.lengths, self.process = options, checkpoint, lengths, process
+
+    def estimate(self) -> RunEstimate:
+        """Return the estimate of the run on this device."""
+        on_gpu = PartialState().device.type == "cuda"
+        process = CUDA_CONTEXT if on_gpu else self.process
+        return RunEstimate(self.options, self.checkpoint, self.lengths, on_gpu=on_gpu, process=process)
+
+    def advise(self) -> str:
+        """Return the settings that fit into the memory of this device."""
+        estimate = self.estimate()
+        failed = estimate.memory(every=estimate.checkpoint_every)
+        fit = describe_fit(estimate, min(device_bytes(), failed.process + int(_LESS * failed.allocated)))
+        return f"By the estimate, a step needs {failed.total / 2**30:.2f} GiB. The training {fit}"
+
+    def compare(self, trainer: PaliGemmaTrainer) -> dict[str, Any]:
+        """Return the training's memory and speed, measured and estimated.
+
+        Args:
+            trainer: after the training.
+        """
+        rate = trainer.examples_per_second  # before more time passes
+        estimate = self.estimate()
+        memory = estimate.memory(every=estimate.checkpoint_every)
+        # torch counts its own tensors on a GPU, the system the whole process on a CPU.
+        on_gpu = torch.cuda.is_available()
+        predicted = memory.allocated if on_gpu else memory.total
+        useful, executed = estimate.operations()
+        peak = find_peak(PartialState().device)
+        share = rate / trainer.accelerator.num_processes / (peak.tflops * 1e12)
+        return {
+            "peak_memory_gib": round(peak_memory_gib(), 3),
+            "predicted_peak_memory_gib": round(predicted / 2**30, 3),
+            "examples_per_second": round(rate, 3),
+            "useful_tflop_per_example": round(useful / 1e12, 6),
+            "executed_tflop_per_example": round(executed / 1e12, 6),
+            "mfu": round(share * useful, 4),
+            "hfu": round(share * executed, 4),
+            "peak_tflops": round(peak.tflops, 3),
+            "peak_of": peak.source,
+        }
+
+
+def describe_costs(costs: Mapping[str, Any]) -> str:
+    """Return the line of the log."""
+    memory, predicted = costs["peak_memory_gib"], costs["predicted_peak_memory_gib"]
+    return (
+        f"peak memory {memory:.2f} GiB, predicted {predicted:.2f}; steps alone "
+        f"{costs['examples_per_second']:.4g} examples/s, MFU {costs['mfu']:.1%} of "
+        f"{costs['peak_tflops']:.4g} TFLOP/s ({costs['peak_of']})"
+    )
