@@ -1,4 +1,4 @@
-"""Compiled layers have the losses and gradients of plain ones; with a backend that generates no code."""
+"""Compiled layers have the losses and gradients of plain ones; with backends that generate no code."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,7 +41,7 @@ def adapt(model: PaliGemmaForConditionalGeneration, method: str) -> nn.Module:
 
 
 def run(
-    model: nn.Module, batches: list[Batch], every: int | None, kernel: str, *, compiles: bool
+    model: nn.Module, batches: list[Batch], every: int | None, kernel: str, backend: str | None
 ) -> list[Tensor]:
     """Losses and gradients of a step of all batches; each batch is evaluated in between."""
     config: Any = next(m for n, m in model.named_modules() if n.endswith("language_model")).config
@@ -49,9 +49,9 @@ def run(
     operate(model, SpeedOptions(checkpoint_every=every), activation_checkpointing=every is not None)
     parts = {name: vars(module).get("forward") for name, module in model.named_modules()}
     names = list(model.state_dict())
-    technique = plan_compilation(model, ON) if compiles else switched_off("compile")
+    technique = plan_compilation(model, ON) if backend else switched_off("compile")
     losses = []
-    with compiled_layers(model, technique, "aot_eager"):
+    with compiled_layers(model, technique, backend or ""):
         for batch in batches:
             losses.append(compute_losses(model.train(), batch))
             torch.autograd.backward(losses[-1].sum())
@@ -63,15 +63,16 @@ def run(
 
 
 @pytest.mark.parametrize(
-    ("backbone", "method", "every", "kernel"),
+    ("backbone", "method", "every", "kernel", "backend"),
     [
-        pytest.param("gemma", "lora", None, "split_sdpa", id="gemma-lora"),
+        pytest.param("gemma", "lora", None, "sdpa", "eager", id="gemma-lora"),
         *(
             pytest.param(*case, marks=pytest.mark.slow, id="-".join(map(str, case)))
             for case in [
-                ("gemma", "full", 2, "split_eager"),
-                ("gemma2", "full", 1, "eager"),
-                ("gemma2", "lora", 1, "split_eager"),
+                ("gemma", "full", 2, "split_eager", "aot_eager"),
+                ("gemma", "lora", None, "split_sdpa", "aot_eager"),
+                ("gemma2", "full", 1, "eager", "aot_eager"),
+                ("gemma2", "lora", 1, "split_eager", "aot_eager"),
             ]
         ),
     ],
@@ -84,6 +85,7 @@ def test_compiled_layers_have_the_same_gradients_by_few_graphs_without_a_break(
     method: str,
     every: int | None,
     kernel: str,
+    backend: str,
 ) -> None:
     def batch(suffixes: tuple[str, ...], words: int, *, shared: bool = False) -> Batch:
         examples = [make_example(suffixes, "c"), make_example("b", "b " * words, seed=1)]
@@ -91,11 +93,12 @@ def test_compiled_layers_have_the_same_gradients_by_few_graphs_without_a_break(
 
     batches = [batch(("a",), 3), batch(("b c d e f",), 6), batch(("a", "b c"), 9, shared=True)]
     models = [adapt(random_model(backbone, num_layers=3, hidden_size=64), method) for _ in range(2)]
-    plain = run(models[0], batches, every, kernel, compiles=False)
-    compiled = run(models[1], batches, every, kernel, compiles=True)
+    plain = run(models[0], batches, every, kernel, None)
+    compiled = run(models[1], batches, every, kernel, backend)
     assert not counters["graph_break"]
-    # Of the tower's layers, of the first decoder layer, whose input has no gradient, and of the others.
-    assert counters["stats"]["unique_graphs"] <= 3
+    # Of the tower's layers, of the first decoder layer, whose input has no gradient, and of the others; for
+    # rows with positions of their own and without.
+    assert 3 <= counters["stats"]["unique_graphs"] <= 5
     rounding = 1e-7 * max(gradient.norm() for gradient in plain[1:])
     for one, other in zip(plain, compiled, strict=True):
         assert (one - other).norm() <= 1e-5 * one.norm() + rounding

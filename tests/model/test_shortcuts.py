@@ -22,6 +22,7 @@ from finetune.model.features import describe_features, keep_features
 from finetune.model.forward import compute_losses
 from finetune.model.loss import compute_example_losses
 from finetune.model.surgery import operate
+from finetune.model.towers import find_tower
 from finetune.speed import SpeedOptions
 from tests.conftest import noise_image, plain_inputs
 
@@ -80,16 +81,23 @@ def list_cases() -> Iterator[tuple[str, str, str]]:
 
 
 def draw_examples() -> list[Example]:
-    """One step: several lengths, two images in an example, an image in several, several suffixes."""
+    """One step: several lengths, two images in an example, an image in several, several suffixes; the
+    prefixes of the last two have one length."""
     red, blue = noise_image(1), noise_image(2)
     return [
-        Example("short", (red,), "c", ("a",)),
         Example("two images", (red, blue), "a longer prefix than that", ("b c d",)),
         Example("again", (red,), "caption", ("a b c d e f g h", "a b", "c")),
         Example("blue", (blue,), "answer en", ("e", "f g")),
-        Example("long", (red,), "x", ("a b c d e f",)),
         Example("prefix", (blue,), "what is a b c", ("d",)),
+        Example("short", (red,), "c", ("a",)),
+        Example("long", (red,), "x", ("a b c d e f",)),
     ]
+
+
+def divide(examples: list[Example]) -> list[list[Example]]:
+    """Return the examples of each forward pass."""
+    half = len(examples) // 2 - 1
+    return [examples[:half], examples[half:-2], examples[-2:]]
 
 
 def quantize(model: nn.Module) -> None:
@@ -189,11 +197,11 @@ def outcome(
         separate = [replace(e, suffixes=(text,)) for e in examples for text in e.suffixes]
         if name == "plain":
             collate = Collator(processor, uint8_pixels=False)
-            return run(model, [collate(separate[:5]), collate(separate[5:])], compute_plainly)
+            return run(model, [collate(part) for part in divide(separate)], compute_plainly)
         case = {**ALONE, **TOGETHER}[name]
         speed = case.speed
         operate(model, speed, activation_checkpointing=speed.checkpoint_every is not None)
-        config: Any = next(m for n, m in model.named_modules() if n.endswith("language_model")).config
+        config: Any = find_tower(model, "language_model").config
         config._attn_implementation = case.kernel or config._attn_implementation
         collate = Collator(processor, uint8_pixels=speed.uint8_pixels, every_suffix=case.shares_rows)
         examples = examples if case.shares_rows else separate
@@ -202,8 +210,7 @@ def outcome(
             examples = [examples[place] for place in Passes(len(examples) // 3, 1, 3).deal(lengths)]
         if case.from_store and method not in LEARNING_TOWER:
             examples = take_from_store(model, collate, examples, tmp_path_factory.mktemp("store"))
-        half = len(examples) // 2
-        return run(model, [collate(examples[:half]), collate(examples[half:])], compute_losses)
+        return run(model, [collate(part) for part in divide(examples)], compute_losses)
 
     return compute
 
@@ -255,4 +262,6 @@ def test_lean_passes_are_off_where_weights_are_divided_among_devices(random_mode
     rows = operate(model, SpeedOptions(), sharding="trainer.extra.fsdp")
     found = {row.option: row.detail for row in rows if not row.is_on and row.option in lean}
     assert found == dict.fromkeys(lean, "trainer.extra.fsdp divides the weights among devices")
-    assert "forward" not in vars(model.base_model.model.model.language_model.layers[0].mlp)
+    assert not any(
+        "forward" in vars(part) for part in find_tower(model, "language_model").layers[0].modules()
+    )
