@@ -31,6 +31,9 @@ class SpeedOptions:
     checkpoint_every: int | None = option(None, COUNT)
     """Where `trainer.activation_checkpointing` is on: recompute every k-th layer; 1: every layer. `null`:
     on a GPU as few layers as its memory needs by the estimate of `plan`, or none; elsewhere 1."""
+    compile: bool | None = None
+    """Compile each layer by itself with torch.compile, for training. `null`: on GPUs. Rounding differs, and
+    the first steps take longer."""
     uint8_pixels: bool = True
     """Send images to the device as bytes, a quarter of their size, and scale them there."""
     distinct_images: bool = True

@@ -29,7 +29,7 @@ from finetune.assembly.features import FeatureCache, build_feature_cache
 from finetune.assembly.grouping import choose_grouping
 from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.mask_codec import keep_mask_vae
-from finetune.assembly.model import Learner, build_learner
+from finetune.assembly.model import Learner, build_learner, settle_compilation
 from finetune.assembly.origin import settle_base
 from finetune.assembly.sources import RECORDED, build_source, record_data
 from finetune.assembly.trainer import build_arguments, build_run_metric, part_weights
@@ -41,6 +41,7 @@ from finetune.evaluation.evaluate import Evaluation
 from finetune.generation.options import EvaluateWhen
 from finetune.jobs.push import check_at_end, push_at_end
 from finetune.metrics.metric import Metric
+from finetune.model.compiling import compiled_layers
 from finetune.model.kernels import AttentionChoice
 from finetune.model.load import load_config, load_processor
 from finetune.model.options import PeftMethod
@@ -120,13 +121,17 @@ def run(options: Train, launch: Launch) -> TrainResult:
         batch = trainer.check_settings()
         recorded = None if start is None else folder.environment
         attention = settle_attention(options, learner.model, batch, recorded)
-        learner.techniques.append(attention.technique)
+        compilation = settle_compilation(options, learner.model)
+        learner.techniques.extend([attention.technique, compilation])
         first = 0 if start is None else start.step
         base = replace(learner.origin, revision=asked)
         with opened(folder, options, launch, data, trainer, base, attention), trackers.running(first):
             log_beginning(options, folder, data, learner, trainer)
             costs = RunCosts(options, checkpoint, data.row_lengths, process)
-            interrupted = train_or_stop(trainer, start, folder.checkpoints, launch.command, costs.advise)
+            with compiled_layers(learner.model, compilation):
+                interrupted = train_or_stop(
+                    trainer, start, folder.checkpoints, launch.command, costs.advise
+                )
             if interrupted is not None:
                 return TrainResult(folder.root, {}, {}, list_history(trainer), interrupted=interrupted)
             on_main(lambda: record_costs(folder, costs.compare(trainer)))
