@@ -204,6 +204,9 @@ class Batch(Prompts):
     """The example's id for each suffix: twice where a row has two."""
     prefix_lengths: list[int]
     """Tokens of each row before its first suffix; not a tensor, because a GPU would be waited for."""
+    lengths: list[int]
+    """Tokens of each row without padding. With B = 1, those of rows that are packed: see
+    `model/packing.py`."""
     blocks: NotRequired["Tensor"]
     """(B, T) int64, only where a row has several suffixes: 0 for image and prefix, then the number of the
     suffix in its row, `PADDING` after it. A token sees block 0, and what precedes it in its own block."""

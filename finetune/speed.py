@@ -52,6 +52,11 @@ class SpeedOptions:
     This changes the training: the examples of a step are more alike in length. Each epoch still has every
     example once, in an order that follows from the seed, with any number of devices; the parts of a mixture
     have their shares in n steps together, not in each."""
+    packing: bool | None = None
+    """Compute the examples of a forward pass one after another in a single row, without padding. Positions
+    begin again in each and none attends to another, so that the gradient is the same; only where dropout is
+    on, it drops other activations. `null`: on a CPU, without dropout, if more than 2 % of the tokens would
+    be padding."""
 
 
 class Technique(NamedTuple):

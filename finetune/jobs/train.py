@@ -31,6 +31,7 @@ from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.mask_codec import keep_mask_vae
 from finetune.assembly.model import Learner, build_learner, settle_compilation
 from finetune.assembly.origin import settle_base
+from finetune.assembly.packing import settle_packing
 from finetune.assembly.sources import RECORDED, build_source, record_data
 from finetune.assembly.trainer import build_arguments, build_run_metric, part_weights
 from finetune.config.jobs import Train
@@ -122,7 +123,8 @@ def run(options: Train, launch: Launch) -> TrainResult:
         recorded = None if start is None else folder.environment
         attention = settle_attention(options, learner.model, batch, recorded)
         compilation = settle_compilation(options, learner.model)
-        learner.techniques.extend([attention.technique, compilation])
+        packing = settle_packing(options, trainer, data.lengths)
+        learner.techniques.extend([attention.technique, compilation, packing])
         first = 0 if start is None else start.step
         base = replace(learner.origin, revision=asked)
         with opened(folder, options, launch, data, trainer, base, attention), trackers.running(first):

@@ -80,6 +80,7 @@ class Collator:
             "segments": supervised.segments,
             "ids": [example.id for example, row in zip(examples, rows, strict=True) for _ in row.suffixes],
             "prefix_lengths": [len(row.before) for row in rows],
+            "lengths": [len(row.before) + sum(map(len, row.suffixes)) for row in rows],
         }
         if any(len(row.suffixes) > 1 for row in rows):
             batch |= {"blocks": tokens.blocks, "position_ids": tokens.positions}
