@@ -125,7 +125,7 @@ def run(options: Train, launch: Launch) -> TrainResult:
         base = replace(learner.origin, revision=asked)
         with opened(folder, options, launch, data, trainer, base, attention), trackers.running(first):
             log_beginning(options, folder, data, learner, trainer)
-            costs = RunCosts(options, checkpoint, data.row_lengths, process)
+            costs = RunCosts(options, checkpoint, data.row_lengths, process, launch.command)
             interrupted = train_or_stop(trainer, start, folder.checkpoints, launch.command, costs.advise)
             if interrupted is not None:
                 return TrainResult(folder.root, {}, {}, list_history(trainer), interrupted=interrupted)
