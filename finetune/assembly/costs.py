@@ -1,6 +1,6 @@
 """What a training has needed, next to what was estimated; and what to do where it was too much."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,12 +27,19 @@ class RunCosts:
         checkpoint: configuration of the checkpoint.
         lengths: of the training rows.
         process: bytes of the process before the model was loaded.
+        command: the words of the run.
     """
 
     def __init__(
-        self, options: RunConfig, checkpoint: PaliGemmaConfig, lengths: RowLengths | None, process: int
+        self,
+        options: RunConfig,
+        checkpoint: PaliGemmaConfig,
+        lengths: RowLengths | None,
+        process: int,
+        command: Sequence[str] = (),
     ) -> None:
         self.options, self.checkpoint, self.lengths, self.process = options, checkpoint, lengths, process
+        self.command = command
 
     def estimate(self) -> RunEstimate:
         """Return the estimate of the run on this device."""
@@ -44,7 +51,8 @@ class RunCosts:
         """Return the settings that fit into the memory of this device."""
         estimate = self.estimate()
         failed = estimate.memory(every=estimate.checkpoint_every)
-        fit = describe_fit(estimate, min(device_bytes(), failed.process + int(_LESS * failed.allocated)))
+        room = min(device_bytes(), failed.process + int(_LESS * failed.allocated))
+        fit = describe_fit(estimate, room, command=self.command)
         return f"By the estimate, a step needs {failed.total / 2**30:.2f} GiB. The training {fit}"
 
     def compare(self, trainer: PaliGemmaTrainer) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from finetune.model.load import build_meta_model
 from finetune.model.memory import MemoryEstimate, StepMemory, StepSettings, StepShape
 from finetune.model.surgery import operate
 from finetune.model.table import count_parameters
+from finetune.model.towers import Tower
 from finetune.processes import count_processes
 
 CUDA_CONTEXT = 3 * 2**28
@@ -61,7 +62,7 @@ class RunEstimate:
         # Checkpointing is calculated: a layer that checkpoints itself cannot be counted.
         operate(learner, options.trainer.speed, llm_dropout=model.llm_dropout, autocast=half is not None)
         self._learning = describe_learning(learner)
-        settings = StepSettings(options.trainer.optim, half, on_gpu, process)
+        settings = StepSettings(options.trainer.optim, half, model.attention, on_gpu, process)
         self._memory = MemoryEstimate(learner, self.checkpoint, options.peft, settings)
 
     def with_lengths(self, lengths: RowLengths) -> "RunEstimate":
@@ -75,6 +76,11 @@ class RunEstimate:
         other = copy.copy(self)
         other._memory = self._memory.with_settings(on_gpu=True, process=CUDA_CONTEXT)
         return other
+
+    @property
+    def device(self) -> str:
+        """What the memory is that of."""
+        return "GPU" if self._memory.settings.on_gpu else "CPU"
 
     @property
     def image_tokens(self) -> int:
@@ -104,6 +110,7 @@ class RunEstimate:
             text_tokens=lengths.longest,
             supervised_tokens=lengths.longest_supervised,
             images=lengths.images,
+            image_bytes=self._count_image_bytes(),
             supervised_mean=lengths.mean_supervised,
         )
 
@@ -121,6 +128,17 @@ class RunEstimate:
         if alone is None:
             alone = (examples or size) >= size * accumulation and self.processes == 1
         return self._memory.estimate(self.shape(examples), every, accumulates=not alone)
+
+    def _count_image_bytes(self) -> int:
+        """Return the bytes of an image in a batch: pixels, or what the cache of features has of it."""
+        vision, trainer = self.checkpoint.vision_config, self.options.trainer
+        values = 3 * int(vision.image_size) ** 2
+        pixels = values * (1 if trainer.speed.uint8_pixels else 4)
+        if self._learning[Tower.vision_tower].flow > 0:
+            # What the tower makes patches of, in the format of the product.
+            return pixels + values * (half_dtype(trainer) or torch.float32).itemsize
+        features = self.image_tokens * int(vision.hidden_size) * torch.bfloat16.itemsize
+        return max(pixels, features) if trainer.speed.feature_cache is not False else pixels
 
     def operations(self) -> tuple[float, float]:
         """Return the useful and the executed operations of an example, in FLOP."""

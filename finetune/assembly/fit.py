@@ -1,7 +1,8 @@
 """Settings with which a run fits into a GPU, at the least cost of time."""
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -54,6 +55,8 @@ def propose_fit(estimate: RunEstimate, available: int) -> Proposal | None:
     tokens = estimate.image_tokens * estimate.lengths.images + estimate.lengths.mean
     enough = next((size for size in sizes if size * tokens >= _TOKENS), whole)
     proposal = None
+    if not fits(estimate.memory(1, 1), available):
+        return None
     for every in _EVERY:
         most = _largest(estimate, sizes, every, available)
         if most is None:
@@ -66,8 +69,13 @@ def propose_fit(estimate: RunEstimate, available: int) -> Proposal | None:
 
 
 def fits(memory: StepMemory, available: int) -> bool:
-    """Return whether a step fits into the memory of a device, with the gaps of its allocator."""
-    return memory.process + memory.allocated * (1 + _GAPS) <= available
+    """Return whether a step fits into the memory of a device."""
+    return needed(memory) <= available
+
+
+def needed(memory: StepMemory) -> float:
+    """Return the bytes of a device that a step takes, with the gaps of its allocator."""
+    return memory.process + memory.allocated * (1 + _GAPS)
 
 
 def _largest(estimate: RunEstimate, sizes: list[int], every: int | None, available: int) -> int | None:
@@ -104,25 +112,47 @@ class Change(NamedTuple):
     checkpoint: PaliGemmaConfig
 
 
-def find_remedies(estimate: RunEstimate, available: int) -> list[Proposal]:
+def find_remedies(estimate: RunEstimate, available: int) -> tuple[list[Proposal], Proposal | None]:
     """Return what would fit where no batch of a run does.
 
-    Quantized weights, a lower resolution and a smaller model: each that is enough alone; where none is, all
-    of them together.
+    A fused optimizer, quantized weights, a lower resolution and a smaller model: each that is enough alone;
+    where none is, all of them together.
+
+    Returns:
+        What fits, and what needs the least, whether it fits or not; None if that is the run itself.
     """
     run = Change([], estimate.options, estimate.checkpoint)
-    alone = [step for change in (_quantize, _lower, _shrink) if (step := change(run)) is not None]
+    alone = [step for change in _CHANGES if (step := change(run)) is not None]
     together = run
-    for change in (_quantize, _lower, _shrink):
+    for change in _CHANGES[1:]:
         together = change(together) or together
     fitting = list(filter(None, (_propose(step, estimate, available) for step in alone)))
-    return fitting or list(filter(None, [_propose(together, estimate, available)]))
+    if not together.words:
+        return fitting, None
+    fitting = fitting or list(filter(None, [_propose(together, estimate, available)]))
+    batch = math.prod(divide_run_batch(together.options.trainer, estimate.processes))
+    words = [*together.words, *_list_words(together.options, 1, batch, 1)]
+    return fitting, Proposal(words, 1, batch, _estimate(together, estimate).memory(1, 1))
+
+
+def _estimate(change: Change, estimate: RunEstimate) -> RunEstimate:
+    return RunEstimate(change.options, change.checkpoint, estimate.lengths)
 
 
 def _propose(change: Change, estimate: RunEstimate, available: int) -> Proposal | None:
-    other = RunEstimate(change.options, change.checkpoint, estimate.lengths)
-    proposal = propose_fit(other, available)
+    proposal = propose_fit(_estimate(change, estimate), available)
     return proposal and proposal._replace(words=[*change.words, *proposal.words])
+
+
+def _fuse(run: Change) -> Change | None:
+    """Change to an optimizer that has no copy of the weights while it changes them."""
+    name = "adamw_torch_fused"
+    if run.options.trainer.optim != "adamw_torch":
+        return None
+    trainer = replace(run.options.trainer, optim=name)
+    return Change(
+        [*run.words, f"trainer.optim={name}"], replace(run.options, trainer=trainer), run.checkpoint
+    )
 
 
 def _quantize(run: Change) -> Change | None:
@@ -156,21 +186,48 @@ def _exchange(run: Change, pattern: str, with_what: str) -> Change | None:
     return Change(words, replace(run.options, model=model), checkpoint)
 
 
-def describe_fit(estimate: RunEstimate, available: int) -> str:
-    """Return the words to add to a command so that the run fits into a memory, or what else would."""
-    size = f"{available / 2**30:.1f} GiB"
+_CHANGES = (_fuse, _quantize, _lower, _shrink)
+
+
+def describe_fit(estimate: RunEstimate, available: int, name: str = "", command: Sequence[str] = ()) -> str:
+    """Return the words to add to a command so that the run fits into a memory, or what else would.
+
+    Args:
+        estimate: of the run.
+        available: bytes of the memory.
+        name: the memory as the user has written it.
+        command: the words of the run, of which some may have to be replaced.
+    """
+    size = f"{name} ({available / 2**30:.1f} GiB)" if name else f"{available / 2**30:.1f} GiB"
     if proposal := propose_fit(estimate, available):
         step = f"{proposal.examples} x {proposal.accumulation} examples a step and device"
+        amount = f"{_format_need(proposal)}, {step}"
         if not proposal.words:
-            return f"fits into {size} as it is: {proposal.memory.total / 2**30:.1f} GiB, {step}"
-        return f"fits into {size} ({proposal.memory.total / 2**30:.1f} GiB, {step}) with:\n  " + " ".join(
-            proposal.words
+            return f"fits into {size} as it is: {amount}"
+        return f"fits into {size} with these words: {amount}\n{_format_words(proposal, command)}"
+    least = needed(estimate.memory(1, 1)) / 2**30
+    text = f"does not fit into {size}: one example needs {least:.1f} GiB, with all layers recomputed"
+    remedies, smallest = find_remedies(estimate, available)
+    if remedies:
+        listed = "\n".join(
+            f"{_format_words(remedy, command)}   ({_format_need(remedy)})" for remedy in remedies
         )
-    least = estimate.memory(1, 1).total / 2**30
-    remedies = find_remedies(estimate, available)
-    if not remedies:
-        return f"does not fit into {size}: one example takes {least:.1f} GiB, with all layers recomputed"
-    listed = "".join(
-        f"\n  {' '.join(remedy.words)}   ({remedy.memory.total / 2**30:.1f} GiB)" for remedy in remedies
+        return f"{text}. What would fit:\n{listed}"
+    if smallest is None:
+        return f"{text}, and nothing needs less"
+    return (
+        f"{text}. What needs the least does not fit either:\n{_format_words(smallest, command)}   "
+        f"({_format_need(smallest)})"
     )
-    return f"does not fit into {size}: one example takes {least:.1f} GiB. What would fit:{listed}"
+
+
+def _format_need(proposal: Proposal) -> str:
+    return f"{needed(proposal.memory) / 2**30:.1f} GiB"
+
+
+def _format_words(proposal: Proposal, command: Sequence[str]) -> str:
+    """Return the words to add, and those of the command in whose place they are, which are no more."""
+    keys = {word.partition("=")[0] for word in proposal.words}
+    former = [word for word in command if word.partition("=")[0] in keys]
+    words = "  " + " ".join(proposal.words)
+    return f"{words}   in place of {' '.join(former)}" if former else words

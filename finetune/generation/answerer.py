@@ -20,6 +20,7 @@ from finetune.generation.options import GenerationOptions
 from finetune.generation.pool import Pool
 from finetune.generation.reading import Distinct, Reading
 from finetune.model.decoder import Decoder, find_base
+from finetune.model.out_of_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +86,15 @@ class Answerer:
                     while finish and self._pool:
                         self._pool.step()
                 return
-            except torch.OutOfMemoryError as error:
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 self._shrink(error)
             # Outside the block: the error keeps the tensors of the batch alive.
             for reading in readings:
                 reading.start_again()
-            torch.cuda.empty_cache()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def _read(self, readings: "Iterable[Reading[Any]]") -> None:
         for reading in readings:
@@ -132,7 +136,7 @@ class Answerer:
             room = int(_DEVICE_SHARE * torch.cuda.mem_get_info(parameter.device)[0])
         return min(_MOST, max(_FEWEST, room // needed))
 
-    def _shrink(self, error: torch.OutOfMemoryError) -> None:
+    def _shrink(self, error: Exception) -> None:
         """Halve what is done at once.
 
         Raises:

@@ -8,6 +8,7 @@ network.
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -17,6 +18,7 @@ from huggingface_hub import try_to_load_from_cache
 from finetune.assembly.data import Data, build_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
 from finetune.assembly.estimate import CUDA_CONTEXT, RunEstimate, resident_bytes
+from finetune.assembly.features import count_images
 from finetune.assembly.fit import describe_fit
 from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.model import read_continued
@@ -58,9 +60,8 @@ def run(options: Plan, launch: Launch) -> PlanResult:
     assert data.row_lengths is not None
     description = describe_run(options, launch.folder, data.train, data.validation, data.test) + note
     log.info("%s", description)
-    plan = replace(
-        compute_plan(options, estimate.with_lengths(data.row_lengths), data), description=description
-    )
+    plan = compute_plan(options, estimate.with_lengths(data.row_lengths), data, launch.command)
+    plan = replace(plan, description=description)
     log.info(
         f"{plan.train_examples:,} train and {plan.validation_examples:,} validation examples, batch "
         f"{plan.batch}: {plan.steps:,} steps, {plan.epochs:.2f} epochs"
@@ -114,13 +115,16 @@ def read_data(options: Plan) -> tuple[Data, str]:
     ), note
 
 
-def compute_plan(options: Plan, estimate: RunEstimate, data: Data) -> PlanResult:
+def compute_plan(
+    options: Plan, estimate: RunEstimate, data: Data, command: Sequence[str] = ()
+) -> PlanResult:
     """Compute steps, memory, operations, time and the size of the cache of image features.
 
     Args:
         options: of the run.
         estimate: with the lengths of the data.
         data: the examples.
+        command: the words of the plan.
     """
     trainer, processes, examples = options.trainer, count_processes(), len(data.train or ())
     size, accumulation = divide_run_batch(trainer, processes)
@@ -131,8 +135,10 @@ def compute_plan(options: Plan, estimate: RunEstimate, data: Data) -> PlanResult
     if options.peak_tflops is not None:
         peak = Peak(options.peak_tflops, "peak_tflops=")
     counts, vision = estimate.counts.values(), estimate.checkpoint.vision_config
-    tokens = estimate.image_tokens * estimate.lengths.mean_images * examples
-    fit = options.fit_bytes and describe_fit(estimate.for_gpu(), options.fit_bytes)
+    images = sum(count_images(split) for split in (data.train, data.validation) if split is not None)
+    fit = options.fit_bytes and describe_fit(
+        estimate.for_gpu(), options.fit_bytes, f"a GPU of {options.fit}", command
+    )
     return PlanResult(
         format_table(estimate.counts),
         learning=sum(count.learning for count in counts),
@@ -147,7 +153,7 @@ def compute_plan(options: Plan, estimate: RunEstimate, data: Data) -> PlanResult
         peak_tflops=peak.tflops,
         peak_source=peak.source,
         seconds=steps * batch / processes * executed / (peak.tflops * 1e12),
-        feature_cache=int(tokens * vision.hidden_size * _OF_FEATURES),
+        feature_cache=images * estimate.image_tokens * int(vision.hidden_size) * _OF_FEATURES,
         fit=fit or None,
     )
 
@@ -155,7 +161,7 @@ def compute_plan(options: Plan, estimate: RunEstimate, data: Data) -> PlanResult
 def describe_memory(estimate: RunEstimate) -> str:
     """Return a line about the memory of a step."""
     every = estimate.checkpoint_every
-    line = format_memory(estimate.memory(every=every), estimate.shape())
+    line = format_memory(estimate.memory(every=every), estimate.shape(), estimate.device)
     if every is None:
         return line
     return f"{line}; {'every layer' if every == 1 else f'every {every}th layer'} is recomputed"
@@ -169,7 +175,7 @@ def describe_work(plan: PlanResult) -> str:
         f"operations of an example: {plan.useful_flops / size:,.3f} {unit}FLOP useful, "
         f"{plan.executed_flops / size:,.3f} executed\n"
         f"all steps at {peak}: {format_seconds(plan.seconds)}; in practice, two to three times that\n"
-        f"disk for the image features of all examples: {plan.feature_cache / 2**30:,.2f} GiB"
+        f"disk for the features of all images: {plan.feature_cache / 2**30:,.2f} GiB"
     )
 
 

@@ -129,7 +129,7 @@ def run(options: Train, launch: Launch) -> TrainResult:
         base = replace(learner.origin, revision=asked)
         with opened(folder, options, launch, data, trainer, base, attention), trackers.running(first):
             log_beginning(options, folder, data, learner, trainer)
-            costs = RunCosts(options, checkpoint, data.row_lengths, process)
+            costs = RunCosts(options, checkpoint, data.row_lengths, process, launch.command)
             with compiled_layers(learner.model, compilation):
                 interrupted = train_or_stop(
                     trainer, start, folder.checkpoints, launch.command, costs.advise

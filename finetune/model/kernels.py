@@ -118,6 +118,32 @@ def list_candidates(language_model: PreTrainedModel, length: int) -> tuple[str, 
     return ("split_sdpa", *products, *backends)
 
 
+def assume_kernel(config: Any, length: int, asked: str = "auto", *, on_gpu: bool) -> str:
+    """Return the kernel that an estimate counts, where none was measured.
+
+    On a GPU the fastest one keeps no scores for the backward pass; on a CPU it is that of products.
+
+    Args:
+        config: of the language model.
+        length: tokens of a row.
+        asked: `model.attention`.
+        on_gpu: whether the model trains on a GPU.
+    """
+    is_capped = getattr(config, "attn_logit_softcapping", None) is not None
+    if asked != "auto":
+        return asked
+    if config.attention_dropout > 0 or _work(config, length) < _LEAST_WORK:
+        return "eager" if is_capped else "sdpa"
+    if on_gpu:
+        return "flex" if is_capped else "split_sdpa"
+    return "split_eager" if is_capped or length <= _MOST_SCORES else "split_sdpa"
+
+
+def _work(config: Any, length: int) -> float:
+    """Return the floating-point operations of a row's attention in a forward pass of a layer."""
+    return 4.0 * length**2 * config.num_attention_heads * config.head_dim
+
+
 def choose_kernel(
     model: nn.Module,
     batch: Batch,
@@ -149,7 +175,7 @@ def choose_kernel(
     candidates = list_candidates(language_model, length)
     if asked == "auto" and kept in (dense, ""):
         return AttentionChoice(dense, "the dense mask, as in the run that is resumed")
-    work = 4 * length**2 * config.num_attention_heads * config.head_dim
+    work = _work(config, length)
     dtype = half or language_model.get_input_embeddings().weight.dtype
     named = asked if asked != "auto" else kept
     pair = build_layer(language_model, batch, min(rows, 2), dtype, _MOST_CHECKED)

@@ -5,8 +5,8 @@ backward on them, and every storage is counted from the operator that makes it u
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PaliGemmaConfig
 
+from finetune.model.attention import KERNELS, PrefixRows
 from finetune.model.loss import compute_token_losses
 from finetune.model.towers import Tower
 
@@ -34,6 +35,9 @@ class Bytes(NamedTuple):
     """At most during either pass, with what is kept, its gradients, and that of its output."""
     small: int
     """Of what is kept, in blocks below `HEAP_BLOCK`."""
+    copies: int
+    """Of what is kept, even where the part is computed again: copies of learning weights in autocast's
+    format."""
 
 
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -89,6 +93,16 @@ class LayerInput(NamedTuple):
     """Of one example."""
     supervised: int | None
     """Positions of an example at which it is computed; None: all."""
+    kernel: str = "sdpa"
+    """Of the decoder's attention: a name of `KERNELS`, or `sdpa` or `eager` for the dense mask."""
+    unmasked: int = 0
+    """Positions that need no mask where the kernel is one of `KERNELS`: those of the images."""
+
+    @property
+    def mask_shape(self) -> tuple[int, int, int, int]:
+        """Of the mask that all layers share."""
+        masked = self.tokens - self.unmasked * (self.kernel in KERNELS)
+        return self.examples, 1, masked, self.tokens
 
 
 def count_layer(
@@ -112,16 +126,38 @@ def count_layer(
         if given.tower == Tower.language_model:
             angles = torch.empty(1, given.tokens, config.text_config.head_dim, dtype=dtype)
             # As the model is called: added to the scores by `eager`, and boolean for all other kernels.
-            attention: Any = layer.self_attn
-            eager = attention.config._attn_implementation == "eager"
-            shape = (given.examples, 1, given.tokens, given.tokens)
-            mask = torch.empty(shape, dtype=dtype if eager else torch.bool)
+            mask = torch.empty(given.mask_shape, dtype=dtype if given.kernel == "eager" else torch.bool)
             inputs = {"attention_mask": mask, "position_embeddings": (angles, angles)}
+            if given.kernel in KERNELS:
+                inputs["prefix"] = PrefixRows(given.unmasked, (given.tokens,), mask)
             shared += [angles, mask]  # one for all layers
         if given.supervised is not None:
             columns = torch.zeros(given.examples, given.supervised, dtype=torch.int64)
             inputs |= {"supervised_columns": columns, "supervised_places": columns.flatten()}
-        return _count(lambda: functional_call(layer, weights, (hidden,), inputs), shared, half)
+        with _attending(layer.self_attn, given):
+            return _count(lambda: functional_call(layer, weights, (hidden,), inputs), shared, half)
+
+
+@contextmanager
+def _attending(attention: Any, given: LayerInput) -> Iterator[None]:
+    """Let a decoder layer attend by a kernel, and by its own again afterwards."""
+    if given.tower != Tower.language_model:
+        yield
+        return
+    config, cap = attention.config, getattr(attention, "attn_logit_softcapping", None)
+    own, config._attn_implementation = config._attn_implementation, given.kernel
+    if given.kernel == "flex":
+        # It has no gradients on a CPU, where fake tensors are. `split_sdpa` keeps the same, but has no
+        # soft-cap.
+        config._attn_implementation = "split_sdpa"
+        if cap is not None:
+            attention.attn_logit_softcapping = None
+    try:
+        yield
+    finally:
+        config._attn_implementation = own
+        if cap is not None:
+            attention.attn_logit_softcapping = cap
 
 
 def count_head(head: nn.Module, rows: int, config: PaliGemmaConfig, half: torch.dtype | None) -> Bytes:
@@ -166,7 +202,20 @@ def _count(forward: Callable[[], Tensor], shared: list[Tensor], half: torch.dtyp
             output = forward()
         kept, small = live.bytes, live.small
         torch.autograd.backward(output, torch.empty_like(output))
-    return Bytes(kept, live.most, small)
+        most = live.most
+        del output
+    return Bytes(kept, most, small, _count_copies(forward, shared, autocast))
+
+
+def _count_copies(
+    forward: Callable[[], Tensor], shared: list[Tensor], autocast: AbstractContextManager[object]
+) -> int:
+    """Return the bytes that are there after a forward pass of which nothing is kept but its output."""
+    dropping = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda nothing: nothing)
+    with Live(shared) as live, autocast:
+        with dropping:
+            output = forward()
+        return live.bytes - output.untyped_storage().nbytes()
 
 
 def _width(tower: Tower, config: PaliGemmaConfig) -> int:

@@ -7,6 +7,7 @@ computed, the gradients when the activations are gone.
 """
 
 import copy
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PaliGemmaConfig
 
+from finetune.model.kernels import assume_kernel
 from finetune.model.last_layer import compute_supervised_rows, computes_supervised_rows
 from finetune.model.layer_memory import Bytes, LayerInput, count_head, count_layer, hidden_dtype
 from finetune.model.options import PeftConfig
@@ -67,6 +69,8 @@ class StepShape:
     """Of one example, at most."""
     images: int = 1
     """Of one example."""
+    image_bytes: int = 0
+    """Of one image in the batch, pixels or features; with what a tower that learns keeps of them."""
     supervised_mean: float | None = None
     """Supervised tokens of the other examples of a batch; None: as many as the longest has."""
 
@@ -85,6 +89,8 @@ class StepSettings:
     """`trainer.optim`."""
     half: torch.dtype | None = None
     """Data type of autocast; None without autocast."""
+    attention: str = "auto"
+    """`model.attention`; see `assume_kernel`."""
     on_gpu: bool = True
     process: int = 0
     """See `StepMemory`."""
@@ -99,8 +105,6 @@ class _Layer(NamedTuple):
     """In its tower."""
     learning: int
     """Bytes of its parameters that learn."""
-    copies: int
-    """Numbers of its float32 matrices that learn, which autocast copies."""
     kind: tuple[object, ...]
     """Layers of one kind need the same memory."""
 
@@ -137,9 +141,7 @@ class MemoryEstimate:
         self._embedding = sum(size for name, size in self._learning.items() if "embed_tokens" in name)
         self._head = next(part for name, part in model.named_modules() if name.endswith("lm_head"))
         self._layers = list(_list_layers(model, list(learning)))
-        language_model = compute_supervised_rows(model)
-        self._is_eager = language_model.config._attn_implementation == "eager"
-        self._dtype = hidden_dtype(language_model.layers[0])
+        self._dtype = hidden_dtype(compute_supervised_rows(model).layers[0])
         self._counted: dict[object, Bytes] = {}
 
     def with_settings(self, *, on_gpu: bool, process: int) -> "MemoryEstimate":
@@ -185,8 +187,7 @@ class MemoryEstimate:
         rows = shape.supervised_rows
         head = self._remember(rows, lambda: count_head(self._head, rows, self.config, self.settings.half))
         # A layer that is not recomputed needs its copies in the backward pass: they are counted with it.
-        size = 0 if self.settings.half is None else self.settings.half.itemsize
-        copies = size * sum(layer.layer.copies for layer in layers if layer.is_recomputed)
+        copies = sum(layer.counted.copies for layer in layers if layer.is_recomputed)
         yield 0, activations + copies, head.most
         gradients = self._embedding
         for layer in reversed(layers):
@@ -197,9 +198,7 @@ class MemoryEstimate:
 
     def _count_layer(self, layer: _Layer, shape: StepShape, every: int | None) -> _Kept:
         supervised = shape.supervised_tokens if computes_supervised_rows(layer.module) else None
-        tokens = _tokens(layer.tower, shape)
-
-        given = LayerInput(layer.tower, shape.examples, tokens, supervised)
+        given = self._describe_input(layer.tower, shape, supervised)
         count = self._remember(
             (layer.kind, given),
             lambda: count_layer(layer.module, given, self.config, self.settings.half),
@@ -208,7 +207,7 @@ class MemoryEstimate:
         kept, small = count.kept, count.small
         if is_recomputed:
             width = self._width(layer.tower)
-            kept = small = shape.examples * tokens * width * hidden_dtype(layer.module).itemsize
+            kept = small = shape.examples * given.tokens * width * hidden_dtype(layer.module).itemsize
         holes = 0 if self.settings.on_gpu else int(_HOLES * small)
         return _Kept(layer, count, kept + holes, is_recomputed)
 
@@ -217,12 +216,20 @@ class MemoryEstimate:
             self._counted[key] = count()
         return self._counted[key]
 
+    def _describe_input(self, tower: Tower, shape: StepShape, supervised: int | None = None) -> LayerInput:
+        tokens = _tokens(tower, shape)
+        kernel = assume_kernel(
+            self.config.text_config, tokens, self.settings.attention, on_gpu=self.settings.on_gpu
+        )
+        return LayerInput(tower, shape.examples, tokens, supervised, kernel, shape.image_tokens)
+
     def _input_bytes(self, shape: StepShape) -> int:
-        """Return the bytes of pixels and mask, which are there during the whole step."""
-        side, tokens = self.config.vision_config.image_size, _tokens(Tower.language_model, shape)
-        pixels = shape.images * 3 * side**2 * 4
-        mask = tokens**2 * (1 + self._is_eager * self._dtype.itemsize)
-        return int(shape.examples * (pixels + mask))
+        """Return the bytes of images, mask and embeddings, which are there during the whole step."""
+        given = self._describe_input(Tower.language_model, shape)
+        images = shape.examples * shape.images * shape.image_bytes
+        mask = math.prod(given.mask_shape) * (self._dtype.itemsize if given.kernel == "eager" else 1)
+        embeddings = shape.examples * given.tokens * self._width(Tower.language_model)
+        return images + mask + embeddings * self._dtype.itemsize
 
     def _width(self, tower: Tower) -> int:
         part = self.config.vision_config if tower == Tower.vision_tower else self.config.text_config
@@ -262,7 +269,6 @@ def _list_layers(model: nn.Module, learning: list[str]) -> Iterator[_Layer]:
             tower,
             int(match[2]),
             learning=sum(weight.numel() * weight.element_size() for weight in trained),
-            copies=sum(w.numel() for w in trained if w.ndim == 2 and w.dtype == torch.float32),
             kind=(tower, learns, computes_supervised_rows(module)),
         )
 
@@ -299,8 +305,8 @@ def _tokens(tower: Tower, shape: StepShape) -> int:
     return shape.image_tokens + (shape.text_tokens if tower == Tower.language_model else 0)
 
 
-def format_memory(memory: StepMemory, shape: StepShape) -> str:
-    """Describe the memory of a step in a line."""
+def format_memory(memory: StepMemory, shape: StepShape, device: str) -> str:
+    """Describe the memory of a step on a CPU or a GPU in a line."""
     parts: Mapping[str, int] = {
         "weights": memory.weights,
         "gradients and optimizer": memory.gradients + memory.optimizer,
@@ -310,6 +316,6 @@ def format_memory(memory: StepMemory, shape: StepShape) -> str:
     }
     listed = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items() if size)
     return (
-        f"memory of a step, computed: {memory.total / 2**30:.1f} GiB ({listed}), with "
+        f"memory of a step on this {device}, computed: {memory.total / 2**30:.1f} GiB ({listed}), with "
         f"{shape.image_tokens} image tokens and at most {shape.text_tokens} text tokens an example"
     )

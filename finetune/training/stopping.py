@@ -10,11 +10,11 @@ import torch
 
 from finetune import signals
 from finetune.errors import UserError
+from finetune.model.out_of_memory import is_out_of_memory
 from finetune.processes import count_processes
 from finetune.run.checkpoints import Checkpoint, list_checkpoints
 from finetune.run.resume import resume_command
 from finetune.training.callbacks import Progress, StopOnSignal, WholeSteps
-from finetune.training.out_of_memory import is_out_of_memory
 from finetune.training.outcome import has_stopped_early
 from finetune.training.trainer import PaliGemmaTrainer
 

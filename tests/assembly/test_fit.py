@@ -46,6 +46,36 @@ def test_where_nothing_fits_another_method_is_named() -> None:
     text = describe_fit(estimate("recipe=vqav2_full"), 16 * GB)
     assert "does not fit into 14.9 GiB" in text
     assert "  peft=qlora" in text
-    assert "does not fit into 0.9 GiB: one example takes" in describe_fit(
-        estimate("recipe=vqav2_qlora"), GB
-    )
+
+
+def test_words_that_have_to_go_are_named() -> None:
+    command = ["python", "-m", "finetune", "recipe=vqav2_lora", "trainer.per_device_train_batch_size=32"]
+    run = estimate(*command[3:], "trainer.global_batch_size=32")
+    text = describe_fit(run, 8 * GB, "a GPU of 8GB", command)
+    assert text.startswith("fits into a GPU of 8GB (7.5 GiB) with these words: ")
+    assert text.endswith("   in place of trainer.per_device_train_batch_size=32")
+
+
+def test_full_tuning_is_offered_an_optimizer_without_a_copy_of_the_weights() -> None:
+    run = estimate("recipe=vqav2_full", "freeze=vision")
+    text = describe_fit(run, 48 * GB)
+    assert "  trainer.optim=adamw_torch_fused trainer." in text
+    other = estimate("recipe=vqav2_full", "freeze=vision", "trainer.optim=adamw_torch_fused")
+    assert propose_fit(other, 48 * GB) is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(
+            ["recipe=vqav2_full", "model=paligemma2_10b"],
+            "What needs the least does not fit either:\n  peft=qlora model.path=google/paligemma2-3b-",
+            id="with everything smaller",
+        ),
+        pytest.param(["recipe=vqav2_qlora"], "and nothing needs less", id="as small as it gets"),
+    ],
+)
+def test_where_nothing_at_all_fits_the_least_is_named(words: list[str], message: str) -> None:
+    text = describe_fit(estimate(*words), GB)
+    assert "does not fit into 0.9 GiB: one example needs" in text
+    assert message in text

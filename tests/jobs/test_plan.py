@@ -149,16 +149,16 @@ def test_a_plan_of_masks_trains_no_codec(
 def test_memory_is_that_of_the_lengths_in_the_data(command: Command, tmp_path: Path) -> None:
     code, out, _ = command("plan", *write_jsonl(tmp_path), "model=tiny")
     assert code == 0
-    assert re.search(r"memory of a step, computed: .* at most 1?\d text tokens", out)
+    assert re.search(r"memory of a step on this [CG]PU, computed: .* at most 1?\d text tokens", out)
     assert "FLOP useful" in out
-    assert "disk for the image features" in out
+    assert "disk for the features of all images" in out
 
 
 def test_a_memory_to_fit_and_a_rate_are_taken(command: Command, tmp_path: Path) -> None:
     words = [*write_jsonl(tmp_path), "model=tiny", "fit=8GB", "peak_tflops=2"]
     code, out, _ = command("plan", *words)
     assert code == 0
-    assert "fits into 7.5 GiB" in out
+    assert "fits into a GPU of 8GB (7.5 GiB)" in out
     assert "all steps at 2 TFLOP/s (peak_tflops=)" in out
 
 

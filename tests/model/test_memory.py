@@ -8,21 +8,26 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
+from finetune.assembly.estimate import RunEstimate
 from finetune.assembly.model import freeze_and_adapt, half_dtype
 from finetune.config.compose import compose
 from finetune.data.batches.collator import Collator
 from finetune.example import Example
 from finetune.model.forward import compute_losses
+from finetune.model.kernels import assume_kernel, use_kernel
 from finetune.model.layer_memory import LayerInput, count_layer
 from finetune.model.load import build_meta_model
 from finetune.model.memory import MemoryEstimate, StepMemory, StepSettings, StepShape
 from finetune.model.published import published_config
+from finetune.model.surgery import operate
 from finetune.model.towers import Tower, find_tower
+from finetune.speed import SpeedOptions
 from tests.conftest import noise_image
 
 ONE = StepShape(examples=1, image_tokens=256, text_tokens=16, supervised_tokens=4)
 EIGHT = StepShape(examples=8, image_tokens=256, text_tokens=16, supervised_tokens=4)
 GIB = 2**30
+PLAIN = SpeedOptions(last_layer=False, lean_adapters=False, lean_mlp=False, lean_norms=False)
 
 
 def estimate(
@@ -33,7 +38,8 @@ def estimate(
     assert config is not None
     base, half = build_meta_model(config, torch.bfloat16), half_dtype(options.trainer)
     learner = freeze_and_adapt(base, options.model, options.freeze, options.peft, half, None)
-    settings = StepSettings(options.trainer.optim, half)
+    operate(learner, options.trainer.speed, autocast=half is not None)
+    settings = StepSettings(options.trainer.optim, half, options.model.attention)
     memory = MemoryEstimate(learner, config, options.peft, settings)
     return memory.estimate(shape, every, accumulates=accumulates)
 
@@ -118,15 +124,29 @@ def test_a_cpu_also_has_holes_in_its_heap() -> None:
     assert on_cpu.estimate(ONE).process == GIB
 
 
-@pytest.mark.parametrize("backbone", ["gemma", "gemma2"])
+@pytest.mark.parametrize("speed", [SpeedOptions(), PLAIN], ids=["lean", "plain"])
+@pytest.mark.parametrize(
+    ("backbone", "kernel"),
+    [
+        ("gemma", "sdpa"),
+        ("gemma", "split_sdpa"),
+        ("gemma", "split_eager"),
+        ("gemma2", "eager"),
+        ("gemma2", "split_eager"),
+    ],
+)
 def test_the_estimate_is_what_autograd_saves(
     random_model: Callable[..., PaliGemmaForConditionalGeneration],
     processor: PaliGemmaProcessor,
     backbone: str,
+    kernel: str,
+    speed: SpeedOptions,
 ) -> None:
-    model = random_model(backbone, num_layers=4)
+    model = random_model(backbone, num_layers=16)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("language_model.layers" in name)
+    operate(model, speed)
+    use_kernel(model, kernel)
     example = Example("x", (noise_image(0),), "answer en which letter is this?", ("a",))
     batch = Collator(processor)([example] * 4)
     saved: dict[int, Tensor] = {}
@@ -143,7 +163,95 @@ def test_the_estimate_is_what_autograd_saves(
     tokens = batch["input_ids"].shape[1] - 64
     shape = StepShape(examples=4, image_tokens=64, text_tokens=tokens, supervised_tokens=2)
     options = compose(["recipe=quickstart", "peft=none"])
-    memory = MemoryEstimate(model, model.config, options.peft, StepSettings("sgd"))
+    memory = MemoryEstimate(model, model.config, options.peft, StepSettings("sgd", attention=kernel))
     computed = memory.estimate(shape)
-    pixels = batch["pixel_values"].nbytes
-    assert computed.activations + computed.logits - pixels == pytest.approx(measured, rel=0.1)
+    assert computed.activations + computed.logits == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("model", "length", "on_gpu", "kernel"),
+    [
+        pytest.param("paligemma_3b", 272, False, "split_eager", id="products on a CPU"),
+        pytest.param("paligemma_3b", 4112, False, "split_sdpa", id="long rows on a CPU"),
+        pytest.param("paligemma_3b", 272, True, "split_sdpa", id="no scores on a GPU"),
+        pytest.param("paligemma2_3b", 4112, False, "split_eager", id="with a soft-cap"),
+        pytest.param("paligemma2_3b", 272, True, "flex", id="with a soft-cap on a GPU"),
+    ],
+)
+def test_the_kernel_is_assumed_that_would_be_chosen(
+    model: str, length: int, on_gpu: bool, kernel: str
+) -> None:
+    options = compose(["recipe=vqav2_lora", f"model={model}"])
+    config = published_config(options.model.path)
+    assert config is not None
+    assert assume_kernel(config.text_config, length, on_gpu=on_gpu) == kernel
+    assert assume_kernel(config.text_config, length, "eager", on_gpu=on_gpu) == "eager"
+
+
+def test_rows_too_short_for_a_kernel_to_matter_have_a_dense_mask(
+    random_model: Callable[..., PaliGemmaForConditionalGeneration],
+) -> None:
+    kernels = [
+        assume_kernel(random_model(backbone).config.text_config, 80, on_gpu=True)
+        for backbone in ("gemma", "gemma2")
+    ]
+    assert kernels == ["sdpa", "eager"]
+
+
+def test_counting_leaves_the_layer_as_it_was() -> None:
+    options = compose(["recipe=vqav2_lora", "model=paligemma2_3b"])
+    config = published_config(options.model.path)
+    assert config is not None
+    layer = find_tower(build_meta_model(config, torch.bfloat16), "language_model").layers[3]
+    attention = layer.self_attn
+    before = attention.config._attn_implementation, attention.attn_logit_softcapping
+    given = LayerInput(Tower.language_model, 2, 48, None, "flex", 32)
+    assert count_layer(layer, given, config, None).kept > 0
+    assert (attention.config._attn_implementation, attention.attn_logit_softcapping) == before
+
+
+def test_a_kernel_without_scores_keeps_less_than_products() -> None:
+    long = StepShape(examples=2, image_tokens=1024, text_tokens=16, supervised_tokens=4)
+    words = ["recipe=vqav2_lora", "model=paligemma2_3b"]
+    flex, products, dense = (
+        estimate(*words, f"model.attention={name}", shape=long).activations
+        for name in ("flex", "split_eager", "eager")
+    )
+    assert flex < 0.8 * products < 0.8 * dense
+
+
+def test_recomputed_layers_keep_copies_of_what_learns_outside_of_their_mlp() -> None:
+    """The MLP's passes convert weights when they use them; autocast keeps the other copies."""
+    options = compose(["recipe=vqav2_full"])
+    config = published_config(options.model.path)
+    assert config is not None
+    base = build_meta_model(config, torch.float32)
+    model = freeze_and_adapt(base, options.model, options.freeze, options.peft, torch.bfloat16, None)
+    layer = find_tower(model, "language_model").layers[3]
+    given = LayerInput(Tower.language_model, 1, 48, None)
+    queries_and_output, keys_and_values, mlp = 2 * 2048**2, 2 * 2048 * 256, 3 * 2048 * 16384
+    plain = count_layer(layer, given, config, torch.bfloat16).copies
+    assert plain == 2 * (queries_and_output + keys_and_values + mlp)
+    operate(model, SpeedOptions(), autocast=True)
+    assert count_layer(layer, given, config, torch.bfloat16).copies == 2 * (
+        queries_and_output + keys_and_values
+    )
+
+
+def test_an_image_in_a_batch_is_bytes_or_features_unless_the_options_say_otherwise() -> None:
+    side, values = 224, 3 * 224**2
+    features = 256 * 1152 * 2
+
+    def image_bytes(*words: str) -> int:
+        options = compose(["recipe=vqav2_lora", *words])
+        config = published_config(options.model.path)
+        assert config is not None
+        assert config.vision_config.image_size == side
+        return RunEstimate(options, config).shape().image_bytes
+
+    assert image_bytes() == features
+    assert image_bytes("trainer.speed.feature_cache=false") == values
+    assert (
+        image_bytes("trainer.speed.feature_cache=false", "trainer.speed.uint8_pixels=false") == 4 * values
+    )
+    assert image_bytes("peft=none", "freeze=none") == 3 * values

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from finetune.training.out_of_memory import is_out_of_memory
+from finetune.model.out_of_memory import is_out_of_memory
 
 
 @pytest.mark.parametrize(
