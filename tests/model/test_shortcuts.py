@@ -262,7 +262,7 @@ def test_the_shortcuts_of_a_model_are_on_where_they_apply(random_model: Build) -
 def test_lean_passes_are_off_where_weights_are_divided_among_devices(random_model: Build) -> None:
     """Their backward passes read weights that are not there then."""
     lean = {"lean_adapters", "lean_mlp", "lean_norms"}
-    model = adapt(random_model(num_layers=1), "lora")
+    model = adapt(random_model(num_layers=2), "lora")
     rows = operate(model, SpeedOptions(), sharding="trainer.extra.fsdp")
     found = {row.option: row.detail for row in rows if not row.is_on and row.option in lean}
     assert found == dict.fromkeys(lean, "trainer.extra.fsdp divides the weights among devices")
