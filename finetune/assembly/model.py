@@ -218,7 +218,11 @@ def settle_compilation(config: RunConfig, model: nn.Module) -> Technique:
         UserError: it was asked for and cannot be done.
     """
     trainer = config.trainer
-    other = "trainer.extra.torch_compile" if trainer.extra.get("torch_compile") else find_sharding(trainer)
+    others = {
+        "trainer.extra.torch_compile": trainer.extra.get("torch_compile"),
+        "trainer.speed.packing": trainer.speed.packing,
+    }
+    other = next((name for name, is_on in others.items() if is_on), find_sharding(trainer))
     return plan_compilation(model, trainer.speed, other=other, drops=config.model.llm_dropout > 0)
 
 

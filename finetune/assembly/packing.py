@@ -51,6 +51,8 @@ def _find_reason(config: RunConfig, language_model: nn.Module, share: float | No
     """Return why packing is off unless it is asked for; None: it is on."""
     if next(language_model.parameters()).device.type != "cpu":
         return "attention would take the examples one by one, in many small kernels"
+    if config.trainer.speed.compile:
+        return "layers are compiled for rows of one length (trainer.speed.compile)"
     if config.model.llm_dropout > 0 or drops_activations(language_model):
         return "dropout would drop other activations"
     if share is None:

@@ -21,6 +21,7 @@ from finetune.example import Batch, Example
 from finetune.model.features import describe_features, keep_features
 from finetune.model.forward import compute_losses
 from finetune.model.loss import compute_example_losses
+from finetune.model.packing import use_packing
 from finetune.model.surgery import operate
 from finetune.model.towers import find_tower
 from finetune.speed import SpeedOptions
@@ -47,7 +48,7 @@ class Case(NamedTuple):
 ALONE = {
     field.name: Case(replace(OFF, **{field.name: True}))
     for field in fields(OFF)
-    if field.name not in ("feature_cache", "checkpoint_every")
+    if field.name not in ("feature_cache", "checkpoint_every", "packing")
 } | {
     "feature_cache": Case(from_store=True),
     "checkpoint_every": Case(replace(OFF, checkpoint_every=1)),
@@ -55,9 +56,11 @@ ALONE = {
     "split_sdpa": Case(kernel="split_sdpa"),
     "split_eager": Case(kernel="split_eager"),
     "targets": Case(shares_rows=True),
+    "packing": Case(replace(OFF, packing=True), "split_eager"),
+    "packing_sdpa": Case(replace(OFF, packing=True), "split_sdpa", shares_rows=True),
 }
 ELSEWHERE = {"compile": "test_compiling.py", "group_steps": "it changes the training"}
-EVERYTHING = Case(SpeedOptions(), "split_eager", shares_rows=True, from_store=True)
+EVERYTHING = Case(SpeedOptions(packing=True), "split_eager", shares_rows=True, from_store=True)
 TOGETHER = {
     "all": EVERYTHING,
     "all_recomputed": EVERYTHING._replace(speed=SpeedOptions(checkpoint_every=2), from_store=False),
@@ -201,6 +204,7 @@ def outcome(
         case = {**ALONE, **TOGETHER}[name]
         speed = case.speed
         operate(model, speed, activation_checkpointing=speed.checkpoint_every is not None)
+        use_packing(model, bool(speed.packing))
         config: Any = find_tower(model, "language_model").config
         config._attn_implementation = case.kernel or config._attn_implementation
         collate = Collator(processor, uint8_pixels=speed.uint8_pixels, every_suffix=case.shares_rows)
