@@ -43,6 +43,10 @@ class SpeedOptions:
     variable FINETUNE_CACHE names, for later epochs, evaluations and runs; images that are there are not
     decoded. `null`: on a CPU, if the run passes over its images more than once, and what is kept takes less
     than a quarter of the free disk."""
+    pixel_cache: bool = False
+    """Keep the resized pixels of each image in that folder, where features are not kept: a run whose vision
+    tower learns then decodes and resizes each image once. It pays where decoding is the bottleneck: images
+    much larger than the model's square, several epochs, few cores next to a fast GPU."""
     group_lengths: bool = True
     """Sort the examples of each optimizer step by length, so that those of one forward pass are padded
     little and all processes have equal work. A step has the same examples and the same gradient; only where
