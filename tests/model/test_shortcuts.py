@@ -16,7 +16,7 @@ from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.data.batches.collator import Collator
 from finetune.data.batches.grouping import Passes
-from finetune.data.features.store import FeatureStore, make_key
+from finetune.data.stored.store import ImageStore, keep_images, make_key
 from finetune.example import Batch, Example
 from finetune.model.features import describe_features, keep_features
 from finetune.model.forward import compute_losses
@@ -42,15 +42,16 @@ class Case(NamedTuple):
     shares_rows: bool = False
     """All suffixes of an example are in one row."""
     from_store: bool = False
-    """What the vision tower makes of the images is stored."""
+    """What the vision tower makes of the images is stored; with `pixel_cache`, their pixels."""
 
 
 ALONE = {
     field.name: Case(replace(OFF, **{field.name: True}))
     for field in fields(OFF)
-    if field.name not in ("feature_cache", "checkpoint_every", "packing")
+    if field.name not in ("feature_cache", "pixel_cache", "checkpoint_every", "packing")
 } | {
     "feature_cache": Case(from_store=True),
+    "pixel_cache": Case(replace(OFF, pixel_cache=True, uint8_pixels=True), from_store=True),
     "checkpoint_every": Case(replace(OFF, checkpoint_every=1)),
     "checkpoint_every_2": Case(replace(OFF, checkpoint_every=2)),
     "split_sdpa": Case(kernel="split_sdpa"),
@@ -160,27 +161,28 @@ def compute_plainly(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def take_from_store(
-    model: nn.Module, collate: Collator, examples: list[Example], folder: Path
+    model: nn.Module, collate: Collator, examples: list[Example], folder: Path, *, of_pixels: bool
 ) -> list[Example]:
-    """Return the examples with what the tower makes of their images, written to a store and read again."""
-    store = FeatureStore(folder, {}, *describe_features(model, 56))
-
-    def keep(keys: list[str], features: Tensor) -> None:
-        for key, values in zip(keys, features, strict=True):
-            store.write(key.split()[0], values, (1, 1))
-
+    """Return the examples with what their images are turned into, written to a store and read again."""
+    side, _ = collate.pixels.size
+    shape, dtype = ((3, side, side), torch.uint8) if of_pixels else describe_features(model, side)
+    store = ImageStore(folder / "kind" / "key", {}, shape, dtype)
+    if of_pixels:
+        collate.pixels.store = store
+    else:
+        keep_features(model, lambda keys, values: keep_images(store, dict(zip(keys, values, strict=True))))
     named = [
         replace(example, keys=tuple(f"{make_key(image.tobytes())} 1 1" for image in example.images))
         for example in examples
     ]
-    keep_features(model, keep)
     with torch.no_grad():
         for example in named:  # without `distinct_images`, only where no image is in a batch twice
             compute_losses(model, collate([example]))
+    collate.pixels.store = None
     read = [[store.read(key.split()[0]) for key in example.keys] for example in named]
     assert all(None not in row for row in read)
     return [
-        replace(example, images=(), features=tuple(one.values for one in row if one is not None))
+        replace(example, images=(), stored=tuple(one.values for one in row if one is not None))
         for example, row in zip(named, read, strict=True)
     ]
 
@@ -212,8 +214,9 @@ def outcome(
         if speed.group_lengths:
             lengths = np.array([len(e.prefix) + sum(map(len, e.suffixes)) for e in examples])
             examples = [examples[place] for place in Passes(len(examples) // 3, 1, 3).deal(lengths)]
-        if case.from_store and method not in LEARNING_TOWER:
-            examples = take_from_store(model, collate, examples, tmp_path_factory.mktemp("store"))
+        if case.from_store and (speed.pixel_cache or method not in LEARNING_TOWER):
+            folder = tmp_path_factory.mktemp("store")
+            examples = take_from_store(model, collate, examples, folder, of_pixels=speed.pixel_cache)
         return run(model, [collate(part) for part in divide(examples)], compute_losses)
 
     return compute
