@@ -48,12 +48,7 @@ from finetune.model.kernels import AttentionChoice
 from finetune.model.load import load_config, load_processor
 from finetune.model.options import PeftMethod
 from finetune.model.origin import Origin
-from finetune.processes import (
-    is_main_process,
-    join_processes,
-    on_main,
-    warn_of_idle_gpus,
-)
+from finetune.processes import is_main_process, join_processes, on_main, warn_of_idle_gpus
 from finetune.result import TrainResult, choose_objective
 from finetune.run.checkpoints import Checkpoint, list_checkpoints
 from finetune.run.environment import describe_environment
@@ -70,10 +65,7 @@ from finetune.run.results import (
 from finetune.run.resume import check_same_settings, find_start
 from finetune.run.trackers.several import Trackers
 from finetune.speed import format_techniques
-from finetune.training.callbacks import (
-    ReportLogs,
-    StopWithoutImprovement,
-)
+from finetune.training.callbacks import ReportLogs, StopWithoutImprovement
 from finetune.training.outcome import (
     describe_result,
     list_evaluations,

@@ -41,10 +41,8 @@ def train_or_stop(
         The signal that stopped the training, after a checkpoint was saved; None if all steps were taken.
 
     Raises:
-        UserError: an example cannot be read, or a loss is not finite. A checkpoint was saved. Or the memory
-            is exhausted.
-        KeyboardInterrupt: from Ctrl-C in a program that does not use the command line. A checkpoint was
-            saved.
+        UserError: an unreadable example or a loss that is not finite, with a checkpoint; or no memory left.
+        KeyboardInterrupt: from Ctrl-C in a program without the command line; a checkpoint was saved.
     """
     progress, stop, steps = Progress(trainer.global_batch), StopOnSignal(), WholeSteps()
     for callback in (progress, stop, steps):

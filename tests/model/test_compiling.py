@@ -92,7 +92,7 @@ def test_compiled_layers_have_the_same_gradients_by_few_graphs_without_a_break(
         return Collator(processor, every_suffix=shared)(examples)
 
     batches = [batch(("a",), 3), batch(("b c d e f",), 6), batch(("a", "b c"), 9, shared=True)]
-    models = [adapt(random_model(backbone, num_layers=3, hidden_size=64), method) for _ in range(2)]
+    models = [adapt(random_model(backbone, num_layers=4, hidden_size=64), method) for _ in range(2)]
     plain = run(models[0], batches, every, kernel, None)
     compiled = run(models[1], batches, every, kernel, backend)
     assert not counters["graph_break"]
