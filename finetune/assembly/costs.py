@@ -73,6 +73,7 @@ class RunCosts:
         return {
             "peak_memory_gib": round(peak_memory_gib(), 3),
             "predicted_peak_memory_gib": round(predicted / 2**30, 3),
+            "process_memory_gib": round(0 if on_gpu else memory.process / 2**30, 3),
             "examples_per_second": round(rate, 3),
             "useful_tflop_per_example": round(useful / 1e12, 6),
             "executed_tflop_per_example": round(executed / 1e12, 6),
@@ -86,8 +87,10 @@ class RunCosts:
 def describe_costs(costs: Mapping[str, Any]) -> str:
     """Return the line of the log."""
     memory, predicted = costs["peak_memory_gib"], costs["predicted_peak_memory_gib"]
+    process = costs["process_memory_gib"]
+    before = f" ({process:.2f} before the model was loaded)" if process else ""
     return (
-        f"peak memory {memory:.2f} GiB, predicted {predicted:.2f}; steps alone "
+        f"peak memory {memory:.2f} GiB, predicted {predicted:.2f}{before}; steps alone "
         f"{costs['examples_per_second']:.4g} examples/s, MFU {costs['mfu']:.1%} of "
         f"{costs['peak_tflops']:.4g} TFLOP/s ({costs['peak_of']})"
     )

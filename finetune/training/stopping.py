@@ -41,10 +41,8 @@ def train_or_stop(
         The signal that stopped the training, after a checkpoint was saved; None if all steps were taken.
 
     Raises:
-        UserError: an example cannot be read, or a loss is not finite. A checkpoint was saved. Or the memory
-            is exhausted.
-        KeyboardInterrupt: from Ctrl-C in a program that does not use the command line. A checkpoint was
-            saved.
+        UserError: an example cannot be read, a loss is not finite (a checkpoint was saved), no memory.
+        KeyboardInterrupt: from Ctrl-C in a program; a checkpoint was saved.
     """
     progress, stop, steps = Progress(trainer.global_batch), StopOnSignal(), WholeSteps()
     for callback in (progress, stop, steps):
@@ -66,9 +64,9 @@ def train_or_stop(
             f"is mended, continue with:\n  {resume}"
         ) from error
     except (MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise explain_memory(error, trainer, advise, resume) from None
-        raise
+        if not is_out_of_memory(error):
+            raise
+        raise explain_memory(error, trainer, advise, resume) from None
     except signals.Interrupted:
         raise  # the second signal: the user does not want to wait for a checkpoint
     except KeyboardInterrupt:
