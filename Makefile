@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
+# Processes that share the tests.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test exhaustive fast test-lowest check fix
@@ -25,13 +28,13 @@ quickstart: setup  ## tune the tiny base on handwritten digits: no network, no G
 	$(BIN)/python -m finetune recipe=quickstart overwrite=true
 
 test: setup  ## the tests that need neither a GPU nor the Hub
-	$(BIN)/python -m pytest -m "not gpu and not network and not exhaustive"
+	$(PYTEST) -m "not gpu and not network and not exhaustive"
 
 exhaustive: setup  ## every method killed at every moment, published and merged, of which `test` has a part: ten minutes or more
-	$(BIN)/python -m pytest -m exhaustive
+	$(PYTEST) -m exhaustive
 
 fast: setup  ## the tests that take seconds each
-	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
+	$(PYTEST) -m "not slow and not gpu and not network"
 
 test-lowest:  ## the fast tests in .venv-lowest, on the lowest versions allowed (10 minutes)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "The lowest Python is 3.11: make PYTHON=python3.11 $@"; exit 1; }

@@ -6,6 +6,9 @@
 One layer of each kind runs forward and backward with the real shapes of PaliGemma 3B (224 pixels, LoRA of
 rank 8 on the language model, bfloat16 autocast, 16 text tokens of which 4 are supervised), as PEFT has it,
 as it is trained here, and with each shortcut off.
+
+*Useful* operations are those of `finetune/model/flops.py`: what the gradient needs if every layer is
+computed at all positions. Here the last one is not, so that a little less than the useful is executed.
 """
 
 import argparse
@@ -17,22 +20,26 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PaliGemmaConfig
+from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from finetune.assembly.model import freeze_and_adapt
 from finetune.config.compose import compose
+from finetune.model.compiling import compiled_layers
+from finetune.model.flops import ExampleSize, count_useful, describe_learning
 from finetune.model.load import build_meta_model
 from finetune.model.published import published_config
 from finetune.model.surgery import operate
 from finetune.model.towers import find_tower
-from finetune.speed import SpeedOptions
+from finetune.speed import SpeedOptions, Technique
 
 STORED = Path(__file__).with_name("counts.json")
+MODEL = "google/paligemma-3b-pt-224"
 EXAMPLES, IMAGE, TEXT, SUPERVISED = 2, 256, 16, 4
 TOKENS = IMAGE + TEXT
 
@@ -143,13 +150,22 @@ def count_layer(
     return flops.get_total_flops(), sizes, traffic
 
 
+def adapt(base: PaliGemmaForConditionalGeneration) -> nn.Module:
+    """Return a model with adapters on its language model, as the recipe has them."""
+    options = compose(["recipe=vqav2_lora", "peft.r=8"])
+    return freeze_and_adapt(base, options.model, options.freeze, options.peft, torch.bfloat16, None)
+
+
+def build_model() -> tuple[PaliGemmaConfig, nn.Module]:
+    """Return configuration and model, adapted and without content."""
+    config = published_config(MODEL)
+    assert config is not None
+    return config, adapt(build_meta_model(config, torch.bfloat16))
+
+
 def count_step(speed: SpeedOptions) -> Counts:
     """Return the counts with these shortcuts."""
-    options = compose(["recipe=vqav2_lora", "peft.r=8"])
-    config = published_config("google/paligemma-3b-pt-224")
-    assert config is not None
-    base = build_meta_model(config, torch.bfloat16)
-    model = freeze_and_adapt(base, options.model, options.freeze, options.peft, torch.bfloat16, None)
+    config, model = build_model()
     operate(model.train(), speed, autocast=True)
     layers = find_tower(model, "language_model").layers
     flops, kept, traffic = count_layer(layers[1], config)
@@ -171,18 +187,34 @@ def count_vision(config: PaliGemmaConfig) -> float:
     return vision.num_hidden_layers * layer + patches + 2 * IMAGE * width * config.text_config.hidden_size
 
 
-def count_useful(config: PaliGemmaConfig) -> float:
-    """Return the operations that the gradient of the adapters needs, 1e12.
+def useful_flops() -> float:
+    """Return the useful operations of a step, 1e12, as `finetune/model/flops.py` defines them."""
+    config, model = build_model()
+    example = ExampleSize(IMAGE, 1, TEXT - SUPERVISED, SUPERVISED)
+    return EXAMPLES * count_useful(config, describe_learning(model), example) / 1e12
 
-    Twice the frozen products of the decoder, three times its attention, twice the logits of supervised
-    tokens, once the tower.
-    """
-    text = config.text_config
-    heads, groups, size = text.num_attention_heads, text.num_key_value_heads, text.head_dim
-    matrices = text.hidden_size * (2 * heads * size + 2 * groups * size + 3 * text.intermediate_size)
-    layer = 2 * 2 * TOKENS * matrices + 3 * 4 * heads * TOKENS**2 * size
-    head = 2 * 2 * SUPERVISED * text.hidden_size * text.vocab_size
-    return EXAMPLES * (text.num_hidden_layers * layer + head + count_vision(config)) / 1e12
+
+def count_breaks() -> int:
+    """Return how often compiled layers of both towers leave their graphs, on a small model."""
+    config = published_config(MODEL)
+    assert config is not None
+    text, vision = config.text_config, config.vision_config
+    for part in (text, vision):
+        part.num_hidden_layers, part.hidden_size, part.intermediate_size = 2, 32, 64
+    text.num_attention_heads, text.head_dim, text.vocab_size = 2, 16, 64
+    vision.num_attention_heads = 2
+    model = adapt(build_meta_model(config, torch.float32)).to_empty(device="cpu").train()
+    operate(model, SpeedOptions(), autocast=True)
+    decoder = find_tower(model, "language_model").layers[0]
+    tower = find_tower(model, "vision_tower").encoder.layers[0]
+    hidden, angles = torch.zeros(EXAMPLES, TOKENS, 32), torch.zeros(1, TOKENS, 16)
+    mask = torch.ones(EXAMPLES, 1, TOKENS, TOKENS, dtype=torch.bool)
+    counters.clear()
+    with compiled_layers(model, Technique("compile", True, ""), "eager"):
+        decoder(hidden, attention_mask=mask, position_embeddings=(angles, angles))
+        tower(hidden, attention_mask=None)
+    assert counters["stats"]["unique_graphs"] == 2, "both layers have been compiled"
+    return sum(counters["graph_break"].values())
 
 
 def count_all() -> dict[str, Counts]:
@@ -201,10 +233,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="store the counts in counts.json")
     given = parser.parse_args()
     counts = count_all()
-    config = published_config("google/paligemma-3b-pt-224")
-    assert config is not None
-    useful = count_useful(config)
-    print(f"useful operations of a step: {useful:.3f}e12")
+    useful = useful_flops()
+    print(f"useful operations of a step: {useful:.3f}e12; graph breaks: {count_breaks()}")
     print("| | operations, 1e12 | of the useful | kept, KiB | moved, KiB | launches |")
     print("|---|---|---|---|---|---|")
     for name, row in counts.items():

@@ -1,11 +1,13 @@
 """How many examples a second the loader makes, without a model: bytes and floats, with 0, 1 and 2 workers.
 
     python benchmarks/loader.py
+    python benchmarks/loader.py --size 1700 2200 --sides 448 896
 
-JPEG files of 640 x 480, smooth noise as compressible as photographs, become batches for 224 and 448
-pixels. Bytes are what `trainer.speed.uint8_pixels` sends to the device, floats what is sent without it;
-`stored` is with features in the cache, so that nothing is decoded. They are made in turns (A B C C B A).
-The scaling that bytes still need is timed on one core, though in training the model's device does it.
+JPEG files, smooth noise as compressible as photographs, become batches for 224 and 448 pixels. Bytes are
+what `trainer.speed.uint8_pixels` sends to the device, floats what is sent without it. `pixels` and
+`features` are with full caches of these (`trainer.speed.pixel_cache`, `feature_cache`), so that nothing is
+decoded. They are made in turns (A B C D D C B A). The scaling that bytes still need is timed on one core,
+though in training the model's device does it.
 """
 
 import argparse
@@ -26,24 +28,24 @@ from transformers import PaliGemmaProcessor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from finetune.data.batches.collator import Collator
+from finetune.data.batches.pixels import PixelBuilder
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.features.store import FeatureStore
+from finetune.data.stored.store import ImageStore
 from finetune.model.features import scale_pixels
 from finetune.model.load import load_processor
 from finetune.tasks.text import TextTask
 
-SIZE = (640, 480)
 WIDTH, PATCH = 1152, 14
 """Of the published checkpoints' vision tower."""
 
 
-def write_images(folder: Path, count: int) -> list[str]:
-    """Write JPEG files of smooth noise."""
+def write_images(folder: Path, count: int, size: tuple[int, int]) -> list[str]:
+    """Write JPEG files of smooth noise; the size is width and height in pixels."""
     paths = []
     for number in range(count):
         coarse = np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        fine = np.random.default_rng(number).normal(0, 8, (SIZE[1], SIZE[0], 3))
-        smooth = np.asarray(Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC), np.float32)
+        fine = np.random.default_rng(number).normal(0, 8, (size[1], size[0], 3))
+        smooth = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC), np.float32)
         path = folder / f"{number}.jpg"
         Image.fromarray(np.clip(smooth + fine, 0, 255).astype(np.uint8)).save(path, quality=90)
         paths.append(str(path.resolve()))
@@ -66,12 +68,24 @@ def build_examples(paths: list[str]) -> ExampleDataset:
 def store_features(examples: ExampleDataset, folder: Path, side: int) -> ExampleDataset:
     """Return the examples with features for each of their images."""
     tokens = (side // PATCH) ** 2
-    store = FeatureStore(folder / str(side), {}, (tokens, WIDTH), torch.bfloat16)
-    with_store = ExampleDataset(examples.rows, examples.task, examples.split, features=store)
+    store = ImageStore(folder / "features" / str(side), {}, (tokens, WIDTH), torch.bfloat16)
+    with_store = ExampleDataset(examples.rows, examples.task, examples.split, store=store)
     for index in range(len(examples)):
         [text] = with_store[index].keys
         key, width, height = text.split()
         store.write(key, torch.randn(tokens, WIDTH), (int(width), int(height)))
+    return with_store
+
+
+def store_pixels(examples: ExampleDataset, folder: Path, processor: PaliGemmaProcessor) -> ExampleDataset:
+    """Return the examples with the resized pixels of each of their images."""
+    builder = PixelBuilder(processor.image_processor, "bicubic")
+    shape = (3, *builder.size)
+    store = ImageStore(folder / "pixels" / str(shape[1]), {}, shape, torch.uint8)
+    builder.store = store
+    with_store = ExampleDataset(examples.rows, examples.task, examples.split, store=store)
+    for index in range(len(examples)):
+        builder.build([with_store[index]])
     return with_store
 
 
@@ -121,23 +135,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sides", nargs="+", type=int, default=[224, 448])
+    parser.add_argument("--size", nargs=2, type=int, default=[640, 480])
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--batch", type=int, default=16)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    table = ["| pixels | workers | floats | bytes | stored | MiB a batch | scaling, ms an image |"]
-    table.append("|---|---|---|---|---|---|---|")
+    table = ["| side | workers | floats | bytes | pixels | features | MiB a batch | scaling, ms an image |"]
+    table.append("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        examples = build_examples(write_images(Path(folder), given.images))
+        examples = build_examples(write_images(Path(folder), given.images, tuple(given.size)))
         for side in given.sides:
             processor = load_processor_for(side)
-            stored = store_features(examples, Path(folder), side)
             as_bytes = Collator(processor)
+            pixels = store_pixels(examples, Path(folder), processor)
+            features = store_features(examples, Path(folder), side)
             runs = {
                 "floats": (examples, Collator(processor, uint8_pixels=False)),
                 "bytes": (examples, as_bytes),
-                "stored": (stored, as_bytes),
+                "pixels": (pixels, as_bytes),
+                "features": (features, as_bytes),
             }
             scaling = measure_scaling(as_bytes, examples, given.batch)
             for workers in given.workers:
@@ -146,7 +163,7 @@ def main() -> None:
                 for name in [*runs, *reversed(runs)]:
                     rate, weights[name] = measure(*runs[name], given.batch, workers)
                     rates[name].append(rate)
-                    line = {"pixels": side, "workers": workers, "form": name, "examples a second": rate}
+                    line = {"side": side, "workers": workers, "form": name, "examples a second": rate}
                     print(json.dumps(line), file=sys.stderr, flush=True)
                 cells = " | ".join(f"{statistics.mean(rates[name]):.0f}" for name in runs)
                 weight = " / ".join(f"{weights[name]:.1f}" for name in runs)

@@ -57,9 +57,10 @@ class Example:
     epoch: int = 0
     """The pass over the data in which this example was drawn; decides between several suffixes."""
     keys: tuple[str, ...] = ()
-    """For a store of features: key, width and height of each image, with spaces between."""
-    features: "tuple[Tensor, ...]" = ()
-    """What the vision tower makes of each image, (tokens, width), if it is stored; without `images`."""
+    """For a store: key, width and height of each image, with spaces between."""
+    stored: "tuple[Tensor, ...]" = ()
+    """In the place of `images`: the resized pixels of each, (3, side, side) uint8, or what the vision tower
+    makes of it, (tokens, width)."""
     antialias: bool = True
     """Whether big_vision resizes the images of this benchmark with antialiasing."""
     form: AnswerForm | None = None
@@ -204,6 +205,9 @@ class Batch(Prompts):
     """The example's id for each suffix: twice where a row has two."""
     prefix_lengths: list[int]
     """Tokens of each row before its first suffix; not a tensor, because a GPU would be waited for."""
+    lengths: list[int]
+    """Tokens of each row without padding. With B = 1, those of rows that are packed: see
+    `model/packing.py`."""
     blocks: NotRequired["Tensor"]
     """(B, T) int64, only where a row has several suffixes: 0 for image and prefix, then the number of the
     suffix in its row, `PADDING` after it. A token sees block 0, and what precedes it in its own block."""

@@ -31,6 +31,9 @@ class SpeedOptions:
     checkpoint_every: int | None = option(None, COUNT)
     """Where `trainer.activation_checkpointing` is on: recompute every k-th layer; 1: every layer. `null`:
     on a GPU as few layers as its memory needs by the estimate of `plan`, or none; elsewhere 1."""
+    compile: bool | None = None
+    """Compile each layer by itself with torch.compile, for training. `null`: on GPUs. Rounding differs, and
+    the first steps take longer."""
     uint8_pixels: bool = True
     """Send images to the device as bytes, a quarter of their size, and scale them there."""
     distinct_images: bool = True
@@ -40,6 +43,10 @@ class SpeedOptions:
     variable FINETUNE_CACHE names, for later epochs, evaluations and runs; images that are there are not
     decoded. `null`: on a CPU, if the run passes over its images more than once, and what is kept takes less
     than a quarter of the free disk."""
+    pixel_cache: bool = False
+    """Keep the resized pixels of each image in that folder, where features are not kept: a run whose vision
+    tower learns then decodes and resizes each image once. It pays where decoding is the bottleneck: images
+    much larger than the model's square, several epochs, few cores next to a fast GPU."""
     group_lengths: bool = True
     """Sort the examples of each optimizer step by length, so that those of one forward pass are padded
     little and all processes have equal work. A step has the same examples and the same gradient; only where
@@ -49,6 +56,11 @@ class SpeedOptions:
     This changes the training: the examples of a step are more alike in length. Each epoch still has every
     example once, in an order that follows from the seed, with any number of devices; the parts of a mixture
     have their shares in n steps together, not in each."""
+    packing: bool | None = None
+    """Compute the examples of a forward pass one after another in a single row, without padding. Positions
+    begin again in each and none attends to another, so that the gradient is the same; only where dropout is
+    on, it drops other activations. `null`: on a CPU, without dropout, if more than 2 % of the tokens would
+    be padding."""
 
 
 class Technique(NamedTuple):

@@ -14,8 +14,13 @@ def test_a_step_executes_keeps_and_moves_what_is_stored() -> None:
     plain, ours = (counts["count_step"](speed) for speed in (counts["PLAIN"], counts["SpeedOptions"]()))
     assert plain._asdict() == stored["peft"]
     assert ours._asdict() == stored["ours"]
-    config = counts["published_config"]("google/paligemma-3b-pt-224")
     # The last layer is computed at few positions: less than the gradient of all of them needs.
-    assert ours.flops == pytest.approx(counts["count_useful"](config), rel=0.05)
+    useful = counts["useful_flops"]()
+    assert 0.95 * useful <= ours.flops <= useful
     assert ours.moved < 0.75 * plain.moved
     assert ours.kept < 0.75 * plain.kept
+
+
+@pytest.mark.filterwarnings("ignore")  # torch hides its compiler's own, unless they are errors
+def test_compiled_layers_leave_their_graphs_nowhere() -> None:
+    assert runpy.run_path(str(REPOSITORY / "benchmarks/counts.py"))["count_breaks"]() == 0

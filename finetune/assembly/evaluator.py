@@ -1,7 +1,6 @@
 """Scoring a model over the validation split, during and after training."""
 
 from collections.abc import Callable
-from functools import partial
 
 from accelerate import PartialState
 from torch import nn
@@ -36,15 +35,15 @@ def build_evaluator(
         metric: scores the prediction rows.
     """
     images = len(dataset) // PartialState().num_processes
-    return partial(
-        evaluate,
-        dataset=dataset,
-        collator=collator,
-        metric=metric,
-        options=options,
-        workers=choose_workers(trainer.dataloader_num_workers, images).processes,
-        autocast=half_precision(trainer),
-    )
+
+    def run(model: nn.Module) -> Evaluation:
+        # Before each: the images may have been stored since the last.
+        stored = dataset.estimate_stored() == 1
+        workers = choose_workers(trainer.dataloader_num_workers, images, stored=stored).processes
+        autocast = half_precision(trainer)
+        return evaluate(model, dataset, collator, metric, options, workers=workers, autocast=autocast)
+
+    return run
 
 
 class LastEvaluations:

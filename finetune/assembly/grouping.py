@@ -1,5 +1,8 @@
 """How the examples of a training are sorted by length, and what that saves."""
 
+from collections.abc import Iterable
+from itertools import islice
+
 import numpy as np
 from accelerate import PartialState
 from transformers import TrainingArguments
@@ -49,15 +52,25 @@ def _describe(grouping: Grouping, step: Passes) -> str:
     """Return what is sorted, and how many tokens are padding with it and without."""
     count = max(_MEASURED // step.batch, 1) * step.batch * grouping.steps
     stream = ExampleStream([len(grouping.lengths)], count, seed=0)
-    needed, padded = 0, []
-    for order in (stream, GroupedStream(stream, grouping, step)):
-        drawn = grouping.lengths[[index for _, index in order]]
-        needed = int(drawn.sum())
-        padded.append(step.count_padded(drawn))
+    before = measure_padding(grouping.lengths, stream, step)
+    after = measure_padding(grouping.lengths, GroupedStream(stream, grouping, step), step)
     within = (
         "a step"
         if grouping.steps == 1
         else f"{grouping.steps} steps, which changes which examples share a step"
     )
-    before, after = (100 * (1 - needed / tokens) for tokens in padded)
-    return f"examples of {within} sorted: {after:.1f} % of the tokens are padding, {before:.1f} % without"
+    shares = f"{100 * after:.1f} % of the tokens are padding, {100 * before:.1f} % without"
+    return f"examples of {within} sorted: {shares}"
+
+
+def measure_padding(lengths: np.ndarray, order: Iterable[tuple[int, int]], step: Passes) -> float:
+    """Return which share of the tokens of a training's beginning is padding.
+
+    Args:
+        lengths: of each example.
+        order: whole steps of them.
+        step: how each is divided.
+    """
+    count = max(_MEASURED // step.batch, 1) * step.batch
+    drawn = lengths[[index for _, index in islice(order, count)]]
+    return 1 - int(drawn.sum()) / step.count_padded(drawn)

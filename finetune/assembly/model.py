@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor, set_seed
 
 from finetune.config.schema import RunConfig
 from finetune.errors import UserError
 from finetune.model.adapter import TrainedAdapter, continue_adapter, name_base, read_adapter
+from finetune.model.compiling import plan_compilation
 from finetune.model.freeze import apply_freeze
 from finetune.model.learning import store_by_policy, store_what_learns
 from finetune.model.load import load_model
@@ -69,6 +71,7 @@ def build_learner(config: RunConfig, checkpoint: PaliGemmaConfig, processor: Pal
         llm_dropout=options.llm_dropout,
         activation_checkpointing=bool(config.trainer.activation_checkpointing),
         autocast=half is not None,
+        sharding=find_sharding(config.trainer),
     )
     counts = count_parameters(model)
     return Learner(model, processor, format_table(counts), describe_counts(counts), origin, techniques)
@@ -195,6 +198,32 @@ def freeze_and_adapt(
             log.info("continuing the adapter %s", adapter.path)
     store_what_learns(model, getattr(torch, options.learning_dtype), half)
     return model
+
+
+def find_sharding(trainer: TrainerConfig) -> str | None:
+    """Return the option that divides weights among devices, of the trainer or of accelerate's launcher."""
+    by_option = (f"trainer.extra.{name}" for name in ("fsdp", "deepspeed") if trainer.extra.get(name))
+    launched = (f"ACCELERATE_USE_{name}" for name in ("FSDP", "DEEPSPEED"))
+    return next(by_option, next((name for name in launched if parse_flag_from_env(name)), None))
+
+
+def settle_compilation(config: RunConfig, model: nn.Module) -> Technique:
+    """Return whether the layers of a model are compiled while it trains; see `plan_compilation`.
+
+    Args:
+        config: `model` and `trainer` are read.
+        model: as it will train.
+
+    Raises:
+        UserError: it was asked for and cannot be done.
+    """
+    trainer = config.trainer
+    others = {
+        "trainer.extra.torch_compile": trainer.extra.get("torch_compile"),
+        "trainer.speed.packing": trainer.speed.packing,
+    }
+    other = next((name for name, is_on in others.items() if is_on), find_sharding(trainer))
+    return plan_compilation(model, trainer.speed, other=other, drops=config.model.llm_dropout > 0)
 
 
 def half_dtype(trainer: TrainerConfig) -> torch.dtype | None:

@@ -67,7 +67,13 @@ def divide_run_batch(options: TrainerConfig, processes: int) -> tuple[int, int]:
 
 
 def build_arguments(
-    options: TrainerConfig, evaluation: EvaluationConfig, seed: int, metric: Metric, examples: int
+    options: TrainerConfig,
+    evaluation: EvaluationConfig,
+    seed: int,
+    metric: Metric,
+    examples: int,
+    *,
+    stored: bool = False,
 ) -> TrainingArguments:
     """Translate the options into transformers' arguments.
 
@@ -77,6 +83,7 @@ def build_arguments(
         seed: seed of the run.
         metric: has the direction of its fields.
         examples: number of examples in the training split.
+        stored: whether all images are on disk as pixels or features.
 
     Raises:
         UserError: transformers refuses them.
@@ -85,12 +92,9 @@ def build_arguments(
     size, accumulation = divide_run_batch(options, processes)
     batch = size * accumulation * processes
     per_epoch = count_steps(examples, batch, 1, 0)  # one stream of steps: epochs would end in a short batch
-    evaluate_every = evaluation.steps if evaluation.strategy == EvaluateWhen.steps else per_epoch
-    best = evaluation.metric_for_best_model
-    # Only a step that was both evaluated and saved can be the best checkpoint.
-    save_every = evaluate_every if best else options.save_steps or per_epoch
     steps = count_steps(examples, batch, options.num_train_epochs, options.max_steps)
-    loading = _describe_loading(options, steps * size * accumulation)
+    loading = _describe_loading(options, steps * size * accumulation, stored)
+    saving = _describe_saving(options, evaluation, metric, per_epoch)
     given = {"logging_first_step": True, **loading, **_read_extra(options)}
     try:
         arguments = TrainingArguments(
@@ -100,13 +104,6 @@ def build_arguments(
             gradient_accumulation_steps=accumulation,
             max_steps=steps,
             seed=seed,
-            eval_strategy="no" if evaluation.strategy == EvaluateWhen.no else "steps",
-            eval_steps=evaluate_every,
-            save_strategy="steps",
-            save_steps=save_every,
-            load_best_model_at_end=best is not None,
-            metric_for_best_model=f"eval_{best}" if best else None,
-            greater_is_better=directions(metric)[best] if best else None,
             report_to=[],  # see run/trackers.py: transformers' callback ends the run if its server fails
             remove_unused_columns=False,
             label_names=["labels"],
@@ -115,6 +112,7 @@ def build_arguments(
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
             **{name: getattr(options, name) for name in _SAME_NAMES},
+            **saving,
             **given,
         )
         warmup = arguments.get_warmup_steps(arguments.max_steps)
@@ -128,15 +126,33 @@ def build_arguments(
     return arguments
 
 
-def _describe_loading(options: TrainerConfig, images: int) -> dict[str, object]:
+def _describe_loading(options: TrainerConfig, images: int, stored: bool) -> dict[str, object]:
     """Return the arguments of the loader of a process that needs some number of images."""
-    workers = choose_workers(options.dataloader_num_workers, images).processes
+    workers = choose_workers(options.dataloader_num_workers, images, stored=stored).processes
     on_gpu = torch.cuda.is_available()
     return {
         "dataloader_num_workers": workers,
         "dataloader_prefetch_factor": choose_prefetch(options.dataloader_prefetch_factor, workers),
         "dataloader_pin_memory": on_gpu,
         "accelerator_config": {"non_blocking": on_gpu},
+    }
+
+
+def _describe_saving(
+    options: TrainerConfig, evaluation: EvaluationConfig, metric: Metric, per_epoch: int
+) -> dict[str, object]:
+    """Return the arguments that say at which steps to evaluate and to save, and what is best."""
+    evaluate_every = evaluation.steps if evaluation.strategy == EvaluateWhen.steps else per_epoch
+    best = evaluation.metric_for_best_model
+    return {
+        "eval_strategy": "no" if evaluation.strategy == EvaluateWhen.no else "steps",
+        "eval_steps": evaluate_every,
+        "save_strategy": "steps",
+        # Only a step that was both evaluated and saved can be the best checkpoint.
+        "save_steps": evaluate_every if best else options.save_steps or per_epoch,
+        "load_best_model_at_end": best is not None,
+        "metric_for_best_model": f"eval_{best}" if best else None,
+        "greater_is_better": directions(metric)[best] if best else None,
     }
 
 

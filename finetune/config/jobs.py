@@ -98,7 +98,8 @@ class Evaluate(InFolder):
 
     reads = (
         f"runs_dir|check_images|collator[.]max_text_length|{PARTS}|{MODEL}|{ANSWERS}"
-        "|evaluation[.](limit|loss|pictures|blank_.*)|trainer[.]dataloader_num_workers|report[.].*|published.*"
+        "|evaluation[.](limit|loss|pictures|blank_.*)|report[.].*|published.*"
+        "|trainer[.](dataloader_num_workers|speed[.](feature|pixel)_cache)"
     )
 
 

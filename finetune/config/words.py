@@ -41,7 +41,10 @@ _PROMPT = "prefix"
 
 _TEXT = (str, str | None)
 
-_BOOLEANS = re.compile(r"(?i)((true|false|yes|no|on|off|y|n|[01]|'.*'|\".*\")(,|$))+|.*[(\[{$].*")
+_WORDS = r"true|false|yes|no|on|off|y|n|[01]|'.*'|\".*\""
+_BOOLEANS, _BOOLEANS_OR_NULL = (
+    re.compile(rf"(?i)(({words})(,|$))+|.*[(\[{{$].*") for words in (_WORDS, f"null|{_WORDS}")
+)
 
 _OPEN = re.compile(
     r"trainer\.extra|metrics(\.\w+)?|dataset\.((hub\.)?(columns|data_files)|options|parts)|dataset|task|metric"
@@ -128,11 +131,14 @@ def check_words(words: list[str]) -> None:
             )
         if word.startswith("~") and not _OPEN.fullmatch(key.rpartition(".")[0]):
             raise UserError(f"{word}: only a key added with `+`, or a column's name, can be removed.")
-        if key in keys_of(bool) and not _BOOLEANS.fullmatch(word.partition("=")[2]):
+        value = word.partition("=")[2]
+        if key in keys_of(bool) and not _BOOLEANS.fullmatch(value):
             raise UserError(f"{word}: expected true or false.")
+        if key in keys_of(bool | None) and not _BOOLEANS_OR_NULL.fullmatch(value):
+            raise UserError(f"{word}: expected true, false or null.")
         for problem in (
             *find_secret_variables(word),
-            *find_secrets({key: word.partition("=")[2]}, keys_of()),
+            *find_secrets({key: value}, keys_of()),
         ):
             raise UserError(problem)
         if key in given:

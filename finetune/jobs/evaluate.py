@@ -17,6 +17,7 @@ from finetune.assembly.describe import describe_run
 from finetune.assembly.evaluator import build_evaluator
 from finetune.assembly.evidence import complete_report
 from finetune.assembly.finished import load_trained, resolve_finished_run
+from finetune.assembly.image_cache import build_image_cache
 from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.sources import build_source, choose_test, record_data
 from finetune.config.jobs import Evaluate, EvaluatedSplit
@@ -85,9 +86,12 @@ def evaluate_into(
         base = replace(find_origin(options.model), revision=asked.model.revision)
         on_main(lambda: open_folder(folder, options, launch, base))
     log.info("%s", describe_run(options, folder.root, None, data.validation))
-    evaluate = build_evaluator(
-        options.evaluation, options.trainer, data.validation, data.evaluation_collator, metric
-    )
+    images = build_image_cache(options, model, processor, data)
+    for technique in images.techniques:
+        if technique.is_on or getattr(options.trainer.speed, technique.option):
+            log.info("%s %s  %s", technique.option, "on" if technique.is_on else "off", technique.detail)
+    examples, collator = images.attach(data.validation), data.evaluation_collator
+    evaluate = build_evaluator(options.evaluation, options.trainer, examples, collator, metric)
     evaluation = evaluate(model)
     digests = fingerprint_data(data, options.split)
     for doubt in find_doubts(metric, evaluation.rows, evaluation.scores):

@@ -25,12 +25,14 @@ from finetune.assembly.describe import describe_run
 from finetune.assembly.estimate import resident_bytes
 from finetune.assembly.evaluator import LastEvaluations, build_evaluator
 from finetune.assembly.evidence import complete_report
-from finetune.assembly.features import FeatureCache, build_feature_cache
 from finetune.assembly.grouping import choose_grouping
+from finetune.assembly.image_cache import build_image_cache
 from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.mask_codec import keep_mask_vae
-from finetune.assembly.model import Learner, build_learner
+from finetune.assembly.model import Learner, build_learner, settle_compilation
 from finetune.assembly.origin import settle_base
+from finetune.assembly.packing import settle_packing
+from finetune.assembly.room import ImageCache
 from finetune.assembly.sources import RECORDED, build_source, record_data
 from finetune.assembly.trainer import build_arguments, build_run_metric, part_weights
 from finetune.config.jobs import Train
@@ -41,6 +43,7 @@ from finetune.evaluation.evaluate import Evaluation
 from finetune.generation.options import EvaluateWhen
 from finetune.jobs.push import check_at_end, push_at_end
 from finetune.metrics.metric import Metric
+from finetune.model.compiling import compiled_layers
 from finetune.model.kernels import AttentionChoice
 from finetune.model.load import load_config, load_processor
 from finetune.model.options import PeftMethod
@@ -107,30 +110,35 @@ def run(options: Train, launch: Launch) -> TrainResult:
         launch = record_settings(options, folder, launch, data)
         options, process = settle_checkpointing(options, checkpoint), resident_bytes()
         learner = build_learner(options, checkpoint, processor)
-        features = build_feature_cache(options, learner, data)
-        learner = replace(learner, techniques=[*learner.techniques, features.technique])
-        validation = features.attach(data.validation)
+        images = build_image_cache(options, learner.model, processor, data)
+        learner = replace(learner, techniques=learner.techniques + images.techniques)
+        validation = images.attach(data.validation)
         evaluator = build_evaluator(
             options.evaluation, options.trainer, validation, data.evaluation_collator, metric
         )
         evaluate = LastEvaluations(evaluator)
-        trainer = build_trainer(options, learner.model, data, features, evaluate, metric, trackers)
+        trainer = build_trainer(options, learner.model, data, images, evaluate, metric, trackers)
         trainer.add_callback(ReportLogs(trackers.log))
         # Everything that may refuse its settings has read them: only now is an older run deleted.
         batch = trainer.check_settings()
         recorded = None if start is None else folder.environment
         attention = settle_attention(options, learner.model, batch, recorded)
-        learner.techniques.append(attention.technique)
+        compilation = settle_compilation(options, learner.model)
+        packing = settle_packing(options, trainer, data.lengths)
+        learner.techniques.extend([attention.technique, compilation, packing])
         first = 0 if start is None else start.step
         base = replace(learner.origin, revision=asked)
         with opened(folder, options, launch, data, trainer, base, attention), trackers.running(first):
-            log_beginning(options, folder, data, learner, trainer)
+            log_beginning(options, folder, data, learner, images, trainer)
             costs = RunCosts(options, checkpoint, data.row_lengths, process, launch.command)
-            interrupted = train_or_stop(trainer, start, folder.checkpoints, launch.command, costs.advise)
+            with compiled_layers(learner.model, compilation):
+                interrupted = train_or_stop(
+                    trainer, start, folder.checkpoints, launch.command, costs.advise
+                )
             if interrupted is not None:
                 return TrainResult(folder.root, {}, {}, list_history(trainer), interrupted=interrupted)
             on_main(lambda: record_costs(folder, costs.compare(trainer)))
-            result = finish(options, folder, data, trainer, learner, evaluate, metric, trackers)
+            result = finish(options, folder, data, images, trainer, learner, evaluate, metric, trackers)
             log.info("%.0f seconds in all; the run is in %s", time.monotonic() - started, folder.root)
         pushed = on_main(lambda: push_at_end(options, folder))
         objective = choose_objective(result["final"], options.evaluation.metric_for_best_model, metric)
@@ -172,7 +180,7 @@ def build_trainer(
     options: Train,
     model: nn.Module,
     data: Data,
-    features: FeatureCache,
+    images: ImageCache,
     evaluate: LastEvaluations,
     metric: Metric,
     trackers: Trackers,
@@ -193,13 +201,15 @@ def build_trainer(
 
     assert data.train is not None, "this job has trained on something"
     evaluation = options.evaluation
-    arguments = build_arguments(options.trainer, evaluation, options.seed, metric, len(data.train))
+    arguments = build_arguments(
+        options.trainer, evaluation, options.seed, metric, len(data.train), stored=images.is_full
+    )
     grouping, technique = choose_grouping(options.trainer, data.lengths, arguments)
     trainer = PaliGemmaTrainer(
         model,
         arguments,
         data.collator,
-        features.attach(data.train),
+        images.attach(data.train),
         loss=options.trainer.loss,
         towers=options.trainer.towers,
         parts=part_weights(options.dataset, data.train),
@@ -281,7 +291,12 @@ def record_costs(folder: RunFolder, costs: Mapping[str, Any]) -> None:
 
 
 def log_beginning(
-    options: Train, folder: RunFolder, data: Data, learner: Learner, trainer: PaliGemmaTrainer
+    options: Train,
+    folder: RunFolder,
+    data: Data,
+    learner: Learner,
+    images: ImageCache,
+    trainer: PaliGemmaTrainer,
 ) -> None:
     """Log data, model, shortcuts and steps of the training."""
     warn_of_shared_examples(data)
@@ -291,7 +306,8 @@ def log_beginning(
     log.info("%s", format_techniques(techniques))
     workers = trainer.args.dataloader_num_workers
     draws = trainer.args.max_steps * trainer.global_batch // trainer.passes.processes
-    reason = choose_workers(options.trainer.dataloader_num_workers, draws).reason
+    asked = options.trainer.dataloader_num_workers
+    reason = choose_workers(asked, draws, stored=images.is_full).reason
     where = f"{workers} data worker{'s' if workers > 1 else ''}" if workers else "the training process"
     log.info("batches are made by %s (%s)", where, reason)
     log.info(
@@ -307,6 +323,7 @@ def finish(
     options: Train,
     folder: RunFolder,
     data: Data,
+    images: ImageCache,
     trainer: PaliGemmaTrainer,
     learner: Learner,
     evaluate: LastEvaluations,
@@ -336,7 +353,7 @@ def finish(
         "backbone": model.config.text_config.model_type,
     }
     predictions = predictions_of(options, data, evaluation)
-    test = score_test(options, data, trainer, metric)
+    test = score_test(options, data, images, trainer, metric)
     if test is not None:
         metrics["test"] = test.scores
 
@@ -371,13 +388,14 @@ def predictions_of(options: Train, data: Data, evaluation: Evaluation) -> Predic
     )
 
 
-def score_test(options: Train, data: Data, trainer: PaliGemmaTrainer, metric: Metric) -> Evaluation | None:
+def score_test(
+    options: Train, data: Data, images: ImageCache, trainer: PaliGemmaTrainer, metric: Metric
+) -> Evaluation | None:
     """Score the final model over the test split, once; None without one. Collective."""
     if data.test is None:
         return None
-    evaluate = build_evaluator(
-        options.evaluation, options.trainer, data.test, data.evaluation_collator, metric
-    )
+    examples, collator = images.attach(data.test), data.evaluation_collator
+    evaluate = build_evaluator(options.evaluation, options.trainer, examples, collator, metric)
     return evaluate(trainer.accelerator.unwrap_model(trainer.model))
 
 

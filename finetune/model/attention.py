@@ -37,7 +37,7 @@ from finetune.example import Batch
 
 
 class PrefixRows(NamedTuple):
-    """Which keys the queries of a batch see."""
+    """Which keys the queries of a batch see; of packed rows, those of one row."""
 
     start: int
     """The first column with a mask. Queries before it see the prefix of their row, all of it."""
@@ -61,12 +61,11 @@ def attention_inputs(language_model: PreTrainedModel, batch: Batch) -> dict[str,
     """
     config: Any = language_model.config
     kernel: str = config._attn_implementation
-    length = batch["input_ids"].shape[1]
-    positions = {"position_ids": batch["position_ids"]} if "blocks" in batch else {}
-    window = getattr(config, "sliding_window", None)
-    if language_model.training and kernel in KERNELS and (window is None or window >= length):
+    positions = {"position_ids": batch["position_ids"]} if "position_ids" in batch else {}
+    if attends_without_mask(language_model, batch):
         prefix = describe_prefixes(batch)
-        mask = build_block_mask(batch) if kernel == "flex" else prefix.mask
+        # Of the other kernels, none reads it: it keeps transformers from building one.
+        mask = build_block_mask(batch) if kernel == "flex" else prefix[0].mask
         return {**positions, "attention_mask": mask, "prefix": prefix}
     if "blocks" not in batch:
         return {}
@@ -76,14 +75,43 @@ def attention_inputs(language_model: PreTrainedModel, batch: Batch) -> dict[str,
     return {**positions, "attention_mask": visible}
 
 
-def describe_prefixes(batch: Batch) -> PrefixRows:
-    """Return which keys the queries of a batch see."""
-    lengths = batch["prefix_lengths"]
+def attends_without_mask(language_model: PreTrainedModel, batch: Batch) -> bool:
+    """Return whether the attention of a batch is computed by one of `KERNELS`, which only training does."""
+    length = max(batch["lengths"]) if is_packed(batch) else batch["input_ids"].shape[1]
+    return language_model.training and explain_mask(language_model, length) is None
+
+
+def explain_mask(language_model: PreTrainedModel, length: int) -> str | None:
+    """Return why training on rows of some length needs a dense mask; None: it does not."""
+    config: Any = language_model.config
+    if config._attn_implementation not in KERNELS:
+        return f"attention is computed with a dense mask ({config._attn_implementation})"
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < length:
+        return f"rows of {length} tokens are longer than the window of attention, {window}"
+    return None
+
+
+def describe_prefixes(batch: Batch) -> tuple[PrefixRows, ...]:
+    """Return which keys the queries of a batch see: all its rows at once, or packed rows one by one."""
+    blocks, lengths = _blocks(batch), batch["prefix_lengths"]
+    if not is_packed(batch):
+        return (_describe_rows(blocks, lengths),)
+    parts = torch.split(blocks, batch["lengths"], dim=1)
+    return tuple(_describe_rows(part, [length]) for part, length in zip(parts, lengths, strict=True))
+
+
+def _describe_rows(blocks: Tensor, lengths: list[int]) -> PrefixRows:
     # With the last token of the shortest prefix, from which the first one of a suffix is predicted: the
     # last layer needs no other rows.
     start = min(lengths) - 1
     distinct = lengths[:1] if len(set(lengths)) == 1 else lengths
-    return PrefixRows(start, tuple(distinct), mask_columns(batch, start))
+    return PrefixRows(start, tuple(distinct), _mask_columns(blocks, start))
+
+
+def is_packed(batch: Batch) -> bool:
+    """Return whether the rows of a batch are one after another in a single one."""
+    return len(batch["prefix_lengths"]) > len(batch["input_ids"])
 
 
 def _blocks(batch: Batch) -> Tensor:
@@ -92,8 +120,11 @@ def _blocks(batch: Batch) -> Tensor:
 
 
 def mask_columns(batch: Batch, start: int) -> Tensor:
-    """Return what the columns from `start` on see: (B, 1, T - start, T) bool."""
-    blocks = _blocks(batch)
+    """Return what the columns from `start` on see: (B, 1, T - start, T) bool; rows are not packed."""
+    return _mask_columns(_blocks(batch), start)
+
+
+def _mask_columns(blocks: Tensor, start: int) -> Tensor:
     columns = torch.arange(blocks.shape[1], device=blocks.device)
     same = (blocks[:, start:, None] == blocks[:, None]) & (columns[start:, None] >= columns)
     return (same | (blocks == 0)[:, None])[:, None]
@@ -108,12 +139,14 @@ def build_block_mask(batch: Batch) -> Any:
     """Return the same for all columns, as the blocks of flex attention."""
     blocks = _blocks(batch)
     rows, length = blocks.shape
+    device = blocks.device
+    sizes = torch.tensor(batch["lengths"] if is_packed(batch) else [length], device=device)
+    owner = torch.arange(len(sizes), device=device).repeat_interleave(sizes, output_size=length)
 
     def is_visible(row: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
         same = (blocks[row, query] == blocks[row, key]) & (query >= key)
-        return same | (blocks[row, key] == 0)
+        return (same | (blocks[row, key] == 0)) & (owner[query] == owner[key])
 
-    device = blocks.device
     # Compiled, it never builds the mask for all pairs; without a GPU there is no compiler to rely on.
     return create_block_mask(
         is_visible, rows, None, length, length, device=device, _compile=device.type == "cuda"
@@ -214,12 +247,12 @@ def _attend(
     attention_mask: Any,
     *,
     scaling: float,
-    prefix: PrefixRows | None = None,
+    prefix: tuple[PrefixRows, ...] = (),
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attend as transformers' functions do: (B, L, heads, size), and no weights."""
-    if prefix is None:
+    if not prefix:
         if softcap is None:
             return sdpa_attention_forward(
                 module, query, key, value, attention_mask, scaling=scaling, **kwargs
@@ -232,7 +265,26 @@ def _attend(
     if kernel == "flex":
         parts = _as_autocast(query, key, value)
         return flex_attention_forward(module, *parts, attention_mask, scaling=scaling, softcap=softcap)
-    part = PARTS[kernel]
+    attend = partial(_attend_rows, PARTS[kernel], scaling=scaling, softcap=softcap)
+    sizes = [rows.mask.shape[-1] for rows in prefix]
+    packed = zip(
+        *(torch.split(tensor, sizes, dim=2) for tensor in (query, key, value)), prefix, strict=True
+    )
+    outputs = [attend(*parts) for parts in packed]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), None
+
+
+def _attend_rows(
+    part: Part,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix: PrefixRows,
+    *,
+    scaling: float,
+    softcap: float | None,
+) -> Tensor:
+    """Attend in the rows of a batch, or in one packed row: (B, L, heads, size)."""
     start, lengths, mask = prefix
     before, after = torch.split(query, [start, query.shape[2] - start], dim=2)  # its gradient is one copy
     rows = [len(query)] if len(lengths) == 1 else [1] * len(lengths)
@@ -243,7 +295,7 @@ def _attend(
         )
     ]
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return torch.cat([output, part(after, key, value, mask, scaling, softcap)], dim=1), None
+    return torch.cat([output, part(after, key, value, mask, scaling, softcap)], dim=1)
 
 
 def _build_dense_mask(*args: Any, config: Any, **kwargs: Any) -> Tensor | None:

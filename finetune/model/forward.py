@@ -14,6 +14,7 @@ from finetune.model.attention import attention_inputs
 from finetune.model.features import as_encoder_output, image_inputs, take_images
 from finetune.model.last_layer import compute_supervised_rows
 from finetune.model.loss import compute_example_losses
+from finetune.model.packing import pack_rows
 
 B = TypeVar("B", bound=Prompts)
 
@@ -56,6 +57,7 @@ def compute_logits(model: nn.Module, batch: Batch) -> Tensor:
         batch: on the model's device.
     """
     language_model = compute_supervised_rows(model)
+    batch = pack_rows(language_model, batch)
     inputs = model_inputs(model, batch) | attention_inputs(language_model, batch)
     supervised = {"supervised_columns": batch["columns"], "supervised_places": batch["places"]}
     logits: Tensor = model(**inputs, **supervised, use_cache=False).logits

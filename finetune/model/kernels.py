@@ -84,7 +84,7 @@ class _Layer(NamedTuple):
         """Return the mask and what goes with it, which all layers of a step share."""
         if kernel in KERNELS:
             prefix = describe_prefixes(self.batch)
-            mask = build_block_mask(self.batch) if kernel == "flex" else prefix.mask
+            mask = build_block_mask(self.batch) if kernel == "flex" else prefix[0].mask
             return {"attention_mask": mask, "prefix": prefix}
         mask = mask_columns(self.batch, 0)
         if kernel == "eager":

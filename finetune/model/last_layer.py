@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -69,13 +70,13 @@ def _run_layer(
     if not getattr(layer, INSTALLED):
         full = plain(hidden_states, *args, attention_mask=attention_mask, **kwargs)
         return take(take_columns(full, supervised_columns), supervised_places)
-    if (prefix := kwargs.pop("prefix", None)) is not None:
-        attention_mask = prefix.mask  # flex attention has blocks, from which no rows can be taken
+    # Flex attention has blocks, from which no rows can be taken.
+    masks = [rows.mask for rows in kwargs.pop("prefix", ())] or [attention_mask]
     residual = take(take_columns(hidden_states, supervised_columns), supervised_places)
     branch, _ = layer.self_attn(
         layer.input_layernorm(hidden_states),
         *args,
-        attention_mask=attention_mask,
+        attention_mask=masks,
         supervised_columns=supervised_columns,
         supervised_places=supervised_places,
         **kwargs,
@@ -102,10 +103,10 @@ def _attend(
     supervised_places: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend from the supervised columns to all: (1, N, width)."""
+    """Attend from the supervised columns to all, with a mask for each of the packed rows: (1, N, width)."""
     if supervised_columns is None or supervised_places is None:
         return plain(hidden_states, *args, **kwargs)
-    mask, (cos, sin) = kwargs.pop("attention_mask"), kwargs.pop("position_embeddings")
+    masks, (cos, sin) = kwargs.pop("attention_mask"), kwargs.pop("position_embeddings")
     rows = take_columns(hidden_states, supervised_columns)
 
     cos, sin = (part.expand(len(rows), -1, -1) for part in (cos, sin))
@@ -120,17 +121,20 @@ def _attend(
         kwargs |= {"softcap": attention.attn_logit_softcapping, "sliding_window": attention.sliding_window}
     eager = eager_attention_2 if hasattr(attention, "attn_logit_softcapping") else eager_attention
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager)
-    output, weights = attend(
-        attention,
-        query,
-        key,
-        value,
-        _take_mask(mask, supervised_columns),
-        dropout=attention.attention_dropout if attention.training else 0.0,
-        scaling=attention.scaling,
-        **kwargs,
+    kwargs["dropout"] = attention.attention_dropout if attention.training else 0.0
+    sizes, outputs, begin = [mask.shape[-1] for mask in masks], [], 0
+    parts = zip(
+        *(tensor.chunk(len(masks), dim=-2) for tensor in (query, supervised_columns[..., None])),
+        *(torch.split(tensor, sizes, dim=2) for tensor in (key, value)),
+        masks,
+        strict=True,
     )
-    return attention.o_proj(take(output.flatten(2), supervised_places)), weights
+    for queries, columns, keys, values, mask in parts:
+        own = _take_mask(mask, columns[..., 0] - begin)
+        outputs += attend(attention, queries, keys, values, own, scaling=attention.scaling, **kwargs)[:1]
+        begin += mask.shape[-1]
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+    return attention.o_proj(take(output.flatten(2), supervised_places)), None
 
 
 def split_heads(attention: Any, projected: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ def count_layer(
             mask = torch.empty(given.mask_shape, dtype=dtype if given.kernel == "eager" else torch.bool)
             inputs = {"attention_mask": mask, "position_embeddings": (angles, angles)}
             if given.kernel in KERNELS:
-                inputs["prefix"] = PrefixRows(given.unmasked, (given.tokens,), mask)
+                inputs["prefix"] = (PrefixRows(given.unmasked, (given.tokens,), mask),)
             shared += [angles, mask]  # one for all layers
         if given.supervised is not None:
             columns = torch.zeros(given.examples, given.supervised, dtype=torch.int64)

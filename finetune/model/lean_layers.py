@@ -17,16 +17,26 @@ from finetune.model.lean import Gated, Matrix, Norm, Product, is_packed
 from finetune.speed import SpeedOptions, Technique, switched_off
 
 
-def install_lean_passes(model: nn.Module, speed: SpeedOptions) -> list[Technique]:
+def install_lean_passes(
+    model: nn.Module, speed: SpeedOptions, sharding: str | None = None
+) -> list[Technique]:
     """Let adapted layers, Gemma's MLPs and its norms keep less, and write less.
+
+    Not where weights are divided among devices (FSDP, DeepSpeed): they are gathered when the module that
+    owns them is called, which an MLP or an adapted layer does not do here, and may be elsewhere in the
+    backward pass.
 
     Args:
         model: a PaliGemma, with an adapter or without; changed in place.
         speed: which shortcuts are wanted.
+        sharding: the option that divides weights among devices, if there is one.
 
     Returns:
         What became of them.
     """
+    if sharding is not None:
+        why = f"{sharding} divides the weights among devices"
+        return [Technique(name, False, why) for name in ("lean_adapters", "lean_mlp", "lean_norms")]
     return [_install_products(model, speed), _install_gated(model, speed), _install_norms(model, speed)]
 
 

@@ -20,6 +20,7 @@ def operate(
     llm_dropout: float = 0.0,
     activation_checkpointing: bool = False,
     autocast: bool = False,
+    sharding: str | None = None,
 ) -> list[Technique]:
     """Change a model in place; the order of the steps matters.
 
@@ -31,6 +32,7 @@ def operate(
         activation_checkpointing: recompute activations in the backward pass, of every layer unless
             `speed.checkpoint_every` says otherwise.
         autocast: whether the model is called under autocast.
+        sharding: the option that divides its weights among devices; None: each device has them all.
 
     Returns:
         What became of the shortcuts.
@@ -44,7 +46,7 @@ def operate(
     if activation_checkpointing:
         enable_activation_checkpointing(model, speed.checkpoint_every or 1)
     techniques.append(leave_casts_to_autocast(model, speed, autocast))
-    techniques += install_lean_passes(model, speed)
+    techniques += install_lean_passes(model, speed, sharding)
     techniques.append(reduce_last_layer(model, speed))
     techniques.append(describe_checkpointing(model))
     techniques.append(share_images(model, speed))

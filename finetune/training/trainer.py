@@ -149,12 +149,17 @@ class PaliGemmaTrainer(Trainer):
         base.worker_init_fn = partial(_start_worker, base.worker_init_fn)
         return loader
 
-    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[tuple[int, int]]:
+    @property
+    def order(self) -> Sampler[tuple[int, int]]:
+        """The examples of the whole run, over all processes."""
         # One stream instead of epochs: Trainer's own would end in a short batch and reshuffle on resume.
         draws = self.args.max_steps * self.global_batch
         sizes, weights = zip(*self.parts.values(), strict=True)
         stream = ExampleStream(sizes, draws, self.args.seed, weights)
         return stream if self.grouping is None else GroupedStream(stream, self.grouping, self.passes)
+
+    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[tuple[int, int]]:
+        return self.order
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device

@@ -1,6 +1,7 @@
 """Stored features are what the vision tower would make, in whole runs and in single batches."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.assembly import features as decisions
-from finetune.assembly.features import build_feature_cache, count_images
-from finetune.assembly.model import Learner
+from finetune.assembly import room
+from finetune.assembly.features import build_feature_cache
+from finetune.assembly.room import count_images
 from finetune.config.compose import compose
 from finetune.data.batches.collator import Collator
 from finetune.data.examples.augment import Augmentation
@@ -24,6 +26,7 @@ from finetune.data.examples.dataset import ExampleDataset
 from finetune.data.examples.options import AugmentationConfig
 from finetune.data.images import Picture
 from finetune.data.shipped.digits import load_digits
+from finetune.data.stored.store import make_key
 from finetune.errors import UserError
 from finetune.example import Batch
 from finetune.generation.generate import generate_tokens
@@ -32,6 +35,7 @@ from finetune.model.forward import compute_losses
 from finetune.model.surgery import operate
 from finetune.speed import SpeedOptions
 from finetune.tasks.text import TextTask
+from tests.conftest import noise_image
 
 Build = Callable[..., PaliGemmaForConditionalGeneration]
 Command = Callable[..., tuple[int, str, str]]
@@ -56,11 +60,12 @@ class Parts:
 
     def __init__(self, examples: ExampleDataset) -> None:
         self.train = self.validation = examples
+        self.test = None
 
 
 def decide(model: nn.Module, processor: PaliGemmaProcessor, examples: ExampleDataset, *words: str) -> Any:
     config = compose(["recipe=quickstart", "trainer.bf16=false", *words])
-    return build_feature_cache(config, Learner(model, processor, "", {}, None, []), Parts(examples))  # type: ignore[arg-type]
+    return build_feature_cache(config, model, processor, Parts(examples))  # type: ignore[arg-type]
 
 
 def run(model: nn.Module, batch: Batch, half: bool) -> tuple[Tensor, dict[str, Tensor]]:
@@ -100,7 +105,7 @@ def test_losses_and_gradients_with_stored_features_are_equal_bit_for_bit(
     operate(model, SpeedOptions(), autocast=half)
     words = ("trainer.speed.feature_cache=true", f"trainer.bf16={str(half).lower()}")
     decided = decide(model, processor, digits, *words)
-    assert decided.technique.is_on
+    assert decided.techniques[0].is_on
     examples, collator = decided.attach(digits), Collator(processor)
     plain = collator([digits[index] for index in range(6)])
     expected, slow = run(model, plain, half)
@@ -166,12 +171,15 @@ def test_other_weights_sizes_and_formats_have_other_features(
 
     changed = random_model()
     next(changed.model.vision_tower.parameters()).data.view(-1)[1234] += 1e-3
+    normed = random_model()
+    normed.config.vision_config.layer_norm_eps = 1e-3
     folders = [
         folder(random_model()),
         folder(changed),
         folder(random_model().bfloat16()),
         folder(random_model(), "trainer.bf16=true"),
         folder(random_model(), "image.resize=paper"),
+        folder(normed),
     ]
     assert folder(random_model()) == folder(random_model("gemma2")) == folders[0]
     assert len(set(folders)) == len(folders)
@@ -181,6 +189,7 @@ def test_other_weights_sizes_and_formats_have_other_features(
     ("words", "change", "why"),
     [
         pytest.param([], "learns", "the vision tower learns", id="learning"),
+        pytest.param(["trainer.fp16=true"], "", "trainer.fp16 needs a GPU", id="fp16-without-a-gpu"),
         pytest.param([], "augments", r"augmentation changes the images", id="augmentation"),
     ],
 )
@@ -196,7 +205,7 @@ def test_what_changes_features_switches_them_off_and_refuses_to_be_asked(
     model.model.vision_tower.requires_grad_(change == "learns")
     if change == "augments":
         digits = replace(digits, augment=Augmentation(AugmentationConfig(flip=0.5)))
-    technique = decide(model, processor, digits, *words).technique
+    technique = decide(model, processor, digits, *words).techniques[0]
     assert not technique.is_on
     assert re.search(why, technique.detail)
     with pytest.raises(UserError, match=f"trainer.speed.feature_cache=true cannot apply: {why}"):
@@ -211,13 +220,13 @@ def test_without_being_asked_it_is_on_where_it_pays(
 ) -> None:
     model = random_model()
     model.requires_grad_(False)
-    assert "the vision tower is small" in decide(model, processor, digits).technique.detail
+    assert "the vision tower is small" in decide(model, processor, digits).techniques[0].detail
     monkeypatch.setattr(decisions, "_FEW", 1)
     once = decide(model, processor, digits, "trainer.num_train_epochs=1", "trainer.global_batch_size=2")
-    assert once.technique.detail.startswith("each image is seen once; trainer.speed.feature_cache=true")
+    assert once.techniques[0].detail.startswith("each image is seen once; trainer.speed.feature_cache=true")
     twice = decide(model, processor, digits, "trainer.num_train_epochs=2", "trainer.global_batch_size=2")
-    assert twice.technique.is_on
-    off = decide(model, processor, digits, "trainer.speed.feature_cache=false").technique
+    assert twice.techniques[0].is_on
+    off = decide(model, processor, digits, "trainer.speed.feature_cache=false").techniques[0]
     assert off.detail == "by trainer.speed.feature_cache"
 
 
@@ -230,9 +239,9 @@ def test_without_room_training_goes_on_and_says_how_much_is_needed(
 ) -> None:
     model = random_model()
     model.requires_grad_(False)
-    monkeypatch.setattr(decisions, "_free_bytes", lambda _: 1000)
+    monkeypatch.setattr(room, "_free_bytes", lambda _: 1000)
     decided = decide(model, processor, digits, "trainer.speed.feature_cache=true")
-    assert re.search(r"no room: at most \d+\.\d MiB \(12 images x 64 tokens", decided.technique.detail)
+    assert re.search(r"no room: at most \d+\.\d MiB \(12 images x 64 tokens", decided.techniques[0].detail)
     assert decided.store is None
     assert not cache.exists()
 
@@ -244,6 +253,72 @@ def test_images_are_counted_once_by_their_path(digits: ExampleDataset) -> None:
     assert count_images(digits) == 6
     assert count_images(replace(digits, rows=one)) == 3
     assert count_images(replace(digits, rows=several)) == 2
+    assert count_images(replace(digits, rows=one.select([5, 1]))) == 1
+    assert count_images(replace(digits, rows=several.select([1, 3]))) == 1
+
+
+def test_images_that_several_rows_show_are_seen_more_than_once(
+    random_model: Build,
+    processor: PaliGemmaProcessor,
+    digits: ExampleDataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = random_model()
+    model.requires_grad_(False)
+    monkeypatch.setattr(decisions, "_FEW", 1)
+    paths = digits.rows.remove_columns("image").add_column("image", ["a.png", "b.png"] * 3)
+    words = ("trainer.num_train_epochs=1", "trainer.global_batch_size=2")
+    assert not decide(model, processor, digits, *words).techniques[0].is_on
+    assert decide(model, processor, replace(digits, rows=paths), *words).techniques[0].is_on
+
+
+def test_images_of_other_data_in_the_folder_do_not_count_as_stored(
+    random_model: Build,
+    processor: PaliGemmaProcessor,
+    digits: ExampleDataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = random_model().eval()
+    model.requires_grad_(False)
+    decided = decide(model, processor, digits, "trainer.speed.feature_cache=true")
+    assert not decided.is_full
+    store, values = decided.store, torch.zeros(decided.store.shape)
+    for number in range(20):
+        store.write(make_key(bytes([number])), values, (1, 1))
+    needed = 12 * store.record_bytes
+    monkeypatch.setattr(room, "_free_bytes", lambda _: 2 * needed - 1)
+    assert (
+        "no room"
+        in decide(model, processor, digits, "trainer.speed.feature_cache=true").techniques[0].detail
+    )
+    compute_losses(model, Collator(processor)([decided.attach(digits)[index] for index in range(3)]))
+    half = decide(model, processor, digits, "trainer.speed.feature_cache=true")
+    assert (half.techniques[0].is_on, half.is_full) == (True, False)
+    assert half.store.spared == pytest.approx(needed, abs=2)
+    compute_losses(model, Collator(processor)([decided.attach(digits)[index] for index in range(6)]))
+    assert decide(model, processor, digits, "trainer.speed.feature_cache=true").is_full
+
+
+def test_an_image_that_changes_under_its_name_is_encoded_again(
+    random_model: Build, processor: PaliGemmaProcessor, digits: ExampleDataset, tmp_path: Path
+) -> None:
+    model, collator = random_model().eval(), Collator(processor)
+    model.requires_grad_(False)
+    file = tmp_path / "one.bmp"
+    noise_image(1).save(file)
+    state = file.stat()
+    rows = digits.rows.select([0]).remove_columns("image").add_column("image", [str(file)])
+    plain = replace(digits, rows=rows)
+    examples = decide(model, processor, plain, "trainer.speed.feature_cache=true").attach(plain)
+    before = compute_losses(model, collator([examples[0]]))
+    assert examples[0].stored
+    noise_image(2).save(file)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert file.stat().st_size == state.st_size
+    assert not examples[0].stored
+    after = compute_losses(model, collator([examples[0]]))
+    assert not torch.equal(before, after)
+    assert torch.equal(after, compute_losses(model, collator([plain[0]])))
 
 
 RUN = (
@@ -266,7 +341,7 @@ def read_losses(folder: Path) -> list[float]:
 
 
 def list_records(cache: Path) -> dict[str, int]:
-    return {file.name: file.stat().st_size for file in cache.rglob("*.features")}
+    return {file.name: file.stat().st_size for file in cache.rglob("*.records")}
 
 
 def test_runs_share_features_and_train_as_without(cache: Path, command: Command, tmp_path: Path) -> None:
@@ -285,7 +360,8 @@ def test_runs_share_features_and_train_as_without(cache: Path, command: Command,
     losses = [read_losses(tmp_path / "plain/quickstart"), read_losses(tmp_path / "shared/quickstart")]
     shutil.rmtree(tmp_path / "shared/quickstart/checkpoints/checkpoint-4")
     train("shared", with_cache, "resume=true")
-    assert "12 images are there" in train("shared", with_cache, "overwrite=true")
+    out = train("shared", with_cache, "overwrite=true")
+    assert "x 2 bytes), of which none are missing, in" in out
     assert list_records(cache) == written
     losses.append(read_losses(tmp_path / "shared/quickstart"))
     assert len(losses[0]) == 4
@@ -294,3 +370,27 @@ def test_runs_share_features_and_train_as_without(cache: Path, command: Command,
     files = (tmp_path / name / "quickstart/predictions/validation.jsonl" for name in ("plain", "shared"))
     first, second = (file.read_text() for file in files)
     assert first == second
+
+
+def test_an_evaluation_reads_the_features_of_its_run_and_writes_only_when_asked(
+    cache: Path, command: Command, tmp_path: Path
+) -> None:
+    with_cache, without = "trainer.speed.feature_cache=true", "trainer.speed.feature_cache=false"
+
+    def evaluate(*words: str) -> tuple[str, str]:
+        code, out, err = command("evaluate", "run=runs/quickstart", "split=validation", *words)
+        assert code == 0, err
+        return out, (tmp_path / "runs/quickstart/predictions/validation.evaluate.jsonl").read_text()
+
+    assert command(*RUN, without)[0] == 0
+    out, expected = evaluate()
+    assert "feature_cache" not in out
+    assert not list_records(cache)
+    out, written = evaluate(with_cache)
+    assert "feature_cache on  at most 0.1 MiB (4 images x 64 tokens" in out
+    assert sum(list_records(cache).values()) == 4 * 64 * 128 * 2
+    out, read = evaluate(with_cache)
+    assert "of which none are missing, in" in out
+    assert expected == written == read
+    assert command(*RUN, "overwrite=true", with_cache)[0] == 0
+    assert sum(list_records(cache).values()) == (4 + 8) * 64 * 128 * 2

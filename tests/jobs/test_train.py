@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.model.load import TINY_BASE
 from finetune.run.lock import MARKER
+from finetune.speed import SpeedOptions
 from tests.conftest import REPOSITORY, noise_image
 
 Command = Callable[..., tuple[int, str, str]]
@@ -617,7 +619,7 @@ def test_two_processes_train_as_one_and_share_a_folder(inside: Path, command: Co
 
 
 @pytest.mark.slow
-def test_any_division_of_a_step_takes_the_same_steps_sorted_by_length_or_not(
+def test_any_division_of_a_step_takes_the_same_steps_with_every_shortcut_or_without(
     inside: Path, command: Command
 ) -> None:
     noise_image(0, 60, 60).save(inside / "a.png")
@@ -634,11 +636,19 @@ def test_any_division_of_a_step_takes_the_same_steps_sorted_by_length_or_not(
         "peft=lora", "peft.lora_dropout=0", "evaluation=default", "evaluation.limit=2",
         "evaluation.metric_for_best_model=null", "trainer.dataloader_num_workers=0",
     ]  # fmt: skip
-    two = torchrun(inside, *words, "run_name=two")
+    fast = [
+        "trainer.speed.compile=true", "trainer.speed.feature_cache=true",
+        "trainer.speed.checkpoint_every=2", "model.attention=split_sdpa",
+    ]  # fmt: skip
+    off = [
+        f"trainer.speed.{field.name}=false" for field in fields(SpeedOptions) if "bool" in str(field.type)
+    ]
+    two = torchrun(inside, *words, *fast, "run_name=two")
     assert two.returncode == 0, two.stderr
-    assert "group_lengths  on " in two.stdout
+    on = re.findall(r"^  (\S+) +on ", two.stdout, re.MULTILINE)
+    assert {"compile", "feature_cache", "group_lengths", "last_layer", "model.attention"} <= set(on)
     assert command(*words, "run_name=one")[0] == 0
-    assert command(*words, "run_name=plain", "trainer.speed.group_lengths=false")[0] == 0
+    assert command(*words, *off, "run_name=plain", "model.attention=sdpa")[0] == 0
     losses = {}
     for name in ("two", "one", "plain"):
         history = read(inside / "runs" / name / "checkpoints/checkpoint-4/trainer_state.json")[

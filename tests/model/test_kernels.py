@@ -68,8 +68,8 @@ def replace_split(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any])
     """Let `split_sdpa` compute with other inputs."""
     kernel = partial(attention._attend, "split_sdpa")
 
-    def broken(*args: Any, prefix: attention.PrefixRows, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        return kernel(*args, prefix=change(prefix), **kwargs)
+    def broken(*args: Any, prefix: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        return kernel(*args, prefix=tuple(map(change, prefix)), **kwargs)
 
     monkeypatch.setitem(AttentionInterface._global_mapping, "split_sdpa", broken)
 

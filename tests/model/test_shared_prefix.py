@@ -5,17 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from torch import nn
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.data.batches.collator import Collator
 from finetune.errors import UserError
-from finetune.example import Batch, Example
+from finetune.example import Example
 from finetune.model.forward import compute_losses
 from finetune.model.loss import count_items
-from finetune.model.surgery import operate
-from finetune.speed import SpeedOptions
 
 Build = Callable[..., PaliGemmaForConditionalGeneration]
 MakeExample = Callable[..., Example]
@@ -34,39 +30,6 @@ def examples(make_example: MakeExample) -> list[Example]:
 
 def separate(examples: list[Example]) -> list[Example]:
     return [replace(example, suffixes=(text,)) for example in examples for text in example.suffixes]
-
-
-def run(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    model.zero_grad()
-    losses = compute_losses(model, batch)
-    torch.autograd.backward(losses.mean())
-    return losses.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-
-@pytest.mark.parametrize("backbone", ["gemma", "gemma2"])
-@pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_shared_rows_have_the_losses_and_gradients_of_separate_ones(
-    random_model: Build,
-    processor: PaliGemmaProcessor,
-    examples: list[Example],
-    backbone: str,
-    method: str,
-    checkpointing: bool,
-) -> None:
-    model: nn.Module = random_model(backbone)
-    if method == "lora":
-        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
-    operate(model.train(), SpeedOptions(), activation_checkpointing=checkpointing)
-    shared = Collator(processor, every_suffix=True)(examples)
-    alone = Collator(processor)(separate(examples))
-    losses, gradients = run(model, shared)
-    expected, slow = run(model, alone)
-    assert shared["ids"] == alone["ids"] == ["three", "three", "three", "one", "two", "two"]
-    assert torch.allclose(losses, expected, rtol=1e-6, atol=0)
-    rounding = 1e-7 * max(gradient.norm() for gradient in slow.values())
-    for name, gradient in slow.items():
-        assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm() + rounding, name
 
 
 def test_the_tokens_of_a_shared_row_are_fewer(

@@ -80,6 +80,7 @@ class Collator:
             "segments": supervised.segments,
             "ids": [example.id for example, row in zip(examples, rows, strict=True) for _ in row.suffixes],
             "prefix_lengths": [len(row.before) for row in rows],
+            "lengths": [len(row.before) + sum(map(len, row.suffixes)) for row in rows],
         }
         if any(len(row.suffixes) > 1 for row in rows):
             batch |= {"blocks": tokens.blocks, "position_ids": tokens.positions}
@@ -127,7 +128,7 @@ class Collator:
         chosen = example.suffixes if self.every_suffix else (self.choose_suffix(example),)
         suffixes = [[*self._tokenize(text, example), self.tokenizer.eos_token_id] for text in chosen]
         before = self._encode_prefix(example)
-        images = self.tokens_per_image * len(example.images or example.features)
+        images = self.tokens_per_image * len(example.images or example.stored)
         excess = 0 if budget is None else len(before) - images + max(map(len, suffixes)) - budget
         if excess > 0:
             before = before[: -len(self.newline) - excess] + self.newline
@@ -190,7 +191,7 @@ class Collator:
         return sorted(special.difference(self._reserved_names))
 
     def _encode_prefix(self, example: Example) -> list[int]:
-        images = [self.image_token_id] * (self.tokens_per_image * len(example.images or example.features))
+        images = [self.image_token_id] * (self.tokens_per_image * len(example.images or example.stored))
         prefix = self._tokenize(example.prefix, example)
         return [*images, self.tokenizer.bos_token_id, *prefix, *self.newline]
 

@@ -15,6 +15,7 @@ from PIL.Image import Resampling
 from torch import Tensor
 
 from finetune.data.batches.resize import resize_as_paper
+from finetune.data.stored.store import ImageStore, keep_images
 from finetune.example import Example, Pixels
 from finetune.speed import Technique, switched_off
 
@@ -23,6 +24,8 @@ _VALUES = 256
 
 class PixelBuilder:
     """Resizes and scales images as a checkpoint's image processor does; picklable.
+
+    Resized images that have keys are appended to `store`, if there is one.
 
     Args:
         processor: the image processor of the checkpoint.
@@ -36,6 +39,7 @@ class PixelBuilder:
         self._as_paper = resize == "paper"
         self._kernel = Resampling.BICUBIC if resize == "bicubic" else Resampling.BILINEAR
         self._table = self._read_table() if as_bytes else None
+        self.store: ImageStore | None = None
         self.technique = (
             switched_off("uint8_pixels")
             if not as_bytes
@@ -54,18 +58,27 @@ class PixelBuilder:
         # Compared by content: other rows of the data may have the same image.
         contents = {key: pixels.tobytes() for key, pixels in found.items()}
         distinct = {contents[key]: pixels for key, pixels in found.items()}
+        read = [pixels.numpy() for example in examples for pixels in example.stored if _is_image(pixels)]
+        distinct |= {pixels.tobytes(): pixels for pixels in read}
         features: dict[str, Tensor] = {}
         keys: dict[bytes, str] = {}
         slots: list[bytes | str] = []
         for example in examples:
-            features |= zip(example.keys, example.features, strict=False)
             own = [contents[id(image), example.antialias] for image in example.images]
             keys |= zip(own, example.keys, strict=False)
-            slots += own or example.keys
+            slots += own
+            for key, values in zip(example.keys, example.stored, strict=False):
+                if _is_image(values):
+                    slots.append(values.numpy().tobytes())
+                else:
+                    features[key] = values
+                    slots.append(key)
         built: Pixels = {"pixel_values": self._stack(list(distinct.values()))}
         if self._table is not None:
             built["pixel_table"] = self._table
-        if keys:
+        if self.store is not None:
+            keep_images(self.store, {key: torch.from_numpy(distinct[place]) for place, key in keys.items()})
+        elif keys:
             built["image_keys"] = [keys.get(content, "") for content in distinct]
         if features:
             built["features"] = torch.stack(list(features.values()))
@@ -74,6 +87,11 @@ class PixelBuilder:
         if rows != list(range(len(places))):
             built["image_rows"] = torch.tensor(rows)
         return built
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of resized images, pixels."""
+        return self._size
 
     def _stack(self, pixels: Sequence[np.ndarray]) -> Tensor:
         empty = np.empty((0, 3, *self._size), np.float32 if self._table is None else np.uint8)
@@ -110,3 +128,8 @@ class PixelBuilder:
             table[channel, stored[:-1, channel]] = scaled[:-1, channel]
         looked_up = table[np.arange(3)[:, None, None], stored]
         return torch.from_numpy(table) if np.array_equal(looked_up, scaled) else None
+
+
+def _is_image(values: Tensor) -> bool:
+    """Return whether what is stored of an image is its pixels; else its features."""
+    return values.dtype == torch.uint8

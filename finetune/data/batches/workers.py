@@ -23,15 +23,19 @@ class Workers(NamedTuple):
     reason: str
 
 
-def choose_workers(asked: int | None, images: int) -> Workers:
+def choose_workers(asked: int | None, images: int, *, stored: bool = False) -> Workers:
     """Choose the number of workers; they change nothing but the time.
 
     Args:
         asked: the user's number; None to choose one.
         images: that this process needs.
+        stored: whether all of them are on disk as pixels or features, so that none is decoded.
     """
     if asked is not None:
         return Workers(asked, "trainer.dataloader_num_workers")
+    if stored and not torch.cuda.is_available():
+        # Next to a GPU they are read while it computes.
+        return Workers(0, "all images are stored: reading them is faster than a worker's sending them")
     cores, processes = count_cores(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     # One core for the process itself, which on a GPU hardly needs it.
     spare = min(max(cores // processes - 1, 1 if torch.cuda.is_available() else 0), _MOST)

@@ -11,8 +11,8 @@ from datasets import Dataset
 from PIL import ExifTags, Image
 
 from finetune.data.examples.augment import Augmentation, Values
-from finetune.data.features.store import FeatureStore, Stored, make_key
 from finetune.data.images import Picture, check_size
+from finetune.data.stored.store import ImageStore, Stored, make_key
 from finetune.errors import UserError
 from finetune.example import Example
 from finetune.tasks.grammar import Grammar, build_form, check_grammar
@@ -23,6 +23,8 @@ PICTURES = ("image", "images")
 """Columns with one image, and with several."""
 
 _GREY = (128, 128, 128)
+_SAMPLED = 64
+"""Rows whose images are read to estimate how many are stored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +54,8 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
 
     blank: bool = False
     """Whether each image is replaced with a gray one of its size, to learn what is answered unseen."""
-    features: FeatureStore | None = None
-    """Images whose features are stored are not decoded; not together with `augment` or `blank`."""
+    store: ImageStore | None = None
+    """Images that are stored, as pixels or features, are not decoded; not with `augment` or `blank`."""
 
     def __post_init__(self) -> None:
         self.task.check_columns(self.rows.column_names)
@@ -77,8 +79,15 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         mark = f"{self.seed} {epoch} {row['id']}"
         draw = None if self.seed is None else random.Random(mark)
         where = f"{self.split} example `{row['id']}`"
-        keys, stored = self._find_features(row, where)
-        images = [] if stored else self.load_images(row, where)
+        pictures = self._open_images(row, where)
+        keys: list[str] = []
+        stored: list[Stored] = []
+        if self._has_store:
+            # Decoded from the bytes that have the key: a file may change meanwhile.
+            pictures = [Picture({"bytes": one.read(), "path": one.path}, where) for one in pictures]
+            keys = self._make_keys(row, pictures)
+            stored = self._read_stored(row, keys)
+        images = [] if stored else self._decode(row, pictures, where)
         sizes = [one.size for one in stored or images]
         if len(sizes) == 1:
             row = self._with_size(row, sizes[0])
@@ -103,23 +112,43 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
             keys=tuple(f"{key} {width} {height}" for key, (width, height) in zip(keys, sizes, strict=True))
             if keys
             else (),
-            features=tuple(one.values for one in stored),
+            stored=tuple(one.values for one in stored),
             antialias=self._antialiases(row),
             form=build_form(self.task, self.grammar, row, text.prefix),
         )
 
-    def _find_features(self, row: Row, where: str) -> tuple[list[str], list[Stored]]:
-        """Return the keys of a row's images, and their features if all of them are stored."""
-        if self.features is None or self.augment is not None or self.blank:
-            return [], []
+    @property
+    def _has_store(self) -> bool:
+        return self.store is not None and self.augment is None and not self.blank
+
+    def _make_keys(self, row: Row, pictures: Sequence[Picture]) -> list[str]:
         as_stored = self.antialias is not None
         variant = (as_stored, as_stored and self._antialiases(row))
-        pictures = self._open_images(row, where)
-        keys = [make_key(picture.read(), *variant) for picture in pictures]
-        if as_stored and row.get("objects"):
-            return keys, []  # whether they are upright is seen when they are decoded
-        found = [self.features.read(key) for key in keys]
-        return keys, [one for one in found if one is not None] if None not in found else []
+        return [make_key(picture.read(), *variant) for picture in pictures]
+
+    def _read_stored(self, row: Row, keys: Sequence[str]) -> list[Stored]:
+        """Return what is stored of a row's images, if all of them are there."""
+        if self.antialias is not None and row.get("objects"):
+            return []  # whether they are upright is seen when they are decoded
+        assert self.store is not None, "keys are made for a store"
+        found = [self.store.read(key) for key in keys]
+        return [one for one in found if one is not None] if None not in found else []
+
+    def estimate_stored(self) -> float:
+        """Return the share of rows whose images are all stored, from some of them: 0 to 1.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+        if self.store is None or not self._has_store or not len(self.store):
+            return 0.0
+        some = np.unique(np.linspace(0, len(self) - 1, _SAMPLED).astype(int)).tolist()
+        stored = 0
+        for index in some:
+            row = self.rows[index]
+            pictures = self._open_images(row, f"{self.split} example `{row['id']}`")
+            stored += all(key in self.store for key in self._make_keys(row, pictures))
+        return stored / len(some)
 
     def _antialiases(self, row: Row) -> bool:
         return (self.antialias or {}).get(row.get(PART) or "", True)
@@ -140,8 +169,11 @@ class ExampleDataset(torch.utils.data.Dataset[Example]):
         Raises:
             UserError: one cannot be read.
         """
+        return self._decode(row, self._open_images(row, where), where)
+
+    def _decode(self, row: Row, pictures: Sequence[Picture], where: str) -> list[Image.Image]:
         as_stored = self.antialias is not None
-        images = [picture.load(as_stored) for picture in self._open_images(row, where)]
+        images = [picture.load(as_stored) for picture in pictures]
         if as_stored and row.get("objects"):
             for image in images:
                 if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:

@@ -55,3 +55,15 @@ def test_a_batch_of_pinned_memory_arrives_whole_on_a_gpu() -> None:
     moved = to_device(batch, device)
     assert moved["ids"] == ["a"]
     assert torch.equal(moved["input_ids"].cpu(), batch["input_ids"])
+
+
+def test_features_that_are_stored_are_read_without_workers_unless_there_is_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "count_cores", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_workers(None, 10**6).processes == 3
+    assert choose_workers(None, 10**6, stored=True).processes == 0
+    assert choose_workers(2, 10**6, stored=True).processes == 2
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_workers(None, 10**6, stored=True).processes == 3

@@ -1,0 +1,1 @@
+"""What was computed from images, kept on disk for later epochs and runs: resized pixels, or features."""
