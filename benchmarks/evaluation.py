@@ -169,7 +169,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     checkouts = [HERE] if options.against is None else [options.against.resolve(), HERE]
-    half = [f"trainer.bf16={str(options.dtype == 'bfloat16').lower()}", "overwrite=true"]
+    half = [
+        f"trainer.bf16={str(options.dtype == 'bfloat16').lower()}",
+        "trainer.dataloader_num_workers=0",
+        "overwrite=true",
+    ]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "detect" in options.workloads:

@@ -29,8 +29,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LOADED = 64
-"""Examples that are decoded and sent from a worker at once; how many are answered at once is another
+"""Most examples that are decoded and sent from a worker at once; how many are answered at once is another
 matter."""
+
+_IMAGE_TOKENS = 16384
+"""Most tokens of their images, unless they are very large: a worker's batches have to fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,11 @@ def evaluate(
         UserError: an example has no reference, or not those the metric needs.
     """
     state = PartialState()
+    size = min(_LOADED, max(_LOADED // 8, _IMAGE_TOKENS // collator.tokens_per_image))
     groups = group_by_image(dataset)[state.process_index :: state.num_processes]
     order = [index for group in groups for index in group]
-    batches = _load_batches(dataset, groups, _EvaluationCollator(collator, options.loss), workers)
+    indices = list(_fill_batches(groups, size))
+    batches = _load_batches(dataset, indices, _EvaluationCollator(collator, options.loss), workers)
     autocast = autocast or nullcontext()
     rows: list[PredictionRow] = []
     losses: list[float] = []
@@ -133,12 +138,12 @@ def group_by_image(dataset: ExampleDataset) -> list[list[int]]:
 
 
 def _load_batches(
-    dataset: ExampleDataset, groups: Sequence[Sequence[int]], collate: _EvaluationCollator, workers: int
+    dataset: ExampleDataset, indices: list[list[int]], collate: _EvaluationCollator, workers: int
 ) -> Iterator[tuple[Prompts, list[PredictionRow]]]:
     """Return the batches of this process."""
     loader = DataLoader(
         dataset,
-        batch_sampler=list(_fill_batches(groups)),
+        batch_sampler=indices,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         collate_fn=collate,
@@ -148,16 +153,16 @@ def _load_batches(
         return iter(loader)
 
 
-def _fill_batches(groups: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+def _fill_batches(groups: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
     """Yield batches of whole groups, as far as these are no larger than a batch."""
     batch: list[int] = []
     for group in groups:
-        if batch and len(batch) + len(group) > _LOADED:
+        if batch and len(batch) + len(group) > size:
             yield batch
             batch = []
         for index in group:
             batch.append(index)
-            if len(batch) == _LOADED:
+            if len(batch) == size:
                 yield batch
                 batch = []
     if batch:

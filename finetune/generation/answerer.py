@@ -21,6 +21,7 @@ from finetune.generation.pool import Pool
 from finetune.generation.reading import Distinct, Reading
 from finetune.model.decoder import Decoder, find_base
 from finetune.model.out_of_memory import is_out_of_memory
+from finetune.model.products import find_products, multiplied_by_onednn
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ _HOST_MEMORY = 2**30
 _DEVICE_SHARE = 0.4
 """Share of a GPU's free memory that it spends on them."""
 
-_TOKENS = {"cpu": 2048, "cuda": 32768}
+_TOKENS = {"cpu": 1024, "cuda": 32768}
 """Tokens of prompts that are read at once: on a CPU no more than its caches take."""
 
 
@@ -64,6 +65,7 @@ class Answerer:
         self._steps = options.max_new_tokens or UNKNOWN_LENGTH
         self._beams = options.num_beams
         self._decoder = Decoder(model)
+        self._products = find_products(model)
         self._size = options.batch_size
         self._pool: Pool | None = None
         self._tokens = _TOKENS.get(next(model.parameters()).device.type, _TOKENS["cuda"])
@@ -81,7 +83,7 @@ class Answerer:
         """
         while True:
             try:
-                with self._autocast:
+                with self._autocast, multiplied_by_onednn(self._products):
                     self._read(readings)
                     while finish and self._pool:
                         self._pool.step()

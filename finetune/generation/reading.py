@@ -110,6 +110,9 @@ class Reading(Generic[T]):
         """Keep the answer of all rows that have a prompt."""
         for row in prompt.rows:
             self.answers[row] = answer
+        if self.is_answered:
+            # It may wait for the long answers of a batch before it, and images need memory.
+            del self.prompts
 
     def _encode(self, model: nn.Module, device: torch.device, tokens: int) -> Tensor:
         """Return what takes the place of the image tokens of each different image."""

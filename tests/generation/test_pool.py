@@ -1,3 +1,5 @@
+import weakref
+from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -9,8 +11,10 @@ from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 from finetune.data.batches.collator import Collator
 from finetune.errors import UserError
 from finetune.example import AnswerForm, Example, Prompts
+from finetune.generation.answerer import Answerer
 from finetune.generation.generate import answer_batches, generate_tokens
 from finetune.generation.options import GenerationOptions
+from finetune.generation.reading import Reading
 from finetune.model.cache import RowCache
 from finetune.model.decoder import Decoder
 from finetune.model.features import encode_images
@@ -157,6 +161,21 @@ def test_batches_come_back_in_their_order(
     options = GenerationOptions(max_new_tokens=6, batch_size=2)
     answered = list(answer_batches(model, batches, processor.tokenizer, options, nullcontext()))
     assert [rest for rest, _ in answered] == [example.id for example in examples]
+
+
+def test_images_are_not_kept_once_all_that_is_asked_about_them_is_answered(
+    model: PaliGemmaForConditionalGeneration, processor: PaliGemmaProcessor, examples: list[Example]
+) -> None:
+    options = GenerationOptions(max_new_tokens=2)
+    answerer = Answerer(model, processor.tokenizer, options, nullcontext())
+    reading = Reading(Collator(processor).build_prompts(examples), None, answerer.image_token)
+    pixels = weakref.ref(reading.prompts["pixel_values"])
+    with torch.no_grad():
+        answerer.work(deque([reading]))
+        assert pixels() is not None
+        answerer.work(deque([reading]), finish=True)
+    assert reading.is_answered
+    assert pixels() is None
 
 
 def test_the_same_prompt_is_read_once_and_an_image_encoded_once(

@@ -196,7 +196,7 @@ def test_a_run_asks_with_the_pixels_that_it_was_trained_on(
         resized.append((image.size, size, antialias))
         return resize_as_paper(image, size, antialias)
 
-    monkeypatch.setattr("finetune.data.batches.collator.resize_as_paper", resize)
+    monkeypatch.setattr("finetune.data.batches.pixels.resize_as_paper", resize)
     words = ["predict", "run=runs/paper", "image=turned.png", "prefix=detect all classes"]
     assert command(*words)[0] == 0
     assert resized == [((40, 20), (56, 56), True)]

@@ -10,13 +10,13 @@ import bitsandbytes as bnb
 import numpy as np
 import pytest
 import torch
+from finetune.data.features.store import FeatureStore, make_key
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.data.batches.collator import Collator
 from finetune.data.batches.grouping import Passes
-from finetune.data.features.store import FeatureStore, make_key
 from finetune.example import Batch, Example
 from finetune.model.features import describe_features, keep_features
 from finetune.model.forward import compute_losses

@@ -31,7 +31,8 @@ def build_reference(
     """Prompts of different lengths, so that some are padded, and the model's answers."""
     prefixes = ["caption en", "answer en how many red circles are there?", "detect circle"]
     examples = [make_example(prefix=prefix, seed=seed) for seed, prefix in enumerate(prefixes * 2)]
-    prompts = Collator(processor).build_prompts(examples)
+    # Graphs take pixels as floats.
+    prompts = Collator(processor, uint8_pixels=False).build_prompts(examples)
     tokens, _ = generate_tokens(
         model, prompts, processor.tokenizer, GenerationOptions(max_new_tokens=STEPS)
     )
