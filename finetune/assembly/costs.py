@@ -1,5 +1,6 @@
 """What a training has needed, next to what was estimated; and what to do where it was too much."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,12 @@ from finetune.assembly.fit import describe_fit
 from finetune.assembly.lengths import RowLengths
 from finetune.config.schema import RunConfig
 from finetune.model.peak import find_peak
+from finetune.run.files import read_json, write_json
+from finetune.run.folder import RunFolder
 from finetune.training.callbacks import peak_memory_gib
 from finetune.training.trainer import PaliGemmaTrainer
+
+log = logging.getLogger(__name__)
 
 _LESS = 0.85
 """A step that has failed needs more than was estimated: what is proposed needs so much less."""
@@ -82,6 +87,13 @@ class RunCosts:
             "peak_tflops": round(peak.tflops, 3),
             "peak_of": peak.source,
         }
+
+
+def record_costs(folder: RunFolder, costs: Mapping[str, Any]) -> None:
+    """Write what the training has needed, next to what was predicted, into `environment.json`."""
+    environment = read_json(folder.environment) if folder.environment.is_file() else {}
+    write_json(folder.environment, {**environment, "training": dict(costs)})
+    log.info("%s", describe_costs(costs))
 
 
 def describe_costs(costs: Mapping[str, Any]) -> str:
