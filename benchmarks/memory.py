@@ -16,10 +16,9 @@ from pathlib import Path
 import torch
 from base_3b import make_base
 from runners import RANK
-from workloads import WORKLOADS, draw_examples
+from workloads import WORKLOADS, draw_examples, measure_rows
 
 from finetune.assembly.estimate import CUDA_CONTEXT, RunEstimate, resident_bytes
-from finetune.assembly.lengths import RowLengths
 from finetune.config.compose import compose
 from finetune.data.batches.collator import Collator
 from finetune.model.load import load_config, load_processor
@@ -36,7 +35,7 @@ RUNS = (
 
 def measure(base: Path, workload: str, batch: int, word: str, steps: int) -> float:
     """Return the peak of a training in a process of its own, GiB."""
-    words = [sys.executable, str(HERE / "step.py"), "--base", str(base), "--side", "224"]
+    words = [sys.executable, str(HERE / "step.py"), "--base", str(base)]
     words += ["--runner", f"ours:{word}" if word else "ours", "--workload", workload]
     words += ["--batch", str(batch), "--steps", str(steps)]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "TOKENIZERS_PARALLELISM": "false"}
@@ -50,14 +49,7 @@ def predict(base: Path, workload: str, batch: int, word: str, steps: int) -> flo
     words += [f"trainer.per_device_train_batch_size={batch}", *filter(None, [word])]
     collator = Collator(load_processor(str(base)), every_suffix=True)
     examples = draw_examples(WORKLOADS[workload], batch * (steps + 1), 14)
-    rows = [collator.encode(example) for example in examples]
-    supervised = [sum(map(len, row.suffixes)) for row in rows]
-    text = [
-        len(row.before) - collator.tokens_per_image + count
-        for row, count in zip(rows, supervised, strict=True)
-    ]
-    count = len(rows)
-    lengths = RowLengths(max(text), sum(text) / count, max(supervised), sum(supervised) / count)
+    lengths = measure_rows(collator, examples)
     on_gpu = torch.cuda.is_available()
     process = CUDA_CONTEXT if on_gpu else resident_bytes()
     estimate = RunEstimate(compose(words), load_config(str(base)), lengths, on_gpu=on_gpu, process=process)

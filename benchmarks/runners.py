@@ -7,6 +7,7 @@
 - `ours`: what `train` runs. Words after it change options: `ours:trainer.speed.last_layer=false`.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,18 @@ def settings(batch: int, steps: int, **more: Any) -> dict[str, Any]:
     }
 
 
-def load_adapted(base: Path) -> nn.Module:
-    """Load the base in bfloat16 as the tutorial does, with adapters on the language model alone."""
+def load_learner(base: Path, full: bool) -> nn.Module:
+    """Load the base in bfloat16 as the tutorial does, with adapters on the language model alone.
+
+    Args:
+        base: folder of the checkpoint.
+        full: in float32, without an adapter; the language model learns.
+    """
+    if full:
+        whole = PaliGemmaForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
+        for name, parameter in whole.named_parameters():
+            parameter.requires_grad_("language_model" in name or "lm_head" in name)
+        return whole
     model = PaliGemmaForConditionalGeneration.from_pretrained(base, dtype=torch.bfloat16)
     adapted: nn.Module = get_peft_model(model, LoraConfig(r=RANK, target_modules=TARGETS))
     set_adapter(adapted)
@@ -91,7 +102,13 @@ def load_adapted(base: Path) -> nn.Module:
 
 
 def build_hf(
-    base: Path, examples: Sequence[Example], batch: int, steps: int, clock: TrainerCallback, word: str
+    base: Path,
+    examples: Sequence[Example],
+    batch: int,
+    steps: int,
+    clock: TrainerCallback,
+    word: str,
+    full: bool,
 ) -> tuple[Trainer, Collate]:
     """Build the tutorial's trainer, and what makes its batches."""
     processor = PaliGemmaProcessor.from_pretrained(base)
@@ -106,7 +123,7 @@ def build_hf(
         )
 
     trainer = Trainer(
-        model=load_adapted(base),
+        model=load_learner(base, full),
         args=TrainingArguments(**settings(batch, steps, activation_checkpointing=word == "checkpointing")),
         data_collator=collate,
         train_dataset=Listed(examples),
@@ -116,7 +133,13 @@ def build_hf(
 
 
 def build_trl(
-    base: Path, examples: Sequence[Example], batch: int, steps: int, clock: TrainerCallback, word: str
+    base: Path,
+    examples: Sequence[Example],
+    batch: int,
+    steps: int,
+    clock: TrainerCallback,
+    word: str,
+    full: bool,
 ) -> tuple[Trainer, Collate]:
     """Build TRL's trainer, with our batches."""
     import datasets
@@ -135,7 +158,7 @@ def build_trl(
 
     more = {"gradient_checkpointing": word == "checkpointing"}
     trainer = SFTTrainer(
-        model=load_adapted(base),
+        model=load_learner(base, full),
         args=SFTConfig(**settings(batch, steps, **more)),
         data_collator=collate,
         # It takes no other kind of dataset; a column of this name makes it leave the rows as they are.
@@ -146,8 +169,25 @@ def build_trl(
     return trainer, collate
 
 
+def list_words(base: Path, full: bool) -> list[str]:
+    """Return the words of a training of ours that learns what `load_learner` lets learn."""
+    method = ["peft=none", "freeze=vision"] if full else [f"peft.r={RANK}"]
+    return ["recipe=vqav2_lora", f"model.path={base}", f"model.resolution={read_side(base)}", *method]
+
+
+def read_side(base: Path) -> int:
+    """Return the side of a checkpoint's images, pixels."""
+    return int(json.loads((base / "config.json").read_text())["vision_config"]["image_size"])
+
+
 def build_ours(
-    base: Path, examples: Sequence[Example], batch: int, steps: int, clock: TrainerCallback, word: str
+    base: Path,
+    examples: Sequence[Example],
+    batch: int,
+    steps: int,
+    clock: TrainerCallback,
+    word: str,
+    full: bool,
 ) -> tuple[Trainer, Collate]:
     """Build what `train` does: `assembly.model.build_learner`, our collator and trainer."""
     from finetune.assembly.attention import settle_attention
@@ -158,11 +198,11 @@ def build_ours(
     from finetune.training.options import LossAverage, LossConfig
     from finetune.training.trainer import PaliGemmaTrainer
 
-    words = ["recipe=vqav2_lora", f"model.path={base}", f"peft.r={RANK}", "collator.targets=all"]
-    options = compose([*words, *filter(None, word.split(","))])
+    options = compose([*list_words(base, full), "collator.targets=all", *filter(None, word.split(","))])
     processor = load_processor(str(base))
     learner = build_learner(options, load_config(str(base)), processor)
-    set_adapter(learner.model)
+    if not full:
+        set_adapter(learner.model)
 
     class Ours(PaliGemmaTrainer):
         """Takes the examples in their order."""
@@ -189,7 +229,14 @@ BUILDERS = {"hf": build_hf, "trl": build_trl, "ours": build_ours}
 
 
 def build(
-    runner: str, base: Path, examples: Sequence[Example], batch: int, steps: int, clock: TrainerCallback
+    runner: str,
+    base: Path,
+    examples: Sequence[Example],
+    batch: int,
+    steps: int,
+    clock: TrainerCallback,
+    *,
+    full: bool = False,
 ) -> tuple[Trainer, Any]:
     """Build the trainer of a runner, and its first batch.
 
@@ -200,10 +247,11 @@ def build(
         batch: images in a step.
         steps: to be taken.
         clock: measures the steps.
+        full: see `load_learner`.
     """
     name, _, word = runner.partition(":") if ":" in runner else runner.partition("_")
     if name != "ours" or "collator.targets=one" in word:
         batch *= len(examples[0].suffixes)
         examples = one_suffix_each(examples)
-    trainer, collate = BUILDERS[name](base, examples, batch, steps, clock, word)
+    trainer, collate = BUILDERS[name](base, examples, batch, steps, clock, word, full)
     return trainer, collate(examples[:batch])

@@ -6,11 +6,12 @@ Each runner (see `runners.py`) first shows that it computes the same: on the fir
 adapter, its loss and the gradient of the adapter are compared with those of `ours`. Then the runners take
 turns in the order A B B A, each turn in a process of its own, on the same examples in the same order. A
 line of JSON for each turn goes to `--out`, and a table is printed. A runner whose packages are missing is
-left out, and so is what does not fit into `--minutes`; both are said.
+left out, and so is what does not fit into `--minutes`; both are said. W6 needs a device of 48 GB.
 """
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
@@ -23,11 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from base_3b import make_base
-from runners import build
-from torch import nn
+from runners import build, list_words, read_side
+from torch import Tensor
 from transformers import Trainer, TrainerCallback
-from workloads import WORKLOADS, digest, draw_examples
+from workloads import WORKLOADS, digest, draw_examples, measure_rows
+
+from finetune.assembly.estimate import RunEstimate
+from finetune.config.compose import compose
+from finetune.data.batches.collator import Collator
+from finetune.model.load import load_config, load_processor
+from finetune.model.peak import find_peak
 
 HERE = Path(__file__).resolve().parent
 
@@ -55,9 +63,11 @@ class Clock(TrainerCallback):
 
 def run_turn(given: argparse.Namespace) -> None:
     """Run one turn of one runner, and print its line of JSON."""
-    examples = draw_examples(WORKLOADS[given.workload], given.batch * (given.steps + 1), given.side)
-    clock = Clock()
-    trainer, batch = build(given.runner, Path(given.base), examples, given.batch, given.steps + 1, clock)
+    workload, base, clock = WORKLOADS[given.workload], Path(given.base), Clock()
+    examples = draw_examples(workload, given.batch * (given.steps + 1), read_side(base))
+    trainer, batch = build(
+        given.runner, base, examples, given.batch, given.steps + 1, clock, full=workload.full
+    )
     line = {"runner": given.runner, "workload": given.workload, "digest": digest(examples)}
     if given.gradients is not None:
         line |= measure_gradient(trainer, batch, Path(given.gradients))
@@ -90,7 +100,7 @@ def turn(given: argparse.Namespace, runner: str, gradients: Path | None = None) 
     """Run one turn in a process of its own."""
     words = [
         sys.executable, __file__, "--runner", runner, "--workload", given.workload, "--base", given.base,
-        "--batch", str(given.batch), "--steps", str(given.steps), "--side", str(given.side),
+        "--batch", str(given.batch), "--steps", str(given.steps),
     ]  # fmt: skip
     if gradients is not None:
         words += ["--gradients", str(gradients)]
@@ -114,10 +124,30 @@ def admit(given: argparse.Namespace, folder: Path) -> Iterator[tuple[str, float,
         loss = turn(given, runner, file)["loss"]
         gradients = torch.load(file)
         file.unlink()
-        vector = torch.cat([gradients[name].double().flatten() for name in sorted(gradients)])
-        expected = expected or {"loss": loss, "vector": vector}
-        cosine = nn.functional.cosine_similarity(expected["vector"], vector, dim=0).item()
-        yield runner, abs(loss - expected["loss"]), cosine
+        vectors = [gradients[name].flatten() for name in sorted(gradients)]
+        expected = expected or {"loss": loss, "vectors": vectors}
+        yield runner, abs(loss - expected["loss"]), compute_cosine(expected["vectors"], vectors)
+
+
+def compute_cosine(expected: list[Tensor], vectors: list[Tensor]) -> float:
+    """Return the cosine of two gradients; part by part, for those of a whole model are large."""
+    pairs = list(zip(expected, vectors, strict=True))
+    products, squares, others = (
+        sum(torch.dot(a.double(), b.double()).item() for a, b in some)
+        for some in (pairs, [(a, a) for a in expected], [(b, b) for b in vectors])
+    )
+    return products / math.sqrt(squares * others)
+
+
+def count_useful(given: argparse.Namespace) -> float:
+    """Return the useful operations of a step, the same for every runner."""
+    workload, base = WORKLOADS[given.workload], Path(given.base)
+    collator = Collator(load_processor(given.base), every_suffix=True)
+    examples = draw_examples(workload, given.batch * (given.steps + 1), read_side(base))
+    estimate = RunEstimate(
+        compose(list_words(base, workload.full)), load_config(given.base), measure_rows(collator, examples)
+    )
+    return given.batch * estimate.operations()[0]
 
 
 def list_runners(names: list[str]) -> list[str]:
@@ -156,10 +186,13 @@ def print_table(
         runner: statistics.median(second for line in own for second in line["seconds"])
         for runner, own in measured.items()
     }
+    if not medians:
+        raise SystemExit("--minutes was too short for a single turn.")
     first = next(iter(medians.values()))
+    useful, peak = count_useful(given), find_peak(PartialState().device)
     targets = WORKLOADS[given.workload].targets
     names = (
-        "runner", "seconds a step", "spread", "examples a second", "processor seconds", "faster",
+        "runner", "seconds a step", "spread", "examples a second", "MFU", "processor seconds", "faster",
         "peak GiB", "loss differs by", "cosine",
     )  # fmt: skip
     print("| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|")
@@ -170,10 +203,16 @@ def print_table(
         verdict = "" if difference < 1e-3 and cosine > 0.999 else " (computes something else)"
         print(
             f"| `{runner}`{verdict} | {medians[runner]:.2f} | {min(seconds):.2f} to {max(seconds):.2f} "
-            f"| {given.batch * targets / medians[runner]:.2f} | {processor:.2f} "
+            f"| {given.batch * targets / medians[runner]:.2f} "
+            f"| {useful / medians[runner] / (peak.tflops * 1e12):.1%} | {processor:.2f} "
             f"| {first / medians[runner]:.2f} | {max(line['peak_gib'] for line in own)} "
             f"| {difference:.1e} | {cosine:.5f} |"
         )
+    print(
+        f"\n{given.workload}, {WORKLOADS[given.workload].text}: {given.batch} images a step, inputs "
+        f"{'/'.join(sorted({line['digest'] for line in lines}))}; {useful / 1e12:.3f} useful TFLOP a step, "
+        f"MFU of {peak.tflops:.4g} TFLOP/s ({peak.source})"
+    )
 
 
 def main() -> None:
@@ -183,7 +222,9 @@ def main() -> None:
     )
     parser.add_argument("--workload", default="W1", choices=WORKLOADS)
     parser.add_argument("--runners", nargs="+", default=["hf_checkpointing", "hf", "trl", "ours"])
-    parser.add_argument("--model", default="google/paligemma-3b-pt-224")
+    parser.add_argument(
+        "--model", help="a published checkpoint; without it PaliGemma 3B of the workload's pixels"
+    )
     parser.add_argument(
         "--folder", default="/tmp/finetune-benchmarks", help="for the random checkpoint, 6 GB"
     )
@@ -193,7 +234,6 @@ def main() -> None:
     parser.add_argument("--out", default="step.jsonl")
     parser.add_argument("--runner", help=argparse.SUPPRESS)
     parser.add_argument("--base", help=argparse.SUPPRESS)
-    parser.add_argument("--side", type=int, default=224, help=argparse.SUPPRESS)
     parser.add_argument("--gradients", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.runner is not None:
@@ -201,7 +241,8 @@ def main() -> None:
         return
     until = time.monotonic() + 60 * given.minutes
     folder = Path(given.folder)
-    given.base, given.side = str(make_base(folder, given.model)), int(given.model.rpartition("-")[2])
+    side = WORKLOADS[given.workload].side
+    given.base = str(make_base(folder, given.model or f"google/paligemma-3b-pt-{side}"))
     given.runners = list_runners(given.runners)
     admitted = {runner: (difference, cosine) for runner, difference, cosine in admit(given, folder)}
     print_table(given, admitted, take_turns(given, until))

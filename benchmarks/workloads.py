@@ -3,11 +3,14 @@
 import hashlib
 import random
 from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from finetune.assembly.lengths import RowLengths
+from finetune.data.batches.collator import Collator
 from finetune.example import Example
 
 WORDS = ("a", "b", "c", "d", "e", "f", "g", "h")
@@ -22,13 +25,19 @@ class Workload(NamedTuple):
     """Without EOS."""
     targets: int = 1
     """Suffixes of an image."""
+    side: int = 224
+    """Pixels, of the checkpoint."""
+    full: bool = False
+    """The language model learns, in float32, in place of an adapter."""
 
 
 WORKLOADS = {
     "W1": Workload("short answers to questions, as VQAv2", (6, 20), (1, 4)),
     "W2": Workload("five captions of an image, as COCO", (3, 3), (8, 20), targets=5),
+    "W3": Workload("questions about pages, as DocVQA", (10, 25), (2, 19), side=896),
     "W4": Workload("boxes as text, as detection", (4, 12), (20, 100)),
     "W5": Workload("long questions with choices, as ScienceQA", (60, 300), (1, 2)),
+    "W6": Workload("full fine-tuning on short answers to questions, as VQAv2", (6, 20), (1, 4), full=True),
 }
 
 
@@ -53,6 +62,18 @@ def draw_examples(workload: Workload, count: int, side: int) -> list[Example]:
             Example(str(number), (Image.fromarray(pixels),), write(workload.prefix), suffixes, epoch=0)
         )
     return examples
+
+
+def measure_rows(collator: Collator, examples: Sequence[Example]) -> RowLengths:
+    """Return the sizes of rows with all suffixes of an example, as `plan` takes them from a survey."""
+    rows = [collator.encode(example) for example in examples]
+    supervised = [sum(map(len, row.suffixes)) for row in rows]
+    text = [
+        len(row.before) - collator.tokens_per_image + count
+        for row, count in zip(rows, supervised, strict=True)
+    ]
+    suffixes = sum(len(row.suffixes) for row in rows) / len(rows)
+    return RowLengths(max(text), fmean(text), max(supervised), fmean(supervised), suffixes)
 
 
 def digest(examples: Sequence[Example]) -> str:

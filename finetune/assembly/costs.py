@@ -1,5 +1,6 @@
 """What a training has needed, next to what was estimated; and what to do where it was too much."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,12 @@ from finetune.assembly.fit import describe_fit
 from finetune.assembly.lengths import RowLengths
 from finetune.config.schema import RunConfig
 from finetune.model.peak import find_peak
+from finetune.run.files import read_json, write_json
+from finetune.run.folder import RunFolder
 from finetune.training.callbacks import peak_memory_gib
 from finetune.training.trainer import PaliGemmaTrainer
+
+log = logging.getLogger(__name__)
 
 _LESS = 0.85
 """A step that has failed needs more than was estimated: what is proposed needs so much less."""
@@ -73,6 +78,7 @@ class RunCosts:
         return {
             "peak_memory_gib": round(peak_memory_gib(), 3),
             "predicted_peak_memory_gib": round(predicted / 2**30, 3),
+            "process_memory_gib": round(0 if on_gpu else memory.process / 2**30, 3),
             "examples_per_second": round(rate, 3),
             "useful_tflop_per_example": round(useful / 1e12, 6),
             "executed_tflop_per_example": round(executed / 1e12, 6),
@@ -83,11 +89,20 @@ class RunCosts:
         }
 
 
+def record_costs(folder: RunFolder, costs: Mapping[str, Any]) -> None:
+    """Write what the training has needed, next to what was predicted, into `environment.json`."""
+    environment = read_json(folder.environment) if folder.environment.is_file() else {}
+    write_json(folder.environment, {**environment, "training": dict(costs)})
+    log.info("%s", describe_costs(costs))
+
+
 def describe_costs(costs: Mapping[str, Any]) -> str:
     """Return the line of the log."""
     memory, predicted = costs["peak_memory_gib"], costs["predicted_peak_memory_gib"]
+    process = costs["process_memory_gib"]
+    before = f" ({process:.2f} before the model was loaded)" if process else ""
     return (
-        f"peak memory {memory:.2f} GiB, predicted {predicted:.2f}; steps alone "
+        f"peak memory {memory:.2f} GiB, predicted {predicted:.2f}{before}; steps alone "
         f"{costs['examples_per_second']:.4g} examples/s, MFU {costs['mfu']:.1%} of "
         f"{costs['peak_tflops']:.4g} TFLOP/s ({costs['peak_of']})"
     )

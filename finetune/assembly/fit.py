@@ -204,7 +204,9 @@ def describe_fit(estimate: RunEstimate, available: int, name: str = "", command:
         amount = f"{_format_need(proposal)}, {step}"
         if not proposal.words:
             return f"fits into {size} as it is: {amount}"
-        return f"fits into {size} with these words: {amount}\n{_format_words(proposal, command)}"
+        own = estimate.memory(every=estimate.checkpoint_every)
+        already = f" as it is ({needed(own) / 2**30:.1f} GiB), and faster" if fits(own, available) else ""
+        return f"fits into {size}{already} with these words: {amount}\n{_format_words(proposal, command)}"
     least = needed(estimate.memory(1, 1)) / 2**30
     text = f"does not fit into {size}: one example needs {least:.1f} GiB, with all layers recomputed"
     remedies, smallest = find_remedies(estimate, available)

@@ -152,6 +152,10 @@ class Answerer:
             ) from error
         size, self._size = self._size, (self._size + 1) // 2
         self._tokens //= 2
-        log.info("out of memory with %d prompts at once: %d from now on", size, self._size)
+        log.info(
+            "out of memory with %d prompts at once: %d from now on (evaluation.batch_size)",
+            size,
+            self._size,
+        )
         if self._on_shrink is not None:
             self._on_shrink(self._size)

@@ -7,7 +7,7 @@ predictions and metrics.
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from transformers import PrinterCallback, ProgressCallback
 from finetune import signals
 from finetune.assembly.attention import settle_attention
 from finetune.assembly.checkpointing import settle_checkpointing
-from finetune.assembly.costs import RunCosts, describe_costs
+from finetune.assembly.costs import RunCosts, record_costs
 from finetune.assembly.data import Data, build_data, fingerprint_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
 from finetune.assembly.estimate import resident_bytes
@@ -52,7 +52,7 @@ from finetune.processes import is_main_process, join_processes, on_main, warn_of
 from finetune.result import TrainResult, choose_objective
 from finetune.run.checkpoints import Checkpoint, list_checkpoints
 from finetune.run.environment import describe_environment
-from finetune.run.files import explain_disk_errors, read_json, write_json, write_jsonl, write_text
+from finetune.run.files import explain_disk_errors, write_json, write_jsonl, write_text
 from finetune.run.folder import Launch, RunFolder
 from finetune.run.log import logging_to
 from finetune.run.results import (
@@ -273,13 +273,6 @@ def open_folder(
             write_jsonl(folder.skipped, dropped)
     files = (folder.config, folder.environment)
     return {file: file.read_text(encoding="utf-8") for file in files}
-
-
-def record_costs(folder: RunFolder, costs: Mapping[str, Any]) -> None:
-    """Write what the training has needed, next to what was predicted, into `environment.json`."""
-    environment = read_json(folder.environment) if folder.environment.is_file() else {}
-    write_json(folder.environment, {**environment, "training": dict(costs)})
-    log.info("%s", describe_costs(costs))
 
 
 def log_beginning(

@@ -64,9 +64,9 @@ def train_or_stop(
             f"is mended, continue with:\n  {resume}"
         ) from error
     except (MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise explain_memory(error, trainer, advise, resume) from None
-        raise
+        if not is_out_of_memory(error):
+            raise
+        raise explain_memory(error, trainer, advise, resume) from None
     except signals.Interrupted:
         raise  # the second signal: the user does not want to wait for a checkpoint
     except KeyboardInterrupt:

@@ -48,6 +48,12 @@ def test_where_nothing_fits_another_method_is_named() -> None:
     assert "  peft=qlora" in text
 
 
+def test_words_that_only_make_a_run_faster_say_so() -> None:
+    run = estimate("recipe=vqav2_lora", "trainer.per_device_train_batch_size=1")
+    assert " as it is (" in describe_fit(run, 24 * GB)
+    assert "), and faster with these words: " in describe_fit(run, 24 * GB)
+
+
 def test_words_that_have_to_go_are_named() -> None:
     command = ["python", "-m", "finetune", "recipe=vqav2_lora", "trainer.per_device_train_batch_size=32"]
     run = estimate(*command[3:], "trainer.global_batch_size=32")
@@ -70,6 +76,7 @@ def test_full_tuning_is_offered_an_optimizer_without_a_copy_of_the_weights() -> 
         pytest.param(
             ["recipe=vqav2_full", "model=paligemma2_10b"],
             "What needs the least does not fit either:\n  peft=qlora model.path=google/paligemma2-3b-",
+            marks=pytest.mark.slow,
             id="with everything smaller",
         ),
         pytest.param(["recipe=vqav2_qlora"], "and nothing needs less", id="as small as it gets"),

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from finetune.assembly import costs
+from finetune.model.cache import RowCache
+from finetune.model.decoder import Decoder
 from finetune.model.forward import compute_losses
 from finetune.training import trainer
 from tests.jobs.forked import at_call, run_forked
@@ -58,6 +61,31 @@ def test_a_first_step_that_does_not_fit_leaves_no_run(
     assert code == 2
     assert "There is no checkpoint yet" in err
     assert not list(tmp_path.glob("runs/*/adapter"))
+
+
+def test_an_evaluation_that_does_not_fit_answers_fewer_prompts_at_once(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    read, limit = Decoder.read_tokens, [4]
+
+    def fail(self: Decoder, tokens: Tensor, cache: RowCache) -> Tensor:
+        if len(tokens) > limit[0]:
+            allocate_too_much()
+        return read(self, tokens, cache)
+
+    monkeypatch.setattr(Decoder, "read_tokens", fail)
+    words = [word for word in SMALL if not word.startswith("evaluation.")]
+    words += ["evaluation.limit=8", "evaluation.batch_size=8", "evaluation.strategy=epoch"]
+    code, out, err = command("train", *words)
+    assert code == 0, err
+    assert "out of memory with 8 prompts at once: 4 from now on (evaluation.batch_size)" in out + err
+    limit[0] = 0
+    code, _, err = command("train", *words, "overwrite=true")
+    assert code == 2
+    assert "too little memory for a single prompt" in err
+    assert "Stopped after step 2; its checkpoint is saved" in err
+    assert "resume=true" in err
 
 
 @pytest.mark.slow
