@@ -122,12 +122,14 @@ def measure_checkout(
 
 
 def compare(name: str, words: Sequence[str], checkouts: Sequence[Path], folder: Path, threads: int) -> None:
-    """Print a line for each checkout and evaluation, and the ratios."""
+    """Print a line for each checkout and evaluation, and the ratios, of all evaluations together too."""
     turns = [*checkouts, *reversed(checkouts)]
     measured: dict[Path, list[list[dict[str, Any]]]] = {checkout: [] for checkout in checkouts}
     for checkout in turns:
         measured[checkout].append(measure_checkout(checkout, words, folder, threads))
-    for part, title in enumerate(("images", "gray images")[: len(measured[checkouts[0]][0])]):
+    parts = ("images", "gray images")[: len(measured[checkouts[0]][0])]
+    together = []
+    for part, title in enumerate(parts):
         times = []
         for checkout in checkouts:
             of_part = [run[part] for run in measured[checkout]]
@@ -144,12 +146,23 @@ def compare(name: str, words: Sequence[str], checkouts: Sequence[Path], folder: 
             pairs = list(zip(before["answers"], after["answers"], strict=True))
             different = sum(one[:2] != other[:2] for one, other in pairs)
             widest = max(abs(one[2] - other[2]) for one, other in pairs)
-            ratios = " and ".join(f"{one / other:.2f}" for one, other in zip(*times, strict=True))
+            together.append(times)
+            ratios = divide(*times)
             print(
                 f"{name:9} {title:12} before / after: {ratios} of processor; {different} answers differ, "
                 f"confidences by {widest:.4f}, loss {before['loss']} and {after['loss']}",
                 flush=True,
             )
+    if len(together) > 1:
+        sums = [
+            [sum(values) for values in zip(*of_one, strict=True)] for of_one in zip(*together, strict=True)
+        ]
+        print(f"{name:9} {'together':12} before / after: {divide(*sums)} of processor", flush=True)
+
+
+def divide(before: Sequence[float], after: Sequence[float]) -> str:
+    """Return how many times longer the first took, by the clock and of the processor."""
+    return " and ".join(f"{one / other:.2f}" for one, other in zip(before, after, strict=True))
 
 
 def main() -> None:

@@ -1,7 +1,12 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.nn import functional
+from transformers import PaliGemmaForConditionalGeneration
 
 from finetune.model.products import find_products, multiplied_by_onednn
 
@@ -24,12 +29,12 @@ def test_products_are_those_of_pytorch_but_for_rounding(model: nn.Sequential) ->
     with torch.no_grad():
         expected = model(x)
         with multiplied_by_onednn(layers):
-            assert all("forward" in vars(layer) for layer in layers)
+            assert all("forward" in vars(layer.module) for layer in layers)
             torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
             # As a view that is not contiguous.
             turned = model(x.transpose(0, 1))
     torch.testing.assert_close(turned.transpose(0, 1), expected, rtol=1e-5, atol=1e-5)
-    assert not any("forward" in vars(layer) for layer in layers)
+    assert not any("forward" in vars(layer.module) for layer in layers)
 
 
 def test_onednn_multiplies_only_where_nothing_learns_and_there_is_much_to_do(
@@ -69,3 +74,27 @@ def test_a_layer_that_was_changed_before_stays_so(model: nn.Sequential) -> None:
 
 def test_other_formats_are_left_alone(model: nn.Sequential) -> None:
     assert find_products(model.bfloat16()) == []
+
+
+@pytest.mark.parametrize("text", ["gemma", "gemma2"])
+@pytest.mark.parametrize("target", ["up_proj|fc2", "gate_proj|fc1", None])
+def test_activations_are_computed_with_their_products(
+    random_model: Callable[..., PaliGemmaForConditionalGeneration], text: str, target: str | None
+) -> None:
+    model = random_model(text, num_layers=1).eval()
+    if target:
+        config = LoraConfig(r=2, target_modules=f".*({target})", init_lora_weights=False)
+        inject_adapter_in_model(config, model)
+    replacements = find_products(model)
+    mlps: list[Any] = [module for module in model.modules() if type(module).__name__.endswith("MLP")]
+    assert len(mlps) == 2
+    for mlp in mlps:
+        is_replaced = any(module is mlp for module, _ in replacements)
+        assert is_replaced == (target != "gate_proj|fc1")
+        width = (mlp.fc1 if hasattr(mlp, "fc1") else mlp.gate_proj).in_features
+        x = torch.randn(2, 400, width)
+        with torch.no_grad():
+            expected = mlp(x)
+            with multiplied_by_onednn(replacements):
+                found = mlp(x)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
