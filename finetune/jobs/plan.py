@@ -18,10 +18,10 @@ from huggingface_hub import try_to_load_from_cache
 from finetune.assembly.data import Data, build_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
 from finetune.assembly.estimate import CUDA_CONTEXT, RunEstimate, resident_bytes
-from finetune.assembly.features import count_images
 from finetune.assembly.fit import describe_fit
 from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.model import read_continued
+from finetune.assembly.room import count_images
 from finetune.assembly.trainer import build_run_metric, divide_run_batch
 from finetune.config.jobs import Plan
 from finetune.data.batches.order import count_steps

@@ -304,19 +304,13 @@ def log_beginning(
     log.info("%s", learner.table)
     techniques = [*learner.techniques, data.collator.pixels.technique, *trainer.techniques]
     log.info("%s", format_techniques(techniques))
-    workers = trainer.args.dataloader_num_workers
     draws = trainer.args.max_steps * trainer.global_batch // trainer.passes.processes
-    asked = options.trainer.dataloader_num_workers
-    reason = choose_workers(asked, draws, stored=images.is_full).reason
-    where = f"{workers} data worker{'s' if workers > 1 else ''}" if workers else "the training process"
-    log.info("batches are made by %s (%s)", where, reason)
-    log.info(
-        "%d train and %d validation examples, batch %d, %d steps",
-        len(trainer.train_dataset),
-        len(data.validation),
-        trainer.global_batch,
-        trainer.args.max_steps,
-    )
+    workers = choose_workers(options.trainer.dataloader_num_workers, draws, stored=images.is_full)
+    workers = workers._replace(processes=trainer.args.dataloader_num_workers)
+    log.info("batches are made by %s", workers.describe())
+    sizes = len(trainer.train_dataset), len(data.validation), trainer.global_batch
+    steps = trainer.args.max_steps
+    log.info("%d train and %d validation examples, batch %d, %d steps", *sizes, steps)
 
 
 def finish(
@@ -394,8 +388,8 @@ def score_test(
     """Score the final model over the test split, once; None without one. Collective."""
     if data.test is None:
         return None
-    examples, collator = images.attach(data.test), data.evaluation_collator
-    evaluate = build_evaluator(options.evaluation, options.trainer, examples, collator, metric)
+    test, collator = images.attach(data.test), data.evaluation_collator
+    evaluate = build_evaluator(options.evaluation, options.trainer, test, collator, metric)
     return evaluate(trainer.accelerator.unwrap_model(trainer.model))
 
 

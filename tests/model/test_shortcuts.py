@@ -10,13 +10,13 @@ import bitsandbytes as bnb
 import numpy as np
 import pytest
 import torch
-from finetune.data.features.store import FeatureStore, make_key
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.data.batches.collator import Collator
 from finetune.data.batches.grouping import Passes
+from finetune.data.stored.store import ImageStore, make_key
 from finetune.example import Batch, Example
 from finetune.model.features import describe_features, keep_features
 from finetune.model.forward import compute_losses
@@ -163,7 +163,7 @@ def take_from_store(
     model: nn.Module, collate: Collator, examples: list[Example], folder: Path
 ) -> list[Example]:
     """Return the examples with what the tower makes of their images, written to a store and read again."""
-    store = FeatureStore(folder, {}, *describe_features(model, 56))
+    store = ImageStore(folder, {}, *describe_features(model, 56))
 
     def keep(keys: list[str], features: Tensor) -> None:
         for key, values in zip(keys, features, strict=True):
@@ -180,7 +180,7 @@ def take_from_store(
     read = [[store.read(key.split()[0]) for key in example.keys] for example in named]
     assert all(None not in row for row in read)
     return [
-        replace(example, images=(), features=tuple(one.values for one in row if one is not None))
+        replace(example, images=(), stored=tuple(one.values for one in row if one is not None))
         for example, row in zip(named, read, strict=True)
     ]
 

@@ -22,6 +22,11 @@ class Workers(NamedTuple):
     """0: the process that asks for batches makes them."""
     reason: str
 
+    def describe(self) -> str:
+        """Return who makes batches, and why."""
+        count = f"{self.processes} data worker{'s' if self.processes > 1 else ''}"
+        return f"{count if self.processes else 'the training process'} ({self.reason})"
+
 
 def choose_workers(asked: int | None, images: int, *, stored: bool = False) -> Workers:
     """Choose the number of workers; they change nothing but the time.
