@@ -148,7 +148,7 @@ def build_trl(
     from finetune.data.batches.collator import Collator
 
     processor = PaliGemmaProcessor.from_pretrained(base)
-    make = Collator(processor)
+    make = Collator(processor, uint8_pixels=False)
     read = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "labels")
 
     def collate(rows: Sequence[Any]) -> Any:
