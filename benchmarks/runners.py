@@ -4,14 +4,18 @@
   processor's own batches with `suffix=`. `hf_checkpointing`: the same with activation checkpointing.
 - `trl`: SFTTrainer with our collator, because its own trains on something else. `trl_checkpointing`: as it
   comes, which is with activation checkpointing.
-- `ours`: what `train` runs. Words after it change options: `ours:trainer.speed.last_layer=false`.
+- `ours`: what `train` runs. Words after it change options: `ours:trainer.speed.last_layer=false`. With
+  `ours:trainer.speed.feature_cache=true` it is an epoch after the first one: features are on disk.
 """
 
 import json
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -24,7 +28,9 @@ from transformers import (
     TrainingArguments,
 )
 
+from finetune.data.stored.store import ImageStore
 from finetune.example import Example
+from finetune.model.features import describe_features, take_images
 
 RANK = 8
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -180,6 +186,28 @@ def read_side(base: Path) -> int:
     return int(json.loads((base / "config.json").read_text())["vision_config"]["image_size"])
 
 
+class Cached(Listed):
+    """Examples with what a frozen vision tower makes of their images, on disk."""
+
+    def __init__(self, examples: Sequence[Example], model: nn.Module, collate: Collate, side: int) -> None:
+        super().__init__(examples)
+        shape, dtype = describe_features(model, side)
+        folder = Path(tempfile.mkdtemp(prefix="finetune-features-"))
+        self.store = ImageStore(folder / "features" / "benchmark", {}, shape, dtype)
+        for number, example in enumerate(examples):
+            pixels = collate([replace(example, suffixes=example.suffixes[:1])])["pixel_values"]
+            with torch.no_grad():
+                features = take_images(model).vision_tower(pixels).last_hidden_state
+            self.store.write(f"{number:032x}", features[0], (side, side))
+
+    def __getitem__(self, index: int) -> Example:
+        stored = self.store.read(f"{index:032x}")
+        assert stored is not None
+        return replace(
+            self.examples[index], images=(), keys=(f"{index:032x} 1 1",), stored=(stored.values,)
+        )
+
+
 def build_ours(
     base: Path,
     examples: Sequence[Example],
@@ -192,6 +220,7 @@ def build_ours(
     """Build what `train` does: `assembly.model.build_learner`, our collator and trainer."""
     from finetune.assembly.attention import settle_attention
     from finetune.assembly.model import build_learner
+    from finetune.assembly.packing import settle_packing
     from finetune.config.compose import compose
     from finetune.data.batches.collator import Collator
     from finetune.model.load import load_config, load_processor
@@ -213,16 +242,22 @@ def build_ours(
         def get_train_dataloader(self) -> Any:
             return Trainer.get_train_dataloader(self)
 
+    collate = Collator(processor, every_suffix=options.collator.targets == "all")
+    listed = Listed(examples)
+    if options.trainer.speed.feature_cache:
+        floats = Collator(processor, uint8_pixels=False)
+        listed = Cached(examples, learner.model, floats, read_side(base))
     trainer = Ours(
         learner.model,
         TrainingArguments(**settings(batch, steps)),
-        Collator(processor, every_suffix=options.collator.targets == "all"),
-        Listed(examples),
+        collate,
+        listed,
         loss=LossConfig(average=LossAverage.token),  # as the others do
         callbacks=[clock],
     )
-    settle_attention(options, learner.model, trainer.data_collator(examples[:batch]), recorded=None)
-    return trainer, trainer.data_collator
+    settle_attention(options, learner.model, collate(examples[:batch]), recorded=None)
+    settle_packing(options, trainer, np.array([collate([example])["lengths"][0] for example in examples]))
+    return trainer, collate
 
 
 BUILDERS = {"hf": build_hf, "trl": build_trl, "ours": build_ours}

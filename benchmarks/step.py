@@ -126,7 +126,7 @@ def admit(given: argparse.Namespace, folder: Path) -> Iterator[tuple[str, float,
         file.unlink()
         vectors = [gradients[name].flatten() for name in sorted(gradients)]
         expected = expected or {"loss": loss, "vectors": vectors}
-        yield runner, abs(loss - expected["loss"]), compute_cosine(expected["vectors"], vectors)
+        yield runner, abs(loss / expected["loss"] - 1), compute_cosine(expected["vectors"], vectors)
 
 
 def compute_cosine(expected: list[Tensor], vectors: list[Tensor]) -> float:
