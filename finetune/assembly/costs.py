@@ -25,7 +25,7 @@ _LESS = 0.85
 
 
 class RunCosts:
-    """Costs of a training; nothing is computed before one of its methods is called.
+    """Costs of a training, estimated before it begins: a mistake here must not come after days of it.
 
     Args:
         options: of the run, as it is taken.
@@ -43,22 +43,18 @@ class RunCosts:
         process: int,
         command: Sequence[str] = (),
     ) -> None:
-        self.options, self.checkpoint, self.lengths, self.process = options, checkpoint, lengths, process
         self.command = command
-
-    def estimate(self) -> RunEstimate:
-        """Return the estimate of the run on this device."""
         on_gpu = PartialState().device.type == "cuda"
-        process = CUDA_CONTEXT if on_gpu else self.process
-        return RunEstimate(self.options, self.checkpoint, self.lengths, on_gpu=on_gpu, process=process)
+        process = CUDA_CONTEXT if on_gpu else process
+        self.estimate = RunEstimate(options, checkpoint, lengths, on_gpu=on_gpu, process=process)
+        self.memory = self.estimate.memory(every=self.estimate.checkpoint_every)
+        self.useful, self.executed = self.estimate.operations()
 
     def advise(self) -> str:
         """Return the settings that fit into the memory of this device."""
-        estimate = self.estimate()
-        failed = estimate.memory(every=estimate.checkpoint_every)
-        room = min(device_bytes(), failed.process + int(_LESS * failed.allocated))
-        fit = describe_fit(estimate, room, command=self.command)
-        return f"By the estimate, a step needs {failed.total / 2**30:.2f} GiB. The training {fit}"
+        room = min(device_bytes(), self.memory.process + int(_LESS * self.memory.allocated))
+        fit = describe_fit(self.estimate, room, command=self.command)
+        return f"By the estimate, a step needs {self.memory.total / 2**30:.2f} GiB. The training {fit}"
 
     def compare(self, trainer: PaliGemmaTrainer) -> dict[str, Any]:
         """Return the training's memory and speed, measured and estimated.
@@ -67,23 +63,20 @@ class RunCosts:
             trainer: after the training.
         """
         rate = trainer.examples_per_second  # before more time passes
-        estimate = self.estimate()
-        memory = estimate.memory(every=estimate.checkpoint_every)
         # torch counts its own tensors on a GPU, the system the whole process on a CPU.
         on_gpu = torch.cuda.is_available()
-        predicted = memory.allocated if on_gpu else memory.total
-        useful, executed = estimate.operations()
+        predicted = self.memory.allocated if on_gpu else self.memory.total
         peak = find_peak(PartialState().device)
         share = rate / trainer.accelerator.num_processes / (peak.tflops * 1e12)
         return {
             "peak_memory_gib": round(peak_memory_gib(), 3),
             "predicted_peak_memory_gib": round(predicted / 2**30, 3),
-            "process_memory_gib": round(0 if on_gpu else memory.process / 2**30, 3),
+            "process_memory_gib": round(0 if on_gpu else self.memory.process / 2**30, 3),
             "examples_per_second": round(rate, 3),
-            "useful_tflop_per_example": round(useful / 1e12, 6),
-            "executed_tflop_per_example": round(executed / 1e12, 6),
-            "mfu": round(share * useful, 4),
-            "hfu": round(share * executed, 4),
+            "useful_tflop_per_example": round(self.useful / 1e12, 6),
+            "executed_tflop_per_example": round(self.executed / 1e12, 6),
+            "mfu": round(share * self.useful, 4),
+            "hfu": round(share * self.executed, 4),
             "peak_tflops": round(peak.tflops, 3),
             "peak_of": peak.source,
         }

@@ -118,11 +118,11 @@ def run(options: Train, launch: Launch) -> TrainResult:
         compilation = settle_compilation(options, learner.model)
         packing = settle_packing(options, trainer, data.lengths)
         learner.techniques.extend([attention.technique, compilation, packing])
+        costs = RunCosts(options, checkpoint, data.row_lengths, process, launch.command)
         first = 0 if start is None else start.step
         base = replace(learner.origin, revision=asked)
         with opened(folder, options, launch, data, trainer, base, attention), trackers.running(first):
             log_beginning(options, folder, data, learner, images, trainer)
-            costs = RunCosts(options, checkpoint, data.row_lengths, process, launch.command)
             with compiled_layers(learner.model, compilation):
                 interrupted = train_or_stop(
                     trainer, start, folder.checkpoints, launch.command, costs.advise
