@@ -6,7 +6,9 @@ step, evaluation or save, where a checkpoint can be saved (`deferred`): within a
 weights may be new. At any other time it ends the command at once, with a line on how to continue.
 """
 
+import atexit
 import ctypes
+import multiprocessing.util  # it waits for workers at exit: what is registered after it runs before it
 import os
 import signal
 import sys
@@ -63,6 +65,8 @@ class _Listener:
 
 
 _listener = _Listener()
+_workers: set[multiprocessing.process.BaseProcess] = set()
+"""Data workers of this process."""
 
 
 @contextmanager
@@ -114,10 +118,19 @@ def advice() -> str:
 def held() -> Iterator[None]:
     """Block signals for data workers that start in the block, until each calls `ignore_in_worker`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    others = set(multiprocessing.active_children())
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _workers.update(set(multiprocessing.active_children()) - others)
+
+
+@atexit.register
+def _kill_workers() -> None:
+    """End workers that wait for a file forever: the signal by which they would be ended is ignored."""
+    for worker in _workers.intersection(multiprocessing.active_children()):
+        worker.kill()
 
 
 def ignore_in_worker(*_: Any) -> None:
