@@ -47,7 +47,7 @@ Process = Callable[..., subprocess.CompletedProcess[str]]
         ),
         (
             "recipe=quickstart model.attention=flash_attention_2",
-            "Flash attention ignores the prefix mask",
+            "Flash attention of transformers ignores the prefix mask",
         ),
         ("recipe=quickstart peft.r", "Expected `key=value`"),
         ("recipe=quickstart dataset.columns={a}?", """quotes of its own: 'dataset.columns="{a}?"'"""),
