@@ -61,19 +61,19 @@ def shorten_prefix(inputs: dict[str, Any]) -> None:
     """Hide the end of the prefix from its beginning, in the way that the kernel is told."""
     del inputs["token_type_ids"]
     if "prefix" in inputs:
-        lengths = tuple(length - 5 for length in inputs["prefix"].lengths)
-        inputs["prefix"] = inputs["prefix"]._replace(lengths=lengths)
+        change_lengths(inputs, -5)
+
+
+def change_lengths(inputs: dict[str, Any], tokens: int) -> None:
+    (rows,) = inputs["prefix"]
+    inputs["prefix"] = (rows._replace(lengths=tuple(length + tokens for length in rows.lengths)),)
 
 
 @pytest.mark.parametrize("kernel", ["split_sdpa", "split_eager"])
 def test_a_prefix_that_sees_the_answer_is_found(processor: PaliGemmaProcessor, kernel: str) -> None:
     model = build_random_model("paligemma", kernel, processor)
-
-    def lengthen(inputs: dict[str, Any]) -> None:
-        lengths = tuple(length + 1 for length in inputs["prefix"].lengths)
-        inputs["prefix"] = inputs["prefix"]._replace(lengths=lengths)
-
-    finding = describe_mask("mask", Broken(model, lengthen), make_batch(processor, "a b c", "d"))
+    broken = Broken(model, lambda inputs: change_lengths(inputs, 1))
+    finding = describe_mask("mask", broken, make_batch(processor, "a b c", "d"))
     assert finding.text.startswith("leaks: ")
 
 

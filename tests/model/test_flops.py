@@ -35,6 +35,8 @@ def count_on_meta(words: list[str], path: str | None = None, every: int | None =
     model = freeze_and_adapt(base, options.model, options.freeze, options.peft, half, None)
     speed = options.trainer.speed
     speed.checkpoint_every = every
+    # Meta tensors have no autocast, which these ask for; `benchmarks/counts.py` counts their products.
+    speed.lean_adapters = speed.lean_mlp = speed.lean_norms = False
     operate(model, speed, activation_checkpointing=every is not None, autocast=half is not None)
     model.train()
     image_tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
