@@ -32,7 +32,7 @@ def test_the_message_names_settings_that_fit_and_the_run_continues_with_them(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(costs, "device_bytes", lambda: 10**9)
+    monkeypatch.setattr(costs, "device_bytes", lambda: 10**11)  # more than this process has
     with monkeypatch.context() as broken:
         broken.setattr(trainer, "compute_losses", compute_losses)
         at_call(trainer, "compute_losses", 3, allocate_too_much)

@@ -19,7 +19,11 @@ from tests.publish.conftest import TINY_RUN, answer_by_code, find_code, read_row
 def check_same(answers: list[str], run: Path) -> None:
     predictions = [row["prediction"] for row in read_rows(run)]
     assert len(set(predictions)) > 3
-    assert answers == predictions
+    assert len(answers) == len(predictions)
+    # In bfloat16, two tokens may be equally likely to a model of six steps: then a prompt that is answered
+    # alone, by transformers' `generate`, may get the other one.
+    other = [pair for pair in zip(answers, predictions, strict=True) if pair[0] != pair[1]]
+    assert len(other) <= len(predictions) // 20, other
 
 
 def test_the_code_gives_the_answers_of_the_run(
