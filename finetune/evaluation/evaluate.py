@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -150,7 +151,18 @@ def _load_batches(
         worker_init_fn=signals.ignore_in_worker,
     )
     with signals.held():
-        return iter(loader)
+        batches = iter(loader)
+    # A store is written by this thread while the model answers.
+    return _load_ahead(batches) if workers == 0 and dataset.store is None else batches
+
+
+def _load_ahead(batches: Iterator[T]) -> Iterator[T]:
+    """Load the next batch in a thread while this one is answered; neither holds the interpreter long."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
 
 
 def _fill_batches(groups: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
