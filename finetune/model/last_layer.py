@@ -67,7 +67,8 @@ def _run_layer(
     """Return (1, N, width) where columns and places are given; otherwise what `plain`, its method, does."""
     if supervised_columns is None or supervised_places is None:
         return plain(hidden_states, *args, attention_mask=attention_mask, **kwargs)
-    if not getattr(layer, INSTALLED):
+    # Without any mask, which rows a kernel takes for causal depends on how many there are.
+    if not getattr(layer, INSTALLED) or (attention_mask is None and "prefix" not in kwargs):
         full = plain(hidden_states, *args, attention_mask=attention_mask, **kwargs)
         return take(take_columns(full, supervised_columns), supervised_places)
     # Flex attention has blocks, from which no rows can be taken.
