@@ -62,7 +62,7 @@ def _import(facts: RunFacts, is_adapter: bool) -> Iterator[str]:
         yield ""
     yield "import torch"
     if is_adapter:
-        yield "from peft import PeftModel"
+        yield f"from peft import {'PeftConfig, ' if _copies_in_float32(facts) else ''}PeftModel"
     yield "from PIL import Image, ImageOps"
     names = [_MODEL, "PaliGemmaProcessor"]
     if is_adapter and facts.backbone == "gemma2":
@@ -128,18 +128,26 @@ def _load_adapter(facts: RunFacts, repo: str | None) -> Iterator[str]:
         yield from _quantize(facts, bits)
         options += ["quantization_config=quantization", "device_map=device"]
     yield from _call(f"model = {_MODEL}.from_pretrained", ["base", *options])
-    options = []
-    if facts.setting("peft.modules_to_save"):
-        # Otherwise PEFT rounds them to the format of the base.
-        options.append("low_cpu_mem_usage=True")
-    if facts.setting("model.learning_dtype") == "bfloat16":
-        options.append("autocast_adapter_dtype=False")
+    if _copies_in_float32(facts):
+        # PEFT's `low_cpu_mem_usage=True` keeps the copies as they were stored, but rounds LoRA's matrices.
+        yield "for name in PeftConfig.from_pretrained(adapter).modules_to_save:"
+        yield "    model.get_submodule(name).float()  # PEFT copies it as it is; its values are float32"
+    options = ["autocast_adapter_dtype=False"] if _learned_dtype(facts) == "bfloat16" else []
     move = ".to(device)" if bits == 16 else ""
     yield from _call("model = PeftModel.from_pretrained", ["model", "adapter", *options], f"{move}.eval()")
     if bits == 4 and facts.environment.get("gpus") == []:
         yield "for module in model.modules():  # on a CPU: the kernel of the run"
         yield "    module.support_avx512bf16_for_cpu = False"
     yield 'processor = PaliGemmaProcessor.from_pretrained(adapter, backend="pil")'
+
+
+def _learned_dtype(facts: RunFacts) -> str:
+    return str(facts.setting("model.learning_dtype") or "float32")
+
+
+def _copies_in_float32(facts: RunFacts) -> bool:
+    """Return whether the adapter has copies of whole modules in float32 (`peft.modules_to_save`)."""
+    return bool(facts.setting("peft.modules_to_save")) and _learned_dtype(facts) == "float32"
 
 
 def _quantize(facts: RunFacts, bits: int) -> Iterator[str]:
@@ -159,8 +167,8 @@ def _quantize(facts: RunFacts, bits: int) -> Iterator[str]:
 
 
 def _load_model(facts: RunFacts, merged: str | None) -> Iterator[str]:
-    frozen, learned = (facts.setting(f"model.{name}") for name in ("dtype", "learning_dtype"))
-    formats = {frozen or "bfloat16", learned or "float32"} if merged is None else {merged}
+    frozen = facts.setting("model.dtype")
+    formats = {frozen or "bfloat16", _learned_dtype(facts)} if merged is None else {merged}
     dtype = "float32" if "float32" in formats else min(formats)
     yield f"model = {_MODEL}.from_pretrained(model_path, dtype=torch.{dtype})"
     tests = list(_list_frozen(facts)) if len(formats) > 1 else []
