@@ -1,9 +1,13 @@
 """Every command that documents and recipes' headers name composes; every link leads somewhere."""
 
 import re
+import runpy
 import shlex
 import shutil
+import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
+from itertools import dropwhile
 from pathlib import Path
 
 import pytest
@@ -80,13 +84,34 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def parse_only(script: str, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a script and end it when it has read its options, if it has any."""
+    source = (REPOSITORY / script).read_text(encoding="utf-8")
+    assert not options or "ArgumentParser" in source
+    if "ArgumentParser" not in source:
+        return
+    parse = ArgumentParser.parse_args
+
+    def parse_and_end(parser: ArgumentParser) -> None:
+        parse(parser)
+        sys.exit(0)
+
+    monkeypatch.setattr(ArgumentParser, "parse_args", parse_and_end)
+    monkeypatch.setattr(sys, "argv", [script, *options])
+    monkeypatch.syspath_prepend(str((REPOSITORY / script).parent))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+    assert ended.value.code == 0
+
+
 @pytest.mark.parametrize(("where", "line"), COMMANDS, ids=[f"{w}: {line[:60]}" for w, line in COMMANDS])
 def test_every_documented_command_composes(
     command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, where: str, line: str
 ) -> None:
     monkeypatch.chdir(workplace)
     for part in re.sub(r"\s#.*", "", line).split(";"):
-        words = shlex.split(part)
+        # Variables of the environment, such as OMP_NUM_THREADS=2, may precede a command.
+        words = list(dropwhile(re.compile(r"[A-Z_]+=").match, shlex.split(part)))
         match words:
             case ["make", target]:
                 assert re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
@@ -94,8 +119,8 @@ def test_every_documented_command_composes(
                 pass
             case ["cp", source, _]:
                 assert (REPOSITORY / source).is_file()
-            case ["python", script, *_] if script.endswith(".py"):
-                assert (REPOSITORY / script).is_file()
+            case ["python", script, *options] if script.endswith(".py"):
+                parse_only(script, options, monkeypatch)
             case ["python" | "torchrun", *rest] if "finetune" in rest:
                 rest = rest[rest.index("finetune") + 1 :]
                 check = [] if "--help" in rest or "--cfg" in rest else ["--cfg", "job"]
