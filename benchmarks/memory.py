@@ -18,7 +18,7 @@ from base_3b import make_base
 from runners import RANK
 from workloads import WORKLOADS, draw_examples, measure_rows
 
-from finetune.assembly.estimate import CUDA_CONTEXT, RunEstimate, resident_bytes
+from finetune.assembly.estimate import estimate_here
 from finetune.config.compose import compose
 from finetune.data.batches.collator import Collator
 from finetune.model.load import load_config, load_processor
@@ -50,11 +50,9 @@ def predict(base: Path, workload: str, batch: int, word: str, steps: int) -> flo
     collator = Collator(load_processor(str(base)), every_suffix=True)
     examples = draw_examples(WORKLOADS[workload], batch * (steps + 1), 14)
     lengths = measure_rows(collator, examples)
-    on_gpu = torch.cuda.is_available()
-    process = CUDA_CONTEXT if on_gpu else resident_bytes()
-    estimate = RunEstimate(compose(words), load_config(str(base)), lengths, on_gpu=on_gpu, process=process)
+    estimate = estimate_here(compose(words), load_config(str(base)), lengths)
     memory = estimate.memory(every=estimate.checkpoint_every)
-    return (memory.allocated if on_gpu else memory.total) / 2**30
+    return (memory.allocated if torch.cuda.is_available() else memory.total) / 2**30
 
 
 def main() -> None:

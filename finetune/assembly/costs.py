@@ -6,12 +6,9 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import PaliGemmaConfig
 
-from finetune.assembly.estimate import CUDA_CONTEXT, RunEstimate, device_bytes
+from finetune.assembly.estimate import RunEstimate, device_bytes
 from finetune.assembly.fit import describe_fit
-from finetune.assembly.lengths import RowLengths
-from finetune.config.schema import RunConfig
 from finetune.model.peak import find_peak
 from finetune.run.files import read_json, write_json
 from finetune.run.folder import RunFolder
@@ -28,25 +25,12 @@ class RunCosts:
     """Costs of a training, estimated before it begins: a mistake here must not come after days of it.
 
     Args:
-        options: of the run, as it is taken.
-        checkpoint: configuration of the checkpoint.
-        lengths: of the training rows.
-        process: bytes of the process before the model was loaded.
+        estimate: of the run, with the options that it takes.
         command: the words of the run.
     """
 
-    def __init__(
-        self,
-        options: RunConfig,
-        checkpoint: PaliGemmaConfig,
-        lengths: RowLengths | None,
-        process: int,
-        command: Sequence[str] = (),
-    ) -> None:
-        self.command = command
-        on_gpu = PartialState().device.type == "cuda"
-        process = CUDA_CONTEXT if on_gpu else process
-        self.estimate = RunEstimate(options, checkpoint, lengths, on_gpu=on_gpu, process=process)
+    def __init__(self, estimate: RunEstimate, command: Sequence[str] = ()) -> None:
+        self.estimate, self.command = estimate, command
         self.memory = self.estimate.memory(every=self.estimate.checkpoint_every)
         self.useful, self.executed = self.estimate.operations()
 

@@ -79,6 +79,11 @@ class Data:
     row_lengths: RowLengths | None = None
     """Of the training rows: the longest, the mean."""
 
+    @property
+    def splits(self) -> list[ExampleDataset]:
+        """Those that there are, the training split first."""
+        return [split for split in (self.train, self.validation, self.test) if split is not None]
+
 
 def build_data(
     config: RunConfig,

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from transformers import PaliGemmaConfig
 
 from finetune.assembly.lengths import RowLengths
@@ -64,6 +65,12 @@ class RunEstimate:
         self._learning = describe_learning(learner)
         settings = StepSettings(options.trainer.optim, half, model.attention, on_gpu, process)
         self._memory = MemoryEstimate(learner, self.checkpoint, options.peft, settings)
+
+    def with_checkpointing(self, options: RunConfig) -> "RunEstimate":
+        """Return the estimate of the same run, with the layers that these options recompute."""
+        other = copy.copy(self)
+        other.options = options
+        return other
 
     def with_lengths(self, lengths: RowLengths) -> "RunEstimate":
         """Return the estimate for other training rows."""
@@ -153,6 +160,19 @@ class RunEstimate:
         execution = Execution(self.options.trainer.speed.last_layer, self.checkpoint_every)
         useful = count_useful(self.checkpoint, self._learning, size)
         return useful, count_executed(self.checkpoint, self._learning, size, execution)
+
+
+def estimate_here(
+    options: RunConfig,
+    checkpoint: PaliGemmaConfig,
+    lengths: RowLengths | None = None,
+    *,
+    adapter: TrainedAdapter | None = None,
+) -> RunEstimate:
+    """Return the estimate of a run in this process; see `RunEstimate`."""
+    on_gpu = PartialState().device.type == "cuda"
+    process = CUDA_CONTEXT if on_gpu else resident_bytes()
+    return RunEstimate(options, checkpoint, lengths, adapter=adapter, on_gpu=on_gpu, process=process)
 
 
 def _longest_allowed(options: RunConfig) -> RowLengths:

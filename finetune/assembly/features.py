@@ -4,17 +4,22 @@ from collections.abc import Mapping
 from functools import partial
 from hashlib import blake2b
 
-import PIL
 import torch
 from accelerate import PartialState
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PaliGemmaProcessor
-from transformers import __version__ as transformers_version
 
 from finetune.assembly.data import Data
 from finetune.assembly.model import half_dtype, half_precision
-from finetune.assembly.room import ImageCache, count_images, open_room, open_store
+from finetune.assembly.room import (
+    ImageCache,
+    count_images,
+    describe_resizing,
+    find_changes,
+    open_room,
+    open_store,
+)
 from finetune.assembly.trainer import divide_run_batch
 from finetune.config.schema import RunConfig
 from finetune.data.batches.order import count_steps
@@ -56,10 +61,9 @@ def build_feature_cache(
     store = _open_store(config, model, processor)
     if asked is None and data.train is None and not len(store):
         return ImageCache([Technique(_OPTION, False, f"nothing is stored of these weights{hint}")])
-    splits = [split for split in (data.train, data.validation, data.test) if split is not None]
     tokens, width = store.shape
     what = f"{tokens:,} tokens x {width:,} numbers x {store.dtype.itemsize} bytes"
-    cache = open_room(_OPTION, store, splits, what, 0.5 if asked else 0.25)
+    cache = open_room(_OPTION, store, data.splits, what, 0.5 if asked else 0.25)
     if cache.store is not None:
         keep_features(model, partial(_keep, store))
     return cache
@@ -80,9 +84,7 @@ def _find_obstacle(config: RunConfig, model: nn.Module, train: ExampleDataset | 
         return "the vision tower learns"
     if drops_activations(tower):
         return "dropout changes what the vision tower makes of an image"
-    if train.augment is not None:
-        return "augmentation changes the images (augmentation=none)"
-    return None
+    return find_changes(train)
 
 
 def _find_reason_against(config: RunConfig, model: nn.Module, train: ExampleDataset | None) -> str | None:
@@ -115,14 +117,11 @@ def _open_store(config: RunConfig, model: nn.Module, processor: PaliGemmaProcess
         "tower": digest_tensors(tower.state_dict()),
         "config": tower.config.to_json_string(),
         "attention": tower.config._attn_implementation,
-        "image processor": processor.image_processor.to_json_string(),
-        "resize": str(config.image.resize),
+        **describe_resizing(config, processor),
         "autocast": str(half),
         "features": f"{dtype} {shape}",
         "device": PartialState().device.type,
         "torch": torch.__version__,
-        "transformers": transformers_version,
-        "pillow": PIL.__version__,
     }
     return open_store("features", about, shape, dtype)
 

@@ -3,15 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
-import PIL
 import torch
 from torch import nn
 from transformers import PaliGemmaProcessor
-from transformers import __version__ as transformers_version
 
 from finetune.assembly.data import Data
 from finetune.assembly.features import build_feature_cache
-from finetune.assembly.room import ImageCache, open_room, open_store
+from finetune.assembly.room import ImageCache, describe_resizing, find_changes, open_room, open_store
 from finetune.config.schema import RunConfig
 from finetune.data.batches.pixels import PixelBuilder
 from finetune.errors import UserError
@@ -53,17 +51,13 @@ def _build_pixel_cache(
         raise UserError(f"trainer.speed.{_OPTION}=true cannot apply: {why}. Leave it out.")
     shape = (3, *builder.size)
     about = {
-        "image processor": processor.image_processor.to_json_string(),
-        "resize": str(config.image.resize),
+        **describe_resizing(config, processor),
         "pixels": str(shape),
-        "pillow": PIL.__version__,
         "numpy": np.__version__,
-        "transformers": transformers_version,
     }
     store = open_store("pixels", about, shape, torch.uint8)
-    splits = [split for split in (data.train, data.validation, data.test) if split is not None]
     what = f"3 x {shape[1]:,} x {shape[2]:,} bytes"
-    cache = open_room(_OPTION, store, splits, what, 0.5)
+    cache = open_room(_OPTION, store, data.splits, what, 0.5)
     for collator in (data.collator, data.evaluation_collator):
         collator.pixels.store = cache.store
     return cache
@@ -71,8 +65,6 @@ def _build_pixel_cache(
 
 def _find_obstacle(data: Data, builder: PixelBuilder) -> str | None:
     """Return why there are no pixels of an image that are always the same."""
-    if data.train is not None and data.train.augment is not None:
-        return "augmentation changes the images (augmentation=none)"
     if not builder.technique.is_on:
         return "it keeps bytes, and pixels are floats here (trainer.speed.uint8_pixels)"
-    return None
+    return find_changes(data.train)

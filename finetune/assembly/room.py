@@ -7,11 +7,15 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
+import PIL
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, List, Value
+from transformers import PaliGemmaProcessor
+from transformers import __version__ as transformers_version
 
 from finetune.codecs.mask_vae import cache_folder
+from finetune.config.schema import RunConfig
 from finetune.data.examples.dataset import PICTURES, ExampleDataset
 from finetune.data.stored.store import ImageStore
 from finetune.speed import Technique
@@ -31,6 +35,28 @@ class ImageCache:
     def attach(self, examples: ExampleDataset) -> ExampleDataset:
         """Return examples whose images are not decoded if they are stored."""
         return replace(examples, store=self.store)
+
+
+def describe_resizing(config: RunConfig, processor: PaliGemmaProcessor) -> dict[str, str]:
+    """Return what the resized pixels of an image depend on, besides its file.
+
+    Args:
+        config: `image` is read.
+        processor: of the checkpoint.
+    """
+    return {
+        "image processor": processor.image_processor.to_json_string(),
+        "resize": str(config.image.resize),
+        "pillow": PIL.__version__,
+        "transformers": transformers_version,
+    }
+
+
+def find_changes(train: ExampleDataset | None) -> str | None:
+    """Return why the images of a training are not the same in every epoch; None if they are."""
+    if train is not None and train.augment is not None:
+        return "augmentation changes the images (augmentation=none)"
+    return None
 
 
 def open_store(

@@ -8,16 +8,15 @@ network.
 
 import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from accelerate import PartialState
 from huggingface_hub import try_to_load_from_cache
 
+from finetune.assembly.checkpointing import settle_checkpointing
 from finetune.assembly.data import Data, build_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
-from finetune.assembly.estimate import CUDA_CONTEXT, RunEstimate, resident_bytes
+from finetune.assembly.estimate import RunEstimate, estimate_here
 from finetune.assembly.fit import describe_fit
 from finetune.assembly.lengths import settle_longest_answer
 from finetune.assembly.model import read_continued
@@ -60,13 +59,18 @@ def run(options: Plan, launch: Launch) -> PlanResult:
     assert data.row_lengths is not None
     description = describe_run(options, launch.folder, data.train, data.validation, data.test) + note
     log.info("%s", description)
-    plan = compute_plan(options, estimate.with_lengths(data.row_lengths), data, launch.command)
+    estimate = estimate.with_lengths(data.row_lengths)
+    here = estimate.with_checkpointing(settle_checkpointing(options, estimate))
+    plan = compute_plan(options, here, data)
+    if options.fit_bytes is not None:
+        card = f"a GPU of {options.fit}"
+        plan = replace(plan, fit=describe_fit(estimate.for_gpu(), options.fit_bytes, card, launch.command))
     plan = replace(plan, description=description)
     log.info(
         f"{plan.train_examples:,} train and {plan.validation_examples:,} validation examples, batch "
         f"{plan.batch}: {plan.steps:,} steps, {plan.epochs:.2f} epochs"
     )
-    log.info("%s", describe_memory(estimate.with_lengths(data.row_lengths)))
+    log.info("%s", describe_memory(here))
     log.info("%s", describe_work(plan))
     if plan.fit is not None:
         log.info("the training %s", plan.fit)
@@ -83,9 +87,7 @@ def estimate_run(options: Plan) -> RunEstimate:
     # Published ones need no network.
     checkpoint = published_config(model.path) or load_config(model.path, model.revision, model.resolution)
     adapter = read_continued(options, checkpoint, is_loaded=True)
-    on_gpu = torch.cuda.is_available()
-    process = CUDA_CONTEXT if on_gpu else resident_bytes()
-    return RunEstimate(options, checkpoint, adapter=adapter, on_gpu=on_gpu, process=process)
+    return estimate_here(options, checkpoint, adapter=adapter)
 
 
 def read_data(options: Plan) -> tuple[Data, str]:
@@ -115,16 +117,13 @@ def read_data(options: Plan) -> tuple[Data, str]:
     ), note
 
 
-def compute_plan(
-    options: Plan, estimate: RunEstimate, data: Data, command: Sequence[str] = ()
-) -> PlanResult:
+def compute_plan(options: Plan, estimate: RunEstimate, data: Data) -> PlanResult:
     """Compute steps, memory, operations, time and the size of the cache of image features.
 
     Args:
         options: of the run.
         estimate: with the lengths of the data.
         data: the examples.
-        command: the words of the plan.
     """
     trainer, processes, examples = options.trainer, count_processes(), len(data.train or ())
     size, accumulation = divide_run_batch(trainer, processes)
@@ -135,10 +134,7 @@ def compute_plan(
     if options.peak_tflops is not None:
         peak = Peak(options.peak_tflops, "peak_tflops=")
     counts, vision = estimate.counts.values(), estimate.checkpoint.vision_config
-    images = sum(count_images(split) for split in (data.train, data.validation) if split is not None)
-    fit = options.fit_bytes and describe_fit(
-        estimate.for_gpu(), options.fit_bytes, f"a GPU of {options.fit}", command
-    )
+    images = sum(map(count_images, data.splits))
     return PlanResult(
         format_table(estimate.counts),
         learning=sum(count.learning for count in counts),
@@ -154,7 +150,6 @@ def compute_plan(
         peak_source=peak.source,
         seconds=steps * batch / processes * executed / (peak.tflops * 1e12),
         feature_cache=images * estimate.image_tokens * int(vision.hidden_size) * _OF_FEATURES,
-        fit=fit or None,
     )
 
 

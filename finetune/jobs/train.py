@@ -22,7 +22,7 @@ from finetune.assembly.checkpointing import settle_checkpointing
 from finetune.assembly.costs import RunCosts, record_costs
 from finetune.assembly.data import Data, build_data, fingerprint_data, warn_of_shared_examples
 from finetune.assembly.describe import describe_run
-from finetune.assembly.estimate import resident_bytes
+from finetune.assembly.estimate import estimate_here
 from finetune.assembly.evaluator import LastEvaluations, build_evaluator
 from finetune.assembly.evidence import complete_report
 from finetune.assembly.grouping import choose_grouping
@@ -100,7 +100,8 @@ def run(options: Train, launch: Launch) -> TrainResult:
         processor = load_processor(options.model.path, options.model.revision)
         data = build_data(options, processor, metric)
         launch = record_settings(options, folder, launch, data)
-        options, process = settle_checkpointing(options, checkpoint), resident_bytes()
+        estimate = estimate_here(options, checkpoint, data.row_lengths)
+        options = settle_checkpointing(options, estimate)
         learner = build_learner(options, checkpoint, processor)
         images = build_image_cache(options, learner.model, processor, data)
         learner = replace(learner, techniques=learner.techniques + images.techniques)
@@ -118,7 +119,7 @@ def run(options: Train, launch: Launch) -> TrainResult:
         compilation = settle_compilation(options, learner.model)
         packing = settle_packing(options, trainer, data.lengths)
         learner.techniques.extend([attention.technique, compilation, packing])
-        costs = RunCosts(options, checkpoint, data.row_lengths, process, launch.command)
+        costs = RunCosts(estimate.with_checkpointing(options), launch.command)
         first = 0 if start is None else start.step
         base = replace(learner.origin, revision=asked)
         with opened(folder, options, launch, data, trainer, base, attention), trackers.running(first):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from accelerate import PartialState
 
-from finetune.assembly.checkpointing import estimate_step, settle_checkpointing
+from finetune.assembly.checkpointing import settle_checkpointing
+from finetune.assembly.estimate import RunEstimate
 from finetune.config.compose import compose
 from finetune.model.published import published_config
 
@@ -13,7 +14,7 @@ def settle(*words: str) -> tuple[bool | None, int | None]:
     options = compose(["recipe=vqav2_lora", *words])
     checkpoint = published_config(options.model.path)
     assert checkpoint is not None
-    trainer = settle_checkpointing(options, checkpoint).trainer
+    trainer = settle_checkpointing(options, RunEstimate(options, checkpoint)).trainer
     return trainer.activation_checkpointing, trainer.speed.checkpoint_every
 
 
@@ -53,8 +54,8 @@ def test_the_estimate_grows_with_k() -> None:
     options = compose(["recipe=vqav2_lora"])
     checkpoint = published_config(options.model.path)
     assert checkpoint is not None
-    bytes_of = estimate_step(options, checkpoint)
-    estimates = [bytes_of(every) for every in (1, 2, 3, 6, 18, None)]
+    estimate = RunEstimate(options, checkpoint)
+    estimates = [estimate.memory(every=every).allocated for every in (1, 2, 3, 6, 18, None)]
     assert estimates == sorted(set(estimates))
 
 

@@ -35,6 +35,7 @@ from finetune.model.forward import compute_losses
 from finetune.model.surgery import operate
 from finetune.speed import SpeedOptions
 from finetune.tasks.text import TextTask
+from tests.assembly.conftest import data_of
 from tests.conftest import noise_image
 
 Build = Callable[..., PaliGemmaForConditionalGeneration]
@@ -48,6 +49,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.fixture
+def frozen(random_model: Build) -> PaliGemmaForConditionalGeneration:
+    return random_model().requires_grad_(False)
+
+
 @pytest.fixture(scope="module")
 def digits() -> ExampleDataset:
     return ExampleDataset(
@@ -55,17 +61,9 @@ def digits() -> ExampleDataset:
     )
 
 
-class Parts:
-    """What of a run's data decides."""
-
-    def __init__(self, examples: ExampleDataset) -> None:
-        self.train = self.validation = examples
-        self.test = None
-
-
 def decide(model: nn.Module, processor: PaliGemmaProcessor, examples: ExampleDataset, *words: str) -> Any:
     config = compose(["recipe=quickstart", "trainer.bf16=false", *words])
-    return build_feature_cache(config, model, processor, Parts(examples))  # type: ignore[arg-type]
+    return build_feature_cache(config, model, processor, data_of(examples, Collator(processor)))
 
 
 def run(model: nn.Module, batch: Batch, half: bool) -> tuple[Tensor, dict[str, Tensor]]:
@@ -213,34 +211,30 @@ def test_what_changes_features_switches_them_off_and_refuses_to_be_asked(
 
 
 def test_without_being_asked_it_is_on_where_it_pays(
-    random_model: Build,
+    frozen: PaliGemmaForConditionalGeneration,
     processor: PaliGemmaProcessor,
     digits: ExampleDataset,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = random_model()
-    model.requires_grad_(False)
-    assert "the vision tower is small" in decide(model, processor, digits).techniques[0].detail
+    assert "the vision tower is small" in decide(frozen, processor, digits).techniques[0].detail
     monkeypatch.setattr(decisions, "_FEW", 1)
-    once = decide(model, processor, digits, "trainer.num_train_epochs=1", "trainer.global_batch_size=2")
+    once = decide(frozen, processor, digits, "trainer.num_train_epochs=1", "trainer.global_batch_size=2")
     assert once.techniques[0].detail.startswith("each image is seen once; trainer.speed.feature_cache=true")
-    twice = decide(model, processor, digits, "trainer.num_train_epochs=2", "trainer.global_batch_size=2")
+    twice = decide(frozen, processor, digits, "trainer.num_train_epochs=2", "trainer.global_batch_size=2")
     assert twice.techniques[0].is_on
-    off = decide(model, processor, digits, "trainer.speed.feature_cache=false").techniques[0]
+    off = decide(frozen, processor, digits, "trainer.speed.feature_cache=false").techniques[0]
     assert off.detail == "by trainer.speed.feature_cache"
 
 
 def test_without_room_training_goes_on_and_says_how_much_is_needed(
-    random_model: Build,
+    frozen: PaliGemmaForConditionalGeneration,
     processor: PaliGemmaProcessor,
     digits: ExampleDataset,
     cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = random_model()
-    model.requires_grad_(False)
     monkeypatch.setattr(room, "_free_bytes", lambda _: 1000)
-    decided = decide(model, processor, digits, "trainer.speed.feature_cache=true")
+    decided = decide(frozen, processor, digits, "trainer.speed.feature_cache=true")
     assert re.search(r"no room: at most \d+\.\d MiB \(12 images x 64 tokens", decided.techniques[0].detail)
     assert decided.store is None
     assert not cache.exists()
@@ -258,18 +252,16 @@ def test_images_are_counted_once_by_their_path(digits: ExampleDataset) -> None:
 
 
 def test_images_that_several_rows_show_are_seen_more_than_once(
-    random_model: Build,
+    frozen: PaliGemmaForConditionalGeneration,
     processor: PaliGemmaProcessor,
     digits: ExampleDataset,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = random_model()
-    model.requires_grad_(False)
     monkeypatch.setattr(decisions, "_FEW", 1)
     paths = digits.rows.remove_columns("image").add_column("image", ["a.png", "b.png"] * 3)
     words = ("trainer.num_train_epochs=1", "trainer.global_batch_size=2")
-    assert not decide(model, processor, digits, *words).techniques[0].is_on
-    assert decide(model, processor, replace(digits, rows=paths), *words).techniques[0].is_on
+    assert not decide(frozen, processor, digits, *words).techniques[0].is_on
+    assert decide(frozen, processor, replace(digits, rows=paths), *words).techniques[0].is_on
 
 
 def test_images_of_other_data_in_the_folder_do_not_count_as_stored(

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import PaliGemmaProcessor
 
+from finetune.assembly.data import Data
 from finetune.assembly.image_cache import build_image_cache
 from finetune.assembly.room import ImageCache
 from finetune.config.compose import compose
@@ -22,6 +23,7 @@ from finetune.data.images import Picture
 from finetune.errors import UserError
 from finetune.model.features import spread_pixels
 from finetune.tasks.text import TextTask
+from tests.assembly.conftest import data_of
 from tests.conftest import noise_image
 
 Build = Callable[..., Any]
@@ -47,16 +49,8 @@ def rows(tmp_path: Path) -> Dataset:
     return Dataset.from_dict({"id": ids, "group": [None] * 4, "images": shown, "answers": [["x"]] * 4})
 
 
-def decide(data: Any, processor: PaliGemmaProcessor, model: torch.nn.Module, *words: str) -> ImageCache:
+def decide(data: Data, processor: PaliGemmaProcessor, model: torch.nn.Module, *words: str) -> ImageCache:
     return build_image_cache(compose(["recipe=quickstart", *ON, *words]), model, processor, data)
-
-
-class Parts:
-    """What of a run's data decides."""
-
-    def __init__(self, examples: ExampleDataset, collator: Collator) -> None:
-        self.train, self.validation, self.test = examples, examples, None
-        self.collator = self.evaluation_collator = collator
 
 
 @pytest.mark.parametrize("resize", ["bicubic", "bilinear", "paper"])
@@ -72,7 +66,7 @@ def test_stored_pixels_are_those_that_are_resized(
     plain = ExampleDataset(rows, TextTask("{answers}", "answers"), "train", antialias=antialias)
     expected = Collator(processor, resize=resize)([plain[index] for index in range(4)])
     collator = Collator(processor, resize=resize)
-    decided = decide(Parts(plain, collator), processor, random_model(), f"image.resize={resize}")
+    decided = decide(data_of(plain, collator), processor, random_model(), f"image.resize={resize}")
     assert [one.is_on for one in decided.techniques] == [False, True]
     assert "(8 images x 3 x 56 x 56 bytes), of which about" in decided.techniques[1].detail
     examples = decided.attach(plain)
@@ -87,9 +81,9 @@ def test_stored_pixels_are_those_that_are_resized(
         assert torch.equal(spread_pixels(batch), spread_pixels(expected))
         assert torch.equal(batch["input_ids"], expected["input_ids"])
     assert sum(file.stat().st_size for file in cache.rglob("*.records")) == 3 * 3 * 56 * 56
-    again = decide(Parts(plain, collator), processor, random_model(), f"image.resize={resize}")
+    again = decide(data_of(plain, collator), processor, random_model(), f"image.resize={resize}")
     assert again.is_full
-    other = decide(Parts(plain, collator), processor, random_model(), "image.resize=bilinear")
+    other = decide(data_of(plain, collator), processor, random_model(), "image.resize=bilinear")
     assert other.is_full == (resize == "bilinear")
 
 
@@ -111,7 +105,7 @@ def test_pixels_that_are_not_always_the_same_bytes_are_refused(
     examples = ExampleDataset(rows, TextTask("{answers}", "answers"), "train")
     if change == "augments":
         examples = replace(examples, augment=Augmentation(AugmentationConfig(flip=0.5)))
-    data = Parts(examples, Collator(processor, uint8_pixels=change != "floats"))
+    data = data_of(examples, Collator(processor, uint8_pixels=change != "floats"))
     with pytest.raises(UserError, match=f"trainer.speed.pixel_cache=true cannot apply: {why}"):
         decide(data, processor, random_model(), *words)
     off = decide(data, processor, random_model(), "trainer.speed.pixel_cache=false")
@@ -123,7 +117,7 @@ def test_pixels_are_not_kept_where_features_are(
 ) -> None:
     model = random_model()
     model.model.vision_tower.requires_grad_(False)
-    data = Parts(ExampleDataset(rows, TextTask("{answers}", "answers"), "train"), Collator(processor))
+    data = data_of(ExampleDataset(rows, TextTask("{answers}", "answers"), "train"), Collator(processor))
     decided = decide(data, processor, model, "trainer.speed.feature_cache=true")
     assert [one.is_on for one in decided.techniques] == [True, False]
     assert data.collator.pixels.store is None
