@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,26 +69,6 @@ def set_adapter(model: nn.Module) -> None:
                 parameter.normal_(0, 0.01, generator=torch.Generator().manual_seed(seed))
 
 
-def settings(batch: int, steps: int, **more: Any) -> dict[str, Any]:
-    """Return the arguments of transformers' Trainer that all runners share."""
-    return {
-        "output_dir": "/tmp/finetune-step",
-        "max_steps": steps,
-        "per_device_train_batch_size": batch,
-        "learning_rate": 1e-5,
-        "bf16": True,
-        "optim": "adamw_torch",
-        "remove_unused_columns": False,
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "train_sampling_strategy": "sequential",
-        "use_cpu": not torch.cuda.is_available(),
-        **more,
-    }
-
-
 def load_learner(base: Path, full: bool) -> nn.Module:
     """Load the base in bfloat16 as the tutorial does, with adapters on the language model alone.
 
@@ -107,17 +87,45 @@ def load_learner(base: Path, full: bool) -> nn.Module:
     return adapted
 
 
-def build_hf(
-    base: Path,
-    examples: Sequence[Example],
-    batch: int,
-    steps: int,
-    clock: TrainerCallback,
-    word: str,
-    full: bool,
-) -> tuple[Trainer, Collate]:
+class Training(NamedTuple):
+    """What every runner is to do."""
+
+    base: Path
+    """Folder of the checkpoint."""
+    examples: Sequence[Example]
+    """With one or several suffixes; all but `ours` get one row for each suffix."""
+    batch: int
+    """Images of a step."""
+    steps: int
+    clock: TrainerCallback
+    """Measures the steps."""
+    full: bool = False
+    """See `load_learner`."""
+
+
+def set_arguments(kind: type[TrainingArguments], asked: Training, **more: Any) -> TrainingArguments:
+    """Return transformers' arguments, of which all runners share these."""
+    return kind(
+        output_dir="/tmp/finetune-step",
+        max_steps=asked.steps,
+        per_device_train_batch_size=asked.batch,
+        learning_rate=1e-5,
+        bf16=True,
+        optim="adamw_torch",
+        remove_unused_columns=False,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        train_sampling_strategy="sequential",
+        use_cpu=not torch.cuda.is_available(),
+        **more,
+    )
+
+
+def build_hf(asked: Training, word: str) -> tuple[Trainer, Collate]:
     """Build the tutorial's trainer, and what makes its batches."""
-    processor = PaliGemmaProcessor.from_pretrained(base)
+    processor = PaliGemmaProcessor.from_pretrained(asked.base)
 
     def collate(rows: Sequence[Example]) -> Any:
         return processor(
@@ -129,48 +137,39 @@ def build_hf(
         )
 
     trainer = Trainer(
-        model=load_learner(base, full),
-        args=TrainingArguments(**settings(batch, steps, activation_checkpointing=word == "checkpointing")),
+        model=load_learner(asked.base, asked.full),
+        args=set_arguments(TrainingArguments, asked, activation_checkpointing=word == "checkpointing"),
         data_collator=collate,
-        train_dataset=Listed(examples),
-        callbacks=[clock],
+        train_dataset=Listed(asked.examples),
+        callbacks=[asked.clock],
     )
     return trainer, collate
 
 
-def build_trl(
-    base: Path,
-    examples: Sequence[Example],
-    batch: int,
-    steps: int,
-    clock: TrainerCallback,
-    word: str,
-    full: bool,
-) -> tuple[Trainer, Collate]:
+def build_trl(asked: Training, word: str) -> tuple[Trainer, Collate]:
     """Build TRL's trainer, with our batches."""
     import datasets
     from trl import SFTConfig, SFTTrainer
 
     from finetune.data.batches.collator import Collator
 
-    processor = PaliGemmaProcessor.from_pretrained(base)
+    processor = PaliGemmaProcessor.from_pretrained(asked.base)
     make = Collator(processor, uint8_pixels=False)
     read = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "labels")
 
     def collate(rows: Sequence[Any]) -> Any:
-        chosen = [row if isinstance(row, Example) else examples[row["image"]] for row in rows]
+        chosen = [row if isinstance(row, Example) else asked.examples[row["image"]] for row in rows]
         made = make(chosen)
         return {name: made[name] for name in read}
 
-    more = {"gradient_checkpointing": word == "checkpointing"}
     trainer = SFTTrainer(
-        model=load_learner(base, full),
-        args=SFTConfig(**settings(batch, steps, **more)),
+        model=load_learner(asked.base, asked.full),
+        args=set_arguments(SFTConfig, asked, gradient_checkpointing=word == "checkpointing"),
         data_collator=collate,
         # It takes no other kind of dataset; a column of this name makes it leave the rows as they are.
-        train_dataset=datasets.Dataset.from_dict({"image": list(range(len(examples)))}),
+        train_dataset=datasets.Dataset.from_dict({"image": list(range(len(asked.examples)))}),
         processing_class=processor,
-        callbacks=[clock],
+        callbacks=[asked.clock],
     )
     return trainer, collate
 
@@ -208,15 +207,7 @@ class Cached(Listed):
         )
 
 
-def build_ours(
-    base: Path,
-    examples: Sequence[Example],
-    batch: int,
-    steps: int,
-    clock: TrainerCallback,
-    word: str,
-    full: bool,
-) -> tuple[Trainer, Collate]:
+def build_ours(asked: Training, word: str) -> tuple[Trainer, Collate]:
     """Build what `train` does: `assembly.model.build_learner`, our collator and trainer."""
     from finetune.assembly.attention import settle_attention
     from finetune.assembly.model import build_learner
@@ -227,10 +218,12 @@ def build_ours(
     from finetune.training.options import LossAverage, LossConfig
     from finetune.training.trainer import PaliGemmaTrainer
 
-    options = compose([*list_words(base, full), "collator.targets=all", *filter(None, word.split(","))])
+    base, examples = asked.base, asked.examples
+    words = [*list_words(base, asked.full), "collator.targets=all", *filter(None, word.split(","))]
+    options = compose(words)
     processor = load_processor(str(base))
     learner = build_learner(options, load_config(str(base)), processor)
-    if not full:
+    if not asked.full:
         set_adapter(learner.model)
 
     class Ours(PaliGemmaTrainer):
@@ -249,13 +242,13 @@ def build_ours(
         listed = Cached(examples, learner.model, floats, read_side(base))
     trainer = Ours(
         learner.model,
-        TrainingArguments(**settings(batch, steps)),
+        set_arguments(TrainingArguments, asked),
         collate,
         listed,
         loss=LossConfig(average=LossAverage.token),  # as the others do
-        callbacks=[clock],
+        callbacks=[asked.clock],
     )
-    settle_attention(options, learner.model, collate(examples[:batch]), recorded=None)
+    settle_attention(options, learner.model, collate(examples[: asked.batch]), recorded=None)
     settle_packing(options, trainer, np.array([collate([example])["lengths"][0] for example in examples]))
     return trainer, collate
 
@@ -263,30 +256,11 @@ def build_ours(
 BUILDERS = {"hf": build_hf, "trl": build_trl, "ours": build_ours}
 
 
-def build(
-    runner: str,
-    base: Path,
-    examples: Sequence[Example],
-    batch: int,
-    steps: int,
-    clock: TrainerCallback,
-    *,
-    full: bool = False,
-) -> tuple[Trainer, Any]:
-    """Build the trainer of a runner, and its first batch.
-
-    Args:
-        runner: its name, as the module says.
-        base: folder of the checkpoint.
-        examples: with one or several suffixes; all but `ours` get one row for each suffix.
-        batch: images in a step.
-        steps: to be taken.
-        clock: measures the steps.
-        full: see `load_learner`.
-    """
+def build(runner: str, asked: Training) -> tuple[Trainer, Any]:
+    """Build the trainer of a runner, whose name is as the module says, and its first batch."""
     name, _, word = runner.partition(":") if ":" in runner else runner.partition("_")
     if name != "ours" or "collator.targets=one" in word:
-        batch *= len(examples[0].suffixes)
-        examples = one_suffix_each(examples)
-    trainer, collate = BUILDERS[name](base, examples, batch, steps, clock, word, full)
-    return trainer, collate(examples[:batch])
+        rows = one_suffix_each(asked.examples)
+        asked = asked._replace(examples=rows, batch=asked.batch * len(asked.examples[0].suffixes))
+    trainer, collate = BUILDERS[name](asked, word)
+    return trainer, collate(asked.examples[: asked.batch])

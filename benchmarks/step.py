@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from base_3b import make_base
-from runners import build, list_words, read_side
+from runners import Training, build, list_words, read_side
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 from workloads import WORKLOADS, digest, draw_examples, measure_rows
@@ -65,9 +65,8 @@ def run_turn(given: argparse.Namespace) -> None:
     """Run one turn of one runner, and print its line of JSON."""
     workload, base, clock = WORKLOADS[given.workload], Path(given.base), Clock()
     examples = draw_examples(workload, given.batch * (given.steps + 1), read_side(base))
-    trainer, batch = build(
-        given.runner, base, examples, given.batch, given.steps + 1, clock, full=workload.full
-    )
+    asked = Training(base, examples, given.batch, given.steps + 1, clock, workload.full)
+    trainer, batch = build(given.runner, asked)
     line = {"runner": given.runner, "workload": given.workload, "digest": digest(examples)}
     if given.gradients is not None:
         line |= measure_gradient(trainer, batch, Path(given.gradients))

@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from finetune.assembly.estimate import RunEstimate
 from finetune.assembly.model import freeze_and_adapt, half_dtype
 from finetune.config.compose import compose
+from finetune.config.schema import RunConfig
 from finetune.data.batches.collator import Collator
 from finetune.example import Example
 from finetune.model.forward import compute_losses
@@ -30,14 +31,22 @@ GIB = 2**30
 PLAIN = SpeedOptions(last_layer=False, lean_adapters=False, lean_mlp=False, lean_norms=False)
 
 
-def estimate(
-    *words: str, shape: StepShape, every: int | None = None, accumulates: bool = False
-) -> StepMemory:
+def build_learner(
+    *words: str, dtype: torch.dtype = torch.bfloat16
+) -> tuple[RunConfig, PaliGemmaConfig, nn.Module]:
+    """Build the model of a run without its weights."""
     options = compose(list(words))
     config = published_config(options.model.path)
     assert config is not None
-    base, half = build_meta_model(config, torch.bfloat16), half_dtype(options.trainer)
-    learner = freeze_and_adapt(base, options.model, options.freeze, options.peft, half, None)
+    base, half = build_meta_model(config, dtype), half_dtype(options.trainer)
+    return options, config, freeze_and_adapt(base, options.model, options.freeze, options.peft, half, None)
+
+
+def estimate(
+    *words: str, shape: StepShape, every: int | None = None, accumulates: bool = False
+) -> StepMemory:
+    options, config, learner = build_learner(*words)
+    half = half_dtype(options.trainer)
     operate(learner, options.trainer.speed, autocast=half is not None)
     settings = StepSettings(options.trainer.optim, half, options.model.attention)
     memory = MemoryEstimate(learner, config, options.peft, settings)
@@ -69,11 +78,7 @@ def test_full_tuning_has_weights_gradients_moments_and_a_copy_in_the_update() ->
 
 def test_a_layer_keeps_what_was_counted_on_its_classes() -> None:
     """A decoder layer with float32 adapters under bf16 autocast saves 182 KiB a token."""
-    options = compose(["recipe=vqav2_lora"])
-    config = published_config(options.model.path)
-    assert config is not None
-    base = build_meta_model(config, torch.bfloat16)
-    model = freeze_and_adapt(base, options.model, options.freeze, options.peft, torch.bfloat16, None)
+    _, config, model = build_learner("recipe=vqav2_lora")
     layer = find_tower(model, "language_model").layers[3]
     given = LayerInput(Tower.language_model, 2, 272, None)
     count = count_layer(layer, given, config, torch.bfloat16)
@@ -112,12 +117,7 @@ def test_logits_are_as_many_as_a_batch_has_and_not_as_its_longest_text_would() -
 
 
 def test_a_cpu_also_has_holes_in_its_heap() -> None:
-    options = compose(["recipe=vqav2_lora"])
-    config = published_config(options.model.path)
-    assert config is not None
-    learner = freeze_and_adapt(
-        build_meta_model(config, torch.bfloat16), options.model, options.freeze, options.peft, None, None
-    )
+    options, config, learner = build_learner("recipe=vqav2_lora")
     on_gpu = MemoryEstimate(learner, config, options.peft, StepSettings(on_gpu=True))
     on_cpu = on_gpu.with_settings(on_gpu=False, process=GIB)
     assert on_cpu.estimate(ONE).allocated > 1.5 * on_gpu.estimate(ONE).activations
@@ -199,10 +199,8 @@ def test_rows_too_short_for_a_kernel_to_matter_have_a_dense_mask(
 
 
 def test_counting_leaves_the_layer_as_it_was() -> None:
-    options = compose(["recipe=vqav2_lora", "model=paligemma2_3b"])
-    config = published_config(options.model.path)
-    assert config is not None
-    layer = find_tower(build_meta_model(config, torch.bfloat16), "language_model").layers[3]
+    _, config, model = build_learner("recipe=vqav2_lora", "model=paligemma2_3b")
+    layer = find_tower(model, "language_model").layers[3]
     attention = layer.self_attn
     before = attention.config._attn_implementation, attention.attn_logit_softcapping
     given = LayerInput(Tower.language_model, 2, 48, None, "flex", 32)
@@ -222,11 +220,7 @@ def test_a_kernel_without_scores_keeps_less_than_products() -> None:
 
 def test_recomputed_layers_keep_copies_of_what_learns_outside_of_their_mlp() -> None:
     """The MLP's passes convert weights when they use them; autocast keeps the other copies."""
-    options = compose(["recipe=vqav2_full"])
-    config = published_config(options.model.path)
-    assert config is not None
-    base = build_meta_model(config, torch.float32)
-    model = freeze_and_adapt(base, options.model, options.freeze, options.peft, torch.bfloat16, None)
+    _, config, model = build_learner("recipe=vqav2_full", dtype=torch.float32)
     layer = find_tower(model, "language_model").layers[3]
     given = LayerInput(Tower.language_model, 1, 48, None)
     queries_and_output, keys_and_values, mlp = 2 * 2048**2, 2 * 2048 * 256, 3 * 2048 * 16384
