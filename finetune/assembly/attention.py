@@ -7,12 +7,11 @@ from torch import nn
 
 from finetune.assembly.model import half_dtype
 from finetune.config.schema import RunConfig
-from finetune.errors import UserError
 from finetune.example import Batch
 from finetune.model.forward import to_device
 from finetune.model.kernels import AttentionChoice, choose_kernel, use_kernel
 from finetune.processes import on_main
-from finetune.run.files import read_json
+from finetune.run.environment import read_environment
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +46,6 @@ def settle_attention(
 
 def read_kernel(environment: Path) -> str | None:
     """Return the kernel that an `environment.json` records; None if it is not there."""
-    try:
-        content = read_json(environment)
-    except (UserError, OSError, ValueError):
-        return None
-    attention = content.get("attention") if isinstance(content, dict) else None
+    attention = read_environment(environment).get("attention")
     kernel = attention.get("kernel") if isinstance(attention, dict) else None
     return kernel if isinstance(kernel, str) else None

@@ -48,7 +48,7 @@ from finetune.model.kernels import AttentionChoice
 from finetune.model.load import load_config, load_processor
 from finetune.model.options import PeftMethod
 from finetune.model.origin import Origin
-from finetune.processes import is_main_process, join_processes, on_main, warn_of_idle_gpus
+from finetune.processes import count_processes, is_main_process, join_processes, on_main, warn_of_idle_gpus
 from finetune.result import TrainResult, choose_objective
 from finetune.run.checkpoints import Checkpoint, list_checkpoints
 from finetune.run.environment import describe_environment
@@ -62,7 +62,7 @@ from finetune.run.results import (
     read_metrics,
     write_training,
 )
-from finetune.run.resume import check_same_settings, find_start
+from finetune.run.resume import check_same_batch, check_same_settings, find_start
 from finetune.run.trackers.several import Trackers
 from finetune.speed import format_techniques
 from finetune.training.callbacks import ReportLogs, StopWithoutImprovement
@@ -152,6 +152,7 @@ def check_start(options: Train, folder: RunFolder, recipe: str) -> Checkpoint | 
     if not options.resume:
         return None
     check_same_settings(folder.config, recipe, RECORDED, load_recipe)
+    check_same_batch(folder, options.trainer.global_batch_size, count_processes())
     by_best = options.evaluation.metric_for_best_model is not None
     return find_start(folder, max_steps=options.trainer.max_steps, with_best=by_best)
 

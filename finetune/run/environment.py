@@ -8,7 +8,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from finetune.errors import UserError
+from finetune.run.files import read_json
+
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate", "hydra-core")
+
+
+def read_environment(file: Path) -> dict[str, Any]:
+    """Return the content of a run's `environment.json`; nothing if it is not there or cannot be read."""
+    try:
+        content = read_json(file)
+    except UserError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def describe_environment(

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,6 +14,7 @@ from yaml import YAMLError
 
 from finetune.errors import UserError
 from finetune.run.checkpoints import Checkpoint, find_resume_point
+from finetune.run.environment import read_environment
 from finetune.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -30,7 +32,10 @@ MAY_CHANGE = (
     "trainer.save_total_limit",
     "trainer.speed",
 )
-"""Keys that may change on resume: except for the number of steps, none of them changes what is computed."""
+"""Keys that may change on resume: except for the number of steps, none of them changes what is computed.
+Of `trainer.speed`, all but `group_steps`, which decides the order of the examples."""
+
+GROUP_STEPS = "trainer.speed.group_steps"
 
 OF_BATCH = (
     "trainer.per_device_train_batch_size",
@@ -68,6 +73,25 @@ def find_start(folder: RunFolder, *, max_steps: int, with_best: bool) -> Checkpo
     return point.checkpoint
 
 
+def check_same_batch(folder: RunFolder, global_batch_size: int | None, processes: int) -> None:
+    """Check that a step of a resumed run has as many examples as before.
+
+    Args:
+        folder: of the run.
+        global_batch_size: `trainer.global_batch_size`; None: a step has more examples on more processes.
+        processes: that continue the run.
+
+    Raises:
+        UserError: it has others, so that examples would be left out or seen twice.
+    """
+    before = read_environment(folder.environment).get("processes")
+    if global_batch_size is None and isinstance(before, int) and before != processes:
+        raise UserError(
+            f"resume=true: {before} process{'' if before == 1 else 'es'} trained, {processes} would go on. "
+            "Without trainer.global_batch_size, steps would have other examples: start as many as before."
+        )
+
+
 def check_same_settings(
     file: Path, recipe: str, from_data: re.Pattern[str], load: Callable[[Path], DictConfig]
 ) -> None:
@@ -98,8 +122,14 @@ def check_same_settings(
             "them as they were, or start a new run_name=."
         )
     changed = _changed_keys(before, after, from_data)
-    allowed = (*MAY_CHANGE, *OF_BATCH) if _count_examples(before) == _count_examples(after) else MAY_CHANGE
+    grouped = [_count_grouped_steps(settings) for settings in (before, after)]
+    allowed: tuple[str, ...] = MAY_CHANGE
+    # What is sorted together over several steps depends on the batch of a device.
+    if grouped == [1, 1] and _count_examples(before) == _count_examples(after):
+        allowed += OF_BATCH
     refused = [key for key in changed if not key.startswith(allowed)]
+    if grouped[0] != grouped[1]:
+        refused.append(GROUP_STEPS)
     if refused:
         raise UserError(
             f"resume=true continues with the settings of {file}, but these differ: "
@@ -165,9 +195,19 @@ def _differences(before: object, after: object, prefix: str) -> list[tuple[str, 
     ]
 
 
+def _count_grouped_steps(settings: object) -> object:
+    """Return the steps whose examples are sorted together; older runs do not say, and sort none."""
+    return (_read_trainer(settings).get("speed") or {}).get("group_steps", 1)
+
+
+def _read_trainer(settings: object) -> dict[str, Any]:
+    trainer = settings.get("trainer") if isinstance(settings, dict) else None
+    return trainer if isinstance(trainer, dict) else {}
+
+
 def _count_examples(settings: object) -> object:
     """Return the examples of a step, on a device where that is what the settings say."""
-    trainer = settings.get("trainer", {}) if isinstance(settings, dict) else {}
+    trainer = _read_trainer(settings)
     if trainer.get("global_batch_size") is not None:
         return trainer["global_batch_size"]
     return math.prod(trainer.get(key.partition(".")[2], 1) for key in OF_BATCH)

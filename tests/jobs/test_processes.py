@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from finetune.data.batches.order import ExampleStream
 from finetune.data.shipped.digits import load_digits
@@ -66,6 +68,36 @@ def test_one_command_starts_goes_on_after_a_killed_process_and_ends(tmp_path: Pa
     assert code == 0, output
     metrics: Any = json.loads((tmp_path / "runs/quickstart/metrics.json").read_text())
     assert metrics["train"]["steps"] == 4
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_goes_on_with_two(tmp_path: Path) -> None:
+    words = [
+        *SHORT, "peft=lora", "trainer.bf16=false", "model.dtype=float32", "trainer.optim=sgd",
+        "trainer.lr_scheduler_type=constant", "trainer.warmup_steps=0", "trainer.save_steps=2",
+    ]  # fmt: skip
+    alone = [sys.executable, "-m", "finetune"]
+    for name, most in (("whole", 4), ("divided", 2)):
+        subprocess.run(
+            [*alone, *words, f"run_name={name}", f"trainer.max_steps={most}"],
+            cwd=tmp_path,
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+        )
+    more = ["run_name=divided", "trainer.max_steps=4", "resume=true"]
+    code, output = finish(start(tmp_path, "-m", "finetune", *words, *more))
+    assert code == 0, output
+    whole, divided = (
+        load_file(tmp_path / f"runs/{name}/adapter/adapter_model.safetensors")
+        for name in ("whole", "divided")
+    )
+    at_first = load_file(tmp_path / "runs/divided/checkpoints/checkpoint-2/adapter_model.safetensors")
+    for name, weight in whole.items():
+        assert torch.allclose(weight, divided[name], rtol=1e-4, atol=1e-7), name
+    assert any(
+        not torch.allclose(weight, at_first[name], rtol=1e-4, atol=1e-7) for name, weight in whole.items()
+    )
 
 
 @pytest.mark.slow

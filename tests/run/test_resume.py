@@ -262,3 +262,63 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(
     reported = f"checkpoint-6 is damaged: {name} is not what was written"
     assert (inside / "output").read_text().count(reported) == 1
     assert_same(inside / "runs/run", uninterrupted("qlora"))
+
+
+SHORTEST = [
+    "recipe=quickstart",
+    "evaluation.limit=2",
+    "trainer.save_steps=1",
+    "trainer.global_batch_size=null",
+]
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "refused"),
+    [
+        ([], ["trainer.speed.group_steps=2"], "trainer.speed.group_steps"),
+        (["trainer.speed.group_steps=2"], ["trainer.speed.group_steps=1"], "trainer.speed.group_steps"),
+        (
+            ["trainer.speed.group_steps=2"],
+            ["trainer.per_device_train_batch_size=1", "trainer.gradient_accumulation_steps=4"],
+            "trainer.gradient_accumulation_steps, trainer.per_device_train_batch_size",
+        ),
+        ([], ["trainer.per_device_train_batch_size=1"], "trainer.per_device_train_batch_size"),
+        ([], ["trainer.per_device_train_batch_size=1", "trainer.gradient_accumulation_steps=4"], None),
+        ([], ["trainer.speed.group_lengths=false", "trainer.speed.packing=false"], None),
+    ],
+)
+def test_a_resumed_run_may_not_change_the_order_of_its_examples(
+    inside: Path,
+    command: Callable[..., tuple[int, str, str]],
+    first: list[str],
+    again: list[str],
+    refused: str | None,
+) -> None:
+    batch = ["trainer.per_device_train_batch_size=4", "trainer.gradient_accumulation_steps=1"]
+    assert command(*SHORTEST, *batch, *first, "trainer.max_steps=1")[0] == 0
+    keys = {word.partition("=")[0] for word in again}
+    kept = [word for word in [*batch, *first] if word.partition("=")[0] not in keys]
+    code, _, err = command(*SHORTEST, *kept, *again, "trainer.max_steps=2", "resume=true")
+    if refused is None:
+        assert code == 0, err
+    else:
+        assert code == 2
+        assert f"but these differ: {refused}. Leave them as they were" in err
+
+
+def test_a_resumed_run_has_as_many_processes_unless_its_batch_is_given(
+    inside: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    for batch in ("null", "4"):
+        words = [*SHORTEST[:-1], f"trainer.global_batch_size={batch}", f"run_name={batch}"]
+        assert command(*words, "trainer.max_steps=1")[0] == 0
+        file = Path(f"runs/{batch}/environment.json")
+        content = json.loads(file.read_text())
+        assert content["processes"] == 1
+        file.write_text(json.dumps({**content, "processes": 2}))
+        code, _, err = command(*words, "trainer.max_steps=2", "resume=true")
+        if batch == "null":
+            assert code == 2
+            assert "2 processes trained, 1 would go on. Without trainer.global_batch_size, steps" in err
+        else:
+            assert code == 0, err
