@@ -30,8 +30,9 @@ from transformers import PreTrainedModel
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
-from transformers.modeling_utils import AttentionInterface
-from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+from transformers.models.gemma.modeling_gemma import eager_attention_forward as eager_attention
+from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward as eager_attention_2
 
 from finetune.example import Batch
 
@@ -70,7 +71,7 @@ def attention_inputs(language_model: PreTrainedModel, batch: Batch) -> dict[str,
     if "blocks" not in batch:
         return {}
     visible = mask_columns(batch, 0)
-    if kernel == "eager" or (kernel in KERNELS and _is_capped(config)):
+    if kernel == "eager" or (kernel in KERNELS and is_capped(config)):
         visible = as_bias(visible, language_model.get_input_embeddings().weight.dtype)
     return {**positions, "attention_mask": visible}
 
@@ -259,7 +260,7 @@ def _attend(
             )
         if isinstance(attention_mask, Tensor) and attention_mask.dtype == torch.bool:
             return attend_by_products(query, key, value, attention_mask, scaling, softcap), None
-        return eager_attention_forward(
+        return eager_attention_2(
             module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs
         )
     if kernel == "flex":
@@ -300,10 +301,19 @@ def _attend_rows(
 
 def _build_dense_mask(*args: Any, config: Any, **kwargs: Any) -> Tensor | None:
     """Build the mask of evaluation and generation, which the model computes as it was loaded."""
-    return (eager_mask if _is_capped(config) else sdpa_mask)(*args, config=config, **kwargs)
+    return (eager_mask if is_capped(config) else sdpa_mask)(*args, config=config, **kwargs)
 
 
-def _is_capped(config: Any) -> bool:
+def find_function(attention: Any, kernel: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """Return what transformers calls for a kernel in a layer's attention: by name, `eager` by backbone."""
+    eager = eager_attention_2 if hasattr(attention, "attn_logit_softcapping") else eager_attention
+    function: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
+        kernel, eager
+    )
+    return function
+
+
+def is_capped(config: Any) -> bool:
     """Whether attention scores have a soft-cap, which `sdpa` does not compute."""
     return getattr(config, "attn_logit_softcapping", None) is not None
 

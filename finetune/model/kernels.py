@@ -13,9 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.gemma.modeling_gemma import eager_attention_forward as eager_attention
-from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward as eager_attention_2
 
 from finetune.errors import UserError
 from finetune.example import Batch
@@ -24,6 +21,8 @@ from finetune.model.attention import (
     as_bias,
     build_block_mask,
     describe_prefixes,
+    find_function,
+    is_capped,
     mask_columns,
 )
 from finetune.model.last_layer import compute_supervised_rows
@@ -93,12 +92,11 @@ class _Layer(NamedTuple):
 
     def differentiate(self, kernel: str, described: Mapping[str, Any]) -> list[Tensor]:
         """Return the output and the gradients of queries, keys and values: (B, heads, T, size) each."""
-        attention, eager = self.module, eager_attention
+        attention = self.module
         arguments = {"scaling": attention.scaling, **described}
         if (cap := getattr(attention, "attn_logit_softcapping", None)) is not None:
-            arguments["softcap"], eager = cap, eager_attention_2
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(kernel, eager)
-        output: Tensor = attend(attention, *self.inputs, **arguments)[0]
+            arguments["softcap"] = cap
+        output = find_function(attention, kernel)(attention, *self.inputs, **arguments)[0]
         gradients = torch.autograd.grad(output, self.inputs, self.weights)
         return [output.detach().transpose(1, 2), *gradients]
 
@@ -111,7 +109,7 @@ def list_candidates(language_model: PreTrainedModel, length: int) -> tuple[str, 
         length: tokens of a row.
     """
     on_gpu = language_model.device.type == "cuda"
-    if getattr(language_model.config, "attn_logit_softcapping", None) is not None:
+    if is_capped(language_model.config):
         return ("split_eager", "flex") if on_gpu else ("split_eager",)
     products = ("split_eager",) if length <= _MOST_SCORES else ()
     backends = ("split_fa2", "split_cudnn", "split_efficient") if on_gpu else ()
@@ -129,14 +127,13 @@ def assume_kernel(config: Any, length: int, asked: str = "auto", *, on_gpu: bool
         asked: `model.attention`.
         on_gpu: whether the model trains on a GPU.
     """
-    is_capped = getattr(config, "attn_logit_softcapping", None) is not None
     if asked != "auto":
         return asked
     if config.attention_dropout > 0 or _work(config, length) < _LEAST_WORK:
-        return "eager" if is_capped else "sdpa"
+        return "eager" if is_capped(config) else "sdpa"
     if on_gpu:
-        return "flex" if is_capped else "split_sdpa"
-    return "split_eager" if is_capped or length <= _MOST_SCORES else "split_sdpa"
+        return "flex" if is_capped(config) else "split_sdpa"
+    return "split_eager" if is_capped(config) or length <= _MOST_SCORES else "split_sdpa"
 
 
 def _work(config: Any, length: int) -> float:

@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.gemma.modeling_gemma import eager_attention_forward as eager_attention
 from transformers.models.gemma.modeling_gemma import rotate_half
-from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward as eager_attention_2
 
+from finetune.model.attention import find_function
 from finetune.model.towers import find_tower
 
 INSTALLED = "_computes_supervised_rows"
@@ -120,10 +118,10 @@ def _attend(
     value = split_heads(attention, attention.v_proj(hidden_states))
     if hasattr(attention, "attn_logit_softcapping"):  # Gemma 2
         kwargs |= {"softcap": attention.attn_logit_softcapping, "sliding_window": attention.sliding_window}
-    eager = eager_attention_2 if hasattr(attention, "attn_logit_softcapping") else eager_attention
-    attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager)
+    attend = find_function(attention, attention.config._attn_implementation)
     kwargs["dropout"] = attention.attention_dropout if attention.training else 0.0
-    sizes, outputs, begin = [mask.shape[-1] for mask in masks], [], 0
+    sizes, begin = [mask.shape[-1] for mask in masks], 0
+    outputs: list[Any] = []
     parts = zip(
         *(tensor.chunk(len(masks), dim=-2) for tensor in (query, supervised_columns[..., None])),
         *(torch.split(tensor, sizes, dim=2) for tensor in (key, value)),
