@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from finetune.hub import HTTP
 from tests.hub.client import ConnectedHub
 from tests.hub.server import READER, STRANGER, WRITER
 
@@ -191,7 +191,7 @@ def test_a_slow_server_is_asked_again_with_more_time(hub: ConnectedHub) -> None:
 
 def test_a_stopped_server_is_no_connection(hub: ConnectedHub, api: HfApi) -> None:
     hub.stop()
-    with pytest.raises(httpx2.ConnectError):
+    with pytest.raises(HTTP.ConnectError):
         api.whoami()
 
 
