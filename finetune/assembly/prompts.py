@@ -81,7 +81,8 @@ def build_prompts(
     prompts: dict[tuple[str, str], Prompt] = {}
     for number, (where, row) in enumerate([("", {})] if rows is None else rows):
         try:
-            own = [] if row.get("image") is None else name_images([row["image"]], number)
+            # An open image is named by its place: those that all prompts are about come first.
+            own = [] if row.get("image") is None else name_images([row["image"]], len(images) + number)
             for prompt in _build_row(options, wording, task, own or images, row):
                 prompts.setdefault(prompt.key, prompt)
         except UserError as error:

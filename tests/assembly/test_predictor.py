@@ -67,6 +67,16 @@ def test_an_image_that_is_given_twice_is_answered_twice(trained: Path, tmp_path:
     assert rows[0] == rows[1]
 
 
+def test_a_prompt_with_an_open_image_of_its_own_is_not_about_another(trained: Path) -> None:
+    model = finetune.load(trained)
+    rows = model.ask_all(IMAGES[:1], prompts=[{"image": IMAGES[1]}, {"prefix": "detect 7"}, {}])
+    alone = [(IMAGES[1], None), (IMAGES[0], "detect 7"), (IMAGES[0], None)]
+    answers = [model.ask(image, prefix) for image, prefix in alone]
+    assert [row["image"] for row in rows] == ["1", "0", "0"]
+    assert [{**row, "image": "0"} for row in rows] == answers
+    assert answers[0]["prediction"] != answers[2]["prediction"]
+
+
 def test_another_name_of_the_rows_is_a_mistake(trained: Path) -> None:
     model = finetune.load(str(trained))
     with pytest.raises(UserError, match="as_: expected rows or supervision, but got 'boxes'"):
