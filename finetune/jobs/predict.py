@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.assembly.answering import Session, name_drawings
+from finetune.assembly.custom import object_options
 from finetune.assembly.finished import open_run
 from finetune.assembly.predictor import Predictor
 from finetune.assembly.prompts import (
@@ -36,9 +37,12 @@ from finetune.assembly.prompts import (
 from finetune.config.jobs import Predict
 from finetune.data.images import Picture
 from finetune.errors import UserError
+from finetune.model.load import resolve_path
+from finetune.model.origin import fingerprint_weights
 from finetune.progress import track
 from finetune.result import PredictResult
 from finetune.run.answers import AnswerFolder, Key
+from finetune.run.checkpoints import digest_weights
 from finetune.run.files import read_json
 from finetune.run.folder import Launch, RunFolder
 
@@ -130,13 +134,23 @@ def find_example(folder: RunFolder) -> str:
 
 def describe_settings(options: Predict, folder: RunFolder) -> dict[str, Any]:
     """Return what the answers depend on besides image and prompt."""
-    model, evaluation = options.model, options.evaluation
+    model, evaluation, trainer = options.model, options.evaluation, options.trainer
+    objects = object_options(options.task)
     result = read_json(folder.metrics).get("result") if options.run and folder.metrics.is_file() else None
     return {
         "run": None if options.run is None else str(Path(options.run).absolute()),
         "result": result,
         "model": f"{model.path} {model.revision or ''} {model.resolution or ''}".strip(),
         "adapter": options.adapter and f"{options.adapter} {options.adapter_revision or ''}".strip(),
+        # Weights in a folder may be replaced; those of a run have the digest above.
+        "weights": None if options.run else fingerprint_weights(Path(resolve_path(model.path))),
+        "adapter weights": digest_weights(Path(options.adapter)) if options.adapter else None,
+        "model.dtype": model.dtype.value,
+        "model.final_logit_softcap": model.final_logit_softcap,
+        "quantization": options.peft.storage,
+        "trainer.bf16": trainer.bf16,
+        "trainer.fp16": trainer.fp16,
+        "task.divisor": None if objects is None else objects.divisor,
         "prefix": options.prefix,
         **dict.fromkeys(("question", "expression", "labels", "choices")),
         **options.fields,

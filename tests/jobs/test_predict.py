@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import finetune
@@ -296,6 +297,36 @@ def test_the_same_command_goes_on_where_it_was_stopped(
     monkeypatch.setattr("finetune.jobs.predict.Predictor", None)  # a third time no weights are read
     code, again, _ = command("predict", *words)
     assert (code, again.splitlines()) == (0, lines)
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        pytest.param("trainer.bf16=false", "trainer.bf16 was True, and is now False", id="autocast"),
+        pytest.param("task.divisor=1024", "task.divisor was 1023, and is now 1024", id="reading"),
+    ],
+)
+def test_answers_that_were_computed_or_read_otherwise_are_of_another_command(
+    inside: Path, command: Command, word: str, name: str
+) -> None:
+    words = [DETECT[0], "image=pictures/validation-0.png", "out=computed"]
+    assert command("predict", *words)[0] == 0
+    code, out, err = command("predict", *words, word)
+    assert (code, out) == (2, "")
+    assert f"computed has the answers of another command: its {name}" in err
+
+
+def test_answers_of_weights_that_were_replaced_are_those_of_another_command(
+    inside: Path, command: Command
+) -> None:
+    shutil.copytree(inside / "runs/quickstart_detect/model", inside / "mine")
+    words = ["predict", "model=./mine", "image=pictures/validation-0.png", "prefix=detect 1", "out=of_mine"]
+    assert command(*words)[0] == 0
+    weights = inside / "mine/model.safetensors"
+    save_file({name: -value for name, value in load_file(weights).items()}, weights)
+    code, out, err = command(*words)
+    assert (code, out) == (2, "")
+    assert "of_mine has the answers of another command: its weights" in err
 
 
 def test_answers_of_another_command_are_kept_unless_it_starts_over(inside: Path, command: Command) -> None:
