@@ -167,25 +167,37 @@ def _quantize(facts: RunFacts, bits: int) -> Iterator[str]:
 
 
 def _load_model(facts: RunFacts, merged: str | None) -> Iterator[str]:
-    frozen = facts.setting("model.dtype")
-    formats = {frozen or "bfloat16", _learned_dtype(facts)} if merged is None else {merged}
-    dtype = "float32" if "float32" in formats else min(formats)
+    frozen, learned = facts.setting("model.dtype") or "bfloat16", _learned_dtype(facts)
+    tests = list(_list_frozen(facts)) if merged is None and frozen != learned else []
+    dtype = "float32" if tests else merged or learned
     yield f"model = {_MODEL}.from_pretrained(model_path, dtype=torch.{dtype})"
-    tests = list(_list_frozen(facts)) if len(formats) > 1 else []
     if tests:
-        yield "for name, parameter in model.named_parameters():  # what was frozen, in its own format"
-        yield f"    if {' or '.join(tests)}:"
-        yield f"        parameter.data = parameter.data.to(torch.{frozen})"
+        last_n = facts.setting("freeze.last_n")
+        if last_n is not None:
+            yield "count = len(model.model.language_model.layers)"
+            yield "last = tuple("
+            yield f'    f"model.language_model.layers.{{n}}." for n in range(count - {last_n}, count)'
+            yield ")"
+        is_frozen, half = " or ".join(tests), frozen
+        what = "what was frozen"
+        if frozen == "float32":
+            is_frozen, half, what = f"not ({is_frozen})", learned, "what learned"
+        yield f"for name, parameter in model.named_parameters():  # {what}, in its own format"
+        yield f"    if {is_frozen}:"
+        yield f"        parameter.data = parameter.data.to(torch.{half})"
     yield "model = model.to(device).eval()"
     yield 'processor = PaliGemmaProcessor.from_pretrained(model_path, backend="pil")'
 
 
 def _list_frozen(facts: RunFacts) -> Iterator[str]:
-    """Yield Python conditions on the names of parameters that did not learn."""
+    """Yield Python conditions on the names of parameters that did not learn; `last` has the last layers."""
     for tower in ("vision_tower", "multi_modal_projector", "language_model"):
         learning = facts.setting(f"freeze.{tower}")
-        if learning in ("none", "attention"):
-            but = ' and ".self_attn." not in name' if learning == "attention" else ""
+        learned = ['".self_attn." in name'] if learning == "attention" else []
+        if tower == "language_model" and facts.setting("freeze.last_n") is not None:
+            learned.append("name.startswith(last)")
+        if learning == "none" or learned:
+            but = f" and not ({' and '.join(learned)})" if learned else ""
             yield f'name.startswith("model.{tower}."){but}'
 
 
@@ -202,7 +214,7 @@ def _define_ask(facts: RunFacts) -> Iterator[str]:
     autocast = f", torch.autocast(device, torch.{half})" if half else ""
     beams = int(facts.setting("evaluation.num_beams") or 1)
     settings = f"max_new_tokens={facts.setting('evaluation.max_new_tokens') or 128}, do_sample=False"
-    settings += f", num_beams={beams}" if beams > 1 else ""
+    settings += f", num_beams={beams}, length_penalty=0.0" if beams > 1 else ""
     kernel = _KERNELS.get(str(facts.setting("image.resize")))
     options = f", resample={kernel}" if kernel is not None else ""
     read = 'ImageOps.exif_transpose(Image.open({})).convert("RGB")'

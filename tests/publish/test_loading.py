@@ -11,6 +11,7 @@ from huggingface_hub import HfApi
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
+import finetune
 from finetune.cli import main
 from finetune.model.load import TINY_BASE, load_processor
 from finetune.publish.card import write_card
@@ -93,6 +94,35 @@ def test_the_card_of_a_run_has_code_that_gives_its_answers(
     if "dataset.size=91" in words:
         digits = write_enlarged(tmp_path / "enlarged", 91)
     check_same(answer_by_code(code, run, digits, result), run)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["model.dtype=bfloat16", "freeze.last_n=1"], id="last layers"),
+        pytest.param(
+            ["model.dtype=bfloat16", "freeze.last_n=2", "freeze.language_model=attention"],
+            id="attention of the last layers",
+        ),
+        pytest.param(
+            ["model.dtype=float32", "model.learning_dtype=bfloat16", "freeze=vision"],
+            id="learned in fewer bits than frozen",
+        ),
+    ],
+)
+def test_the_code_loads_each_weight_of_a_model_in_the_format_of_the_run(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["recipe=quickstart_full", *words, *TINY_RUN, "run_name=a"]) == 0
+    names: dict[str, Any] = {}
+    code = show_code(read_facts(tmp_path / "runs/a"), folder="runs/a/model")
+    exec(code.partition("def ask")[0], names)
+    own = dict(finetune.load("runs/a").model.named_parameters())
+    assert len({value.dtype for value in own.values()}) == 2
+    assert own.keys() == dict(names["model"].named_parameters()).keys()
+    for name, value in names["model"].named_parameters():
+        torch.testing.assert_close(value, own[name], rtol=0, atol=0, msg=name)
 
 
 @pytest.mark.parametrize(
