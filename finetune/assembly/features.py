@@ -6,6 +6,7 @@ from hashlib import blake2b
 
 import torch
 from accelerate import PartialState
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PaliGemmaProcessor
@@ -123,7 +124,15 @@ def _open_store(config: RunConfig, model: nn.Module, processor: PaliGemmaProcess
         "device": PartialState().device.type,
         "torch": torch.__version__,
     }
+    # What an adapter's output is multiplied by is no tensor of it.
+    if scaling := _list_scaling(tower):
+        about["adapter scaling"] = repr(scaling)
     return open_store("features", about, shape, dtype)
+
+
+def _list_scaling(tower: nn.Module) -> list[tuple[str, object]]:
+    layers = ((name, layer) for name, layer in tower.named_modules() if isinstance(layer, LoraLayer))
+    return [(name, layer.scaling) for name, layer in layers]
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:

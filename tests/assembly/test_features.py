@@ -74,6 +74,19 @@ def run(model: nn.Module, batch: Batch, half: bool) -> tuple[Tensor, dict[str, T
     return losses.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
+def test_the_same_adapter_with_another_scaling_has_other_features(
+    random_model: Build, processor: PaliGemmaProcessor, digits: ExampleDataset
+) -> None:
+    def find_folder(alpha: int) -> Path:
+        torch.manual_seed(0)
+        config = LoraConfig(target_modules=["fc1"], lora_alpha=alpha, init_lora_weights=False)
+        model = get_peft_model(random_model(), config).requires_grad_(False)
+        found: Path = decide(model, processor, digits, "trainer.speed.feature_cache=true").store.folder
+        return found
+
+    assert find_folder(8) == find_folder(8) != find_folder(16)
+
+
 @pytest.mark.parametrize("backbone", ["gemma", "gemma2"])
 @pytest.mark.parametrize(
     ("half", "weights"),
