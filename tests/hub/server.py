@@ -136,8 +136,8 @@ class LocalHub:
 
     @property
     def storage_url(self) -> str:
-        """Where large files are: another origin, to which the client must not send its token."""
-        return f"http://127.0.0.1:{self._servers[1].server_port}"
+        """Where large files are: another host, to which the client must not send its token."""
+        return f"http://localhost:{self._servers[1].server_port}"
 
     def add(
         self,
