@@ -125,6 +125,21 @@ def test_the_best_checkpoint_becomes_the_result(inside: Path, command: Command) 
     assert metrics["final"]["loss"] == pytest.approx(min(losses), rel=1e-3)
 
 
+def test_checkpoints_are_saved_as_often_as_asked_between_evaluations_that_choose_the_best(
+    inside: Path, command: Command
+) -> None:
+    words = ["evaluation.strategy=steps", "evaluation.steps=4", "evaluation.metric_for_best_model=loss"]
+    code, _, err = command(
+        *STEPS, *SMALL_EVALUATION, *words, "trainer.max_steps=5", "trainer.save_steps=3",
+        "trainer.save_total_limit=null",
+    )  # fmt: skip
+    assert code == 0, err
+    folder = inside / "runs/quickstart"
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {
+        "checkpoint-3", "checkpoint-4", "checkpoint-5"
+    }  # fmt: skip
+
+
 def test_a_line_of_an_evaluation_is_short_and_the_table_has_all_scores(
     inside: Path, command: Command
 ) -> None:
