@@ -169,12 +169,17 @@ def test_training_stops_when_nothing_improves(inside: Path, command: Command) ->
         ("trainer.optim=adamw_fast", "adamw_fast"),
         ("trainer.lr_scheduler_type=cosinus", "cosinus"),
         ("+trainer.extra.max_stepz=3", "transformers has no argument max_stepz"),
+        pytest.param(
+            "trainer.fp16=true trainer.bf16=false",
+            "trainer.fp16=true needs a GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_what_transformers_refuses_is_one_message(
     inside: Path, command: Command, word: str, message: str
 ) -> None:
-    code, _, err = command(*SHORT, word)
+    code, _, err = command(*SHORT, *word.split())
     assert code == 2
     assert message in err
     assert not (inside / "runs/quickstart").exists()
