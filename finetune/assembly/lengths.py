@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset
 
 from finetune.assembly.faults import Skipped
 from finetune.data.batches.options import CollatorConfig, Overflow, Targets
@@ -106,7 +105,7 @@ def measure_rows(train: Survey, options: CollatorConfig) -> RowLengths:
         counts = np.bincount(parents, minlength=len(train))
         supervised = np.bincount(parents, supervised, len(train))[counts > 0]
         text, shared = before[counts > 0] + supervised, float(counts[counts > 0].mean())
-    images = _count_images(train.examples.rows)
+    images = train.examples.count_images()
     return RowLengths(
         int(text.max(initial=1)),
         float(text.mean()) if len(text) else 1.0,
@@ -116,14 +115,6 @@ def measure_rows(train: Survey, options: CollatorConfig) -> RowLengths:
         int(images.max(initial=1)),
         float(images.mean()) if len(images) else 1.0,
     )
-
-
-def _count_images(rows: Dataset) -> np.ndarray:
-    """Return the number of images of each row, or of the table that the rows were chosen from: (rows,)."""
-    if "images" not in rows.column_names:
-        return np.ones(1)
-    lengths: np.ndarray = pc.list_value_length(rows.data.column("images")).to_numpy()
-    return lengths
 
 
 class AnswerLengths(NamedTuple):

@@ -55,8 +55,9 @@ def build_learner(config: RunConfig, checkpoint: PaliGemmaConfig, processor: Pal
         processor: processor of the checkpoint.
 
     Raises:
-        UserError: see `load_model` and `freeze_and_adapt`.
+        UserError: see `check_precision`, `load_model` and `freeze_and_adapt`.
     """
+    check_precision(config.trainer)
     set_seed(config.seed)  # before the adapter's matrices are drawn
     options, freeze, peft, half = config.model, config.freeze, config.peft, half_dtype(config.trainer)
     adapter = read_continued(config, checkpoint, is_loaded=False)
@@ -224,6 +225,20 @@ def settle_compilation(config: RunConfig, model: nn.Module) -> Technique:
     }
     other = next((name for name, is_on in others.items() if is_on), find_sharding(trainer))
     return plan_compilation(model, trainer.speed, other=other, drops=config.model.llm_dropout > 0)
+
+
+def check_precision(trainer: TrainerConfig) -> None:
+    """Check that the device computes in the trainer's half precision.
+
+    Raises:
+        UserError: it does not.
+    """
+    # accelerate leaves autocast off there, without a word.
+    if trainer.fp16 and PartialState().device.type == "cpu":
+        raise UserError(
+            "trainer.fp16=true needs a GPU, and this training would run on a CPU: choose trainer.bf16=true "
+            "trainer.fp16=false."
+        )
 
 
 def half_dtype(trainer: TrainerConfig) -> torch.dtype | None:

@@ -65,7 +65,7 @@ from finetune.run.results import (
 from finetune.run.resume import check_same_batch, check_same_settings, find_start
 from finetune.run.trackers.several import Trackers
 from finetune.speed import format_techniques
-from finetune.training.callbacks import ReportLogs, StopWithoutImprovement
+from finetune.training.callbacks import ReportLogs, SaveEvery, StopWithoutImprovement
 from finetune.training.outcome import (
     describe_result,
     list_evaluations,
@@ -213,6 +213,9 @@ def build_trainer(
     trainer.techniques.append(technique)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+    if evaluation.metric_for_best_model is not None and options.trainer.save_steps is not None:
+        # The trainer saves what it evaluates.
+        trainer.add_callback(SaveEvery(options.trainer.save_steps))
     if (patience := evaluation.early_stopping_patience) is not None:
         field, greater_is_better = arguments.metric_for_best_model, arguments.greater_is_better
         trainer.add_callback(StopWithoutImprovement(patience, field, greater_is_better))

@@ -1,7 +1,7 @@
 """A trained adapter from a folder or the Hub: checked against the base, loaded, and read back."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from transformers import PaliGemmaForConditionalGeneration
 from finetune.errors import UserError
 from finetune.model.layouts import rename_settings, rename_weights
 from finetune.model.load import find_file, list_differences, read_object
+from finetune.model.options import PeftConfig
 from finetune.model.origin import Origin, find_commit
 from finetune.model.provenance import Provenance, read_provenance
 from finetune.model.weights import copy_weights, name_weights
@@ -24,8 +25,11 @@ _OF_THE_RUN = {
     "auto_mapping",
     "base_model_name_or_path",
     "ensure_weight_tying",
+    "exclude_modules",
     "inference_mode",
     "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
     "lora_dropout",
     "modules_to_save",
     "peft_version",
@@ -35,6 +39,11 @@ _OF_THE_RUN = {
 }
 """Fields of an adapter's settings that may differ in a run that continues it: they concern the run
 alone, or show in the names of the weights."""
+
+_INITS = (True, False, "gaussian", "eva", "orthogonal")
+"""Initial values of an adapter that leave its base as it is; PiSSA and others train on another one."""
+
+_OPTIONS = {field.name for field in fields(PeftConfig)}
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,15 @@ def continue_adapter(model: PeftModel, adapter: TrainedAdapter) -> None:
     """
     new, trained = (config.to_dict() for config in (model.peft_config[_NAME], adapter.config))
     differing = sorted(name for name in new.keys() - _OF_THE_RUN if new[name] != trained.get(name))
+    foreign = [name for name in differing if name not in _OPTIONS]
+    if trained.get("init_lora_weights", True) not in _INITS:
+        foreign.append("init_lora_weights")
+    if foreign:
+        values = ", ".join(f"{name}={trained.get(name)}" for name in foreign)
+        raise UserError(
+            f"The adapter `{adapter.path}` cannot be trained further here: it has {values}, for which "
+            "there is no option. It can be used, and merged into its base to train on that."
+        )
     if differing:
         # Taken silently from the adapter's files, they would not be in the run's config.yaml.
         words = " ".join(f"peft.{name}={trained.get(name)}" for name in differing)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finetune.errors import UserError
 from finetune.model.features import drops_activations
@@ -58,6 +59,8 @@ def plan_compilation(
 
 def _find_obstacle(model: nn.Module) -> str | None:
     """Return why layers cannot be compiled here."""
+    if not all(isinstance(layer, GradientCheckpointingLayer) for layer in _list_layers(model)):
+        return "layers copied for peft.modules_to_save are not compiled"
     for module in model.modules():
         if isinstance(module, nn.Linear) and (is_packed(module) or hasattr(module.weight, "SCB")):
             return "layers quantized by bitsandbytes are not compiled"

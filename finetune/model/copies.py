@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from peft import PeftModel
+from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from transformers import PaliGemmaForConditionalGeneration
 
@@ -48,6 +50,20 @@ def ties_embedding(model: PaliGemmaForConditionalGeneration, copied: Sequence[st
     """Return whether one of the copied modules is the embedding whose weights `lm_head` shares."""
     embedding = model.get_input_embeddings()
     return _is_tied(model) and any(model.get_submodule(name) is embedding for name in copied)
+
+
+def share_settings(model: PeftModel) -> None:
+    """Let copies read the settings of the model itself, which say how all its layers attend.
+
+    PEFT copies a module's settings with it: a kernel that is chosen later would not reach the copy.
+    """
+    for wrapper in model.modules():
+        if not isinstance(wrapper, ModulesToSaveWrapper):
+            continue
+        for copied in wrapper.modules_to_save.values():
+            for original, copy in zip(wrapper.original_module.modules(), copied.modules(), strict=True):
+                if hasattr(original, "config"):
+                    copy.config = original.config
 
 
 def _is_tied(model: PaliGemmaForConditionalGeneration) -> bool:

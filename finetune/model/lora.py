@@ -15,7 +15,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PaliGemmaForConditionalGeneration
 
 from finetune.errors import UserError, suggest
-from finetune.model.copies import find_copied_modules, ties_embedding
+from finetune.model.copies import find_copied_modules, share_settings, ties_embedding
 from finetune.model.freeze import count_layers
 from finetune.model.options import FreezePolicy, PeftConfig
 from finetune.model.towers import Tower
@@ -148,6 +148,7 @@ def add_adapter(
     )
     adapted: PeftModel = get_peft_model(model, config)
     assert_adapter(adapted, targets)
+    share_settings(adapted)
     # PEFT keeps a set, whose order in the file would be another in each process.
     config.target_modules = sorted(targets)
     # PEFT would look the base up on the Hub at each save, to see whether its vocabulary has changed.

@@ -19,6 +19,8 @@ from finetune.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
+MAX_STEPS = "trainer.max_steps"
+
 MAY_CHANGE = (
     "adapter_base",
     "evaluation.batch_size",
@@ -26,14 +28,15 @@ MAY_CHANGE = (
     "model.hub_id",
     "tracker",
     "trainer.activation_checkpointing",
-    "trainer.max_steps",
+    MAX_STEPS,
     "trainer.dataloader_num_workers",
     "trainer.dataloader_prefetch_factor",
     "trainer.save_total_limit",
     "trainer.speed",
 )
 """Keys that may change on resume: except for the number of steps, none of them changes what is computed.
-Of `trainer.speed`, all but `group_steps`, which decides the order of the examples."""
+Of `trainer.speed`, all but `group_steps`, which decides the order of the examples; where it sorts several
+steps together, the number of steps decides it too."""
 
 GROUP_STEPS = "trainer.speed.group_steps"
 
@@ -124,8 +127,10 @@ def check_same_settings(
     changed = _changed_keys(before, after, from_data)
     grouped = [_count_grouped_steps(settings) for settings in (before, after)]
     allowed: tuple[str, ...] = MAY_CHANGE
-    # What is sorted together over several steps depends on the batch of a device.
-    if grouped == [1, 1] and _count_examples(before) == _count_examples(after):
+    # What is sorted together over several steps depends on the batch of a device and on the last step.
+    if grouped != [1, 1]:
+        allowed = tuple(key for key in MAY_CHANGE if key != MAX_STEPS)
+    elif _count_examples(before) == _count_examples(after):
         allowed += OF_BATCH
     refused = [key for key in changed if not key.startswith(allowed)]
     if grouped[0] != grouped[1]:
@@ -135,7 +140,7 @@ def check_same_settings(
             f"resume=true continues with the settings of {file}, but these differ: "
             f"{', '.join(refused)}. Leave them as they were, or start a new run_name=."
         )
-    if "trainer.max_steps" in changed:
+    if MAX_STEPS in changed:
         log.warning("trainer.max_steps differs from before: the learning rate follows the new schedule")
 
 

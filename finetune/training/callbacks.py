@@ -133,6 +133,22 @@ class StopOnSignal(TrainerCallback):
         return self.received is not None
 
 
+class SaveEvery(TrainerCallback):
+    """Saves every so many steps, in addition to the steps at which the trainer saves.
+
+    Args:
+        steps: between two checkpoints.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Save after this step; its evaluation, if there is one, comes first."""
+        if state.global_step % self.steps == 0:
+            control.should_save = True
+
+
 class ReportLogs(TrainerCallback):
     """Passes each log line of the trainer on, such as to a tracker.
 

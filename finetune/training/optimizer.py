@@ -1,5 +1,6 @@
 """Parameter groups: learning rate and weight decay by tower."""
 
+import logging
 from collections import defaultdict
 from typing import TypedDict
 
@@ -7,6 +8,8 @@ from torch import nn
 
 from finetune.model.towers import Tower, tower_of
 from finetune.training.options import TowerOptimizer, TowerOptimizers
+
+log = logging.getLogger(__name__)
 
 
 class ParameterGroup(TypedDict):
@@ -38,6 +41,9 @@ def build_parameter_groups(
         if parameter.requires_grad:
             is_matrix = parameter.ndim >= 2 and "position_embedding" not in name
             members[tower_of(name), is_matrix].append(parameter)
+    for tower in Tower:
+        if getattr(towers, tower) != TowerOptimizer() and not any(tower == part for part, _ in members):
+            log.warning("warning: trainer.towers.%s has no effect: nothing of this tower learns.", tower)
     groups: list[ParameterGroup] = []
     for (tower, is_matrix), parameters in members.items():
         rates: TowerOptimizer = getattr(towers, tower)

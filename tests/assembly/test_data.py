@@ -16,6 +16,7 @@ from finetune.assembly.data import (
     build_validation,
     check_validation,
 )
+from finetune.assembly.lengths import measure_rows
 from finetune.assembly.sources import build_task, load_splits
 from finetune.codecs.mask_vae import MaskVae
 from finetune.codecs.train_mask_vae import save_mask_vae
@@ -183,6 +184,25 @@ def test_a_limit_takes_as_many_rows_of_each_part_of_a_mixture(processor: PaliGem
     splits = load_splits(config)
     train, _ = build_train(config, splits, build_task(config, splits), Collator(processor))
     assert count_parts(train.examples.rows) == {"digits": 2, "canvas": 3}
+
+
+def test_a_part_with_one_image_is_mixed_with_one_of_several(
+    processor: PaliGemmaProcessor, tmp_path: Path
+) -> None:
+    """Rows of the first have no list of images; what a step needs is estimated from their number."""
+    noise_image(0).save(tmp_path / "a.png")
+    words = []
+    for part, image in {"one": "a.png", "three": ["a.png"] * 3}.items():
+        row = {"image": image, "prefix": "caption en", "suffix": "a cat"}
+        (tmp_path / f"{part}.jsonl").write_text(json.dumps(row))
+        source = f"dataset.parts.{part}.source"
+        words += [f"+dataset@{source}=jsonl", f"+task@dataset.parts.{part}.task=text"]
+        words += [f"{source}.{split}={tmp_path}/{part}.jsonl" for split in ("train", "validation")]
+    config = compose(["recipe=quickstart", "dataset=mixture", *words])
+    splits = load_splits(config)
+    train, _ = build_train(config, splits, build_task(config, splits), Collator(processor))
+    lengths = measure_rows(train, config.collator)
+    assert (lengths.images, lengths.mean_images) == (3, 2)
 
 
 def test_what_masks_lack_is_named_before_anything_is_trained(

@@ -125,6 +125,21 @@ def test_the_best_checkpoint_becomes_the_result(inside: Path, command: Command) 
     assert metrics["final"]["loss"] == pytest.approx(min(losses), rel=1e-3)
 
 
+def test_checkpoints_are_saved_as_often_as_asked_between_evaluations_that_choose_the_best(
+    inside: Path, command: Command
+) -> None:
+    words = ["evaluation.strategy=steps", "evaluation.steps=4", "evaluation.metric_for_best_model=loss"]
+    code, _, err = command(
+        *STEPS, *SMALL_EVALUATION, *words, "trainer.max_steps=5", "trainer.save_steps=3",
+        "trainer.save_total_limit=null",
+    )  # fmt: skip
+    assert code == 0, err
+    folder = inside / "runs/quickstart"
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {
+        "checkpoint-3", "checkpoint-4", "checkpoint-5"
+    }  # fmt: skip
+
+
 def test_a_line_of_an_evaluation_is_short_and_the_table_has_all_scores(
     inside: Path, command: Command
 ) -> None:
@@ -154,12 +169,17 @@ def test_training_stops_when_nothing_improves(inside: Path, command: Command) ->
         ("trainer.optim=adamw_fast", "adamw_fast"),
         ("trainer.lr_scheduler_type=cosinus", "cosinus"),
         ("+trainer.extra.max_stepz=3", "transformers has no argument max_stepz"),
+        pytest.param(
+            "trainer.fp16=true trainer.bf16=false",
+            "trainer.fp16=true needs a GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_what_transformers_refuses_is_one_message(
     inside: Path, command: Command, word: str, message: str
 ) -> None:
-    code, _, err = command(*SHORT, word)
+    code, _, err = command(*SHORT, *word.split())
     assert code == 2
     assert message in err
     assert not (inside / "runs/quickstart").exists()

@@ -206,6 +206,26 @@ def test_an_adapter_of_other_settings_is_not_gone_on_with(
         continue_adapter(model, read_adapter(str(folder)))
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"rank_pattern": {"q_proj": 4}}, {"init_lora_weights": "pissa"}],
+    ids=lambda one: next(iter(one)),
+)
+def test_an_adapter_that_no_option_describes_is_not_gone_on_with(
+    folder: Path, setting: dict[str, Any]
+) -> None:
+    """PiSSA's initial values change the base, too, which nothing in the weights' names shows."""
+    change_settings(folder, **setting)
+    [(name, value)] = setting.items()
+    with pytest.raises(UserError, match=f"it has {name}={value}, for which there is no option"):
+        continue_adapter(add_adapter(base(), TEXT_ONLY, SETTINGS), read_adapter(str(folder)))
+
+
+def test_how_another_program_has_chosen_the_layers_does_not_matter(folder: Path) -> None:
+    change_settings(folder, exclude_modules=".*vision_tower.*")
+    continue_adapter(add_adapter(base(), TEXT_ONLY, SETTINGS), read_adapter(str(folder)))
+
+
 def test_dropout_may_differ_in_a_run_that_goes_on(folder: Path) -> None:
     own = {**SETTINGS.__dict__, "lora_dropout": 0.1}
     continue_adapter(add_adapter(base(), TEXT_ONLY, PeftConfig(**own)), read_adapter(str(folder)))

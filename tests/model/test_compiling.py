@@ -116,4 +116,7 @@ def test_it_is_off_on_a_cpu_and_refused_where_it_cannot_be_done(random_model: Bu
         plan_compilation(model, ON)
     with pytest.raises(UserError, match="does not follow DoRA's layers"):
         plan_compilation(adapt(random_model(num_layers=2), "dora"), ON)
+    copied = LoraConfig(target_modules=["linear"], modules_to_save=["language_model.layers.0"])
+    with pytest.raises(UserError, match=r"layers copied for peft\.modules_to_save are not compiled"):
+        plan_compilation(get_peft_model(random_model(num_layers=2), copied), ON)
     assert not plan_compilation(model, SpeedOptions(compile=False)).is_on

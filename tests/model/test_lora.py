@@ -9,6 +9,8 @@ from transformers import BitsAndBytesConfig, PaliGemmaForConditionalGeneration, 
 from finetune.data.batches.collator import Collator
 from finetune.errors import UserError
 from finetune.example import Example
+from finetune.model.forward import compute_losses
+from finetune.model.kernels import use_kernel
 from finetune.model.load import build_meta_model, load_config, load_model
 from finetune.model.lora import Quantization, add_adapter, find_targets
 from finetune.model.options import FreezePolicy, PeftConfig, Trainable
@@ -64,6 +66,20 @@ def test_modules_to_save_learn_in_full_beside_the_adapters(random_model: Build) 
     settings = PeftConfig(modules_to_save=["multi_modal_projector"])
     counts = count_parameters(add_adapter(random_model(), TEXT_ONLY, settings))
     assert counts["multi_modal_projector"].learning == counts["multi_modal_projector"].parameters
+
+
+def test_a_kernel_that_is_chosen_later_computes_copied_layers_too(
+    random_model: Build, processor: PaliGemmaProcessor, make_example: Callable[..., Example]
+) -> None:
+    """PEFT copies a layer with the settings that say how it attends."""
+    settings = PeftConfig(
+        target_modules=["gate_proj"], modules_to_save=["language_model.layers.0.self_attn"]
+    )
+    model = add_adapter(random_model(num_layers=2), TEXT_ONLY, settings).train()
+    batch = Collator(processor)([make_example(), make_example("b c d", id="two")])
+    dense = compute_losses(model, batch)
+    use_kernel(model, "split_eager")
+    assert torch.allclose(compute_losses(model, batch), dense, rtol=1e-6)
 
 
 @pytest.mark.parametrize("option", ["use_dora", "use_rslora"])

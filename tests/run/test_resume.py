@@ -282,6 +282,7 @@ SHORTEST = [
             ["trainer.per_device_train_batch_size=1", "trainer.gradient_accumulation_steps=4"],
             "trainer.gradient_accumulation_steps, trainer.per_device_train_batch_size",
         ),
+        (["trainer.speed.group_steps=2"], [], "trainer.max_steps"),
         ([], ["trainer.per_device_train_batch_size=1"], "trainer.per_device_train_batch_size"),
         ([], ["trainer.per_device_train_batch_size=1", "trainer.gradient_accumulation_steps=4"], None),
         ([], ["trainer.speed.group_lengths=false", "trainer.speed.packing=false"], None),
@@ -298,7 +299,8 @@ def test_a_resumed_run_may_not_change_the_order_of_its_examples(
     assert command(*SHORTEST, *batch, *first, "trainer.max_steps=1")[0] == 0
     keys = {word.partition("=")[0] for word in again}
     kept = [word for word in [*batch, *first] if word.partition("=")[0] not in keys]
-    code, _, err = command(*SHORTEST, *kept, *again, "trainer.max_steps=2", "resume=true")
+    most = 1 if refused not in (None, "trainer.max_steps") else 2
+    code, _, err = command(*SHORTEST, *kept, *again, f"trainer.max_steps={most}", "resume=true")
     if refused is None:
         assert code == 0, err
     else:

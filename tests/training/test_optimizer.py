@@ -36,6 +36,15 @@ def test_towers_may_have_their_own_rate_and_decay_and_vectors_never_decay(random
     }
 
 
+def test_a_rate_for_a_frozen_tower_is_reported(random_model: Build, reported: Callable[[], str]) -> None:
+    model, towers = random_model("gemma"), TowerOptimizers(vision_tower=TowerOptimizer(learning_rate=1e-5))
+    build_parameter_groups(model, 1e-3, 0.0, towers)
+    assert reported() == ""
+    apply_freeze(model, FreezePolicy(vision_tower=Trainable.none))
+    build_parameter_groups(model, 1e-3, 0.0, towers)
+    assert "trainer.towers.vision_tower has no effect: nothing of this tower learns" in reported()
+
+
 def test_what_big_vision_does_not_call_a_kernel_does_not_decay(random_model: Build) -> None:
     model = random_model("gemma")
     (decaying,) = (
