@@ -1,5 +1,6 @@
 """Translates options into transformers' training arguments."""
 
+import logging
 import tempfile
 from dataclasses import fields
 from typing import Any
@@ -19,6 +20,8 @@ from finetune.errors import UserError
 from finetune.generation.options import EvaluateWhen, EvaluationConfig
 from finetune.metrics.metric import Metric, directions
 from finetune.training.options import TrainerConfig
+
+log = logging.getLogger(__name__)
 
 _SAME_NAMES = (
     "learning_rate",
@@ -144,6 +147,14 @@ def _describe_saving(
     """Return the arguments that say at which steps to evaluate and to save, and what is best."""
     evaluate_every = evaluation.steps if evaluation.strategy == EvaluateWhen.steps else per_epoch
     best = evaluation.metric_for_best_model
+    if best and options.save_steps not in (None, evaluate_every):
+        log.warning(
+            "warning: trainer.save_steps=%d has no effect: with evaluation.metric_for_best_model, "
+            "checkpoints follow evaluations, every %d steps here (evaluation.strategy=steps "
+            "evaluation.steps=N).",
+            options.save_steps,
+            evaluate_every,
+        )
     return {
         "eval_strategy": "no" if evaluation.strategy == EvaluateWhen.no else "steps",
         "eval_steps": evaluate_every,

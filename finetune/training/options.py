@@ -95,7 +95,8 @@ class TrainerConfig:
     logging_steps: int = option(10, COUNT)
     """Steps between two log lines."""
     save_steps: int | None = option(None, COUNT)
-    """Steps between two checkpoints. `null`: one at the end of each epoch."""
+    """Steps between two checkpoints. `null`: one at the end of each epoch. With
+    `evaluation.metric_for_best_model`, there is one after each evaluation instead."""
     save_total_limit: int | None = option(2, COUNT)
     """Number of checkpoints to keep, in addition to the best one."""
     dataloader_num_workers: int | None = option(None, Range(0, 1024))
