@@ -21,7 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finetune import progress, signals
 from finetune.command import Command, Line, compose_command, read_line
-from finetune.config.compose import CONF_DIR, chosen, forget_own_recipes, known_recipes
+from finetune.config.compose import (
+    CONF_DIR,
+    chosen,
+    describe_kept,
+    forget_own_recipes,
+    known_recipes,
+)
 from finetune.config.data_word import describe_choices
 from finetune.config.help import job_help, overview
 from finetune.config.jobs import JOBS
@@ -38,6 +44,8 @@ USER_MISTAKE = 2
 BROKEN_PIPE = 141
 _LONG = {None, "train", "evaluate"}
 """Jobs that have not finished when the reader of their output closes the pipe."""
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -147,6 +155,8 @@ def run_job(command: Command, words: list[str]) -> float | None:
     importlib.import_module("finetune.assembly.custom").check_targets(options)
     job = importlib.import_module(f"finetune.jobs.{command.job}")
     show_on_terminal("stdout" if JOBS[command.job].needs_data else "stderr")
+    if (kept := describe_kept(command.composed, command.overrides)) is not None:
+        log.warning("warning: %s", kept)
     result: Result = job.run(options, launch)
     result.show()
     if result.interrupted is not None:

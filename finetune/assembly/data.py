@@ -30,7 +30,7 @@ from finetune.data.batches.workers import choose_workers
 from finetune.data.examples.augment import Augmentation
 from finetune.data.examples.classes import expand_per_class
 from finetune.data.examples.dataset import ExampleDataset
-from finetune.data.examples.fingerprint import fingerprint
+from finetune.data.examples.fingerprint import digest_texts, fingerprint
 from finetune.data.examples.inspection import Check
 from finetune.data.examples.mixture import first_rows
 from finetune.data.examples.options import AugmentationConfig
@@ -157,6 +157,20 @@ def fingerprint_data(data: Data, evaluated: str = "validation") -> dict[str, dic
             for name, examples in named.items()
         }
     )
+
+
+def identify_rows(data: Data) -> dict[str, dict[str, Any]]:
+    """Return what tells whether a resumed run has the rows that it was started with, by split.
+
+    Without images, which would have to be read, and without the test split, of which nothing is computed
+    before the end.
+    """
+    splits = {"train": data.train, "validation": data.validation}
+    return {
+        name: {"rows": len(examples), "digest": digest_texts(examples.rows)}
+        for name, examples in splits.items()
+        if examples is not None
+    }
 
 
 def build_train(

@@ -17,7 +17,7 @@ from finetune.model.freeze import apply_freeze
 from finetune.model.learning import store_by_policy, store_what_learns
 from finetune.model.load import load_model
 from finetune.model.lora import Quantization, add_adapter
-from finetune.model.options import FreezePolicy, ModelConfig, PeftConfig, PeftMethod
+from finetune.model.options import Dtype, FreezePolicy, ModelConfig, PeftConfig, PeftMethod
 from finetune.model.origin import Origin, find_origin
 from finetune.model.provenance import check_base, describe_base
 from finetune.model.surgery import operate
@@ -26,6 +26,8 @@ from finetune.speed import Technique
 from finetune.training.options import TrainerConfig
 
 log = logging.getLogger(__name__)
+
+_IN_BFLOAT16 = "Here: trainer.fp16=false trainer.bf16=true."
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,11 @@ def build_learner(config: RunConfig, checkpoint: PaliGemmaConfig, processor: Pal
         processor: processor of the checkpoint.
 
     Raises:
-        UserError: see `check_precision`, `load_model` and `freeze_and_adapt`.
+        UserError: `trainer.fp16` without a GPU; see `load_model` and `freeze_and_adapt`.
     """
-    check_precision(config.trainer)
+    # accelerate leaves autocast off there, without a word.
+    if config.trainer.fp16 and PartialState().device.type == "cpu":
+        raise UserError(f"trainer.fp16=true trains on GPUs alone. {_IN_BFLOAT16}")
     set_seed(config.seed)  # before the adapter's matrices are drawn
     options, freeze, peft, half = config.model, config.freeze, config.peft, half_dtype(config.trainer)
     adapter = read_continued(config, checkpoint, is_loaded=False)
@@ -144,7 +148,14 @@ def load_base(
         trained: without an adapter, store the parameters that `freeze` lets learn in
             `model.learning_dtype`, because they will be or were trained. Otherwise the whole model is in
             `model.dtype`.
+
+    Raises:
+        UserError: bfloat16 weights are to be used under float16 on a CPU, which cannot; see `load_model`.
     """
+    if half == torch.float16 and options.dtype == Dtype.bfloat16 and PartialState().device.type == "cpu":
+        raise UserError(
+            f"trainer.fp16=true with model.dtype=bfloat16 is computed on GPUs alone. {_IN_BFLOAT16}"
+        )
     frozen, learning = getattr(torch, options.dtype), getattr(torch, options.learning_dtype)
     in_full = trained and peft.method == PeftMethod.none
     # Read in the wider of both formats, so that no parameter that learns is rounded first.
@@ -225,20 +236,6 @@ def settle_compilation(config: RunConfig, model: nn.Module) -> Technique:
     }
     other = next((name for name, is_on in others.items() if is_on), find_sharding(trainer))
     return plan_compilation(model, trainer.speed, other=other, drops=config.model.llm_dropout > 0)
-
-
-def check_precision(trainer: TrainerConfig) -> None:
-    """Check that the device computes in the trainer's half precision.
-
-    Raises:
-        UserError: it does not.
-    """
-    # accelerate leaves autocast off there, without a word.
-    if trainer.fp16 and PartialState().device.type == "cpu":
-        raise UserError(
-            "trainer.fp16=true needs a GPU, and this training would run on a CPU: choose trainer.bf16=true "
-            "trainer.fp16=false."
-        )
 
 
 def half_dtype(trainer: TrainerConfig) -> torch.dtype | None:

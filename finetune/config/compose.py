@@ -42,6 +42,7 @@ _replaces_metrics = [False]
 """Whether the command line gives `metrics`, which then are not those of a recipe."""
 _chosen_groups: set[str] = set()
 """Groups that the command line chooses; the values of a run's `config.yaml` would hide the choice."""
+_PRESETS = ("augmentation", "collator", "evaluation", "freeze", "peft", "trainer")
 _other_options = {name for job in JOBS for name in own_options(job)}
 
 
@@ -260,6 +261,41 @@ def prefer_command_line(composed: DictConfig, overrides: list[str]) -> None:
         if f"dataset.{name}" in given and f"dataset.{rival}" not in given:
             # The default: a Hub dataset always names a split, which a share replaces.
             composed.dataset[rival] = getattr(OmegaConf.get_type(composed.dataset), rival, None)
+
+
+def describe_kept(composed: DictConfig, overrides: list[str]) -> str | None:
+    """Return which values of a recipe hide what a choice on the command line says; None if none does.
+
+    Args:
+        composed: the config.
+        overrides: the words that it was composed from.
+    """
+    words = dict(word.lstrip("+").split("=", 1) for word in overrides if "=" in word)
+    kept: list[str] = []
+    for group in _PRESETS:
+        preset = _load_preset(group, words.get(group, "").strip("'\""))  # the command line quotes texts
+        values = cast(
+            dict[str, Any], OmegaConf.to_container(composed[group], resolve=True, enum_to_str=True)
+        )
+        merged = cast(DictConfig, OmegaConf.merge(OmegaConf.create(values), preset))
+        kept += [
+            f"{group}.{key}={values[key]}"
+            for key in map(str, preset)
+            if merged[key] != values[key] and not any(word.startswith(f"{group}.{key}") for word in words)
+        ]
+    if not kept:
+        return None
+    return (
+        f"the recipe's own values hide those of the chosen preset: {', '.join(kept)}; a word changes each"
+    )
+
+
+def _load_preset(group: str, choice: str) -> DictConfig:
+    """Return what a choice of a group says, with those that it inherits from; nothing of no choice."""
+    file = CONF_DIR / group / f"{choice}.yaml"
+    preset = cast(DictConfig, OmegaConf.load(file) if file.is_file() else OmegaConf.create({}))
+    parents = [name for name in preset.pop("defaults", []) if name != "_self_"]
+    return cast(DictConfig, OmegaConf.merge(*(_load_preset(group, name) for name in parents), preset))
 
 
 def to_options(config: DictConfig) -> Job:

@@ -159,7 +159,7 @@ def describe_memory(estimate: RunEstimate) -> str:
     line = format_memory(estimate.memory(every=every), estimate.shape(), estimate.device)
     if every is None:
         return line
-    return f"{line}; {'every layer' if every == 1 else f'every {every}th layer'} is recomputed"
+    return f"{line}; {'every layer' if every == 1 else f'one layer of {every}'} is recomputed"
 
 
 def describe_work(plan: PlanResult) -> str:

@@ -20,7 +20,13 @@ from finetune import signals
 from finetune.assembly.attention import settle_attention
 from finetune.assembly.checkpointing import settle_checkpointing
 from finetune.assembly.costs import RunCosts, record_costs
-from finetune.assembly.data import Data, build_data, fingerprint_data, warn_of_shared_examples
+from finetune.assembly.data import (
+    Data,
+    build_data,
+    fingerprint_data,
+    identify_rows,
+    warn_of_shared_examples,
+)
 from finetune.assembly.describe import describe_run
 from finetune.assembly.estimate import estimate_here
 from finetune.assembly.evaluator import LastEvaluations, build_evaluator
@@ -62,7 +68,7 @@ from finetune.run.results import (
     read_metrics,
     write_training,
 )
-from finetune.run.resume import check_same_batch, check_same_settings, find_start
+from finetune.run.resume import check_same_batch, check_same_rows, check_same_settings, find_start
 from finetune.run.trackers.several import Trackers
 from finetune.speed import format_techniques
 from finetune.training.callbacks import ReportLogs, SaveEvery, StopWithoutImprovement
@@ -161,12 +167,13 @@ def record_settings(options: Train, folder: RunFolder, launch: Launch, data: Dat
     """Add the values that were taken from the data to the run's `config.yaml`.
 
     Raises:
-        UserError: the data of a resumed run give other values than before.
+        UserError: the data of a resumed run are others than before, or give other values.
     """
     settle_longest_answer(options.evaluation, data.answers, len(data.validation))
     launch = record_data(launch, data.task, options.evaluation)
     if options.resume:
         on_main(lambda: check_same_settings(folder.config, launch.recipe, RECORDED, load_recipe))
+        on_main(lambda: check_same_rows(folder, identify_rows(data)))
     return launch
 
 
@@ -237,7 +244,7 @@ def opened(
     Raises:
         UserError: the folder is taken, or the disk is full.
     """
-    texts = on_main(lambda: open_folder(folder, options, launch, data.dropped, base, attention))
+    texts = on_main(lambda: open_folder(folder, options, launch, data, base, attention))
     trainer.before_save = lambda: folder.restore(texts)
     try:
         log_file = logging_to(folder.log) if is_main_process() else nullcontext()
@@ -254,7 +261,7 @@ def open_folder(
     folder: RunFolder,
     options: Train,
     launch: Launch,
-    dropped: list[dict[str, str]],
+    data: Data,
     base: Origin,
     attention: AttentionChoice,
 ) -> dict[Path, str]:
@@ -272,10 +279,12 @@ def open_folder(
             if not checkpoint.is_sealed:
                 log.warning("ignored incomplete checkpoint %s", checkpoint.folder)
         write_text(folder.config, launch.recipe)
-        environment = describe_environment(launch.command, asdict(base), asdict(attention))
+        environment = describe_environment(
+            launch.command, asdict(base), asdict(attention), identify_rows(data)
+        )
         write_json(folder.environment, environment)
-        if dropped:
-            write_jsonl(folder.skipped, dropped)
+        if data.dropped:
+            write_jsonl(folder.skipped, data.dropped)
     files = (folder.config, folder.environment)
     return {file: file.read_text(encoding="utf-8") for file in files}
 

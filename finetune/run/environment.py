@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ def read_environment(file: Path) -> dict[str, Any]:
 
 
 def describe_environment(
-    command: list[str], base: dict[str, Any], attention: dict[str, Any] | None = None
+    command: list[str],
+    base: dict[str, Any],
+    attention: dict[str, Any] | None = None,
+    rows: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of `environment.json`.
 
@@ -32,6 +36,7 @@ def describe_environment(
         command: words of the command line.
         base: the checkpoint: `path`, `revision`, `hub_id`, `commit` and `fingerprint`.
         attention: the kernel that trains, `kernel`, and why it does; a resumed run keeps it.
+        rows: number and digest of the rows of each split; a resumed run must have the same.
     """
     import torch
 
@@ -52,5 +57,6 @@ def describe_environment(
         "commit": commit or None,
         "base": base,
         **({} if attention is None else {"attention": attention}),
+        **({} if rows is None else {"rows": rows}),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
     }

@@ -4,7 +4,7 @@ import logging
 import math
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,32 @@ def check_same_batch(folder: RunFolder, global_batch_size: int | None, processes
             f"resume=true: {before} process{'' if before == 1 else 'es'} trained, {processes} would go on. "
             "Without trainer.global_batch_size, steps would have other examples: start as many as before."
         )
+
+
+def check_same_rows(folder: RunFolder, rows: Mapping[str, object]) -> None:
+    """Check that a resumed run has the rows that it was started with.
+
+    Args:
+        folder: of the run.
+        rows: what `identify_rows` returned.
+
+    Raises:
+        UserError: they differ: the order of the examples follows from their number, and evaluations before
+            and after would not compare.
+    """
+    before = read_environment(folder.environment).get("rows") if folder.is_begun else None
+    for name, now in rows.items():
+        if isinstance(before, dict) and before.get(name, now) != now:
+            raise UserError(
+                f"resume=true: the {name} rows are not those that the run was started with ("
+                f"{_describe_rows(before[name])}; now {_describe_rows(now)}). Restore the data, or start "
+                "with the new ones under another run_name=."
+            )
+
+
+def _describe_rows(rows: object) -> str:
+    known = rows if isinstance(rows, dict) else {}
+    return f"{known.get('rows')} rows, digest {str(known.get('digest'))[:12]}"
 
 
 def check_same_settings(

@@ -11,6 +11,7 @@ from finetune.config.compose import (
     add_recipe,
     compose,
     compose_words,
+    describe_kept,
     group_choices,
     known_recipes,
     prefer_command_line,
@@ -29,6 +30,29 @@ def test_every_recipe_composes_to_the_schema_and_contradicts_itself_nowhere(reci
     config = compose([f"recipe={recipe}"])
     assert isinstance(config, RunConfig)
     check(config, OmegaConf.create())
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        pytest.param("recipe=vqa_qlora collator='short'", "collator.max_text_length=512", id="quoted"),
+        pytest.param("recipe=vqa_qlora collator=default", "collator.max_text_length=512", id="default"),
+        pytest.param(
+            "recipe=quickstart trainer=paper trainer.global_batch_size=4",
+            "trainer.per_device_train_batch_size=32, trainer.learning_rate=0.002",
+            id="not what was given",
+        ),
+        pytest.param(
+            "recipe=textvqa_full trainer=paper_decay", "trainer.learning_rate=3e-06", id="inherited"
+        ),
+        pytest.param("recipe=quickstart peft=dora freeze=none", None, id="none"),
+        pytest.param("recipe=quickstart", None, id="no choice"),
+    ],
+)
+def test_values_of_a_recipe_that_hide_a_chosen_preset_are_named(words: str, kept: str | None) -> None:
+    composed, _ = compose_words(words.split())
+    described = describe_kept(composed, words.split())
+    assert described == kept or (kept and described and f": {kept};" in described)
 
 
 @pytest.mark.parametrize(

@@ -169,17 +169,12 @@ def test_training_stops_when_nothing_improves(inside: Path, command: Command) ->
         ("trainer.optim=adamw_fast", "adamw_fast"),
         ("trainer.lr_scheduler_type=cosinus", "cosinus"),
         ("+trainer.extra.max_stepz=3", "transformers has no argument max_stepz"),
-        pytest.param(
-            "trainer.fp16=true trainer.bf16=false",
-            "trainer.fp16=true needs a GPU",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-        ),
     ],
 )
 def test_what_transformers_refuses_is_one_message(
     inside: Path, command: Command, word: str, message: str
 ) -> None:
-    code, _, err = command(*SHORT, *word.split())
+    code, _, err = command(*SHORT, word)
     assert code == 2
     assert message in err
     assert not (inside / "runs/quickstart").exists()
@@ -598,6 +593,31 @@ def test_resuming_with_other_settings_is_refused_by_name(inside: Path, command: 
     code, _, err = command(*SHORT, *SMALL_EVALUATION, "resume=true", "peft.r=4", "seed=7")
     assert code == 2
     assert "these differ: peft.r, seed" in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="float16 is for GPUs")
+@pytest.mark.parametrize("job", ["train", "evaluate"])
+def test_float16_without_a_gpu_is_refused_in_one_message(inside: Path, command: Command, job: str) -> None:
+    code, _, err = command(job, "recipe=quickstart", "trainer.fp16=true", "trainer.bf16=false")
+    assert code == 2
+    assert "on GPUs alone. Here: trainer.fp16=false trainer.bf16=true." in err
+    assert not (inside / "runs").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_resuming_with_other_rows_is_refused(inside: Path, command: Command, split: str) -> None:
+    write_jsonl(inside)
+    shutil.copy(inside / "train.jsonl", inside / "validation.jsonl")
+    words = [
+        "recipe=jsonl_qlora", "model=tiny", "trainer.max_steps=1", "dataset.train=train.jsonl",
+        "dataset.validation=validation.jsonl", "dataset.validation_fraction=null", "run_name=run",
+    ]  # fmt: skip
+    assert command(*words)[0] == 0
+    file = inside / f"{split}.jsonl"
+    file.write_text(file.read_text().replace("red", "blue", 1))
+    code, _, err = command(*words, "resume=true")
+    assert code == 2
+    assert f"the {split} rows are not those that the run was started with" in err
 
 
 def torchrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -59,6 +59,14 @@ def fingerprint(rows: Dataset, split: str, *, ordered: bool) -> dict[str, Any]:
     return {"rows": len(rows), "digest": f"sha256:{total}", "images": "content" if is_whole else "sizes"}
 
 
+def digest_texts(rows: Dataset) -> str:
+    """Return a digest of rows in their order, without their images: a second for a million rows."""
+    digest = sha256()
+    for columns in rows.select_columns(sorted({*rows.column_names} - {*PICTURES})).iter(batch_size=1000):
+        digest.update(repr(columns).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
 def _count_bytes(rows: Dataset) -> int:
     """Return the bytes of the images of the rows, without reading them."""
     inside, paths = 0, set[str]()

@@ -50,7 +50,8 @@ def find_split_files(options: FileOptions, find: Finder, expected: str) -> Files
             for pattern in split_list(value or find_file(None))
             for file in expand_files(pattern, option, folder=True)
         )
-        for option, value in options.files()
+        # `FileOptions.for_validation` has the validation file in both places: a message is to name its own.
+        for option, value in reversed(options.files())
     }
     return Files(files.get("train") or files["test"], files.get("validation"))
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from finetune.config.choices import GROUP_SCHEMAS
+from finetune.data.annotations import Coco
 from finetune.data.layouts.finders import FINDERS
-from finetune.data.options import Jsonl, Mixture, Part
+from finetune.data.options import FileOptions, Jsonl, Mixture, Part, Webdataset
 from finetune.data.rows import Splits
+from finetune.errors import UserError
 from finetune.tasks.text import TextTask
 from tests.data.formats.exports import EXPORTS, SCENES
 
@@ -44,3 +46,12 @@ def test_a_mixture_refuses_the_test_split_of_a_part() -> None:
         "dataset."
     )
     assert problem == "dataset.parts.a.source.test has no effect: a mixture has no test split."
+
+
+@pytest.mark.parametrize("format", [Jsonl, Webdataset, Coco])
+def test_a_validation_file_that_is_read_alone_is_missed_by_its_own_option(
+    format: type[FileOptions], tmp_path: Path
+) -> None:
+    source = format(train="x", validation=str(tmp_path / "moved")).for_validation()
+    with pytest.raises(UserError, match=r"moved \(dataset\.validation\)"):
+        source.load()
