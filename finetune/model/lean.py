@@ -40,16 +40,27 @@ def is_packed(base: Any) -> bool:
     return hasattr(base.weight, "quant_state")
 
 
-def multiply(matrix: Matrix, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return y, and x A^T, which its backward pass needs: (N, out) and (N, r)."""
+def multiply(matrix: Matrix, x: Tensor, *, by_columns: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Return y, and x A^T, which its backward pass needs: (N, out) and (N, r).
+
+    Args:
+        matrix: of a layer.
+        x: (N, in).
+        by_columns: whether y may lie in memory as its transpose, which a CPU computes a little faster.
+    """
     weight, bias, a, b = (
         None if parameter is None else parameter.to(x.dtype) for parameter in matrix.parameters
     )
+    low = None if a is None else x @ a.t()
+    if by_columns and weight is not None and bias is None and x.device.type == "cpu":
+        columns = torch.mm(weight, x.t())
+        if b is not None and low is not None:
+            columns.addmm_(b, low.t(), alpha=matrix.scaling)
+        return columns.t(), low
     y = matrix.base(x) if weight is None else functional.linear(x, weight, bias)
-    if a is None or b is None:
-        return y, None
-    low = x @ a.t()
-    return y.addmm_(low, b.t(), alpha=matrix.scaling), low
+    if b is not None and low is not None:
+        y.addmm_(low, b.t(), alpha=matrix.scaling)
+    return y, low
 
 
 def multiply_back(
@@ -140,11 +151,14 @@ class Gated(torch.autograd.Function):
     ) -> Tensor:
         flat = x.flatten(0, -2).to(dtype)
         gate_matrix, up_matrix, down_matrix = matrices
-        (gate, gate_low), (up, up_low) = multiply(gate_matrix, flat), multiply(up_matrix, flat)
-        y, down_low = multiply(down_matrix, functional.gelu(gate, approximate=ACTIVATION).mul_(up))
+        (gate, gate_low), (up, up_low) = (
+            multiply(matrix, flat, by_columns=True) for matrix in (gate_matrix, up_matrix)
+        )
+        product = functional.gelu(gate, approximate=ACTIVATION).mul_(up)
+        y, down_low = multiply(down_matrix, product, by_columns=True)
         ctx.save_for_backward(flat, gate, up, gate_low, up_low, down_low)
         ctx.matrices, ctx.dtype = matrices, x.dtype
-        return y.reshape(*x.shape[:-1], -1)
+        return y.contiguous().view(*x.shape[:-1], -1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -154,7 +168,8 @@ class Gated(torch.autograd.Function):
         active = functional.gelu(gate, approximate=ACTIVATION)
         grad_product, down = multiply_back(down_matrix, grad.flatten(0, -2), active * up, down_low)
         assert grad_product is not None
-        grad_product = grad_product.contiguous()
+        if grad_product.stride() != gate.stride():
+            grad_product = grad_product.contiguous()
         grad_up = active.mul_(grad_product)
         grad_gate = torch.ops.aten.gelu_backward(grad_product.mul_(up), gate, approximate=ACTIVATION)
         del grad_product
