@@ -46,10 +46,18 @@ class Browser:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for found in self.call("POST", "elements", using="css selector", value=css):
-                if self.call("GET", f"element/{found[_ELEMENT]}/displayed"):
+                if self._is_displayed(found[_ELEMENT]):
                     return str(found[_ELEMENT])
             time.sleep(0.1)
         raise AssertionError(f"no `{css}` in {self.text('body', 1)!r}")
+
+    def _is_displayed(self, element: str) -> bool:
+        try:
+            return bool(self.call("GET", f"element/{element}/displayed"))
+        except AssertionError as error:
+            if "stale element" in str(error):  # the page was drawn anew meanwhile
+                return False
+            raise
 
     def as_argument(self, element: str) -> dict[str, str]:
         """Return an element as an argument of `run`."""

@@ -44,14 +44,15 @@ def find_split_files(options: FileOptions, find: Finder, expected: str) -> Files
     Raises:
         UserError: there is no such file; or a folder does not have the split.
     """
+    # `FileOptions.for_validation` has the validation file in both places: a message names its own option.
+    named = {value: option for option, value in options.files()}
     files = {
         option: tuple(
             _find_in_folder(file, option, find, expected)
             for pattern in split_list(value or find_file(None))
-            for file in expand_files(pattern, option, folder=True)
+            for file in expand_files(pattern, named[value], folder=True)
         )
-        # `FileOptions.for_validation` has the validation file in both places: a message is to name its own.
-        for option, value in reversed(options.files())
+        for option, value in options.files()
     }
     return Files(files.get("train") or files["test"], files.get("validation"))
 

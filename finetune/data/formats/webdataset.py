@@ -38,8 +38,8 @@ def load_webdataset(options: Webdataset) -> Splits:
     copied into the rows.
     """
     files = [(file or find_file(None), option) for option, file in options.files()]
-    # The validation file first, which may be in both places: a message is to name its own option.
-    shards = [expand_files(file, option) for file, option in reversed(files)][::-1]
+    named = dict(files)  # the same file may be in both places: a message names the last option
+    shards = [expand_files(file, named[file]) for file, _ in files]
     with reading(shards[0][0]):
         pairs = _has_pairs(shards[0][0])
     sources = [
