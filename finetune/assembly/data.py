@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,20 @@ class Data:
         """Those that there are, the training split first."""
         return [split for split in (self.train, self.validation, self.test) if split is not None]
 
+    @cached_property
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """What tells whether a resumed run has the rows that it was started with, by split.
+
+        Without images, which would have to be read, and without the test split, of which nothing is
+        computed before the end.
+        """
+        splits = {"train": self.train, "validation": self.validation}
+        return {
+            name: {"rows": len(examples), "digest": digest_texts(examples.rows)}
+            for name, examples in splits.items()
+            if examples is not None
+        }
+
 
 def build_data(
     config: RunConfig,
@@ -157,20 +171,6 @@ def fingerprint_data(data: Data, evaluated: str = "validation") -> dict[str, dic
             for name, examples in named.items()
         }
     )
-
-
-def identify_rows(data: Data) -> dict[str, dict[str, Any]]:
-    """Return what tells whether a resumed run has the rows that it was started with, by split.
-
-    Without images, which would have to be read, and without the test split, of which nothing is computed
-    before the end.
-    """
-    splits = {"train": data.train, "validation": data.validation}
-    return {
-        name: {"rows": len(examples), "digest": digest_texts(examples.rows)}
-        for name, examples in splits.items()
-        if examples is not None
-    }
 
 
 def build_train(

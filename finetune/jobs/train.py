@@ -24,7 +24,6 @@ from finetune.assembly.data import (
     Data,
     build_data,
     fingerprint_data,
-    identify_rows,
     warn_of_shared_examples,
 )
 from finetune.assembly.describe import describe_run
@@ -173,7 +172,7 @@ def record_settings(options: Train, folder: RunFolder, launch: Launch, data: Dat
     launch = record_data(launch, data.task, options.evaluation)
     if options.resume:
         on_main(lambda: check_same_settings(folder.config, launch.recipe, RECORDED, load_recipe))
-        on_main(lambda: check_same_rows(folder, identify_rows(data)))
+        on_main(lambda: check_same_rows(folder, data.identity))
     return launch
 
 
@@ -279,9 +278,7 @@ def open_folder(
             if not checkpoint.is_sealed:
                 log.warning("ignored incomplete checkpoint %s", checkpoint.folder)
         write_text(folder.config, launch.recipe)
-        environment = describe_environment(
-            launch.command, asdict(base), asdict(attention), identify_rows(data)
-        )
+        environment = describe_environment(launch.command, asdict(base), asdict(attention), data.identity)
         write_json(folder.environment, environment)
         if data.dropped:
             write_jsonl(folder.skipped, data.dropped)

@@ -100,7 +100,7 @@ def check_same_rows(folder: RunFolder, rows: Mapping[str, object]) -> None:
 
     Args:
         folder: of the run.
-        rows: what `identify_rows` returned.
+        rows: `Data.identity`.
 
     Raises:
         UserError: they differ: the order of the examples follows from their number, and evaluations before
